@@ -1,0 +1,97 @@
+"""One annotated image, and the conventions that all of the project keeps.
+
+* A box is float32 `[x1, y1, x2, y2]` in absolute pixels and **edge** coordinates: x runs from 0 to the width, so a box
+  over the whole image is `[0, 0, width, height]`. Sizes are `(height, width)`. Every other convention lives for one
+  line at a border, and the name of its variable says which it is (`xywh`, `cxcywh_unit`).
+* A label is a dense integer `0..C-1`; the class names stand beside the labels, and sets are joined by **name**.
+  There is no background class.
+* Padding is `label == -1`, nothing else.
+* An image keeps its source bytes. Its height, width and boxes are those **after** the EXIF orientation was applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+
+Boxes = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image with its boxes, as a format's reader gives it.
+
+    Attributes:
+        key: unique in its split; the image's path below the root, with forward slashes.
+        split: the split's name.
+        image: a path, or the encoded bytes.
+        height, width: pixels, as the annotation states them; 0 where it does not.
+        boxes: (n, 4) float32, pixels, edge coordinates. They may still be wrong: `dataforge.ingest` mends or refuses.
+        labels: (n,) int32, indices into `Source.classes`.
+        flags: (n,) uint8, any of CROWD | DIFFICULT | TRUNCATED.
+        areas: (n,) float32, the objects' areas in pixels where the source states them (COCO's mask areas), else None.
+        id: the source's own number for the image, or -1.
+        origin: the annotation file, for messages.
+    """
+
+    key: str
+    split: str
+    image: Path | bytes
+    height: int
+    width: int
+    boxes: Boxes
+    labels: NDArray[np.int32]
+    flags: NDArray[np.uint8]
+    areas: NDArray[np.float32] | None = None
+    id: int = -1
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in the input that was not as it should be.
+
+    Attributes:
+        action: "refused" (left out), "repaired" (kept, changed) or "noted" (kept as it is).
+        code: a short name for the kind, such as "box-outside".
+        file: the annotation or image file.
+        key: the record's key, with the box's number where it is about a box.
+        value: what stands there.
+        reason: what was expected, and what was done.
+        scope: "image" when a whole record is concerned, else "box" or "set".
+    """
+
+    action: Literal["refused", "repaired", "noted"]
+    code: str
+    file: str
+    key: str
+    value: str
+    reason: str
+    scope: Literal["image", "box", "set"] = "box"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a format's `read` gives.
+
+    Attributes:
+        classes: names; a label is an index into them.
+        records: the records and what was found on the way, in one stream, so that nothing has to be held.
+        class_ids: the source's own number for each class (COCO's sparse ids); empty means 0..C-1.
+        unions: splits that are exactly others put together, such as `{"trainval": ("train", "val")}`; they are not
+            stored twice.
+        total: how many records to expect, for the progress bar; 0 where unknown.
+    """
+
+    classes: tuple[str, ...]
+    records: Iterator[Record | Finding]
+    class_ids: tuple[int, ...] = ()
+    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    total: int = 0

@@ -1,0 +1,153 @@
+"""Blobs in one LMDB file, keyed by the record's number as 8 big-endian bytes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from pathlib import Path
+
+import lmdb
+
+from dataforge.errors import ShardError
+
+DATA_VERSION = 0  # py-lmdb's `lib_version`: LMDB 0.9's file format, which every LMDB reads
+_COMMIT_BYTES = 32 << 20
+_open: dict[tuple[int, int, int], lmdb.Environment] = {}  # (process, device, inode): LMDB forbids opening a file twice
+_open_lock = threading.Lock()
+
+
+def _key(i: int) -> bytes:
+    return struct.pack(">Q", i)
+
+
+class LmdbStore:
+    """A `BlobStore` over LMDB. Readers may be shared by threads; a forked or spawned process opens its own.
+
+    An opened file stays mapped until the process ends, so that a `memoryview` given out never dangles.
+    """
+
+    def __init__(self, path: Path, writer: lmdb.Environment | None) -> None:
+        self._path = path / "blobs.mdb"
+        self._writer = writer
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._written = 0
+        self._local = threading.local()
+
+    @classmethod
+    def create(cls, path: Path) -> LmdbStore:
+        """Start a store in an existing folder.
+
+        Raises:
+            ShardError: the file cannot be made.
+        """
+        try:
+            env = lmdb.open(
+                str(path / "blobs.mdb"),
+                subdir=False,
+                map_size=1 << 30,
+                sync=False,
+                lock=False,
+                meminit=False,
+                lib_version=DATA_VERSION,
+            )
+        except (lmdb.Error, OSError) as error:
+            raise ShardError(f"{path}: cannot be written: {error}") from None
+        return cls(path, env)
+
+    @classmethod
+    def open(cls, path: Path) -> LmdbStore:
+        """Open a finished store for reading.
+
+        Raises:
+            ShardError: missing or damaged, at the first read.
+        """
+        return cls(path, None)
+
+    def append(self, blob: bytes) -> None:
+        """Add the next blob.
+
+        Raises:
+            ShardError: it could not be written (a full disk, say).
+        """
+        self._pending.append(blob)
+        self._pending_bytes += len(blob)
+        if self._pending_bytes >= _COMMIT_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._writer is not None, "append on a store opened for reading"
+        while self._pending:
+            try:
+                with self._writer.begin(write=True) as txn:
+                    for i, blob in enumerate(self._pending, self._written):
+                        txn.put(_key(i), blob, append=True)
+            except lmdb.MapFullError:
+                self._writer.set_mapsize(self._writer.info()["map_size"] * 2)
+                continue
+            except (lmdb.Error, OSError) as error:
+                raise ShardError(f"{self._path}: cannot be written: {error}") from None
+            self._written += len(self._pending)
+            self._pending, self._pending_bytes = [], 0
+
+    def __getitem__(self, i: int) -> memoryview:
+        """The i-th blob, without a copy.
+
+        Raises:
+            ShardError: the file is missing or damaged, or holds no such blob.
+        """
+        blob = self._get(i)
+        if blob is None:
+            raise ShardError(f"{self._path}: holds no blob {i}")
+        return blob
+
+    def _get(self, i: int) -> memoryview | None:
+        try:
+            if getattr(self._local, "pid", None) != os.getpid():
+                self._local.txn = self._environment().begin(buffers=True)
+                self._local.pid = os.getpid()
+            blob: memoryview | None = self._local.txn.get(_key(i))
+        except (lmdb.Error, OSError) as error:
+            raise ShardError(f"{self._path}: cannot be read: {error}") from None
+        return blob
+
+    def __len__(self) -> int:
+        if self._writer is not None:
+            return self._written + len(self._pending)
+        return int(self._environment().stat()["entries"])
+
+    def _environment(self) -> lmdb.Environment:
+        stat = os.stat(self._path)
+        place = (os.getpid(), stat.st_dev, stat.st_ino)
+        with _open_lock:
+            if place not in _open:
+                # readahead off: access is random, and reading ahead would fetch neighbours that are not wanted
+                _open[place] = lmdb.open(
+                    str(self._path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
+                )
+            return _open[place]
+
+    def close(self) -> None:
+        """Finish writing: everything is on the disk when this returns.
+
+        Raises:
+            ShardError: the rest could not be written.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._flush()
+            self._writer.sync(True)
+        except (lmdb.Error, OSError) as error:
+            raise ShardError(f"{self._path}: cannot be written: {error}") from None
+        finally:
+            self._writer.close()
+            self._writer = None
+
+    def abort(self) -> None:
+        """Let go of the file without writing what is pending."""
+        if self._writer is not None:
+            self._pending = []
+            self._writer.close()
+            self._writer = None

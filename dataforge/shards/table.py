@@ -1,0 +1,147 @@
+"""The facts of a shard's records: one Arrow file, read as numpy views over the mapped bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataforge.errors import ShardError
+
+OBJECT = pa.struct(
+    [("box", pa.list_(pa.float32(), 4)), ("label", pa.int32()), ("flag", pa.uint8()), ("area", pa.float32())]
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.int64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("orientation", pa.uint8()),
+        ("size", pa.int64()),
+        ("crc", pa.uint32()),
+        ("objects", pa.list_(OBJECT)),
+    ]
+)
+_FACTS = ("id", "height", "width", "orientation", "size", "crc")
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """The boxes of some records, one after another; record i's are `offsets[i]:offsets[i + 1]`."""
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    flags: NDArray[np.uint8]
+    areas: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns over N records and S boxes.
+
+    Attributes:
+        id: (N,) the source's number for the image, -1 where it has none.
+        height, width: (N,) pixels after the EXIF orientation; orientation: (N,) 1..8.
+        size, crc: (N,) bytes and CRC-32 of the stored image.
+        offsets: (N + 1,) record i's boxes are rows offsets[i]:offsets[i + 1].
+        boxes: (S, 4) xyxy pixels; labels, flags, areas: (S,).
+    """
+
+    id: NDArray[np.int64]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    orientation: NDArray[np.uint8]
+    size: NDArray[np.int64]
+    crc: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    flags: NDArray[np.uint8]
+    areas: NDArray[np.float32]
+    _key: pa.ChunkedArray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.height)
+
+    @cached_property
+    def key(self) -> NDArray[np.object_]:
+        """(N,) keys as strings, made when first asked for."""
+        return np.array(self._key.to_pylist(), dtype=object)
+
+    @cached_property
+    def image(self) -> NDArray[np.int64]:
+        """(S,) the record that each box belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, index: NDArray[np.int64]) -> Jagged:
+        """The boxes of some records, in their order.
+
+        Args:
+            index: (n,) record numbers.
+        """
+        counts = self.offsets[index + 1] - self.offsets[index]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], counts)
+        return Jagged(self.boxes[rows], self.labels[rows], self.flags[rows], self.areas[rows], offsets)
+
+
+def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -> None:
+    """Write a shard's table.
+
+    Args:
+        columns: one list a column of `SCHEMA`, but for `objects`.
+        objects: the boxes of all records.
+    """
+    boxes = pa.FixedSizeListArray.from_arrays(pa.array(objects.boxes.reshape(-1)), 4)
+    rows = pa.StructArray.from_arrays(
+        [boxes, pa.array(objects.labels), pa.array(objects.flags), pa.array(objects.areas)], fields=list(OBJECT)
+    )
+    arrays = [pa.array(columns[name], SCHEMA.field(name).type) for name in ("key", *_FACTS)]
+    arrays.append(pa.ListArray.from_arrays(pa.array(objects.offsets.astype(np.int32)), rows))
+    batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        writer.write_batch(batch)
+
+
+def read_tables(paths: list[Path]) -> Table:
+    """Open the tables of some shards as one. A single shard's columns are views of the mapped file.
+
+    Raises:
+        ShardError: a file is missing, damaged, or has other columns.
+    """
+    batches = []
+    for path in paths:
+        try:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                if not reader.schema.equals(SCHEMA):
+                    raise ShardError(f"{path}: columns {reader.schema.names}; expected {SCHEMA.names}")
+                batches += [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ShardError(f"{path}: cannot be read: {error}") from None
+    parts = [_columns(batch) for batch in batches] or [_columns(pa.RecordBatch.from_pylist([], schema=SCHEMA))]
+    if len(parts) == 1:
+        columns = parts[0]
+    else:
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "offsets"}
+        counts = np.concatenate([np.diff(part["offsets"]) for part in parts])
+        columns["offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    key = pa.chunked_array([batch.column("key") for batch in batches], pa.string())
+    return Table(**columns, _key=key)
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
+    columns = {name: batch.column(name).to_numpy() for name in _FACTS}
+    objects = batch.column("objects")
+    rows = objects.values
+    columns["offsets"] = objects.offsets.to_numpy().astype(np.int64)
+    columns["boxes"] = rows.field("box").values.to_numpy().reshape(-1, 4)
+    for name, column in (("label", "labels"), ("flag", "flags"), ("area", "areas")):
+        columns[column] = rows.field(name).to_numpy()
+    return columns

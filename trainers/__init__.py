@@ -1,0 +1,1 @@
+"""Thin trainers over dataforge's shards. Each detector is one file, run as `python -m trainers.<name>`."""

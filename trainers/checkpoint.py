@@ -1,0 +1,77 @@
+"""Checkpoints: written whole or not at all, read with `weights_only=True`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataforge.errors import ConfigError, unknown
+from trainers.detector import Detector
+
+DETECTORS = {"yolov2": "trainers.yolov2:YOLOv2"}
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        checkpoint: tensors, numbers, strings and containers of them. `load_detector` needs `detector` (a name),
+            `config` (the constructor's keyword values), `classes`, `class_ids`, `size` (height, width), `fit`
+            ("letterbox" or "stretch") and `model` (the state dict to evaluate with).
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        ConfigError: missing, cut short, or not a checkpoint of these trainers.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such checkpoint") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path}: not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(checkpoint, dict) or "detector" not in checkpoint:
+        raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")
+    return checkpoint
+
+
+def detector_class(name: str) -> type[Detector]:
+    """A detector's class by name.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    if name not in DETECTORS:
+        raise unknown("detector", name, DETECTORS)
+    module, _, attribute = DETECTORS[name].partition(":")
+    found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
+    """A detector ready to evaluate, and its whole checkpoint.
+
+    Raises:
+        ConfigError: as `load`, or the weights do not fit the configuration.
+    """
+    checkpoint = load(path)
+    detector = detector_class(checkpoint["detector"])(**checkpoint["config"])
+    try:
+        detector.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: the weights do not fit the configuration: {str(error).splitlines()[0]}") from None
+    return detector.eval(), checkpoint
