@@ -5,7 +5,9 @@ A batch of images with their boxes, padded so that few shapes exist.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorClass
 from torch import Tensor
 
@@ -39,9 +41,26 @@ class Batch(TensorClass):
         return self.boxes[image, place], self.labels[image, place], image
 
 
-def box_places(most: int) -> int:
-    """How many box places a batch has whose fullest image holds `most` boxes: 8, 16, 32, ..."""
+def pad(
+    offsets: NDArray[np.int64], boxes: NDArray[np.float32], labels: NDArray[np.int64], flags: NDArray[np.uint8]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes one after another, as padded tensors.
+
+    Args:
+        offsets: (B + 1,) image i's boxes are rows offsets[i]:offsets[i + 1] of the others.
+        boxes: (N, 4); labels, flags: (N,).
+
+    Returns:
+        boxes (B, M, 4), labels (B, M) and flags (B, M), as in `Batch`.
+    """
+    counts = np.diff(offsets)
     places = 8
-    while places < most:
+    while places < counts.max(initial=0):
         places *= 2
-    return places
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(row)) - np.repeat(offsets[:-1], counts)
+    padded_boxes = np.zeros((len(counts), places, 4), np.float32)
+    padded_labels = np.full((len(counts), places), -1, np.int64)
+    padded_flags = np.zeros((len(counts), places), np.uint8)
+    padded_boxes[row, place], padded_labels[row, place], padded_flags[row, place] = boxes, labels, flags
+    return torch.from_numpy(padded_boxes), torch.from_numpy(padded_labels), torch.from_numpy(padded_flags)
