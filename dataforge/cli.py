@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dataforge import __version__
-from dataforge.errors import DataforgeError
+from dataforge.command import Group
+from dataforge.errors import ConfigError, DataforgeError
 
 
-class _Group(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DataforgeError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dataforge")
 def main() -> None:
     """Annotated images to shards, shards to batches."""
@@ -31,6 +27,103 @@ def main() -> None:
 
 def _json(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
+
+
+@main.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.argument("root", default=".", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file.")
+@click.option("--images", type=click.Path(path_type=Path), help="coco: the folder of its pictures.")
+@click.option("--voc-offset", type=int, help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.")
+@click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
+@click.option("--decode-check", is_flag=True, help="Decode every image too.")
+@_json
+def ingest(
+    format_name: str,
+    root: Path,
+    out: Path,
+    splits: tuple[str, ...],
+    annotations: Path | None,
+    images: Path | None,
+    voc_offset: int | None,
+    max_bad: int,
+    decode_check: bool,
+    as_json: bool,
+) -> None:
+    """Turn annotated images into shards. FORMAT is coco, voc or yolo; ROOT is their folder, `.` by default."""
+    from dataforge.formats import reader
+    from dataforge.ingest import IngestError
+    from dataforge.ingest import ingest as run
+    from dataforge.shards.reader import Shards
+
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends it as Ctrl-C does
+    failed: dict[str, Any] = {"out": str(out)}
+    code = 1
+    try:
+        read = reader(format_name)
+        takes = set(inspect.signature(read).parameters)
+        given = {"annotations": annotations, "images": images, "voc_offset": voc_offset}
+        options = {name: value for name, value in given.items() if value is not None}
+        for name in options.keys() - takes:
+            raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
+        names = tuple(name.strip() for value in splits for name in value.split(",") if name.strip())
+        source = read(root, split=names or None, **options)
+        with _progress(source.total, hidden=as_json) as progress:
+            summary = run(
+                source,
+                out,
+                max_bad=max_bad,
+                decode_check=decode_check,
+                source_name=format_name,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        failed["error"], code = "interrupted; nothing was published", 130
+    except DataforgeError as error:
+        failed["error"] = str(error)
+        if isinstance(error, IngestError):
+            failed |= error.summary.facts()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if "error" not in failed:
+        facts = Shards(out).info()
+        if as_json:
+            click.echo(json.dumps(facts | summary.facts(), ensure_ascii=False))
+        else:
+            click.echo(f"{describe(facts)}\n\n{summary.text()}")
+        return
+    if as_json:
+        click.echo(json.dumps(failed, ensure_ascii=False))
+    click.echo(f"error: {failed['error']}" if code == 1 else failed["error"], err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _progress(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal, else a line every tenth of the way, but not several a second."""
+    if hidden:
+        yield None
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total or None, unit=" images", leave=False) as bar:
+
+            def advance(done: int) -> None:
+                bar.update(done - bar.n)
+
+            yield advance
+    else:
+        last, said = 0, time.monotonic()
+
+        def say(done: int) -> None:
+            nonlocal last, said
+            if done - last >= max(total / 10, 1) and time.monotonic() - said > 0.5:
+                last, said = done, time.monotonic()
+                click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
+
+        yield say
 
 
 @main.command()
@@ -84,3 +177,45 @@ def verify(directory: Path, as_json: bool) -> None:
         click.echo(f"{len(shards)} images checked, {len(faults)} faults")
     if faults:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--images", type=int, default=640, show_default=True, help="How many; a fifth goes to val.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same bytes.")
+@click.option(
+    "--size", type=int, nargs=2, default=(200, 320), show_default=True, metavar="LOW HIGH", help="Range of the sides."
+)
+def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> None:
+    """Draw a small detection set into DIRECTORY, as COCO lays it out."""
+    from dataforge.synth import write
+
+    write(directory, images=images, seed=seed, size=size)
+    click.echo(f"{images} pictures drawn in {directory}; next: dataforge ingest coco {directory} --out shards")
+
+
+@main.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--size", type=int, nargs=2, default=(320, 320), show_default=True, metavar="H W", help="Of the batches.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--repeats", type=int, default=5, show_default=True, help="Passes over the data that are measured.")
+@_json
+def bench(directory: Path | None, size: tuple[int, int], batch_size: int, repeats: int, as_json: bool) -> None:
+    """Images a second: reading, decoding, the loader. Without DIRECTORY, on a drawn set."""
+    from dataforge import bench as stages
+
+    with stages.shards_or_drawn(directory) as path:
+        found = stages.rows(path, size=size, batch_size=batch_size, repeats=repeats)
+    for row in found if as_json else ():
+        click.echo(json.dumps(row, ensure_ascii=False))
+    if not as_json:
+        click.echo(stages.describe(found))
+
+
+@main.command()
+@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for all of it.")
+def demo(out: Path) -> None:
+    """The whole line, with no data needed: draw, ingest, train, evaluate, predict."""
+    from dataforge.demo import run
+
+    run(out)

@@ -64,7 +64,7 @@ def plan(
     Args:
         height, width: (N,) pixels of the records.
         shapes: the buckets' (height, width).
-        batch_size: images of one rank in a full step.
+        batch_size: images of one rank in a full step; with 1, a bucket's last step may hold 2 on some ranks.
         scales: factors of the shapes; one is drawn every `scale_every` steps, the same for all ranks, and the sides
             are rounded to a multiple of `multiple`.
 
@@ -82,8 +82,11 @@ def plan(
     for b in range(len(shapes)):
         rows = order[buckets[order] == b]
         cuts = np.arange(batch_size * world, len(rows), batch_size * world)
-        if len(cuts) and len(rows) - cuts[-1] < world:
-            cuts[-1] = len(rows) - world  # the last step borrows, so that no rank is without an image
+        if len(cuts) and len(rows) - cuts[-1] < world:  # too few for the last step: no rank may be without an image
+            if batch_size > 1:
+                cuts[-1] = len(rows) - world  # it borrows from the step before
+            else:
+                cuts = cuts[:-1]  # that step takes them too
         parts = np.split(rows, cuts) if len(rows) else []
         if drop_last:
             parts = [part for part in parts if len(part) == batch_size * world]

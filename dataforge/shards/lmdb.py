@@ -49,7 +49,6 @@ class LmdbStore:
                 map_size=1 << 30,
                 sync=False,
                 lock=False,
-                meminit=False,
                 lib_version=DATA_VERSION,
             )
         except (lmdb.Error, OSError) as error:
@@ -115,17 +114,27 @@ class LmdbStore:
     def __len__(self) -> int:
         if self._writer is not None:
             return self._written + len(self._pending)
-        return int(self._environment().stat()["entries"])
+        try:
+            return int(self._environment().stat()["entries"])
+        except (lmdb.Error, OSError) as error:
+            raise ShardError(f"{self._path}: cannot be read: {error}") from None
 
     def _environment(self) -> lmdb.Environment:
         stat = os.stat(self._path)
         place = (os.getpid(), stat.st_dev, stat.st_ino)
         with _open_lock:
+            for inherited in [other for other in _open if other[0] != place[0]]:
+                _open.pop(inherited).close()  # after a fork: only lets go of the name, the parent's file stays open
             if place not in _open:
                 # readahead off: access is random, and reading ahead would fetch neighbours that are not wanted
-                _open[place] = lmdb.open(
+                env = lmdb.open(
                     str(self._path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
                 )
+                whole = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+                if stat.st_size < whole:  # reading on would end the process with a bus error
+                    env.close()
+                    raise ShardError(f"{self._path}: is cut short, {stat.st_size} of {whole} bytes")
+                _open[place] = env
             return _open[place]
 
     def close(self) -> None:

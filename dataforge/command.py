@@ -1,0 +1,27 @@
+"""Click's command and group, with every user error as one line on stderr and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from dataforge.errors import DataforgeError
+
+
+class _OneLineErrors(click.Command):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DataforgeError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+
+class Command(_OneLineErrors):
+    """A single command: `@click.command(cls=Command)`."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """A command with commands below it: `@click.group(cls=Group)`."""

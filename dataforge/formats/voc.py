@@ -1,0 +1,302 @@
+"""Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file an image; boxes are 1-based and inclusive."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dataforge.errors import ConfigError, FormatError
+from dataforge.formats.layout import as_boxes, as_size, check_root, inside, is_picture, pick_splits, read_text
+from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source
+
+EXPECTED = (
+    "ImageSets/Main/*.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of pictures; "
+    "or one folder with both"
+)
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split's ids, and the files by id: an id is a path below its folder, without the suffix."""
+
+    ids: list[str]
+    xml: dict[str, list[Path]]
+    pictures: dict[str, list[Path]]
+
+
+@dataclass
+class _Annotation:
+    filename: str = ""
+    height: int = 0
+    width: int = 0
+    names: list[str] = field(default_factory=list)
+    corners: list[list[float]] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    broken: str = ""
+
+
+def read(root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 1) -> Source:
+    """Read a VOC folder. Classes are the sorted names over all XML files, whichever splits are taken.
+
+    Args:
+        split: take these only.
+        voc_offset: 1 turns VOC's 1-based inclusive corners into edges, `(xmin - 1, ymin - 1, xmax, ymax)`; 0 takes
+            them as they are.
+
+    Raises:
+        FormatError: no layout fits. ConfigError: no such split, or no such offset.
+    """
+    if voc_offset not in (0, 1):
+        raise ConfigError(f"--voc-offset {voc_offset}: expected 1 or 0")
+    check_root(root, EXPECTED)
+    found: list[Finding] = []
+    listed = _lists(root / "ImageSets" / "Main", found)
+    splits = _from_lists(root, listed) if listed else _from_folders(root)
+    chosen = pick_splits(split, splits)
+    unions = _unions({name: set(splits[name].ids) for name in chosen}) if listed else {}
+    stored = [name for name in chosen if name not in unions]
+    for one, other in combinations(stored, 2) if listed else ():
+        common = len({*splits[one].ids} & {*splits[other].ids})
+        if common:
+            reason = "images are in both splits; stored in both"
+            place = str(root / "ImageSets" / "Main")
+            found.append(Finding("noted", "splits-overlap", place, f"{one}, {other}", str(common), reason, "set"))
+    if listed:
+        found += _orphans(root, splits)
+    files = {path for part in splits.values() for paths in part.xml.values() for path in paths}
+    parsed = {path: _parse(path) for path in sorted(files)}
+    classes = tuple(sorted({name for annotation in parsed.values() for name in annotation.names}))
+    if not classes and all(annotation.broken for annotation in parsed.values()):
+        raise FormatError(next((one.broken for one in parsed.values()), f"{root}: no XML files; expected {EXPECTED}"))
+    if voc_offset == 1:
+        taken = {path for name in stored for i in splits[name].ids for path in splits[name].xml.get(i, ())}
+        zeros = sum(min(corners[:2]) == 0 for path in taken for corners in parsed[path].corners)
+        if zeros:
+            reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
+            found.append(Finding("noted", "touches-zero", str(root), "xmin, ymin", f"{zeros} boxes", reason, "set"))
+
+    def records() -> Iterator[Record | Finding]:
+        yield from found
+        for name in stored:
+            for i in splits[name].ids:
+                yield from _record(root, name, i, splits[name], parsed, classes, voc_offset, bool(listed))
+
+    return Source(classes, records(), unions=unions, total=sum(len(splits[name].ids) for name in stored))
+
+
+def _lists(main: Path, found: list[Finding]) -> dict[str, list[str]]:
+    """The split files: those that are not per-class files, which have a second column of 1, -1 or 0."""
+    lists = {}
+    for path in sorted(main.glob("*.txt")):
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if lines and all(len(line.split()) > 1 and line.split()[-1] in ("1", "-1", "0") for line in lines):
+            continue
+        lists[path.stem] = ids = list(dict.fromkeys(lines))
+        if len(ids) < len(lines):
+            counted = dict.fromkeys(lines, 0)
+            for line in lines:
+                counted[line] += 1
+            for line in [line for line, count in counted.items() if count > 1]:
+                value = f"{counted[line]} times"
+                found.append(Finding("noted", "listed-twice", str(path), line, value, "taken once", "set"))
+    return lists
+
+
+def _from_lists(root: Path, lists: dict[str, list[str]]) -> dict[str, _Split]:
+    annotations, pictures = root / "Annotations", root / "JPEGImages"
+    if annotations.is_dir() and pictures.is_dir():
+        xml, images = _by_id(annotations, True), _by_id(pictures, False)
+    else:
+        pairs = list(_from_folders(root).values())
+        if len(pairs) != 1:
+            raise FormatError(f"{root}: ImageSets/Main is there, but not Annotations/ and JPEGImages/")
+        xml, images = pairs[0].xml, pairs[0].pictures
+
+    def clean(name: str) -> str:
+        stem = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else name
+        return stem if name not in xml and stem in xml else name
+
+    return {name: _Split([clean(i) for i in ids], xml, images) for name, ids in lists.items()}
+
+
+def _from_folders(root: Path) -> dict[str, _Split]:
+    """Splits where there are no lists: a folder with both kinds of files, or folders of each."""
+    with_xml: list[Path] = []
+    with_pictures: list[Path] = []
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        deep = len(folder.relative_to(root).parts) >= 2
+        folders[:] = [] if deep else sorted(sub for sub in folders if not sub.startswith("."))
+        if any(file.lower().endswith(".xml") for file in files):
+            with_xml.append(folder)
+        if any(is_picture(file) for file in files):
+            with_pictures.append(folder)
+    if not with_xml or not with_pictures:
+        lacking = "XML files" if not with_xml else "pictures"
+        inner = next((sub.parent.parent for sub in root.glob("*/ImageSets/Main")), None)
+        hint = f"; did you mean {inner}?" if inner else ""
+        raise FormatError(f"{root}: no {lacking} found; expected {EXPECTED}{hint}")
+    if len(with_xml) == 1:
+        xml = _by_id(with_xml[0], True, deep=False)
+        candidates = [_by_id(folder, False, deep=False) for folder in with_pictures]
+        if with_xml[0] in with_pictures:
+            pictures = candidates[with_pictures.index(with_xml[0])]
+        else:
+            pictures = max(candidates, key=lambda ids: len(ids.keys() & xml.keys()))
+        return {"train": _Split(sorted({*xml, *pictures}), xml, pictures)}
+    splits: dict[str, _Split] = {}
+    for folder in with_xml:
+        partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
+        if len(partners) != 1 or folder.name in splits:
+            names = ", ".join(str(path) for path in with_xml)
+            raise FormatError(
+                f"{root}: XML files in several folders ({names}), and no telling which pictures are whose"
+            )
+        xml, pictures = _by_id(folder, True, deep=False), _by_id(partners[0], False, deep=False)
+        splits[folder.name] = _Split(sorted({*xml, *pictures}), xml, pictures)
+    return splits
+
+
+def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+        if path.name.lower().endswith(".xml") if xml else is_picture(path.name):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
+
+
+def _unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    """Splits that are exactly others, disjoint ones, put together."""
+    unions: dict[str, tuple[str, ...]] = {}
+    for name in sorted(ids, key=lambda name: len(ids[name])):
+        parts: list[str] = []
+        left = set(ids[name])
+        smaller = [other for other in ids if other not in unions and ids[other] and ids[other] < ids[name]]
+        for other in sorted(smaller, key=lambda other: -len(ids[other])):
+            if ids[other] <= left:
+                parts.append(other)
+                left -= ids[other]
+        if parts and not left:
+            unions[name] = tuple(other for other in ids if other in parts)
+    return unions
+
+
+def _orphans(root: Path, splits: dict[str, _Split]) -> list[Finding]:
+    any_split = next(iter(splits.values()))
+    listed = {i for part in splits.values() for i in part.ids}
+    return [
+        Finding("noted", f"{what}-not-listed", str(path), i, "", "is in no file of ImageSets/Main; left out", "set")
+        for what, files in (("annotation", any_split.xml), ("image", any_split.pictures))
+        for i in sorted(files.keys() - listed)
+        for path in files[i]
+    ]
+
+
+def _record(
+    root: Path,
+    split: str,
+    i: str,
+    part: _Split,
+    parsed: dict[Path, _Annotation],
+    classes: tuple[str, ...],
+    offset: int,
+    listed: bool,
+) -> Iterator[Record | Finding]:
+    origin = next(iter(part.xml.get(i, ())), None)
+    annotation = parsed[origin] if origin else _Annotation()
+    file = str(origin or (root / "ImageSets" / "Main" / f"{split}.txt" if listed else root))
+    picture = _picture(i, annotation.filename, part)
+    if annotation.broken or picture is None or (listed and origin is None):
+        if annotation.broken:
+            code, value, reason = "annotation-broken", "", annotation.broken.removeprefix(f"{file}: ")
+        elif listed and origin is None:
+            code, value, reason = "annotation-missing", "", "is listed, but has no XML file"
+        else:
+            code, value, reason = "image-missing", annotation.filename, "no picture has this name; left out"
+        yield Finding("refused", code, file, i, value, reason, "image")
+        return
+    key = Path(os.path.relpath(picture, root)).as_posix()
+    if origin is None:
+        yield Finding("noted", "no-annotation", str(picture), key, "", "no XML file; taken as an empty image", "image")
+    yield from annotation.findings
+    corners = np.array(annotation.corners, np.float64).reshape(-1, 4)
+    boxes = as_boxes(corners - (offset, offset, 0, 0))
+    if offset:
+        for n in np.nonzero((corners[:, :2] == corners[:, 2:]).any(1))[0]:
+            value = "xmin, ymin, xmax, ymax " + ", ".join(f"{number:g}" for number in corners[n].tolist())
+            reason = "first and last pixel are the same; kept, one pixel wide or high"
+            yield Finding("noted", "box-one-pixel", file, f"{key} box {n}", value, reason)
+    yield Record(
+        key=key,
+        split=split,
+        image=picture,
+        height=annotation.height,
+        width=annotation.width,
+        boxes=boxes,
+        labels=np.array([classes.index(name) for name in annotation.names], np.int32),
+        flags=np.array(annotation.flags, np.uint8),
+        origin=file,
+    )
+
+
+def _picture(i: str, filename: str, part: _Split) -> Path | None:
+    """The picture named like the XML file; `<filename>` decides between several, and serves where there is none."""
+    name = inside(filename)
+    same = part.pictures.get(i, [])
+    if same:
+        return next((path for path in same if name and path.name == PurePosixPath(name).name), same[0])
+    for path in part.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
+        if path.name == PurePosixPath(str(name)).name:
+            return path
+    return None
+
+
+def _parse(path: Path) -> _Annotation:
+    """Read one XML file; what makes all of it useless is put in `broken`."""
+    try:
+        data = path.read_bytes()
+        if b"<!ENTITY" in data.replace(b"\0", b""):  # an entity can expand to gigabytes; NULs are UTF-16's
+            return _Annotation(broken=f"{path}: declares an XML entity, which is not allowed here")
+        tree = ET.fromstring(data)
+    except OSError as error:
+        return _Annotation(broken=f"{path}: cannot be read: {error.strerror}")
+    except (ET.ParseError, ValueError, LookupError) as error:
+        return _Annotation(broken=f"{path}: not XML: {error}")
+    if tree.tag != "annotation":
+        return _Annotation(broken=f"{path}: the root element is <{tree.tag}>; expected <annotation>")
+    read = _Annotation((tree.findtext("filename") or "").strip())
+    read.height, read.width = (as_size(tree.findtext(f"size/{name}")) for name in ("height", "width"))
+    for n, element in enumerate(tree.findall("object")):
+        key = f"{path.stem} object {n}"
+        # direct children only: CVAT's <attributes> and VOC's <part> have a <name> of their own
+        name = (element.findtext("name") or "").strip()
+        texts = [(element.findtext(f"bndbox/{corner}") or "").strip() for corner in CORNERS]
+        try:
+            corners = [float(text) for text in texts]
+        except ValueError:
+            value = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
+            reason = "expected four numbers in <bndbox>; left out"
+            read.findings.append(Finding("refused", "box-missing", str(path), key, value, reason))
+            continue
+        if not name:
+            read.findings.append(Finding("refused", "unknown-class", str(path), key, "", "has no <name>; left out"))
+            continue
+        flag = 0
+        for tag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
+            text = (element.findtext(tag) or "").strip().lower()
+            flag |= bit if text in ("1", "true") else 0
+            if text not in ("", "0", "1", "true", "false", "unspecified"):
+                reason = "expected 0 or 1; taken as 0"
+                read.findings.append(Finding("noted", "flag-unknown", str(path), key, f"{tag} {text!r}", reason))
+        read.names.append(name)
+        read.corners.append(corners)
+        read.flags.append(flag)
+    return read

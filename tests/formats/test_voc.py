@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataforge.errors import ConfigError, FormatError
+from dataforge.formats import coco, voc
+from dataforge.formats.voc import read
+from dataforge.record import DIFFICULT, TRUNCATED
+from tests.formats.sets import drain, picture, put, voc_object, voc_xml
+
+
+def voc_set(root: Path, lists: dict[str, str], names: str = "abc") -> Path:
+    for name in names:
+        put(root / f"JPEGImages/{name}.jpg", picture())
+        put(root / f"Annotations/{name}.xml", voc_xml(f"{name}.jpg", voc_object("cat", [1, 1, 10, 10])))
+    for name, text in lists.items():
+        put(root / f"ImageSets/Main/{name}.txt", text)
+    return root
+
+
+@pytest.mark.parametrize("name", ["bccd", "fod_a_2k"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_agrees_with_an_independent_reading(shared_data: Path, name: str, offset: int) -> None:
+    root = shared_data / name
+    source = read(root, voc_offset=offset)
+    records, findings = drain(source)
+    stored = {"bccd": {"train", "val", "test"}, "fod_a_2k": {"trainval", "test"}}[name]
+    assert {r.split for r in records} == stored
+    assert source.unions == ({"trainval": ("train", "val")} if name == "bccd" else {})
+    assert source.total == len(records)
+    for split in stored:
+        ids = (root / f"ImageSets/Main/{split}.txt").read_text().split()
+        assert [Path(r.key).stem for r in records if r.split == split] == ids
+    for record in records:
+        objects = ET.parse(root / "Annotations" / f"{Path(record.key).stem}.xml").findall(".//object")
+        corners = [[float(o.findtext(f"bndbox/{k}") or "x") for k in voc.CORNERS] for o in objects]
+        expected = np.array(corners).reshape(-1, 4) - np.array([offset, offset, 0, 0])
+        np.testing.assert_array_equal(record.boxes, expected.astype(np.float32))
+        assert [source.classes[label] for label in record.labels] == [o[0].text for o in objects]
+        assert [bool(f & DIFFICULT) for f in record.flags] == [o.findtext("difficult") == "1" for o in objects]
+        assert [bool(f & TRUNCATED) for f in record.flags] == [o.findtext("truncated") == "1" for o in objects]
+        assert record.key.startswith("JPEGImages/")
+    codes = Counter(f.code for f in findings)
+    if offset == 0:
+        assert not codes
+    elif name == "bccd":
+        assert codes == {"box-one-pixel": 2} and all(f.action == "noted" for f in findings)
+    else:
+        assert (
+            codes == {"touches-zero": 1} and findings[0].value == "137 boxes" and "--voc-offset 0" in findings[0].reason
+        )
+
+
+def test_voc_and_coco_tell_the_same(shared_data: Path) -> None:
+    root = shared_data / "formats/toy_voc10"
+    from_voc, findings = drain(voc.read(root, voc_offset=0))
+    file = next((root / "gts_coco_format").iterdir())
+    from_coco, _ = drain(coco.read(root, annotations=file, images=root / "images"))
+    assert [f.code for f in findings] == ["no-annotation"] * 2
+    truth = {Path(r.key).stem: r for r in from_voc}
+    assert (len(from_voc), len(from_coco)) == (12, 10) and sum(len(r.boxes) for r in from_voc) == 12
+    for record in from_coco:
+        mine = truth[Path(record.key).stem]
+        assert (record.height, record.width) == (mine.height, mine.width)
+        np.testing.assert_array_equal(np.sort(record.boxes, 0), np.sort(mine.boxes, 0))
+
+
+def test_unions_are_stored_once_only_when_all_parts_are_taken(tmp_path: Path) -> None:
+    voc_set(
+        tmp_path, {"train": "a\r\n", "val": "b\r\n", "trainval": "b\na\n", "cat_train": "a  1\nb -1\n", "test": "c"}
+    )
+    source = read(tmp_path)
+    assert source.unions == {"trainval": ("train", "val")}
+    records, findings = drain(source)
+    assert [(r.split, r.key) for r in records] == [
+        ("test", "JPEGImages/c.jpg"),
+        ("train", "JPEGImages/a.jpg"),
+        ("val", "JPEGImages/b.jpg"),
+    ]
+    assert not findings
+    for splits in (("trainval",), ("trainval", "train")):
+        source = read(tmp_path, split=splits)
+        records, findings = drain(source)
+        assert not source.unions and len(records) == 1 + len(splits)
+        assert [f.code for f in findings] == ["splits-overlap"] * (len(splits) - 1)
+
+
+@given(st.dictionaries(st.sampled_from("stuvwxyz"), st.sets(st.integers(0, 7)), max_size=6))
+def test_a_union_is_its_disjoint_parts(ids: dict[str, set[int]]) -> None:
+    sets = {name: set(map(str, numbers)) for name, numbers in ids.items()}
+    for name, parts in voc._unions(sets).items():
+        assert set.union(*(sets[p] for p in parts)) == sets[name]
+        assert sum(len(sets[p]) for p in parts) == len(sets[name])
+        assert not set(parts) & voc._unions(sets).keys()
+
+
+def test_lists_with_faults(tmp_path: Path) -> None:
+    voc_set(tmp_path, {"train": "\ufeffa\na\nb.jpg\nnone\nd\n"})
+    put(tmp_path / "Annotations/d.xml", voc_xml("d.jpg"))
+    put(tmp_path / "Annotations/orphan.xml", "broken, but nobody asked")
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records] == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
+    assert {(f.code, f.key, f.action, f.scope) for f in findings} == {
+        ("listed-twice", "a", "noted", "set"),
+        ("annotation-missing", "none", "refused", "image"),
+        ("image-missing", "d", "refused", "image"),
+        ("annotation-not-listed", "c", "noted", "set"),
+        ("annotation-not-listed", "orphan", "noted", "set"),
+        ("image-not-listed", "c", "noted", "set"),
+    }
+
+
+@pytest.mark.parametrize("layout", [("xml files", "photos"), (".", "."), ("one", "one"), (".", "photos")])
+def test_folders_of_any_name(tmp_path: Path, layout: tuple[str, str]) -> None:
+    annotations, pictures = layout
+    put(tmp_path / annotations / "a.xml", voc_xml("other.png", voc_object("cat", [1, 1, 2, 2])))
+    put(tmp_path / annotations / "gone.xml", voc_xml("gone.jpg"))
+    put(tmp_path / pictures / "a.jpg", picture())
+    put(tmp_path / pictures / "bare.JPG", picture())
+    records, findings = drain(read(tmp_path))
+    place = Path(pictures, "a.jpg").as_posix()
+    assert [(r.key, r.split, len(r.boxes)) for r in records] == [
+        (place, "train", 1),
+        (Path(pictures, "bare.JPG").as_posix(), "train", 0),
+    ]
+    assert [(f.code, f.action, f.scope) for f in findings] == [
+        ("no-annotation", "noted", "image"),
+        ("image-missing", "refused", "image"),
+    ]
+
+
+def test_a_folder_a_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        put(tmp_path / split / "a.xml", voc_xml("a.jpg", voc_object(split, [1, 1, 2, 2])))
+        put(tmp_path / split / "a.jpg", picture())
+        put(tmp_path / "pairs/xml" / split / "a.xml", voc_xml("a.jpg", voc_object(split, [1, 1, 2, 2])))
+        put(tmp_path / "pairs/jpg" / split / "a.jpg", picture())
+    source = read(tmp_path / "pairs")
+    assert source.classes == ("train", "valid")
+    assert [(r.split, r.key, r.labels.tolist()) for r in drain(source)[0]] == [
+        ("train", "jpg/train/a.jpg", [0]),
+        ("valid", "jpg/valid/a.jpg", [1]),
+    ]
+    for path in (tmp_path / "pairs").rglob("*.*"):
+        path.unlink()
+    assert [(r.split, r.key) for r in drain(read(tmp_path))[0]] == [("train", "train/a.jpg"), ("valid", "valid/a.jpg")]
+
+
+def test_the_picture_is_found_by_stem_and_filename_decides(tmp_path: Path) -> None:
+    put(tmp_path / "a.xml", voc_xml("a.png"))
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "a.png", picture())
+    put(tmp_path / "b.xml", voc_xml("renamed.jpg"))
+    put(tmp_path / "renamed.jpg", picture())
+    put(tmp_path / "c.xml", voc_xml("../outside.jpg"))
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records if r.origin.endswith("xml")] == ["a.png", "renamed.jpg"]
+    assert ("image-missing", "c", "../outside.jpg") in [(f.code, f.key, f.value) for f in findings]
+
+
+def test_objects_and_flags(tmp_path: Path) -> None:
+    inner = "<attributes><attribute><name>track</name></attribute></attributes>"
+    part = "<part><name>head</name><bndbox><xmin>0</xmin></bndbox></part>"
+    objects = "".join(
+        [
+            voc_object("b", [5, 6, 7, 8], inner + part + "<difficult>true</difficult><truncated>0</truncated>"),
+            voc_object("a", [5.5, 6, 7, 8], "<difficult>False</difficult><truncated>1</truncated>"),
+            voc_object("a", [5, 6, 5, 8], "<difficult>maybe</difficult>"),
+            voc_object("a", ["", "x", 7, 8]),
+            voc_object("", [1, 2, 3, 4]),
+        ]
+    )
+    put(tmp_path / "a.xml", voc_xml("a.jpg", objects))
+    put(tmp_path / "a.jpg", picture())
+    source = read(tmp_path)
+    (record,), findings = drain(source)
+    assert source.classes == ("a", "b")
+    assert record.boxes.tolist() == [[4, 5, 7, 8], [4.5, 5, 7, 8], [4, 5, 5, 8]]
+    assert record.labels.tolist() == [1, 0, 0] and record.flags.tolist() == [DIFFICULT, TRUNCATED, 0]
+    assert [(f.action, f.code) for f in findings] == [
+        ("noted", "flag-unknown"),
+        ("refused", "box-missing"),
+        ("refused", "unknown-class"),
+        ("noted", "box-one-pixel"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<annotation>\n<object></annotation>", "line 2, column 10"),
+        ("", "no element found: line 1, column 0"),
+        ('<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>', "entity"),
+        ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "not XML"),
+        ("<annotations/>", "<annotations>; expected <annotation>"),
+    ],
+)
+def test_a_broken_xml_refuses_its_image_alone(tmp_path: Path, text: str, reason: str) -> None:
+    voc_set(tmp_path, {"train": "a\nb\nc\n"})
+    file = put(tmp_path / "Annotations/b.xml", text)
+    records, (finding,) = drain(read(tmp_path))
+    assert len(records) == 2 and (finding.action, finding.scope, finding.file) == ("refused", "image", str(file))
+    assert reason in finding.reason
+
+
+def test_an_entity_in_utf16_is_seen(tmp_path: Path) -> None:
+    voc_set(tmp_path, {"train": "a\nb\n"}, "ab")
+    bomb = '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>'
+    put(tmp_path / "Annotations/b.xml", bomb.encode("utf-16"))
+    _, (finding,) = drain(read(tmp_path))
+    assert "entity" in finding.reason
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    put(tmp_path / "VOC2007/ImageSets/Main/train.txt", "a")
+    with pytest.raises(FormatError, match=r"no XML files found; expected ImageSets/Main.*did you mean .*VOC2007"):
+        read(tmp_path)
+    put(tmp_path / "a.xml", voc_xml("a.jpg"))
+    with pytest.raises(FormatError, match="no pictures found"):
+        read(tmp_path)
+    put(tmp_path / "a.jpg", b"")
+    with pytest.raises(ConfigError, match="--voc-offset 2: expected 1 or 0"):
+        read(tmp_path, voc_offset=2)

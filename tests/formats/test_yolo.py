@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import yaml
+
+from dataforge.errors import FormatError
+from dataforge.formats.yolo import read
+from tests import tiny
+from tests.formats.sets import drain, picture, put
+
+
+def independent(root: Path, labels: str, split: str) -> tuple[Counter[int], int]:
+    counts: Counter[int] = Counter()
+    images = sorted((root / "images" / split).iterdir())
+    for image in images:
+        file = root / labels / split / f"{image.stem}.txt"
+        counts.update(int(line.split()[0]) for line in file.read_text().splitlines() if line) if file.exists() else None
+    return counts, len(images)
+
+
+def test_agrees_with_an_independent_reading(shared_data: Path) -> None:
+    root = shared_data / "coco128_yolo"
+    names = yaml.safe_load((root / "data.yaml").read_text())["names"]
+    source = read(root)
+    records, findings = drain(source)
+    assert source.classes == tuple(names.values()) and source.class_ids == tuple(names)
+    for split, boxes in (("train", 929), ("val", 898)):
+        mine = [r for r in records if r.split == split]
+        counts, images = independent(root, "labels", f"{split}2017")
+        assert (len(mine), sum(len(r.boxes) for r in mine)) == (images, boxes) == (128, boxes)
+        assert Counter(int(label) for r in mine for label in r.labels) == counts
+    for record in records[:20]:
+        assert isinstance(record.image, Path)
+        with PIL.Image.open(record.image) as image:
+            assert image.size == (record.width, record.height)
+        unit = np.loadtxt(record.origin, ndmin=2)[:, 1:] if record.origin.endswith("txt") else np.zeros((0, 4))
+        x, y, w, h = (unit * np.tile(image.size, 2)).T
+        np.testing.assert_allclose(record.boxes, np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1), atol=1e-3)
+    listed = {(f.code, f.action, f.key.removesuffix(".jpg").split("/")[-1]) for f in findings}
+    assert listed == {
+        ("label-orphan", "refused", "000000000656"),
+        ("label-orphan", "refused", "000000000659"),
+        ("no-label", "noted", "000000000250"),
+        ("no-label", "noted", "000000000508"),
+    }
+
+
+def test_polygons_and_sparse_numbers(shared_data: Path, tmp_path: Path) -> None:
+    real = shared_data / "coco128_yolo"
+    (tmp_path / "images").symlink_to(real / "images")
+    (tmp_path / "labels").symlink_to(real / "labels_seg")
+    (tmp_path / "data.yaml").write_bytes((real / "data_seg.yaml").read_bytes())
+    source = read(tmp_path)
+    records, findings = drain(source)
+    names = yaml.safe_load((real / "data_seg.yaml").read_text())["names"]
+    assert source.class_ids == tuple(names)
+    for split in ("train", "val"):
+        counts, _ = independent(real, "labels_seg", f"{split}2017")
+        mine = Counter(source.class_ids[label] for r in records if r.split == split for label in r.labels)
+        assert mine == counts
+    assert Counter(f.code for f in findings) == {"no-label": 56}
+    record = next(r for r in records if len(r.boxes))
+    points = np.array(Path(record.origin).read_text().splitlines()[0].split()[1:], float).reshape(-1, 2)
+    points *= (record.width, record.height)
+    np.testing.assert_allclose(record.boxes[0], [*points.min(0), *points.max(0)], atol=1e-3)
+
+
+LINE = "1 0.5 0.5 0.25 0.5\n"  # in 64x48: 24, 12, 40, 36
+
+
+def check_one(root: Path, split: str = "train", classes: tuple[str, ...] = ("cat", "dog")) -> None:
+    source = read(root)
+    records, findings = drain(source)
+    assert source.classes == classes and not findings
+    assert [(r.split, r.boxes.tolist(), r.labels.tolist()) for r in records] == [(split, [[24, 12, 40, 36]], [1])]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "text"),
+    [
+        ("images/train/a.jpg", "labels/train/a.txt", "train: images/train\nnames: [cat, dog]"),
+        ("images/train/a.jpg", "labels/train/a.txt", "path: /no/such/place\ntrain: images/train\nnames: [cat, dog]"),
+        ("images/train/a.jpg", "labels/train/a.txt", "train: [images/train]\nval:\nnames: {0: cat, 1: dog}\nnc: 2"),
+        ("train/images/a.jpg", "train/labels/a.txt", "train: ../train/images\nnames:\n- cat\n- dog"),
+        ("set/images/x/a.jpg", "set/labels/x/a.txt", "path: set\ntrain: images\nnames: [cat, dog]"),
+        ("images/x/images/a.jpg", "images/x/labels/a.txt", "train: images/x\nnames: [cat, dog]"),
+        ("pics/a.jpg", "pics/a.txt", "train: pics\nnames: [cat, dog]"),
+    ],
+)
+def test_yaml_layouts(tmp_path: Path, image: str, label: str, text: str) -> None:
+    put(tmp_path / image, picture())
+    put(tmp_path / label, LINE)
+    put(tmp_path / "data.yaml", "\ufeff" + text)
+    check_one(tmp_path)
+    check_one(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "split"),
+    [
+        ("images/valid/a.jpg", "labels/valid/a.txt", "valid"),
+        ("valid/images/a.jpg", "valid/labels/a.txt", "valid"),
+        ("images/a.jpg", "labels/a.txt", "train"),
+        ("a.jpg", "a.txt", "train"),
+    ],
+)
+def test_bare_layouts(tmp_path: Path, image: str, label: str, split: str) -> None:
+    put(tmp_path / image, picture())
+    put(tmp_path / label, LINE)
+    with pytest.raises(FormatError, match=r"no class names; expected names in data\.yaml.*classes\.txt"):
+        read(tmp_path)
+    put(tmp_path / "classes.txt", "cat\r\ndog\r\n")
+    check_one(tmp_path, split)
+
+
+def test_a_list_of_paths(tmp_path: Path) -> None:
+    for name in "ab":
+        put(tmp_path / f"images/{name}.jpg", picture())
+        put(tmp_path / f"labels/{name}.txt", LINE)
+    put(tmp_path / "train.txt", "./images/a.jpg\n\nimages/a.jpg\nimages/none.jpg\n")
+    put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records] == ["images/a.jpg", "images/none.jpg"]  # the second is for ingest to refuse
+    assert [(f.code, f.key) for f in findings] == [("listed-twice", "images/a.jpg")]
+
+
+def test_names_stay_what_they_are(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", LINE.replace("1", "7", 1))
+    put(tmp_path / "data.yaml", "train: images\nnames: {3: no, 7: 007}\nnc: 80\ntest: images/none")
+    source = read(tmp_path)
+    (record,), findings = drain(source)
+    assert (source.classes, source.class_ids, record.labels.tolist()) == (("no", "007"), (3, 7), [1])
+    assert [f.code for f in findings] == ["split-missing", "class-count"]
+
+
+def test_each_bad_line_is_refused_with_its_number(tmp_path: Path) -> None:
+    lines = ["0 .5 .5 .1 .1", "", "9 .5 .5 .1 .1", "0 .5 .5 .1", "0 a b c d", "0 320 240 10 10", "0 .1 .1 .2 .2 .3",
+             "0.0 .1 .1 .3 .1 .2 .4", "-1 .1 .1 .1 .1", "0.5 .1 .1 .1 .1"]  # fmt: skip
+    put(tmp_path / "images/a.jpg", picture(0, 100, 100))
+    put(tmp_path / "labels/a.txt", "\n".join(lines))
+    put(tmp_path / "classes.txt", "cat")
+    (record,), findings = drain(read(tmp_path))
+    np.testing.assert_allclose(record.boxes, [[45, 45, 55, 55], [10, 10, 30, 40]], atol=1e-4)
+    assert [f.key for f in findings] == [f"images/a.jpg line {n}" for n in (3, 4, 5, 6, 7, 9, 10)]
+    assert {f.action for f in findings} == {"refused"} and {f.scope for f in findings} == {"box"}
+
+
+def test_units_are_of_the_upright_image(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", tiny.encode(tiny.pixels(48, 64), orientation=6))
+    put(tmp_path / "labels/a.txt", "0 .5 .5 1 1")
+    put(tmp_path / "classes.txt", "cat")
+    (record,), _ = drain(read(tmp_path))
+    assert record.boxes.tolist() == [[0, 0, 48, 64]] and (record.height, record.width) == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("train: [\nnames: x: y", "line 2, column"),
+        ("train: images/nowhere\nnames: [a]", "train: images/nowhere: does not exist"),
+        ("names: [a]", "names no images"),
+        ("train: images\nnames: a", "names: 'a'; expected a list"),
+        ("train: images\nnames: {x: a}", "names: x: 'a'; expected a number and a name"),
+        ("train: {a: b}\nnames: [a]", "train: .*expected a folder"),
+        ("- a", "expected the keys train"),
+        ("train: images", "no class names"),
+        ("train: images\nnames: [a]", "no label files found"),
+    ],
+)
+def test_broken_yaml(tmp_path: Path, text: str, reason: str) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "data.yaml", text)
+    with pytest.raises(FormatError, match=reason):
+        read(tmp_path)
+
+
+def test_a_label_that_is_no_text_refuses_its_image(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", b"\xff\xfe\x00")
+    put(tmp_path / "classes.txt", "cat")
+    records, (finding,) = drain(read(tmp_path))
+    assert not records and (finding.code, finding.scope) == ("label-broken", "image")
+    assert "not UTF-8 text: byte 0xff at 0" in finding.reason
+
+
+def test_links_and_loops(tmp_path: Path) -> None:
+    put(tmp_path / "real/a.jpg", picture())
+    put(tmp_path / "labels/train/a.txt", LINE)
+    put(tmp_path / "classes.txt", "cat\ndog")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/train").symlink_to(tmp_path / "real")
+    (tmp_path / "real/again").symlink_to(tmp_path / "real")
+    check_one(tmp_path)
+
+
+def test_a_path_that_no_system_takes(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", LINE)
+    put(tmp_path / "train.txt", "images/a.jpg\n" + "x" * 5000 + ".jpg\nimages/\0.jpg")
+    put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]")
+    assert len(drain(read(tmp_path))[0]) == 3
+    put(tmp_path / "data.yaml", f"train: {'x' * 5000}\nnames: [cat, dog]")
+    with pytest.raises(FormatError, match="does not exist"):
+        read(tmp_path)
