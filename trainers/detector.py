@@ -12,6 +12,7 @@ from tensordict import TensorClass
 from torch import Tensor, nn
 
 from dataforge.batch import Batch
+from dataforge.shards.reader import Shards
 
 
 class Detections(TensorClass):
@@ -49,6 +50,20 @@ class Detector(nn.Module):
     """
 
     stride: int
+
+    @classmethod
+    def configure(cls, config: Any, shards: Shards) -> dict[str, Any]:
+        """The constructor's keyword values for a new run.
+
+        Args:
+            config: the detector's own subclass of `trainers.config.Config`.
+            shards: the training split.
+        """
+        raise NotImplementedError
+
+    def pretrain(self, config: Any) -> str:
+        """Load the pretrained weights that a configuration names; what was done, in words ("" for nothing)."""
+        return ""
 
     def forward(self, images: Tensor) -> Any:
         """Raw outputs, with no targets and no post-processing, so that it can be exported.

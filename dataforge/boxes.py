@@ -1,0 +1,79 @@
+"""Legend: B images, N and M boxes, K candidates.
+
+Geometry of boxes as tensors: float xyxy in edge coordinates, in any unit of length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms as _nms
+
+_TINY = 1e-9  # keeps the union of two empty boxes from dividing by zero
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas of boxes (..., 4); 0 where a box is inverted."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    Args:
+        a: (..., N, 4).
+        b: (..., M, 4); zeros, as padding is, give 0.
+        crowd: (..., M) bool; with these of `b` it is the intersection over the area of `a` alone, as in COCO's
+            evaluation: a box inside a crowd overlaps it fully.
+
+    Returns:
+        (..., N, M) in 0..1.
+    """
+    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)
+    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    shared = width * height
+    union = area(a).unsqueeze(-1) + area(b).unsqueeze(-2) - shared
+    if crowd is not None:
+        union = torch.where(crowd.unsqueeze(-2), area(a).unsqueeze(-1), union)
+    return shared / union.clamp(min=_TINY)
+
+
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Greedy non-maximum suppression within each image and class.
+
+    The groups are moved apart by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
+    the last boxes where neighbouring floats are 0.25 pixels apart.
+
+    Args:
+        boxes: (B, K, 4); scores: (B, K), at least 0; labels: (B, K), -1 for no candidate.
+        threshold: of two boxes that overlap by more than this IoU, the one with the lower score goes.
+        top: the most boxes an image keeps.
+
+    Returns:
+        The same three, (B, min(K, top), ...), best first; where there are fewer, zeros with label -1.
+    """
+    count, places = scores.shape
+    if not scores.numel():
+        return boxes[:, :top], scores[:, :top], labels[:, :top]
+    scores, order = torch.where(labels >= 0, scores, -1).sort(dim=1, descending=True, stable=True)
+    labels = labels.gather(1, order)
+    boxes = boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
+
+    image = torch.arange(count, device=boxes.device).unsqueeze(1)
+    group = image * (labels.amax() + 2) + labels + 1
+    apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)
+    # The cost grows with the square of the boxes in a call. On 2 CPU cores 64 images of 1,000 boxes take 9.7 s in one
+    # call and 0.2 s one by one; an accelerator wants few calls, in blocks that bound its N x N / 8 bytes of mask.
+    step = places if boxes.device.type == "cpu" else 16 * places
+    blocks = zip(apart.flatten(0, 1).split(step), scores.flatten().double().split(step), strict=True)
+    kept = torch.cat([_nms(b, s, threshold) + i * step for i, (b, s) in enumerate(blocks)])
+
+    keep = torch.zeros(count * places, dtype=torch.bool, device=boxes.device)
+    keep[kept] = True
+    keep = keep.view(count, places) & (labels >= 0)
+    first = torch.where(keep, 0, 1).sort(dim=1, stable=True).indices[:, :top]  # those kept, still in order of score
+    keep = keep.gather(1, first)
+    boxes = boxes.gather(1, first.unsqueeze(-1).expand(-1, -1, 4)) * keep.unsqueeze(-1)
+    return boxes, scores.gather(1, first) * keep, torch.where(keep, labels.gather(1, first), -1)

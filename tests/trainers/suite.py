@@ -1,0 +1,141 @@
+"""What every detector must do. A detector's test file has a subclass with its name and a small configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from dataforge.batch import Batch
+from dataforge.record import CROWD, DIFFICULT
+from trainers import checkpoint
+from trainers.detector import Detector
+
+
+def make_batch(images: Tensor, objects: list[list[tuple]], places: int = 8) -> Batch:
+    """A batch from (x1, y1, x2, y2, label) or (x1, y1, x2, y2, label, flags) an image."""
+    count = len(images)
+    boxes, labels = torch.zeros(count, places, 4), torch.full((count, places), -1)
+    flags = torch.zeros(count, places, dtype=torch.uint8)
+    for i, image in enumerate(objects):
+        for k, (x1, y1, x2, y2, label, *flag) in enumerate(image):
+            boxes[i, k] = torch.tensor([x1, y1, x2, y2])
+            labels[i, k], flags[i, k] = label, sum(flag)
+    affine = torch.eye(2, 3).repeat(count, 1, 1)
+    index = torch.arange(count)
+    return Batch(images=images, boxes=boxes, labels=labels, flags=flags, affine=affine, index=index, batch_size=[count])
+
+
+class DetectorSuite:
+    """Inherit it and set the attributes.
+
+    Attributes:
+        name: in `checkpoint.DETECTORS`; config: the constructor's keyword values, for a small detector of 3 classes.
+        size: (height, width), not square.
+        objects: boxes of three images, the second of them empty, with a crowd and a difficult one; no two of them may
+            compete for the same place in the detector.
+    """
+
+    name: str
+    config: ClassVar[dict[str, Any]]
+    size = (64, 96)
+    objects: ClassVar[list[list[tuple]]] = [
+        [(3, 5, 30, 29, 0), (40, 33, 95, 64, 2), (66, 2, 92, 30, 1, DIFFICULT)],
+        [],
+        [(0, 0, 96, 64, 1, CROWD), (10.5, 36.25, 22, 60, 2)],
+    ]
+
+    @pytest.fixture
+    def detector(self) -> Detector:
+        torch.manual_seed(0)
+        return checkpoint.detector_class(self.name)(**self.config).eval()
+
+    @pytest.fixture
+    def batch(self) -> Batch:
+        draw = torch.Generator().manual_seed(1)
+        images = torch.randint(0, 256, (3, 3, *self.size), generator=draw, dtype=torch.uint8)
+        return make_batch(images, self.objects)
+
+    def losses(self, detector: Detector, batch: Batch) -> dict[str, float]:
+        with torch.no_grad():
+            return {name: float(value) for name, value in detector.loss(detector(batch.images), batch).items()}
+
+    def test_uint8_is_float(self, detector: Detector, batch: Batch) -> None:
+        with torch.no_grad():
+            torch.testing.assert_close(detector(batch.images), detector(batch.images.float() / 255))
+
+    def test_images_do_not_touch_each_other(self, detector: Detector, batch: Batch) -> None:
+        with torch.no_grad():
+            alone = detector.decode(detector(batch.images[2:]), conf=0.0, top=20)
+            among = detector.decode(detector(batch.images), conf=0.0, top=20)[2:]
+        # scores alone: where two are nearly equal, rounding decides which box comes first
+        torch.testing.assert_close(alone.scores, among.scores, rtol=1e-4, atol=1e-5)
+
+    def test_every_weight_learns(self, detector: Detector, batch: Batch) -> None:
+        detector.train()
+        losses = detector.loss(detector(batch.images), batch)
+        assert all(value.shape == () and value.dtype == torch.float32 for value in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        for name, weight in detector.named_parameters():
+            assert weight.grad is not None and weight.grad.isfinite().all(), name
+            assert weight.grad.abs().sum() > 0, name
+
+    @pytest.mark.parametrize("places", [0, 8])
+    def test_no_boxes_at_all(self, detector: Detector, batch: Batch, places: int) -> None:
+        empty = make_batch(batch.images, [[], [], []], places)
+        total = torch.stack(list(detector.train().loss(detector(empty.images), empty).values())).sum()
+        total.backward()
+        assert total.isfinite()
+        assert all(weight.grad.isfinite().all() for weight in detector.parameters() if weight.grad is not None)
+
+    def test_order_and_padding_do_not_matter(self, detector: Detector, batch: Batch) -> None:
+        expected = self.losses(detector, batch)
+        turned = make_batch(batch.images, [image[::-1] for image in self.objects])
+        padded = make_batch(batch.images, self.objects, 32)
+        assert self.losses(detector, turned) == pytest.approx(expected, rel=1e-6)
+        assert self.losses(detector, padded) == pytest.approx(expected, rel=1e-6)
+
+    def test_dropped_boxes_do_not_matter(self, detector: Detector, batch: Batch) -> None:
+        expected = self.losses(detector, make_batch(batch.images, [[], [], []]))
+        batch.labels[:] = -1  # their boxes and flags stay, as augmentation leaves them
+        assert self.losses(detector, batch) == pytest.approx(expected, rel=1e-6)
+
+    def test_a_crowd_is_no_target_but_shields(self, detector: Detector, batch: Batch) -> None:
+        crowded = make_batch(batch.images, [[(0, 0, self.size[1], self.size[0], 1, CROWD)]] * 3)
+        total = sum(self.losses(detector, crowded).values())
+        assert total <= sum(self.losses(detector, make_batch(batch.images, [[], [], []])).values())
+
+    def test_decode_keeps_its_contract(self, detector: Detector, batch: Batch) -> None:
+        with torch.no_grad():
+            raw = detector(batch.images)
+            found, few, none = (detector.decode(raw, **how) for how in ({"conf": 0.0}, {"top": 3}, {"conf": 1.1}))
+        assert found.boxes.shape == (*found.scores.shape, 4) and found.labels.shape == found.scores.shape
+        assert (found.scores.diff(dim=1) <= 0).all()
+        there = found.labels >= 0
+        assert there.any(1).all() and (there.int().diff(dim=1) <= 0).all(), "padding comes last"
+        height, width = self.size
+        inside = found.boxes[there]
+        assert (inside[:, :2] >= 0).all() and (inside[:, 2] <= width).all() and (inside[:, 3] <= height).all()
+        assert (inside[:, 2:] >= inside[:, :2]).all()
+        assert found.labels.max() < self.config["classes"] and ((found.scores >= 0) & (found.scores <= 1)).all()
+        assert few.labels.shape[1] <= 3
+        assert (none.labels == -1).all() and (none.scores == 0).all()
+
+    def test_autocast_changes_little(self, detector: Detector, batch: Batch) -> None:
+        expected = self.losses(detector, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = detector(batch.images)
+            losses = detector.loss(raw, batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        assert {k: float(v.detach()) for k, v in losses.items()} == pytest.approx(expected, rel=0.1, abs=0.05)
+
+    def test_checkpoint_round_trip(self, detector: Detector, batch: Batch, tmp_path: Path) -> None:
+        path = tmp_path / "last.pt"
+        facts = {"classes": ["a", "b", "c"], "class_ids": [0, 1, 2], "size": list(self.size), "fit": "letterbox"}
+        checkpoint.save(path, {"detector": self.name, "config": self.config, "model": detector.state_dict(), **facts})
+        loaded, _ = checkpoint.load_detector(path)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(batch.images), detector(batch.images), rtol=0, atol=0)

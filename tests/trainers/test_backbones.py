@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from dataforge.errors import ConfigError
+from trainers import backbones, darknet
+from trainers.yolov2 import YOLOv2
+
+SPREAD = ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0", "convnext_atto", "regnetx_002", "vgg11"]
+
+
+@pytest.mark.parametrize("name", ["darknet19", *SPREAD])
+def test_maps_have_strides_16_and_32(name: str) -> None:
+    backbone = backbones.build(name, 0.125)
+    assert backbone.training
+    fine, coarse = backbone(torch.rand(2, 3, 96, 64))
+    assert fine.shape == (2, backbone.channels[0], 6, 4)
+    assert coarse.shape == (2, backbone.channels[1], 3, 2)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_a_detector_on_it_trains(name: str) -> None:
+    model = YOLOv2(2, backbone=name, width=0.125)
+    raw = model(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    assert raw.shape == (2, 35, 2, 3)
+    raw.square().mean().backward()
+    assert all(weight.grad is not None for weight in model.parameters()), "a weight that nothing uses"
+
+
+def test_timm_models_get_their_own_normalisation() -> None:
+    for name in ("resnet18", "tf_efficientnet_lite0"):
+        backbone = backbones.build(name).eval()
+        assert isinstance(backbone, backbones.Timm)
+        mean, std = (torch.tensor(timm.get_pretrained_cfg(name).to_dict()[key]) for key in ("mean", "std"))
+        images = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            expected = backbone.net((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+            torch.testing.assert_close(backbone(images)[1], expected[-1])
+        assert {"mean", "std"} < backbone.state_dict().keys()
+
+
+def test_darknet19_takes_plain_pixels_and_widths_are_multiples_of_8() -> None:
+    backbone = backbones.build("darknet19", 0.3)
+    assert not list(backbone.buffers(recurse=False))
+    assert all(m.out_channels % 8 == 0 for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    assert backbones.build("darknet19").channels == (512, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnet81", "unknown backbone 'resnet81'.*close: resnet18"),
+        ("no such model at all", "expected darknet19 or a model of timm"),
+        ("resnet18.nosuch", "nosuch"),
+        ("vit_tiny_patch16_224", r"strides \[16, 16, 16\]; expected 16 and 32"),
+        ("swin_tiny_patch4_window7_224", "cannot take a 64x96 image"),
+    ],
+)
+def test_unfit_backbones(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        backbones.build(name)
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Tensor]:
+    """A whole classifier's state, none of it as a fresh model has it."""
+    torch.manual_seed(0)
+    state = timm.create_model("mobilenetv3_small_050", num_classes=7).state_dict()
+    return {name: torch.rand_like(value) + 0.5 if value.is_floating_point() else value for name, value in state.items()}
+
+
+def same(backbone: backbones.Backbone, trained: dict[str, Tensor]) -> bool:
+    assert isinstance(backbone, backbones.Timm)
+    own = backbone.net.state_dict()
+    return all(torch.equal(own[name], trained[name]) for name in own if "num_batches" not in name)
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "prefix", "safetensors", "no counters", "foreign"])
+def test_state_dicts_load_in_every_form(trained: dict[str, Tensor], tmp_path: Path, form: str) -> None:
+    path, state, how = tmp_path / "weights.pth", dict(trained), "by name; left over: conv_head.weight"
+    content: Any = state
+    if form in ("state_dict", "model"):
+        content = {form: state, "epoch": 3}
+    elif form == "prefix":
+        content = {f"module.encoder.{name}": value for name, value in reversed(list(state.items()))}
+        content["other.weight"] = torch.ones(2)
+        how = "by name"
+    elif form == "no counters":
+        content = {name: value for name, value in state.items() if "num_batches" not in name}
+    elif form == "foreign":
+        content = {f"layer{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(state.items())}
+        how = "by order; left over"
+    if form == "safetensors":
+        path = path.with_suffix(".safetensors")
+        safetensors.torch.save_file(state, path)
+        how = "by name"
+    else:
+        torch.save(content, path)
+    backbone = backbones.build("mobilenetv3_small_050")
+    assert not same(backbone, trained)
+    assert how in backbones.load_pretrained(backbone, str(path))
+    assert same(backbone, trained)
+
+
+def test_our_own_checkpoints_backbone_loads(tmp_path: Path) -> None:
+    model = YOLOv2(3, width=0.125)
+    torch.save({"detector": "yolov2", "model": model.state_dict()}, tmp_path / "best.pt")
+    backbone = backbones.build("darknet19", 0.125)
+    assert "by name" in backbones.load_pretrained(backbone, str(tmp_path / "best.pt"))
+    assert all(torch.equal(value, model.backbone.state_dict()[name]) for name, value in backbone.state_dict().items())
+    darknet.save_weights(model, tmp_path / "net.weights")
+    assert "all 18 convolutions" in backbones.load_pretrained(backbone, str(tmp_path / "net.weights"))
+
+
+def test_state_dicts_that_do_not_fit(trained: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    backbone = backbones.build("mobilenetv3_small_050")
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    first = next(iter(trained))
+    cases: list[tuple[object, str]] = [
+        ({**trained, first: torch.ones(3, 3)}, rf"tensor 0, {first} \(3, 3\), does not fit {first} \(16, 3, 3, 3\)"),
+        ({f"x{i}": v for i, v in enumerate(list(trained.values())[:20])}, "ends before"),
+        ({"a": {"b": 1}}, "holds no state dict"),
+        (torch.ones(3), "holds no state dict"),
+    ]
+    names = [name for name in trained if "num_batches" not in name]
+    swapped = {f"{i}.{name.rpartition('.')[2]}": trained[name] for i, name in enumerate(names)}
+    order = list(swapped)
+    order[3], order[4] = order[4], order[3]  # the first batch norm's mean and variance
+    cases.append(({name: swapped[name] for name in order}, "running_var.*does not fit bn1.running_mean"))
+    for content, reason in cases:
+        torch.save(content, path)
+        with pytest.raises(ConfigError, match=reason):
+            backbones.load_pretrained(backbone, str(path))
+    path.write_bytes(b"not weights")
+    with pytest.raises(ConfigError, match="cannot be read as weights"):
+        backbones.load_pretrained(backbone, str(path))
+    with pytest.raises(ConfigError, match="no such file"):
+        backbones.load_pretrained(backbone, str(tmp_path / "absent.pth"))
+    with pytest.raises(ConfigError, match="darknet19 alone"):
+        backbones.load_pretrained(backbone, str(tmp_path / "yolov2.weights"))
+    assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
+
+
+def test_timms_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = backbones.build("mobilenetv3_small_050")
+    real, asked = timm.create_model, []
+
+    def offline(name: str, *, pretrained: bool, **options: Any) -> Any:
+        asked.append((name, pretrained))
+        if pretrained and len(asked) > 1:
+            raise OSError("no route to host")
+        return real(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    assert backbones.load_pretrained(backbone, "true") == "timm's mobilenetv3_small_050"
+    with pytest.raises(ConfigError, match=r"pretrained weights cannot be had: no route to host"):
+        backbones.load_pretrained(backbone, "lamb_in1k")
+    assert asked == [("mobilenetv3_small_050", True), ("mobilenetv3_small_050.lamb_in1k", True)]
+    with pytest.raises(ConfigError, match="expected a file"):
+        backbones.load_pretrained(backbones.build("darknet19", 0.125), "true")
+
+
+@pytest.fixture(scope="module")
+def lite0(shared_data: Path) -> Path:
+    path = shared_data.parent / "weights/efficientnet_lite0/efficientnet-lite0-57934424.pth"
+    if not path.is_file():
+        pytest.skip("no EfficientNet-Lite0 weights beside the data")
+    return path
+
+
+def classify(name: str, weights: Path, photos: Path) -> tuple[Tensor, float]:
+    """Class probabilities of the photos' centres, and how far batch norm's statistics are from those in the file."""
+    model = timm.create_model(name).eval()
+    state = torch.load(weights, weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    squares = []
+    for path in sorted(photos.glob("*.jpg")):
+        pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+        side = min(pixels.shape[:2])
+        y, x = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        squares.append(cv2.resize(pixels[y : y + side, x : x + side], (224, 224), interpolation=cv2.INTER_AREA))
+    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
+    shifts: list[Tensor] = []
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        shifts.append(((inputs[0].mean((0, 2, 3)) - norm.running_mean).square() / (norm.running_var + 1e-3)).mean())
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(measure)
+    with torch.no_grad():
+        chances = model((images - 0.5) / 0.5).softmax(1)
+    return chances, float(torch.stack(shifts).mean())
+
+
+def test_the_lite0_weights_are_tf_efficientnet_lite0s(lite0: Path, shared_data: Path) -> None:
+    """The shapes fit both of timm's variants; they differ in padding and in normalisation, and only one is right."""
+    photos = shared_data / "formats/toy_voc10/images"
+    (right, small), (wrong, large) = (classify(prefix + "efficientnet_lite0", lite0, photos) for prefix in ("tf_", ""))
+    cats = slice(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
+    assert int(((right.argmax(1) >= 281) & (right.argmax(1) <= 285)).sum()) >= 6, "of 12 photos, 10 annotated as cats"
+    assert right[:, cats].sum(1).mean() > wrong[:, cats].sum(1).mean()
+    assert small < 0.9 * large
+    assert timm.get_pretrained_cfg("tf_efficientnet_lite0").mean == (0.5, 0.5, 0.5)
+
+
+def test_the_lite0_weights_load_by_order(lite0: Path) -> None:
+    backbone = backbones.build("tf_efficientnet_lite0").eval()
+    report = backbones.load_pretrained(backbone, str(lite0))
+    assert "240 tensors loaded by order; left over: _conv_head.weight" in report and "(7)" in report
+    state = torch.load(lite0, weights_only=True)
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = whole.blocks(whole.bn1(whole.conv_stem((images - 0.5) / 0.5)))
+        torch.testing.assert_close(backbone(images)[1], expected)

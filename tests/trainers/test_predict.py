@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dataforge.loader import Loader
+from dataforge.shards.reader import Shards
+from tests import tiny
+from tests.trainers import fake
+from trainers.evaluate import run
+from trainers.predict import detect, main, sources
+from trainers.truth import read_predictions, truth_of_shards
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return fake.saved(tmp_path / "best.pt", monkeypatch)
+
+
+def call(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [*map(str, arguments), "--device", "cpu"])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    source, out = fake.files(tmp_path / "photos"), tmp_path / "out"
+    result = call(checkpoint, "--source", source, "--out", out, "--save-json", "--save-txt")
+    assert result.exit_code == 0, result.output
+    assert "sub/dir/all.jpg 96x128: 1 red, 1 green, 1 blue" in result.stdout
+    assert "empty.jpg 90x90: nothing" in result.stdout
+    assert "5 pictures, 7 boxes, 0 files could not be read" in result.stdout
+    drawn = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.suffix in (".jpg", ".png")}
+    assert drawn == set(fake.PICTURES)
+    assert fake.pixels_of(out / "wide.png").shape == (80, 160, 3)
+    assert (fake.pixels_of(out / "wide.png") != fake.pixels_of(source / "wide.png")).any()
+
+    rows = json.loads((out / "predictions.json").read_text())
+    assert {row["file_name"] for row in rows} == set(fake.PICTURES) - {"empty.jpg"}
+    names = sorted(fake.PICTURES)
+    for row in rows:
+        assert names[row["image_id"]] == row["file_name"]
+        x1, y1, x2, y2 = fake.PICTURES[row["file_name"]][2][fake.CLASS_IDS.index(row["category_id"])]
+        np.testing.assert_allclose(row["bbox"], [x1, y1, x2 - x1, y2 - y1], atol=2)  # JPEG blurs edges
+
+    assert (out / "labels/empty.txt").read_text() == ""
+    lines = [list(map(float, line.split())) for line in (out / "labels/sub/dir/all.txt").read_text().splitlines()]
+    for label, *cxcywh_unit, conf in lines:
+        x1, y1, x2, y2 = fake.PICTURES["sub/dir/all.jpg"][2][int(label)]
+        expected = [(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 128, (x2 - x1) / 96, (y2 - y1) / 128]
+        np.testing.assert_allclose(cxcywh_unit, expected, atol=0.02)
+        assert conf == pytest.approx([0.9, 0.6, 0.3][int(label)])
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_it_detects_what_evaluate_detects(fit: str, tmp_path: Path) -> None:
+    """The same bytes through the loader and through predict give the same boxes."""
+    shards = Shards(fake.shards(tmp_path / "shards"), "val")
+    loader = Loader(shards, "val", batch_size=5, size=(224, 160), fit=fit, shuffle=False)
+    found = run(fake.Painted(), loader, "cpu", conf=0.001)
+    from dataforge.decode import decode
+
+    for i, name in enumerate(fake.PICTURES):
+        pixels = decode(fake.encoded(name))
+        boxes, scores, labels = detect(fake.Painted(), pixels, (224, 160), fit, "cpu", 0.001, 0.5)  # type: ignore[arg-type]
+        mine = found.image == i
+        np.testing.assert_allclose(boxes, found.boxes[mine], atol=1e-4)
+        np.testing.assert_array_equal(labels, found.labels[mine])
+        np.testing.assert_array_equal(scores, found.scores[mine])
+
+
+def test_exif_is_applied(checkpoint: Path, tmp_path: Path) -> None:
+    upright = fake.picture(120, 200, {0: (20, 10, 80, 50)})
+    (tmp_path / "r.jpg").write_bytes(tiny.encode(np.ascontiguousarray(np.rot90(upright, 1)), orientation=6))
+    out = tmp_path / "out"
+    assert call(checkpoint, "--source", tmp_path / "r.jpg", "--out", out, "--save-json").exit_code == 0
+    assert fake.pixels_of(out / "r.jpg").shape == (120, 200, 3)
+    [row] = json.loads((out / "predictions.json").read_text())
+    np.testing.assert_allclose(row["bbox"], [20, 10, 60, 40], atol=1.5)
+
+
+def test_unreadable_files_are_named_skipped_and_counted(checkpoint: Path, tmp_path: Path) -> None:
+    source, out = fake.files(tmp_path / "photos"), tmp_path / "out"
+    (source / "zero.jpg").touch()
+    (source / "cut.jpg").write_bytes(fake.encoded("last.jpg")[:300])
+    (source / "text.png").write_text("not a picture")
+    (source / "notes.txt").write_text("not asked for")
+    result = call(checkpoint, "--source", source, "--out", out)
+    assert result.exit_code == 1
+    for name in ("zero.jpg: the file is empty", "cut.jpg: ", "text.png: not an image"):
+        assert f"error: {source / name}" in result.stderr
+    assert "notes" not in result.output and "5 pictures, 7 boxes, 3 files could not be read" in result.stdout
+    assert not (out / "zero.jpg").exists() and (out / "last.jpg").exists()
+
+
+def test_every_kind_of_picture(checkpoint: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "photos", tmp_path / "out"
+    for name, data in tiny.images().items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    (source / "a.png").write_bytes(tiny.encode(tiny.pixels(20, 30), "PNG"))  # beside a.jpg
+    (source / "B.JPG").write_bytes(tiny.encode(tiny.pixels(20, 30)))
+    result = call(checkpoint, "--source", source, "--out", out, "--save-txt")
+    assert result.exit_code == 0, result.output
+    drawn = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.suffix != ".txt"}
+    assert drawn == {*tiny.images(), "a.png", "B.JPG", "d.webp.jpg"} - {"d.webp"}
+    texts = {p.relative_to(out / "labels").as_posix() for p in (out / "labels").rglob("*.txt")}
+    assert len(texts) == len(drawn) and {"a.txt", "a.png.txt", "sub dir/b.txt"} <= texts
+
+
+def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fake.files(tmp_path / "photos")
+    assert sources(str(root / "last.jpg"), tmp_path) == (root, [root / "last.jpg"])
+    base, found = sources(str(root / "**/*.jpg"), tmp_path / "out")
+    assert base == root and {p.relative_to(root).as_posix() for p in found} == set(fake.PICTURES) - {"wide.png"}
+    base, found = sources(str(root / "s*/dir/all.jpg"), tmp_path / "out")
+    assert base == root and found == [root / "sub/dir/all.jpg"]
+    monkeypatch.chdir(root)
+    base, found = sources("*.png", Path("out"))
+    assert base == Path() and found == [Path("wide.png")]
+
+
+def test_a_second_run_does_not_take_the_firsts_pictures(checkpoint: Path, tmp_path: Path) -> None:
+    source = fake.files(tmp_path / "photos")
+    for _ in range(2):
+        result = call(checkpoint, "--source", source, "--out", source / "out")
+        assert "5 pictures" in result.stdout and result.exit_code == 0
+
+
+def test_confidence_and_read_back(checkpoint: Path, tmp_path: Path) -> None:
+    source, out = fake.files(tmp_path / "photos"), tmp_path / "out"
+    call(checkpoint, "--source", source, "--out", out, "--conf", "0.7", "--save-json")
+    rows = json.loads((out / "predictions.json").read_text())
+    assert len(rows) == 2 and all(row["category_id"] == fake.CLASS_IDS[0] for row in rows)
+    truth = truth_of_shards(Shards(fake.shards(tmp_path / "shards", first_id=-1), "val"))
+    assert read_predictions(out / "predictions.json", truth).labels.tolist() == [0, 0]
+
+
+def test_wrong_calls(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    source = fake.files(tmp_path / "photos")
+    out = tmp_path / "out"
+    for arguments, message in (
+        ((checkpoint, "--source", tmp_path / "empty", "--out", out), "no pictures found"),
+        ((checkpoint, "--source", tmp_path / "nothing*.jpg", "--out", out), "no pictures found"),
+        ((checkpoint, "--source", tmp_path / "none", "--out", out), "no pictures found"),
+        ((tmp_path / "none.pt", "--source", source, "--out", out), "no such checkpoint"),
+        ((checkpoint, "--source", source, "--out", checkpoint), "cannot be written"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 1 and message in result.stderr, result.output
+    assert call(checkpoint, "--out", out).exit_code == 2

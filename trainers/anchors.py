@@ -1,0 +1,117 @@
+"""Anchors: widths and heights in units of 32 pixels, by k-means over the boxes of a data set."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge import Shards
+from dataforge.augment import fit_matrix
+from dataforge.errors import ConfigError
+from dataforge.record import CROWD
+
+STRIDE = 32
+VOC = [(1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)]  # YOLOv2's on VOC at 416 x 416
+
+Sizes = NDArray[np.float64]
+
+
+def shape_iou(sizes: Sizes, anchors: Sizes) -> Sizes:
+    """IoU of boxes and anchors laid on one centre: (n, 2), (k, 2) -> (n, k)."""
+    shared = np.minimum(sizes[:, None], anchors).prod(-1)
+    return shared / (sizes.prod(-1)[:, None] + anchors.prod(-1) - shared)
+
+
+def kmeans(sizes: Sizes, k: int, seed: int = 0) -> Sizes:
+    """Cluster box sizes by the distance 1 - IoU (YOLO9000, arXiv 1612.08242, section 2, "Dimension Clusters").
+
+    Starts by k-means++; the same sizes and seed give the same anchors.
+
+    Args:
+        sizes: (n, 2) widths and heights, all positive.
+        k: how many; where there are fewer distinct sizes, these are repeated.
+
+    Returns:
+        (k, 2), by rising area.
+
+    Raises:
+        ConfigError: there is no box, or k is not positive.
+    """
+    if k < 1 or not len(sizes):
+        raise ConfigError(f"{k} anchors from {len(sizes)} boxes; expected at least 1 of each")
+    sizes, count = np.unique(np.asarray(sizes, np.float64), axis=0, return_counts=True)
+    if len(sizes) <= k:
+        centres = np.resize(sizes, (k, 2))
+    else:
+        centres = _lloyd(sizes, count, _plus_plus(sizes, count, k, np.random.default_rng(seed)))
+    return centres[np.argsort(centres.prod(1), kind="stable")]
+
+
+def _plus_plus(sizes: Sizes, count: NDArray[np.int64], k: int, rng: np.random.Generator) -> Sizes:
+    """k sizes, each drawn by the square of its distance to those drawn before."""
+    centres = sizes[[rng.choice(len(sizes), p=count / count.sum())]]
+    while len(centres) < k:
+        chance = count * (1 - shape_iou(sizes, centres).max(1)).clip(0) ** 2
+        centres = np.concatenate([centres, sizes[[rng.choice(len(sizes), p=chance / chance.sum())]]])
+    return centres
+
+
+def _lloyd(sizes: Sizes, count: NDArray[np.int64], centres: Sizes, rounds: int = 300) -> Sizes:
+    """Move each centre to its members' mean until no member changes; a centre without members stays."""
+    member = None
+    for _ in range(rounds):
+        nearest = shape_iou(sizes, centres).argmax(1)
+        if member is not None and np.array_equal(nearest, member):
+            break
+        member = nearest
+        weight = np.bincount(member, count, len(centres))
+        for axis in range(2):
+            total = np.bincount(member, count * sizes[:, axis], len(centres))
+            centres[:, axis] = np.where(weight > 0, total / np.maximum(weight, 1), centres[:, axis])
+    return centres
+
+
+def from_shards(
+    shards: Shards, size: tuple[int, int], fit: str = "letterbox", k: int = 5, seed: int = 0
+) -> tuple[list[tuple[float, float]], float]:
+    """Anchors for the boxes as the network will see them, crowds left out. No image is opened.
+
+    Args:
+        size: (height, width) of the network's input; fit: "letterbox" or "stretch".
+
+    Returns:
+        k anchors (width, height) in units of 32 pixels by rising area, and the mean IoU of a box with its best one.
+
+    Raises:
+        ConfigError: the shards hold no box that can be used.
+    """
+    table = shards.table
+    matrix = fit_matrix(table.height, table.width, size, fit)
+    scale = matrix[:, [0, 1], [0, 1]][table.image]
+    sizes = (table.boxes[:, 2:] - table.boxes[:, :2]) * scale / STRIDE
+    sizes = sizes[(table.flags & CROWD == 0) & (sizes > 0).all(1)]
+    if not len(sizes):
+        raise ConfigError(
+            f"anchors = auto: {shards.path} (split {shards.split or 'all'}) holds no box to take them from"
+        )
+    anchors = kmeans(sizes, k, seed).round(4).clip(1e-4)
+    return [(float(w), float(h)) for w, h in anchors], float(shape_iou(sizes, anchors).max(1).mean())
+
+
+def parse(text: str) -> list[tuple[float, float]]:
+    """Anchors from "voc" or from "w,h,w,h,..." in units of 32 pixels.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text == "voc":
+        return list(VOC)
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or len(values) % 2 or not all(0 < value < 1000 for value in values):
+        raise ConfigError(
+            f"anchors = {text!r}: expected auto, voc, or pairs of sizes in units of 32 pixels: w,h,w,h,..."
+        )
+    return list(zip(values[::2], values[1::2], strict=True))

@@ -1,0 +1,237 @@
+"""Legend: B images, H x W pixels.
+
+Feature extractors that give two maps, at strides 16 and 32: Darknet-19, or any timm model that has both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from dataforge.errors import ConfigError
+from trainers import darknet
+
+# "channels,kernel" of convolutions, and M, a 2x2 max-pool (YOLO9000, arXiv 1612.08242, table 6, without classifier)
+_TO_16 = "32,3 M 64,3 M 128,3 64,1 128,3 M 256,3 128,1 256,3 M 512,3 256,1 512,3 256,1 512,3"
+_TO_32 = "M 1024,3 512,1 1024,3 512,1 1024,3"
+_KINDS = ("weight", "bias", "running_mean", "running_var")
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".weights")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times a multiplier, as a multiple of 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Darknet's block: convolution without bias, batch norm, LeakyReLU 0.1."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs, eps=darknet.EPSILON),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+class Backbone(nn.Module):
+    """forward(images (B, 3, H, W) in 0..1) -> maps (B, channels[0], H/16, W/16) and (B, channels[1], H/32, W/32).
+
+    Attributes:
+        name: as given to `build`.
+        channels: of the two maps.
+    """
+
+    name: str
+    channels: tuple[int, int]
+
+
+class Darknet19(Backbone):
+    """Darknet-19 up to its last 3x3 convolution, on plain 0..1 RGB.
+
+    Args:
+        width: multiplies the channels.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.name = "darknet19"
+        self.to_16, fine = _darknet_layers(_TO_16, 3, width)
+        self.to_32, coarse = _darknet_layers(_TO_32, fine, width)
+        self.channels = (fine, coarse)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.to_16(images)
+        return fine, self.to_32(fine)
+
+
+def _darknet_layers(plan: str, channels: int, width: float) -> tuple[nn.Sequential, int]:
+    layers: list[nn.Module] = []
+    for word in plan.split():
+        if word == "M":
+            layers.append(nn.MaxPool2d(2))
+            continue
+        outputs, kernel = map(int, word.split(","))
+        layers.append(conv(channels, scaled(outputs, width), kernel))
+        channels = scaled(outputs, width)
+    return nn.Sequential(*layers), channels
+
+
+class Timm(Backbone):
+    """A timm model's maps at strides 16 and 32, on images normalised as its pretrained weights want them.
+
+    Raises:
+        ConfigError: the model has no such maps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.net = _timm(name, pretrained=False)
+        reductions = list(self.net.feature_info.reduction())
+        if 16 not in reductions or 32 not in reductions:
+            raise ConfigError(f"backbone {name!r}: its maps have strides {reductions}; expected 16 and 32 among them")
+        self._last = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in (16, 32)]
+        found = self.net.feature_info.channels()
+        self.channels = (found[self._last[0]], found[self._last[1]])
+        for key in ("mean", "std"):
+            value = torch.tensor(self.net.pretrained_cfg[key]).view(-1, 1, 1)
+            self.register_buffer(key, value)
+        self._probe()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.net((images - self.mean) / self.std)
+        return maps[self._last[0]], maps[self._last[1]]
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """See once that an image goes through: some models take one size only, some give their maps channels last."""
+        self.eval()
+        try:
+            shapes = [tuple(found.shape) for found in self(torch.zeros(1, 3, 64, 96))]
+        except Exception as error:  # whatever a model of someone else's raises
+            raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {_first_line(error)}") from None
+        self.train()
+        expected = [(1, self.channels[0], 4, 6), (1, self.channels[1], 2, 3)]
+        if shapes != expected:
+            raise ConfigError(f"backbone {self.name!r}: gives maps {shapes} for a 64x96 image; expected {expected}")
+
+
+def _timm(name: str, *, pretrained: bool) -> Any:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, ["darknet19", *timm.list_models()], n=5, cutoff=0.5)
+        hint = f"; close: {', '.join(close)}" if close else ""
+        raise ConfigError(f"unknown backbone {name!r}; expected darknet19 or a model of timm {timm.__version__}{hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True)
+    except Exception as error:  # timm raises every kind: no such tag, no feature maps, no network
+        what = "its pretrained weights cannot be had" if pretrained else "cannot be built"
+        raise ConfigError(f"backbone {name!r}: {what}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def build(name: str = "darknet19", width: float = 1.0) -> Backbone:
+    """A backbone with random weights.
+
+    Args:
+        name: "darknet19" or a timm model's name.
+        width: multiplies Darknet-19's channels; timm's models keep theirs.
+
+    Raises:
+        ConfigError: no such model, or one without maps at strides 16 and 32.
+    """
+    return Darknet19(width) if name == "darknet19" else Timm(name)
+
+
+def load_pretrained(backbone: Backbone, source: str) -> str:
+    """Load pretrained weights.
+
+    A state dict (alone, or under "state_dict" or "model") whose names match, whatever prefix they have, is loaded by
+    name. One with other names is loaded by order if every tensor has the shape of ours in its place; what comes after
+    (a classifier) is left over.
+
+    Args:
+        source: a file (.pth, .pt, .bin, .safetensors, or Darknet's .weights for darknet19); "true" for timm's own
+            default weights, or the tag of others ("ra2_in1k"), which timm downloads.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
+    """
+    path = Path(source)
+    if path.suffix in _SUFFIXES or path.exists() or "/" in source:
+        if path.suffix == ".weights":
+            return darknet.load_backbone(backbone, path)
+        net = backbone.net if isinstance(backbone, Timm) else backbone
+        return f"{path}: {_load_state(net, _read_state(path), str(path))}"
+    if not isinstance(backbone, Timm):
+        raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
+    name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
+    net = _timm(name, pretrained=True)
+    backbone.net.load_state_dict(net.state_dict())
+    backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
+    backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
+    return f"timm's {name}"
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file (pretrained)") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read as weights: {_first_line(error)}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"{path}: holds no state dict; expected names and tensors, or these under state_dict or model"
+        )
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _counters_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old files lack batch norm's counters, and nothing depends on them."""
+    return {name: value for name, value in state.items() if value.ndim or value.is_floating_point()}
+
+
+def _load_state(net: nn.Module, state: dict[str, Tensor], path: str) -> str:
+    ours, theirs = _counters_out(net.state_dict()), _counters_out(state)
+    prefixes = {name[: -len(own)] for own in list(ours)[:1] for name in theirs if name.endswith(own)}
+    prefix = max(sorted(prefixes), key=lambda start: sum(start + own in theirs for own in ours), default="")
+    same = [prefix + own for own in ours if prefix + own in theirs]
+    how = "by name" if len(same) == len(ours) else "by order"
+    names = same if how == "by name" else list(theirs)
+    matched = f"{len(same)} of {len(ours)} names match"
+    for place, (own, tensor) in enumerate(ours.items()):
+        if place >= len(names):
+            raise ConfigError(f"{path}: ends before {own}: {len(theirs)} tensors, expected {len(ours)} ({matched})")
+        found, kind = theirs[names[place]], names[place].rpartition(".")[2]
+        moved = kind in _KINDS and not own.endswith(kind)  # batch norm's four have one shape
+        if found.shape != tensor.shape or moved:
+            raise ConfigError(
+                f"{path}: tensor {place}, {names[place]} {tuple(found.shape)}, does not fit {own} {tuple(tensor.shape)}"
+                f" ({matched})"
+            )
+    net.load_state_dict({own: theirs[name] for own, name in zip(ours, names, strict=False)}, strict=False)
+    left = [name for name in theirs if name not in set(names[: len(ours)])]
+    rest = f"; left over: {', '.join(left[:4])}{', ...' if len(left) > 4 else ''} ({len(left)})" if left else ""
+    return f"{len(ours)} tensors loaded {how}{rest}"

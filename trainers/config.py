@@ -1,0 +1,139 @@
+"""One flat set of values a run: a dataclass, read from TOML and from flags of the same names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+
+from dataforge.errors import ConfigError
+
+
+def value(default: Any, text: str) -> Any:
+    """A field with its help text."""
+    make = (lambda: list(default)) if isinstance(default, list) else None
+    keywords: dict[str, Any] = {"default_factory": make} if make else {"default": default}
+    return field(**keywords, metadata={"help": text})
+
+
+@dataclass
+class Config:
+    """What every trainer takes. A detector's own values are added by a subclass."""
+
+    shards: str = value("", "folder made by `dataforge ingest`")
+    name: str = value("", "run name; empty takes the next free of exp, exp2, ...")
+    runs: str = value("runs", "folder that holds runs/<detector>/<name>")
+    train_split: str = value("train", "split to train on")
+    val_split: str = value("val", "split to evaluate on; empty to skip")
+    size: list[int] = value([416, 416], "network input, height,width (or one number)")
+    fit: str = value("letterbox", "letterbox or stretch")
+    multiscale: list[int] = value([], "low,high: draw the longer input side anew every 10 steps, in steps of 32")
+    augment: str = value("yolo", "augmentation recipe")
+    epochs: int = value(160, "passes over the training split")
+    batch_size: int = value(16, "images a step, over all processes")
+    optimizer: str = value("sgd", "sgd or adamw")
+    lr: float = value(1e-3, "learning rate")
+    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta")
+    weight_decay: float = value(5e-4, "on weights; biases and norms go without")
+    schedule: str = value("step", "step (x0.1 at milestones), cosine or constant")
+    milestones: list[int] = value([60, 90], "epochs at which the learning rate drops")
+    warmup_steps: int = value(100, "steps over which the learning rate grows from 0")
+    amp: str = value("none", "none, bf16 or fp16")
+    ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none")
+    clip: float = value(10.0, "largest norm of the gradient; 0 for none")
+    seed: int = value(0, "of weights, order and augmentation")
+    device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
+    threads: int = value(0, "decode threads; 0 for one a core")
+    keep: int = value(4, "how many of the newest checkpoints stay")
+    save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch")
+    eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated")
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: naming the key, its value and what was expected.
+        """
+        choices = {
+            "fit": ("letterbox", "stretch"),
+            "optimizer": ("sgd", "adamw"),
+            "schedule": ("step", "cosine", "constant"),
+            "amp": ("none", "bf16", "fp16"),
+        }
+        for key, known in choices.items():
+            if getattr(self, key) not in known:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
+        for key in ("epochs", "batch_size", "keep", "eval_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1")
+        if len(self.size) == 1:
+            self.size = self.size * 2
+        if len(self.size) != 2 or min(self.size) < 32:
+            raise ConfigError(f"size is {self.size}; expected height,width of at least 32")
+        if self.multiscale and (len(self.multiscale) != 2 or not 32 <= self.multiscale[0] <= self.multiscale[1]):
+            raise ConfigError(f"multiscale is {self.multiscale}; expected low,high of at least 32")
+        if not self.shards:
+            raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")
+
+
+def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
+    """The values in a TOML file, checked against a configuration's fields.
+
+    Raises:
+        ConfigError: not readable, not TOML, an unknown key, or a value of the wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    types = get_type_hints(kind)
+    for key, given in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, 1)
+            raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        fits: bool
+        if types[key] == list[int]:
+            fits = isinstance(given, list) and all(type(item) is int for item in given)
+        else:
+            fits = type(given) is types[key] or (types[key] is float and type(given) is int)
+        if not fits:
+            raise ConfigError(f"{path}: {key} is {given!r}; expected {getattr(types[key], '__name__', types[key])}")
+    return {key: types[key](given) if types[key] is float else given for key, given in values.items()}
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """Write all values, so that `--config` reads them back."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in vars(config).items()]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+class _Numbers(click.ParamType):
+    name = "N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return value if isinstance(value, list) else [int(item) for item in str(value).split(",") if item]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 320,416", param, ctx)
+
+
+def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Click options for all fields of a configuration; a flag that is not given arrives as None."""
+    types, defaults = get_type_hints(kind), kind()
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for item in reversed(dataclasses.fields(kind)):
+            shown = getattr(defaults, item.name)
+            text = f"{item.metadata['help']}  [{','.join(map(str, shown)) if isinstance(shown, list) else shown}]"
+            value_type = _Numbers() if types[item.name] == list[int] else types[item.name]
+            command = click.option("--" + item.name.replace("_", "-"), type=value_type, help=text)(command)
+        return command
+
+    return decorate

@@ -1,0 +1,257 @@
+"""Legend: B images, M box places, A anchors, C classes, h x w cells, P = A*h*w predictors, K detections.
+
+YOLOv2 (Redmon and Farhadi, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242): Darknet-19 or another backbone, a
+passthrough from stride 16, and A anchor boxes a cell of 32 x 32 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dataforge.batch import Batch
+from dataforge.boxes import iou as box_iou
+from dataforge.boxes import nms
+from dataforge.record import CROWD
+from dataforge.shards.reader import Shards
+from trainers import anchors as anchor_sets
+from trainers import backbones
+from trainers.config import Config, value
+from trainers.detector import Detections, Detector, unit
+
+OBJECT, NO_OBJECT, CLASS, COORD, PRIOR = 5.0, 1.0, 1.0, 1.0, 0.01  # weights of the parts of the loss
+IGNORE_IOU = 0.6
+PRIOR_IMAGES = 12800
+CANDIDATES = 1000
+_MAX_LOG = 8.0  # exp of more than this, times an anchor, is no box but an overflow on its way
+_MIN_CELLS = 0.01  # a box side that augmentation has cut thinner than 0.3 pixels counts as this in the logarithm
+
+
+@dataclass
+class YOLOv2Config(Config):
+    """The defaults are the paper's, for VOC; `configs/` has recipes for smaller machines."""
+
+    multiscale: list[int] = value([320, 608], "low,high: draw the longer input side anew every 10 steps, by 32")
+    backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
+    width: float = value(1.0, "multiplies the channels of darknet19 and of the head")
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
+    num_anchors: int = value(5, "how many anchors auto makes")
+
+
+def reorg(x: Tensor) -> Tensor:
+    """Space to depth by 2 in Darknet's element order: (B, n, 2h, 2w) -> (B, 4n, h, w).
+
+    Darknet's layer reads the map as if it were (n/4, 4h, 4w), takes every second row and column of that, and lays
+    the four results one after another. It scrambles neighbours, but trained Darknet weights count on it.
+    """
+    _, channels, height, width = x.shape
+    x = x.reshape(-1, channels // 4, height, 2, width, 2).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(-1, channels * 4, height // 2, width // 2)
+
+
+class YOLOv2(Detector):
+    """YOLOv2.
+
+    Args:
+        classes: C.
+        anchors: A pairs (width, height) in units of 32 pixels.
+        backbone: "darknet19" or a timm model's name.
+        width: multiplies the channels of Darknet-19 and of the head.
+        passthrough: join the stride-16 map to the head.
+
+    Attributes:
+        seen: images trained on so far; `loss` advances it in training mode.
+    """
+
+    stride = 32
+    anchors: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        anchors: Sequence[Sequence[float]] = anchor_sets.VOC,
+        backbone: str = "darknet19",
+        width: float = 1.0,
+        passthrough: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classes, self.passthrough = classes, passthrough
+        self.register_buffer("anchors", torch.tensor([list(pair) for pair in anchors], dtype=torch.float32))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.backbone = backbones.build(backbone, width)
+        fine, coarse = self.backbone.channels
+        inner, side = backbones.scaled(1024, width), backbones.scaled(64, width)
+        self.head = nn.Sequential(backbones.conv(coarse, inner, 3), backbones.conv(inner, inner, 3))
+        if passthrough:
+            self.squeeze = backbones.conv(fine, side, 1)
+        self.merge = backbones.conv(inner + 4 * side * passthrough, inner, 3)
+        self.predict = nn.Conv2d(inner, len(self.anchors) * (5 + classes), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, A*(5+C), H/32, W/32); an anchor's channels are tx, ty, tw, th, object, classes."""
+        fine, coarse = self.backbone(unit(images))
+        x = self.head(coarse)
+        if self.passthrough:
+            x = torch.cat([reorg(self.squeeze(fine)), x], 1)
+        return self.predict(self.merge(x))
+
+    @classmethod
+    def configure(cls, config: YOLOv2Config, shards: Shards) -> dict[str, Any]:
+        if config.anchors == "auto":
+            found, fit = anchor_sets.from_shards(
+                shards, (config.size[0], config.size[1]), config.fit, config.num_anchors, config.seed
+            )
+            click.echo(f"anchors: {', '.join(f'{w:.2f}x{h:.2f}' for w, h in found)}; mean IoU with the boxes {fit:.3f}")
+        else:
+            found = anchor_sets.parse(config.anchors)
+        return {
+            "classes": len(shards.classes),
+            "anchors": [list(pair) for pair in found],
+            "backbone": config.backbone,
+            "width": config.width,
+        }
+
+    def pretrain(self, config: YOLOv2Config) -> str:
+        return backbones.load_pretrained(self.backbone, config.pretrained) if config.pretrained else ""
+
+    def _rows(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictors in the order anchor, row, column.
+
+        Returns:
+            values (B, P, 5+C) float32, whatever `raw` is; each predictor's cell (P, 2) as x, y, and its anchor (P, 2).
+        """
+        rows, columns = raw.shape[2:]
+        values = raw.float().unflatten(1, (len(self.anchors), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
+        y = torch.arange(rows, device=raw.device).view(1, -1, 1).expand(len(self.anchors), rows, columns)
+        x = torch.arange(columns, device=raw.device).view(1, 1, -1).expand_as(y)
+        anchor = self.anchors.view(-1, 1, 2).expand(-1, rows * columns, 2).flatten(0, 1)
+        return values, torch.stack([x, y], -1).flatten(0, 2).float(), anchor
+
+    def predictions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each predictor says.
+
+        Returns:
+            boxes (B, P, 4) xyxy pixels of the network's input, objectness (B, P), class probabilities (B, P, C).
+        """
+        values, cell, anchor = self._rows(raw)
+        boxes = _corners(cell + values[..., :2].sigmoid(), values[..., 2:4], anchor) * self.stride
+        return boxes, values[..., 4].sigmoid(), values[..., 5:].softmax(-1)
+
+    def loss(self, raw: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The sums over predictors, divided by B, whose gradients are those of Darknet's region layer.
+
+        Squares carry a factor 1/2 for that. A box is learnt by the predictor that `assign` gives it: centre and
+        logarithmic size with weight 2 - its share of the image's area, objectness towards the IoU of prediction and
+        box, class by cross-entropy. Every other predictor learns objectness 0, unless it overlaps some box by more
+        than 0.6 IoU (a crowd: is inside it by more than 0.6 of its own area), and over the first 12,800 images is
+        pulled to its anchor in the middle of its cell. Crowds are assigned to no predictor, difficult boxes are.
+
+        Returns:
+            scalars "box", "obj", "noobj", "cls" and "prior", weighted.
+        """
+        values, cell, anchor = self._rows(raw)
+        rows, columns = raw.shape[2:]
+        places = batch.labels.shape[1]
+        centre, log_size, confidence = values[..., :2].sigmoid(), values[..., 2:4], values[..., 4].sigmoid()
+        with torch.no_grad():
+            # a last box that is none stands for "no box", so that it can be gathered like the others
+            labels = functional.pad(batch.labels, (0, 1), value=-1)
+            truth = functional.pad(batch.boxes.float() / self.stride, (0, 0, 0, 1))
+            truth = torch.where((labels >= 0).unsqueeze(-1), truth, 0.0)
+            crowd = functional.pad(batch.flags, (0, 1)) & CROWD > 0
+            owner = assign(truth[:, :-1], ((labels >= 0) & ~crowd)[:, :-1], self.anchors, (rows, columns))
+            positive = owner < places
+            target = truth.gather(1, owner.unsqueeze(-1).expand(-1, -1, 4))
+            found = _corners(cell + centre, log_size, anchor)
+            overlap = box_iou(found.unsqueeze(2), target.unsqueeze(2))[..., 0, 0]
+            negative = ~positive & (box_iou(found, truth, crowd).amax(-1) <= IGNORE_IOU)
+            size = target[..., 2:] - target[..., :2]
+            target_centre = (target[..., :2] + target[..., 2:]) / 2 - cell
+            target_log = (size.clamp(min=_MIN_CELLS) / anchor).log()
+            weight = positive * (2 - size.prod(-1) / (rows * columns))
+            early = ~positive & (self.seen < PRIOR_IMAGES)
+        offset = (centre - target_centre).square().sum(-1) + (log_size - target_log).square().sum(-1)
+        drift = (centre - 0.5).square().sum(-1) + log_size.square().sum(-1)
+        wrong = functional.cross_entropy(
+            values[..., 5:].flatten(0, 1), labels.gather(1, owner).flatten(), ignore_index=-1, reduction="sum"
+        )
+        half = 0.5 / max(len(raw), 1)
+        if self.training:
+            self.seen += len(raw) * _world()
+        return {
+            "box": COORD * half * (weight * offset).sum(),
+            "obj": OBJECT * half * (positive * (confidence - overlap).square()).sum(),
+            "noobj": NO_OBJECT * half * (negative * confidence.square()).sum(),
+            "cls": CLASS * 2 * half * wrong,
+            "prior": PRIOR * half * (early * drift).sum(),
+        }
+
+    def decode(self, raw: Tensor, *, conf: float = 0.001, iou: float = 0.5, top: int = 300) -> Detections:
+        """Boxes inside the image; one predictor may give several classes. Scores are objectness times class."""
+        boxes, objectness, classes = self.predictions(raw)
+        height, width = (side * self.stride for side in raw.shape[2:])
+        limit = boxes.new_tensor([width, height, width, height])
+        scores = (objectness.unsqueeze(-1) * classes).flatten(1)
+        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
+        boxes = boxes.clamp(min=0).minimum(limit).gather(1, place)
+        labels = torch.where(scores >= conf, order % self.classes, -1)
+        boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
+        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(raw)])
+
+
+def _corners(centre: Tensor, log_size: Tensor, anchor: Tensor) -> Tensor:
+    half = anchor * log_size.clamp(max=_MAX_LOG).exp() / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def _world() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def assign(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Give each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best.
+
+    Where boxes want the same predictor, Darknet lets the last one overwrite the others. Here the first keeps it and
+    the others ask for the next best anchor of the cell that is free; a box that finds all A taken goes without.
+    The smallest box number wins a predictor by a minimum, which does not depend on the order of threads.
+
+    Args:
+        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, those to give a predictor.
+        anchors: (A, 2) in cells; grid: (h, w).
+
+    Returns:
+        (B, P) int64, the number of the box that each predictor has, M where none.
+    """
+    rows, columns = grid
+    count, places = eligible.shape
+    column, row = ((boxes[..., :2] + boxes[..., 2:]) / 2).long().unbind(-1)
+    cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    size = (boxes[..., 2:] - boxes[..., :2]).unsqueeze(2)
+    shared = torch.minimum(size, anchors).prod(-1)
+    fit = shared / (size.prod(-1) + anchors.prod(-1) - shared)
+    wishes = fit.argsort(dim=-1, descending=True, stable=True) * (rows * columns) + cell.unsqueeze(-1)
+    number = torch.arange(places, device=boxes.device).expand(count, places)
+    owner = torch.full((count, len(anchors) * rows * columns), places, device=boxes.device)
+    waiting = eligible
+    for wish in wishes.unbind(-1):
+        asks = waiting & (owner.gather(1, wish) == places)
+        owner = owner.scatter_reduce(1, wish, torch.where(asks, number, places), "amin")
+        waiting = waiting & (owner.gather(1, wish) != number)
+    return owner
+
+
+if __name__ == "__main__":
+    from trainers.engine import main
+
+    main("yolov2", YOLOv2Config)
