@@ -29,7 +29,7 @@ from dataforge.command import Command
 from dataforge.errors import ConfigError, DataError
 from dataforge.loader import Loader
 from dataforge.shards.reader import Shards
-from trainers import checkpoint, run
+from trainers import checkpoint, plots, run
 from trainers.config import Config, options, read_toml
 from trainers.report import draw_inputs, score
 
@@ -60,10 +60,11 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of weights and buffers; the decay grows from 0, so that early steps are forgotten."""
     decay *= 1 - math.exp(-(step + 1) / 500)
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
             mean.copy_(value)
 
 
@@ -250,6 +251,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
         loader.set_epoch(epoch)
         if board:
             run.append(folder / run.RESULTS, results)
+            plots.results(folder / run.RESULTS, folder / "results.png")
             for name, value in results.items():
                 if value != "":
                     board.add_scalar(f"epoch/{name}", value, step)
@@ -348,7 +350,7 @@ def _resident() -> int:
         return 0
 
 
-def main(detector: str, kind: type[Config]) -> None:
+def command(detector: str, kind: type[Config]) -> click.Command:
     """The command line of a trainer: `python -m trainers.<detector> --shards DIR`.
 
     Args:
@@ -359,7 +361,7 @@ def main(detector: str, kind: type[Config]) -> None:
     @click.option("--config", "toml", type=click.Path(path_type=Path), help="flat TOML file with any of these values")
     @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run; it goes on where it was")
     @options(kind)
-    def command(toml: Path | None, resume: Path | None, **flags: Any) -> None:
+    def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value is not None}
         if resume:
             movable = {"shards", "device", "threads"}
@@ -370,4 +372,4 @@ def main(detector: str, kind: type[Config]) -> None:
         values = (read_toml(kind, toml) if toml else {}) | given
         train(dataclasses.replace(kind(), **values), detector, resume)
 
-    command(prog_name=f"python -m trainers.{detector}")
+    return run_it

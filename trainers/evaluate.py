@@ -249,6 +249,12 @@ def main(
     elif truth and predictions and not checkpoint and not shards:
         known = _truth(truth, split)
         found = read_predictions(predictions, known)
+        if protocol == "coco" and known.ids is not None and not known.ids.all():
+            click.echo(
+                f"note: {truth}: like COCO's own evaluation, this one never counts the box with annotation id 0 as "
+                "found; number annotations from 1",
+                err=True,
+            )
     else:
         raise ConfigError("expected either CHECKPOINT and --shards, or --truth and --predictions")
     if save_json:

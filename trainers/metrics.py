@@ -5,6 +5,7 @@ Average precision after COCO and after PASCAL VOC, and the curves and counts tha
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ _PAIRS = 1 << 21  # pairs of a detection and a box that are looked at in one go
 def coco(truth: Truth, predictions: Predictions) -> dict[str, float]:
     """COCO's 12 numbers, as pycocotools gives them; -1 where there is nothing to measure.
 
-    (pycocotools itself takes a box whose annotation id is 0 for unmatched; here ids are not used, and it is not.)
+    That includes its quirk that a box whose annotation id is 0 never counts as found. Boxes without ids of their own
+    (shards) are numbered from 1.
     """
     return coco_per_class(truth, predictions)[0]
 
@@ -41,7 +43,9 @@ def coco_per_class(
         "images": [{"id": i} for i in truth.image_ids.tolist()],
         "categories": [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
     }
+    numbered = np.arange(1, len(truth.boxes) + 1) if truth.ids is None else truth.ids
     true = {
+        "id": numbered.tolist(),
         "iscrowd": (truth.flags & CROWD).tolist(),
         "area": truth.areas.tolist(),
         "image_id": truth.image_ids[truth.image].tolist(),
@@ -50,6 +54,7 @@ def coco_per_class(
     }
     boxes = xywh(predictions.boxes[keep])
     found = {
+        "id": list(range(1, len(keep) + 1)),
         "iscrowd": [0] * len(keep),
         "area": boxes[:, 2:].prod(1).tolist(),
         "image_id": truth.image_ids[predictions.image[keep]].tolist(),
@@ -57,7 +62,9 @@ def coco_per_class(
         "bbox": boxes.tolist(),
         "score": predictions.scores[keep].tolist(),
     }
-    evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(found)), "bbox")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` says it in our words
+        evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(found)), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])  # (10 IoUs, 101 recalls, C, 4 sizes, 3 limits)
@@ -71,8 +78,7 @@ def coco_per_class(
 
 
 def _rows(columns: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """COCO's annotations from columns, numbered from 1: the engine takes 0 for "no match"."""
-    columns = columns | {"id": list(range(1, len(columns["area"]) + 1))}
+    """COCO's annotations from columns."""
     return {"annotations": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 

@@ -47,6 +47,7 @@ class Truth:
     areas: Floats
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
+    ids: Ints | None = None  # (N,) the boxes' own numbers in the source, where each has another
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,7 @@ class _Annotation(msgspec.Struct):
     image_id: Id
     category_id: Id
     bbox: XYWH
+    id: Id | None = None
     area: float | None = None
     iscrowd: int | bool = 0
 
@@ -137,6 +139,7 @@ def truth_of_coco(file: Path) -> Truth:
     boxes = _corners(file, "annotations", [row.bbox for row in rows])
     sides = np.array([row.bbox[2:] for row in rows], np.float64).reshape(-1, 2)
     areas = np.array([np.nan if row.area is None else row.area for row in rows], np.float64)
+    ids = {row.id for row in rows} - {None}
     return Truth(
         image_ids=image_ids,
         image=_rows(file, "annotations", "image_id", [row.image_id for row in rows], image_ids, "an image's"),
@@ -146,6 +149,7 @@ def truth_of_coco(file: Path) -> Truth:
         areas=np.where(np.isnan(areas), sides.prod(1), areas),
         classes=tuple(category.name for category in found.categories),
         class_ids=tuple(class_ids.tolist()),
+        ids=np.array([row.id for row in rows], np.int64) if len(ids) == len(rows) else None,
     )
 
 

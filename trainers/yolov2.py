@@ -252,6 +252,6 @@ def assign(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, in
 
 
 if __name__ == "__main__":
-    from trainers.engine import main
+    from trainers.engine import command
 
-    main("yolov2", YOLOv2Config)
+    command("yolov2", YOLOv2Config)(prog_name="python -m trainers.yolov2")
