@@ -44,7 +44,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, top:
     """Greedy non-maximum suppression within each image and class.
 
     The groups are moved apart by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
-    the last boxes where neighbouring floats are 0.25 pixels apart.
+    the last boxes where neighbouring floats are a quarter of a pixel apart.
 
     Args:
         boxes: (B, K, 4); scores: (B, K), at least 0; labels: (B, K), -1 for no candidate.
@@ -64,8 +64,8 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, top:
     image = torch.arange(count, device=boxes.device).unsqueeze(1)
     group = image * (labels.amax() + 2) + labels + 1
     apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)
-    # The cost grows with the square of the boxes in a call. On 2 CPU cores 64 images of 1,000 boxes take 9.7 s in one
-    # call and 0.2 s one by one; an accelerator wants few calls, in blocks that bound its N x N / 8 bytes of mask.
+    # The cost grows with the square of the boxes in a call, so a CPU takes image by image; an accelerator wants few
+    # calls, in blocks that bound its N x N / 8 bytes of mask.
     step = places if boxes.device.type == "cpu" else 16 * places
     blocks = zip(apart.flatten(0, 1).split(step), scores.flatten().double().split(step), strict=True)
     kept = torch.cat([_nms(b, s, threshold) + i * step for i, (b, s) in enumerate(blocks)])

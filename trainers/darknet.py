@@ -12,11 +12,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dataforge.command import Group
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,8 +127,9 @@ def _section(layer: nn.Module) -> str:
 
 
 def _need_darknet(model: YOLOv2) -> None:
-    if model.backbone.name != "darknet19":
-        raise ConfigError(f"Darknet files hold YOLOv2 on darknet19 alone; the backbone is {model.backbone.name!r}")
+    name = getattr(getattr(model, "backbone", None), "name", type(model).__name__)
+    if name != "darknet19":
+        raise ConfigError(f"Darknet files hold YOLOv2 on darknet19 alone; this is {name!r}")
 
 
 def _layers(module: nn.Module) -> list[list[Tensor]]:
@@ -174,3 +177,53 @@ def _fill(layers: list[list[Tensor]], values: NDArray[np.float32], path: Path, *
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
     return loaded, used
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Darknet's YOLOv2 weights to a checkpoint of these trainers, and back."""
+
+
+@main.command("import")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with a class name a line")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="the checkpoint to write")
+@click.option("--anchors", default="voc", show_default=True, help="voc, or w,h,w,h,... as in the .cfg")
+@click.option("--size", default=416, show_default=True, help="side of the network's input, a multiple of 32")
+def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:
+    """Turn Darknet's WEIGHTS of YOLOv2 into a checkpoint for trainers.evaluate and trainers.predict."""
+    from trainers import anchors as anchor_sets
+    from trainers import checkpoint
+    from trainers.yolov2 import YOLOv2
+
+    try:
+        classes = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"{names}: cannot be read: {error.strerror}") from None
+    config = {"classes": len(classes), "anchors": [list(pair) for pair in anchor_sets.parse(anchors)]}
+    model = YOLOv2(**config)  # type: ignore[arg-type]
+    click.echo(load_weights(model, weights))
+    facts = {"classes": classes, "class_ids": list(range(len(classes))), "size": [size, size], "fit": "stretch"}
+    checkpoint.save(out, {"detector": "yolov2", "config": config, **facts, "model": model.state_dict()})
+
+
+@main.command("export")
+@click.argument("file", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="folder for yolov2.weights, .cfg and .names"
+)
+def export_weights(file: Path, out: Path) -> None:
+    """Write a CHECKPOINT of YOLOv2 on darknet19 as Darknet's files."""
+    from trainers import checkpoint
+
+    model, facts = checkpoint.load_detector(file)
+    _need_darknet(model)  # type: ignore[arg-type]
+    out.mkdir(parents=True, exist_ok=True)
+    save_weights(model, out / "yolov2.weights")  # type: ignore[arg-type]
+    write_cfg(model, out / "yolov2.cfg", tuple(facts["size"]))  # type: ignore[arg-type]
+    (out / "yolov2.names").write_text("\n".join(facts["classes"]) + "\n", "utf-8")
+    click.echo(f"{out}: yolov2.weights, yolov2.cfg, yolov2.names")
+
+
+if __name__ == "__main__":
+    main()

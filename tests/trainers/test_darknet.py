@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from dataforge.boxes import nms
 from dataforge.errors import ConfigError
-from trainers import backbones, darknet
+from trainers import backbones, checkpoint, darknet
 from trainers.yolov2 import YOLOv2
 
 needs_reader = pytest.mark.skipif(
@@ -178,3 +179,21 @@ def test_a_real_files_header(shared_data: Path) -> None:
         pytest.skip("no Darknet file beside the data")
     _, values = darknet._read(path)
     assert len(values) == 346_062 and np.isfinite(values).all()
+
+
+def test_the_command_line_takes_weights_in_and_out(tmp_path: Path) -> None:
+    model = YOLOv2(2, anchors=[(1.0, 2.0), (3.0, 4.0)])
+    darknet.save_weights(model, tmp_path / "in.weights")
+    (tmp_path / "two.names").write_text("cat\ndog\n")
+    run = CliRunner().invoke
+    names, out = ["--names", str(tmp_path / "two.names")], ["--out", str(tmp_path / "in.pt")]
+    done = run(darknet.main, ["import", str(tmp_path / "in.weights"), *names, *out, "--anchors", "1,2,3,4"])
+    assert done.exit_code == 0, done.output
+    loaded, facts = checkpoint.load_detector(tmp_path / "in.pt")
+    assert facts["classes"] == ["cat", "dog"] and torch.equal(loaded.anchors, model.anchors)  # type: ignore[arg-type]
+    done = run(darknet.main, ["export", str(tmp_path / "in.pt"), "--out", str(tmp_path / "back")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "back/yolov2.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
+    assert (tmp_path / "back/yolov2.names").read_text() == "cat\ndog\n"
+    wrong = run(darknet.main, ["import", str(tmp_path / "in.weights"), *names, *out])
+    assert wrong.exit_code == 1 and "values" in wrong.stderr and "Traceback" not in wrong.output
