@@ -48,8 +48,8 @@ def probe(data: bytes | memoryview) -> ImageInfo:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width}x{height} pixels, more than the limit of {MAX_PIXELS}")
-            orientation = image.getexif().get(0x0112, 1)
             kind, mode = str(image.format), image.mode
+            orientation = image.getexif().get(0x0112, 1) if kind != "TIFF" else 1  # Pillow undoes a TIFF's itself
             if not _ends_well(data, kind):
                 image.load()
     except ImageError:

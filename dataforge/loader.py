@@ -111,9 +111,13 @@ class Loader:
             )
         if fit not in aug.FITS:
             raise ConfigError(f"fit is {fit!r}; expected one of {', '.join(aug.FITS)}")
-        self.shapes = [(int(h), int(w)) for h, w in (buckets if size is None else [size])]  # type: ignore[union-attr]
+        wanted: Any = buckets if size is None else [size]
+        try:
+            self.shapes = [(int(h), int(w)) for h, w in wanted]
+        except (TypeError, ValueError):
+            self.shapes = []
         if not self.shapes or min(min(shape) for shape in self.shapes) < 1:
-            raise ConfigError(f"sizes {self.shapes}; expected (height, width) of at least 1 pixel")
+            raise ConfigError(f"size or buckets {wanted}; expected (height, width), each of at least 1 pixel")
         self.shards = Shards(shards.path if isinstance(shards, Shards) else shards, split)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.shuffle, self.drop_last, self.fit = shuffle, drop_last, fit

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -136,6 +136,8 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
         scaler.load_state_dict(kept["scaler"])
         loader.load_state_dict(kept["loader"])
         torch.set_rng_state(kept["rng"])
+        if device.type == "cuda" and kept["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(kept["cuda_rng"], device)
         step, epoch, best, sums = kept["step"], kept["epoch"], kept["best"], kept["sums"]
         if rank == 0:
             run.rewind(folder / run.RESULTS, step)
@@ -170,6 +172,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                 "scaler": scaler.state_dict(),
                 "loader": loader.state_dict(),
                 "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
                 "step": step,
                 "epoch": epoch,
                 "best": best,
@@ -206,7 +209,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                     + ", ".join(f"{name} {value:.4g}" for name, value in row.items())
                     + f"); records {batch.index.tolist()} of split {shards.split!r}; try a lower --lr"
                 )
-            share = _share(len(batch), world, device)
+            share, stopping = _agree(len(batch), stop.asked, world, device)
             scaler.scale(loss * share).backward()
             scaler.unscale_(optimizer)
             if config.clip:
@@ -229,9 +232,9 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                 progress.update()
                 progress.set_postfix_str(_line(row, sums, device))
             due = config.save_steps and step % config.save_steps == 0 and step % steps_an_epoch
-            if rank == 0 and (due or stop.asked):
+            if rank == 0 and (due or stopping):
                 run.save(folder, snapshot(), step, config.keep)
-            if stop.asked:
+            if stopping:
                 raise click.ClickException(f"stopped after step {step}; go on with --resume {folder}")
         progress.close()
 
@@ -324,13 +327,19 @@ def _autocast(config: Config, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, torch.bfloat16 if config.amp == "bf16" else torch.float16)
 
 
-def _share(images: int, world: int, device: torch.device) -> Tensor | float:
-    """What a rank's mean must be multiplied by so that DDP's mean over ranks is the mean over images."""
+def _agree(images: int, stop: bool, world: int, device: torch.device) -> tuple[float, bool]:
+    """What all ranks must know of a step.
+
+    Returns:
+        What this rank's mean is multiplied by so that DDP's mean over ranks is the mean over images; and whether the
+        run ends here, because some rank was asked to stop.
+    """
     if world == 1:
-        return 1.0
-    total = torch.tensor(float(images), device=device)
+        return 1.0, stop
+    total = torch.tensor([float(images), float(stop)], device=device)
     dist.all_reduce(total)
-    return images * world / total
+    all_images, stops = total.tolist()
+    return images * world / all_images, stops > 0
 
 
 def _line(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:

@@ -1,0 +1,3 @@
+from dataforge.cli import main
+
+main(prog_name="dataforge")

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+
+from dataforge.shards.lmdb import LmdbStore
+from tests.shards.suite import BlobStoreSuite, blob
+
+
+class TestLmdb(BlobStoreSuite):
+    name = "lmdb"
+
+    def test_any_lmdb_reads_it_by_the_documented_keys(self, made: Path) -> None:
+        with lmdb.open(str(made / "blobs.mdb"), subdir=False, readonly=True, lock=False) as env, env.begin() as txn:
+            found = dict(txn.cursor())
+        assert found == {i.to_bytes(8, "big"): blob(i) for i in range(self.COUNT)}
+
+    def test_the_map_grows_when_it_is_full(self, tmp_path: Path) -> None:
+        store = LmdbStore.create(tmp_path)
+        assert store._writer is not None
+        store._writer.set_mapsize(1 << 20)
+        for i in range(3):
+            store.append(bytes([i]) * (3 << 20))
+            store._flush()  # one commit each, so that the map is outgrown in mid-file as well
+        store.close()
+        assert [store.open(tmp_path)[i][:2] for i in range(3)] == [b"\0\0", b"\1\1", b"\2\2"]
