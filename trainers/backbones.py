@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors
 import safetensors.torch
@@ -50,6 +50,30 @@ class Backbone(nn.Module):
 
     name: str
     channels: tuple[int, int]
+    frozen = 0
+
+    def units(self) -> list[nn.Module]:
+        """The layers and blocks, in the order in which they are run."""
+        raise NotImplementedError
+
+    def freeze(self, count: int) -> None:
+        """Keep the first `count` units as they are: no gradients, and batch norm by its stored statistics.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        units = self.units()
+        if not 0 <= count <= len(units):
+            raise ConfigError(f"freeze is {count}; expected 0 to {len(units)}, the units of backbone {self.name!r}")
+        self.frozen = count
+        for unit in units[:count]:
+            unit.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for unit in self.units()[: self.frozen]:
+            unit.eval()
+        return self
 
 
 class Darknet19(Backbone):
@@ -65,6 +89,9 @@ class Darknet19(Backbone):
         self.to_16, fine = _darknet_layers(_TO_16, 3, width)
         self.to_32, coarse = _darknet_layers(_TO_32, fine, width)
         self.channels = (fine, coarse)
+
+    def units(self) -> list[nn.Module]:
+        return [*self.to_16, *self.to_32]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.to_16(images)
@@ -107,6 +134,12 @@ class Timm(Backbone):
             value = torch.tensor(self.net.pretrained_cfg[key]).view(-1, 1, 1)
             self.register_buffer(key, value)
         self._probe()
+
+    def units(self) -> list[nn.Module]:
+        parts: list[nn.Module] = []
+        for child in self.net.children():
+            parts += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+        return parts
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.net((images - self.mean) / self.std)

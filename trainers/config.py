@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import click
 
@@ -34,7 +34,7 @@ class Config:
     val_split: str = value("val", "split to evaluate on; empty to skip")
     size: list[int] = value([416, 416], "network input, height,width (or one number)")
     fit: str = value("letterbox", "letterbox or stretch")
-    multiscale: list[int] = value([], "low,high: draw the longer input side anew every 10 steps, in steps of 32")
+    multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
     augment: str = value("yolo", "augmentation recipe")
     epochs: int = value(160, "passes over the training split")
     batch_size: int = value(16, "images a step, over all processes")
@@ -77,8 +77,8 @@ class Config:
             self.size = self.size * 2
         if len(self.size) != 2 or min(self.size) < 32:
             raise ConfigError(f"size is {self.size}; expected height,width of at least 32")
-        if self.multiscale and (len(self.multiscale) != 2 or not 32 <= self.multiscale[0] <= self.multiscale[1]):
-            raise ConfigError(f"multiscale is {self.multiscale}; expected low,high of at least 32")
+        if self.multiscale and (len(self.multiscale) != 2 or not 0 < self.multiscale[0] <= self.multiscale[1] <= 4):
+            raise ConfigError(f"multiscale is {self.multiscale}; expected two factors of the size, such as 0.75,1.45")
         if not self.shards:
             raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")
 
@@ -98,14 +98,15 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
         if key not in types:
             near = difflib.get_close_matches(key, types, 1)
             raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        fits: bool
-        if types[key] == list[int]:
-            fits = isinstance(given, list) and all(type(item) is int for item in given)
-        else:
-            fits = type(given) is types[key] or (types[key] is float and type(given) is int)
-        if not fits:
-            raise ConfigError(f"{path}: {key} is {given!r}; expected {getattr(types[key], '__name__', types[key])}")
-    return {key: types[key](given) if types[key] is float else given for key, given in values.items()}
+        item_type = (get_args(types[key]) or [types[key]])[0]
+        items = given if isinstance(given, list) else [given]
+        known = (int, float) if item_type is float else (item_type,)
+        if isinstance(given, list) != bool(get_args(types[key])) or any(type(item) not in known for item in items):
+            expected = types[key] if get_args(types[key]) else item_type.__name__
+            raise ConfigError(f"{path}: {key} is {given!r}; expected {expected}")
+        items = [item_type(item) for item in items]
+        values[key] = items if isinstance(given, list) else items[0]
+    return values
 
 
 def write_toml(config: Config, path: Path) -> None:
@@ -115,13 +116,18 @@ def write_toml(config: Config, path: Path) -> None:
 
 
 class _Numbers(click.ParamType):
+    """Numbers with commas between."""
+
     name = "N,N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
         try:
-            return value if isinstance(value, list) else [int(item) for item in str(value).split(",") if item]
+            return [self.kind(item) for item in str(value).split(",") if item]
         except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 320,416", param, ctx)
+            self.fail(f"{value!r} is not a list of {self.kind.__name__}, such as 320,416", param, ctx)
 
 
 def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -132,7 +138,8 @@ def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., 
         for item in reversed(dataclasses.fields(kind)):
             shown = getattr(defaults, item.name)
             text = f"{item.metadata['help']}  [{','.join(map(str, shown)) if isinstance(shown, list) else shown}]"
-            value_type = _Numbers() if types[item.name] == list[int] else types[item.name]
+            listed = get_args(types[item.name])
+            value_type = _Numbers(listed[0]) if listed else types[item.name]
             command = click.option("--" + item.name.replace("_", "-"), type=value_type, help=text)(command)
         return command
 

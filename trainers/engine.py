@@ -7,9 +7,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -28,8 +25,7 @@ from dataforge.batch import Batch
 from dataforge.command import Command
 from dataforge.errors import ConfigError, DataError
 from dataforge.loader import Loader
-from dataforge.shards.reader import Shards
-from trainers import checkpoint, plots, run
+from trainers import checkpoint, plots, process, run
 from trainers.config import Config, options, read_toml
 from trainers.report import draw_inputs, score
 
@@ -68,6 +64,31 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
             mean.copy_(value)
 
 
+def make_loaders(
+    config: Config, stride: int, rank: int, world: int, device: torch.device
+) -> tuple[Loader, Loader | None]:
+    """The loaders of the training and the validation split; without a validation split, None.
+
+    Raises:
+        ConfigError: a size, a split or a batch size that cannot be.
+    """
+    if config.batch_size % world:
+        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
+    if any(side % stride for side in config.size):
+        raise ConfigError(f"size is {config.size}; expected multiples of {stride}")
+    size = (config.size[0], config.size[1])
+    common: dict[str, Any] = {"batch_size": config.batch_size // world, "size": size, "fit": config.fit}
+    common |= {"rank": rank, "world": world, "device": device, "threads": config.threads or None}
+    low, high = (round(factor * max(size) / 32) for factor in config.multiscale or (1.0, 1.0))
+    scales = [side * 32 / max(size) for side in range(max(low, 1), max(high, 1) + 1)]
+    loader = Loader(
+        config.shards, config.train_split, augment=config.augment, seed=config.seed, scales=scales, **common
+    )
+    if not len(loader.shards):
+        raise ConfigError(f"{config.shards}: split {loader.shards.split!r} has no images")
+    return loader, Loader(config.shards, config.val_split, shuffle=False, **common) if config.val_split else None
+
+
 def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     """Train a detector.
 
@@ -82,35 +103,11 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
         ConfigError: a value is wrong. DataError: the loss is not a number, or a record is damaged.
     """
     config.check()
-    rank, world, device = _place(config)
+    rank, world, device = process.place(config.device)
     torch.manual_seed(config.seed)
     kind = checkpoint.detector_class(detector)
-    if config.batch_size % world:
-        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
-    if any(side % kind.stride for side in config.size):
-        raise ConfigError(f"size is {config.size}; expected multiples of {kind.stride}")
-    shards = Shards(config.shards, config.train_split)
-    if not len(shards):
-        raise ConfigError(f"{config.shards}: split {shards.split!r} has no images")
-    size = (config.size[0], config.size[1])
-    common: dict[str, Any] = {"rank": rank, "world": world, "device": device, "fit": config.fit}
-    common["threads"] = config.threads or None
-    low, high = config.multiscale or (max(size), max(size))
-    scales = [side / max(size) for side in range(low, high + 1, 32)]
-    loader = Loader(
-        shards,
-        str(shards.split),
-        config.batch_size // world,
-        size,
-        config.augment,
-        seed=config.seed,
-        scales=scales,
-        **common,
-    )
-    val_loader = None
-    if config.val_split:
-        val_loader = Loader(config.shards, config.val_split, config.batch_size // world, size, shuffle=False, **common)
-
+    loader, val_loader = make_loaders(config, kind.stride, rank, world, device)
+    shards = loader.shards
     state = run.last(resume) if resume else None
     if state and state["detector"] != detector:
         raise ConfigError(f"{resume}: is a run of {state['detector']}, not of {detector}")
@@ -180,7 +177,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             },
         }
 
-    stop = _Stop()
+    stop = process.Stop()
     model.train()
     while epoch < config.epochs:
         if loader.epoch != epoch:
@@ -209,7 +206,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                     + ", ".join(f"{name} {value:.4g}" for name, value in row.items())
                     + f"); records {batch.index.tolist()} of split {shards.split!r}; try a lower --lr"
                 )
-            share, stopping = _agree(len(batch), stop.asked, world, device)
+            share, stopping = process.agree(len(batch), stop.asked, world, device)
             scaler.scale(loss * share).backward()
             scaler.unscale_(optimizer)
             if config.clip:
@@ -277,39 +274,6 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
 _COUNTS = ("images", "seconds", "waited", "steps")
 
 
-class _Stop:
-    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _place(config: Config) -> tuple[int, int, torch.device]:
-    """This process's rank, the number of processes (more than one under torchrun), and its device."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {config.device!r}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {config.device!r}, but no CUDA device can be used here")
-    if world > 1:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world, device
-
-
 def _timed(loader: Loader) -> Iterator[tuple[Batch, float, float]]:
     """Batches, each with the seconds that were spent waiting for it and the moment the waiting began."""
     batches = iter(loader)
@@ -327,36 +291,13 @@ def _autocast(config: Config, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, torch.bfloat16 if config.amp == "bf16" else torch.float16)
 
 
-def _agree(images: int, stop: bool, world: int, device: torch.device) -> tuple[float, bool]:
-    """What all ranks must know of a step.
-
-    Returns:
-        What this rank's mean is multiplied by so that DDP's mean over ranks is the mean over images; and whether the
-        run ends here, because some rank was asked to stop.
-    """
-    if world == 1:
-        return 1.0, stop
-    total = torch.tensor([float(images), float(stop)], device=device)
-    dist.all_reduce(total)
-    all_images, stops = total.tolist()
-    return images * world / all_images, stops > 0
-
-
 def _line(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process.resident()
     return (
         " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         + f" | {sums['images'] / sums['seconds']:.1f} img/s, {memory / 2**30:.2f} GiB"
         + f", data-wait {100 * sums['waited'] / sums['seconds']:.1f} %"
     )
-
-
-def _resident() -> int:
-    """Bytes of memory this process holds, 0 where that cannot be told."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:

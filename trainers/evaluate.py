@@ -182,26 +182,6 @@ def _cell(value: float) -> str:
     return "      -" if np.isnan(value) else f"{value:7.4f}"
 
 
-def device_of(name: str) -> torch.device:
-    """A device by name; "auto" is CUDA where there is one, of the local rank.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def write_json(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write detections in COCO's result format.
 
@@ -278,6 +258,7 @@ def _of_checkpoint(
 
     from dataforge.loader import Loader
     from trainers.checkpoint import load_detector
+    from trainers.process import device_of
 
     detector, checkpoint = load_detector(file)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

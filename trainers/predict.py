@@ -24,8 +24,9 @@ from dataforge.errors import ConfigError, ImageError
 from dataforge.image import SUFFIXES, probe
 from trainers.checkpoint import load_detector
 from trainers.detector import Detector
-from trainers.evaluate import device_of, write_json
+from trainers.evaluate import write_json
 from trainers.plots import draw
+from trainers.process import device_of
 from trainers.truth import Predictions, coco_rows
 
 Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]

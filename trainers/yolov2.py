@@ -37,10 +37,11 @@ _MIN_CELLS = 0.01  # a box side that augmentation has cut thinner than 0.3 pixel
 class YOLOv2Config(Config):
     """The defaults are the paper's, for VOC; `configs/` has recipes for smaller machines."""
 
-    multiscale: list[int] = value([320, 608], "low,high: draw the longer input side anew every 10 steps, by 32")
+    multiscale: list[float] = value([0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)")
     backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
     width: float = value(1.0, "multiplies the channels of darknet19 and of the head")
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
     anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
     num_anchors: int = value(5, "how many anchors auto makes")
 
@@ -65,6 +66,7 @@ class YOLOv2(Detector):
         backbone: "darknet19" or a timm model's name.
         width: multiplies the channels of Darknet-19 and of the head.
         passthrough: join the stride-16 map to the head.
+        freeze: how many of the backbone's first units are not trained.
 
     Attributes:
         seen: images trained on so far; `loss` advances it in training mode.
@@ -82,12 +84,14 @@ class YOLOv2(Detector):
         backbone: str = "darknet19",
         width: float = 1.0,
         passthrough: bool = True,
+        freeze: int = 0,
     ) -> None:
         super().__init__()
         self.classes, self.passthrough = classes, passthrough
         self.register_buffer("anchors", torch.tensor([list(pair) for pair in anchors], dtype=torch.float32))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.backbone = backbones.build(backbone, width)
+        self.backbone.freeze(freeze)
         fine, coarse = self.backbone.channels
         inner, side = backbones.scaled(1024, width), backbones.scaled(64, width)
         self.head = nn.Sequential(backbones.conv(coarse, inner, 3), backbones.conv(inner, inner, 3))
@@ -118,6 +122,7 @@ class YOLOv2(Detector):
             "anchors": [list(pair) for pair in found],
             "backbone": config.backbone,
             "width": config.width,
+            "freeze": config.freeze,
         }
 
     def pretrain(self, config: YOLOv2Config) -> str:

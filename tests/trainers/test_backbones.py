@@ -226,3 +226,28 @@ def test_the_lite0_weights_load_by_order(lite0: Path) -> None:
     with torch.no_grad():
         expected = whole.blocks(whole.bn1(whole.conv_stem((images - 0.5) / 0.5)))
         torch.testing.assert_close(backbone(images)[1], expected)
+
+
+@pytest.mark.parametrize("name", ["darknet19", "resnet18", "tf_efficientnet_lite0"])
+def test_frozen_units_stay_as_they_are(name: str) -> None:
+    """Neither the optimizer nor batch norm's statistics move them; the rest is trained."""
+    backbone = backbones.build(name, 0.125)
+    count = len(backbone.units()) // 2
+    backbone.freeze(count)
+    backbone.train()
+    moved = 0
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    loss = sum(found.square().mean() for found in backbone(torch.rand(2, 3, 64, 64)))
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    torch.optim.SGD([p for p in backbone.parameters() if p.grad is not None], 0.1).step()
+    frozen = {id(value) for unit in backbone.units()[:count] for value in unit.state_dict(keep_vars=True).values()}
+    for key, value in backbone.state_dict(keep_vars=True).items():
+        if id(value) in frozen:
+            assert torch.equal(value, before[key]), key
+        elif key.endswith("weight"):
+            assert value.grad is not None, key
+            moved += not torch.equal(value, before[key])
+    assert moved > 0 and 0 < len(frozen) < len(before)
+    with pytest.raises(ConfigError, match=f"freeze is 99; expected 0 to {len(backbone.units())}"):
+        backbone.freeze(99)

@@ -30,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(shards: Path, runs: Path, **values) -> YOLOv2Config:
-    few = {"size": [64, 64], "multiscale": [64, 96], "width": 0.125, "epochs": 2, "batch_size": 4, "threads": 2}
+    few = {"size": [64, 64], "multiscale": [1.0, 1.5], "width": 0.125, "epochs": 2, "batch_size": 4, "threads": 2}
     return YOLOv2Config(
         **{"shards": str(shards), "runs": str(runs), "warmup_steps": 3, "num_anchors": 2, **few, **values}
     )
@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(shards, t
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
         (["--shards", "{shards}", "--optimizer", "adam"], "optimizer is 'adam'; expected one of sgd, adamw"),
         (["--shards", "{shards}", "--batch-size", "0"], "batch_size is 0"),
-        (["--shards", "{shards}", "--device", "gpu"], "device is 'gpu'"),
+        (["--shards", "{shards}", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["--shards", "{shards}", "--backbone", "resnet81", "--size", "64"], "unknown backbone 'resnet81'.*resnet18"),
         (["--shards", "{shards}", "--augment", "wild", "--size", "64"], "unknown augmentation recipe 'wild'"),
         (["--config", "{tmp}/typo.toml"], "unknown key 'epoch'; did you mean 'epochs'"),
