@@ -97,6 +97,15 @@ def test_a_run_that_died_goes_on_exactly(finished, shards, tmp_path, monkeypatch
         assert torch.equal(tensor, ours["model"][name]), name
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_trains(shards, tmp_path, amp):
+    folder = engine.train(small(shards, tmp_path, amp=amp, epochs=1, val_split=""), "yolov2")
+    rows = series(folder)
+    assert len(rows) == 5 and all(math.isfinite(float(row["loss"])) for row in rows)
+    state = torch.load(folder / "weights/last.pt", weights_only=True)["train"]["model"]
+    assert all(value.dtype != torch.float16 and torch.isfinite(value).all() for value in state.values())
+
+
 def test_the_learning_rate_warms_up_and_drops():
     config = Config(lr=1.0, warmup_steps=10, milestones=[2, 3], epochs=4)
     rates = [engine.learning_rate(config, step, 20) for step in range(80)]
