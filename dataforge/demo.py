@@ -17,7 +17,7 @@ from dataforge.errors import ConfigError, DataError
 
 NEEDED_MAP50 = 0.6
 RESULT = "demo.json"
-TRAINING = """--size 192 --multiscale 1,1 --width 0.25 --augment flip --epochs 14 --eval-every 7 --batch-size 16
+TRAINING = """--size 192 --multiscale 1,1 --width 0.25 --augment flip --epochs 10 --eval-every 10 --batch-size 16
 --optimizer adamw --lr 0.002 --schedule cosine --ema 0.99"""
 
 
