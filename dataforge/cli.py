@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dataforge import __version__
 from dataforge.command import Group
 from dataforge.errors import ConfigError, DataforgeError
+
+if TYPE_CHECKING:
+    from dataforge.record import Source
+    from dataforge.shards.reader import Shards
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,14 +34,88 @@ def _json(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
 
 
+def _format_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the formats' readers take beyond the folder; a command gets them all as `**given`."""
+    for option in reversed(
+        (
+            click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file."),
+            click.option(
+                "--images", type=click.Path(path_type=Path), help="The folder of the pictures, where it is another."
+            ),
+            click.option(
+                "--voc-offset",
+                type=int,
+                help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.",
+            ),
+            click.option("--map", metavar="FIELD=COLUMN,...|FILE.toml", help="table: which columns hold what."),
+            click.option("--boxes", metavar="xyxy|xywh|cxcywh", help="table: what a box's four numbers are."),
+            click.option("--unit", metavar="pixel|unit", help="table: pixels, or fractions of the image's size."),
+            click.option(
+                "--inclusive", is_flag=True, default=None, help="table: xmax and ymax are the last pixels' numbers."
+            ),
+            click.option(
+                "--corners", help="matlab: matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y]."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
+    """Read ROOT with those options that were given, which must be ones that the format takes."""
+    from dataforge.formats import reader
+
+    read = reader(format_name)
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options.keys() - inspect.signature(read).parameters.keys():
+        raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
+    return read(root, split=splits, **options)
+
+
+def _format_and_root(text: str, option: str) -> tuple[str, Path]:
+    """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
+    found = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
+    if not found:
+        raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
+    root = Path(found[2] or ".")
+    return _named(found[1], root), root
+
+
+def _named(format_name: str, root: Path) -> str:
+    """The format's name; where it is `auto`, the one that ROOT is in, and what was seen of it is said."""
+    if format_name != "auto":
+        return format_name
+    from dataforge.formats.auto import detect
+
+    found, saw = detect(root)
+    click.echo(f"{root}: {found} ({saw})", err=True)
+    return found
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names in a repeated option, each of which may hold several between commas."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip()) or None
+
+
+@contextmanager
+def _polite_kill() -> Iterator[None]:
+    """SIGTERM ends what happens here as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 @main.command()
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
-@click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file.")
-@click.option("--images", type=click.Path(path_type=Path), help="coco: the folder of its pictures.")
-@click.option("--voc-offset", type=int, help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.")
+@_format_options
+@click.option("--add", "added", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name.")
+@click.option("--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.')
 @click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
 @click.option("--decode-check", is_flag=True, help="Decode every image too.")
 @_json
@@ -45,48 +124,51 @@ def ingest(
     root: Path,
     out: Path,
     splits: tuple[str, ...],
-    annotations: Path | None,
-    images: Path | None,
-    voc_offset: int | None,
+    added: tuple[str, ...],
+    class_map: Path | None,
     max_bad: int,
     decode_check: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Turn annotated images into shards. FORMAT is coco, voc or yolo; ROOT is their folder, `.` by default."""
-    from dataforge.formats import reader
+    """Turn annotated images into shards.
+
+    FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
+    `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
+    """
     from dataforge.ingest import IngestError
     from dataforge.ingest import ingest as run
+    from dataforge.join import join, read_class_map, rename
     from dataforge.shards.reader import Shards
 
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends it as Ctrl-C does
     failed: dict[str, Any] = {"out": str(out)}
     code = 1
     try:
-        read = reader(format_name)
-        takes = set(inspect.signature(read).parameters)
-        given = {"annotations": annotations, "images": images, "voc_offset": voc_offset}
-        options = {name: value for name, value in given.items() if value is not None}
-        for name in options.keys() - takes:
-            raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
-        names = tuple(name.strip() for value in splits for name in value.split(",") if name.strip())
-        source = read(root, split=names or None, **options)
-        with _progress(source.total, hidden=as_json) as progress:
-            summary = run(
-                source,
-                out,
-                max_bad=max_bad,
-                decode_check=decode_check,
-                source_name=format_name,
-                progress=progress,
-            )
+        with _polite_kill():
+            format_name = _named(format_name, root)
+            source, source_name = _source(format_name, root, _names(splits), given), format_name
+            if added:
+                places = [_format_and_root(text, "--add") for text in added]
+                source_name = " + ".join([format_name, *(name for name, _ in places)])
+                more = [(place.resolve().name, _source(name, place, _names(splits), {})) for name, place in places]
+                source = join([(root.resolve().name, source), *more])
+            if class_map:
+                source = rename(source, read_class_map(class_map))
+            with _progress(source.total, hidden=as_json) as progress:
+                summary = run(
+                    source,
+                    out,
+                    max_bad=max_bad,
+                    decode_check=decode_check,
+                    source_name=source_name,
+                    progress=progress,
+                )
     except KeyboardInterrupt:
         failed["error"], code = "interrupted; nothing was published", 130
     except DataforgeError as error:
         failed["error"] = str(error)
         if isinstance(error, IngestError):
             failed |= error.summary.facts()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     if "error" not in failed:
         facts = Shards(out).info()
         if as_json:
@@ -161,13 +243,20 @@ def describe(facts: dict[str, Any]) -> str:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
+@_format_options
 @_json
-def verify(directory: Path, as_json: bool) -> None:
-    """Read, check and decode every record; exit with 1 if one is bad."""
+def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
+    """Read, check and decode every record; exit with 1 if one is bad. Or compare all with what it was made from."""
     from dataforge.shards.reader import Shards
     from dataforge.shards.reader import verify as check
 
     shards = Shards(directory)
+    if origin is not None:
+        _prove(shards, origin, given, as_json)
+        return
+    for name in [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"--{name.replace('_', '-')}: only goes with --source")
     faults = list(check(shards))
     if as_json:
         click.echo(json.dumps({"images": len(shards), "faults": [vars(fault) for fault in faults]}, ensure_ascii=False))
@@ -177,6 +266,45 @@ def verify(directory: Path, as_json: bool) -> None:
         click.echo(f"{len(shards)} images checked, {len(faults)} faults")
     if faults:
         sys.exit(1)
+
+
+def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) -> None:
+    from dataforge.prove import first_difference
+
+    format_name, root = _format_and_root(origin, "--source")
+    source = _source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), given)
+    with _progress(len(shards), hidden=as_json) as progress:
+        found = first_difference(shards, source, progress)
+    if as_json:
+        click.echo(json.dumps({"images": len(shards), "difference": found and vars(found)}, ensure_ascii=False))
+    elif found is None:
+        click.echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
+    else:
+        click.echo(found.text(), err=True)
+    if found:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@_json
+def export(directory: Path, format_name: str, out: Path, splits: tuple[str, ...], as_json: bool) -> None:
+    """Write a shard folder as annotated images again, and say what the format could not hold."""
+    from dataforge.export import export as run
+    from dataforge.export import source_of
+    from dataforge.shards.reader import Shards
+
+    shards, names = Shards(directory), _names(splits)
+    try:
+        with _polite_kill(), _progress(source_of(shards, names).total, hidden=as_json) as progress:
+            done = run(shards, format_name, out, split=names, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(130)
+    click.echo(json.dumps(vars(done) | {"out": str(out)}, ensure_ascii=False) if as_json else done.text())
 
 
 @main.command()

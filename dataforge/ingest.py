@@ -133,7 +133,7 @@ def ingest(
     ) as writer:
         with _report(summary.report) as write:
             for item in source.records:
-                made = [item] if isinstance(item, Finding) else _take(item, seen, decode_check)
+                made = [item] if isinstance(item, Finding) else take(item, seen, decode_check)
                 for one in made:
                     if isinstance(one, Finding):
                         _count(one, summary)
@@ -155,10 +155,14 @@ def ingest(
     return summary
 
 
-def _take(
-    record: Record, seen: set[tuple[str, str]], decode_check: bool
+def take(
+    record: Record, seen: set[tuple[str, str]], decode_check: bool = False
 ) -> Iterator[Finding | tuple[Record, bytes, ImageInfo]]:
-    """What is wrong with a record, and the record as it is stored, unless it is refused."""
+    """What is wrong with a record; and, unless it is refused, the record, image and header as they are stored.
+
+    Args:
+        seen: the (split, key) of the records before it; this one's is added.
+    """
     _check_split(record.split)
     file = str(record.image) if isinstance(record.image, Path) else record.origin
 

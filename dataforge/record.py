@@ -54,6 +54,13 @@ class Record:
     origin: str = ""
 
 
+def object_areas(record: Record) -> NDArray[np.float32]:
+    """(n,) the areas that the source states, else those of the boxes, in pixels."""
+    if record.areas is not None:
+        return record.areas
+    return np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something in the input that was not as it should be.

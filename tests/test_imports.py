@@ -26,6 +26,9 @@ BELOW: dict[str, set[str]] = {
     "dataforge.shards": {"errors", "record", "image", "decode"},
     "dataforge.mend": {"errors", "record", "image"},
     "dataforge.ingest": {"errors", "record", "image", "decode", "mend", "shards"},
+    "dataforge.export": {"errors", "record", "formats", "shards"},
+    "dataforge.prove": {"record", "image", "ingest", "shards"},
+    "dataforge.join": {"errors", "record"},
     "dataforge.decode": {"errors", "image"},
     "dataforge.synth": {"errors"},
     "dataforge.batch": set(),
@@ -36,7 +39,7 @@ BELOW: dict[str, set[str]] = {
 }
 LEAVES = {"cli", "bench", "demo", "web", "__main__"}
 NO_TORCH = {"errors", "record", "image", "rng", "command", "formats", "shards", "mend", "ingest", "decode", "synth"}
-NO_TORCH |= {"cli", "demo", "sampler"}
+NO_TORCH |= {"cli", "demo", "sampler", "export", "prove", "join"}
 
 
 def module(file: Path) -> str:

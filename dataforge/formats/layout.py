@@ -1,16 +1,24 @@
-"""What the formats share: folders, split names, paths that stay inside, text files."""
+"""What the formats share: folders, split names, paths that stay inside, text, JSON and XML files."""
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
-from dataforge.errors import FormatError, unknown
-from dataforge.image import SUFFIXES
-from dataforge.record import Boxes
+from dataforge.errors import ConfigError, FormatError, ImageError, unknown
+from dataforge.image import SUFFIXES, probe
+from dataforge.record import Boxes, Record
+
+T = TypeVar("T")
 
 
 def check_root(root: Path, expected: str) -> None:
@@ -93,3 +101,168 @@ def as_size(value: float | str | None) -> int:
         return max(int(float(value or 0)), 0)
     except (ValueError, OverflowError):
         return 0
+
+
+def given(root: Path, path: Path | None, option: str) -> Path | None:
+    """A path that the user gave, as it is or below the root.
+
+    Raises:
+        ConfigError: it is in neither place; `option` is what to name.
+    """
+    if path is None or exists(path):
+        return path
+    if exists(root / path):
+        return root / path
+    raise ConfigError(f"{option} {path}: does not exist")
+
+
+def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
+    """The files below a folder whose names fit, sorted. Links are followed, but never in a circle."""
+    found = []
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if fits(name)]
+    return sorted(found)
+
+
+def json_splits(root: Path) -> dict[str, list[Path]]:
+    """JSON files by split: those in `<split>/`, or all of them as "train" where the root itself holds some."""
+
+    def fits(name: str) -> bool:
+        return name.lower().endswith(".json") and not name.startswith(".")
+
+    if root.is_file():
+        return {"train": [root]}
+    if any(fits(path.name) for path in root.iterdir() if path.is_file()):
+        return {"train": files_below(root, fits)}
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        files = files_below(folder, fits)
+        if files:
+            name = "train" if folder.name.lower() in ("annotations", "labels", "json") else folder.name
+            found.setdefault(name, []).extend(files)
+    return found
+
+
+def read_json(path: Path, kind: type[T], expected: str) -> T:
+    """A JSON file of a type that msgspec knows, with or without a byte order mark.
+
+    Raises:
+        FormatError: it cannot be read, is not JSON, or not of this type; `expected` says what was.
+    """
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            # the slow way takes the NaN that Python's json writes, and names the line and column of a mistake
+            return msgspec.convert(json.loads(data), type=kind)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path}: {error}; expected {expected}") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not JSON: {error}; expected {expected}") from None
+
+
+def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
+    """The ("start" | "end", element) events of an XML file, which is read piece by piece.
+
+    Raises:
+        FormatError: it cannot be read, is not XML, or has a document type, where an entity can expand to gigabytes.
+    """
+    parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
+    head: bytes | None = b""  # all until the first element: a document type can only stand there
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 16):
+                if head is not None:
+                    head += data
+                    if b"<!DOCTYPE" in head.replace(b"\0", b""):  # NULs are UTF-16's
+                        raise FormatError(f"{path}: declares a document type or an entity, which is not allowed here")
+                parser.feed(data)
+                for event in parser.read_events():
+                    head = None
+                    yield event  # type: ignore[misc]
+        parser.close()
+        yield from parser.read_events()  # type: ignore[misc]
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise FormatError(f"{path}: not XML: {error}") from None
+
+
+def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -> list[Path]:
+    """Where a split's pictures may be, the likeliest first. `images` is what the user gave, if anything."""
+    places = (
+        (images / split, images)
+        if images
+        else (root / "images" / split, root / split, root / "images", origin.parent, root)
+    )
+    return [place for place in places if place.is_dir()]
+
+
+def new_folder(root: Path) -> None:
+    """Make the folder that a format writes into.
+
+    Raises:
+        FormatError: it is there and not empty, or cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = next(root.iterdir(), None)
+    except OSError as error:
+        raise FormatError(f"{root}: cannot be written: {error.strerror}") from None
+    if taken:
+        raise FormatError(f"{root}: is not empty; expected a new folder")
+
+
+def put_picture(record: Record, folder: Path) -> None:
+    """Write a record's image, byte for byte, as `folder/key`.
+
+    Raises:
+        FormatError: the key leaves the folder, or the image cannot be read or written.
+    """
+    name = inside(record.key)
+    if name is None:
+        raise FormatError(f"{record.origin}: {record.key!r}: expected a key that is a path below a folder")
+    try:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(record.image, Path):
+            shutil.copyfile(record.image, folder / name)
+        else:
+            (folder / name).write_bytes(record.image)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{folder / name}: cannot be written: {getattr(error, 'strerror', '') or error}") from None
+
+
+def put_text(path: Path, data: bytes) -> None:
+    """Write an annotation file.
+
+    Raises:
+        FormatError: it cannot be written, or stands where a picture is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            file.write(data)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def picture_name(record: Record) -> str:
+    """A record's key, with a suffix where it has none that is a picture's: some formats find pictures by it."""
+    if is_picture(record.key) or PurePosixPath(record.key).name.startswith("."):
+        return record.key
+    try:
+        kind = probe(record.image.read_bytes() if isinstance(record.image, Path) else record.image).format
+    except (OSError, ImageError) as error:
+        raise FormatError(f"{record.origin}: {record.key!r}: cannot be read: {error}") from None
+    return f"{record.key}.{'jpg' if kind == 'JPEG' else kind.lower()}"

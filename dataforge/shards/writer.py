@@ -13,7 +13,7 @@ import numpy as np
 
 from dataforge.errors import ShardError
 from dataforge.image import ImageInfo
-from dataforge.record import Record
+from dataforge.record import Record, object_areas
 from dataforge.shards import FORMAT_VERSION, INDEX, REPORT, store, write_index
 from dataforge.shards.table import Jagged, write_table
 
@@ -127,10 +127,7 @@ class _Shard:
         row = (record.key, record.id, info.height, info.width, info.orientation, len(blob), zlib.crc32(blob))
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
-        areas = record.areas
-        if areas is None:
-            areas = np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1, dtype=np.float32)
-        self.objects.append((record.boxes, record.labels, record.flags, areas))
+        self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
 
     def close(self) -> dict[str, int]:
         """Write the table, and give the shard's row for the index."""

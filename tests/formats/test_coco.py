@@ -3,15 +3,36 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.coco import read
+from dataforge.formats.coco import read, write
 from dataforge.record import CROWD
 from tests.formats.sets import CATEGORIES, box, coco, coco_json, drain, picture, put
+from tests.formats.suite import FormatSuite, awkward
+
+
+class TestCocoRoundTrip(FormatSuite):
+    name = "coco"
+
+    def test_numbers_that_are_missing_or_taken_are_given(self, tmp_path: Path) -> None:
+        one, two, three, four = awkward(("train",))[:4]
+        records = [replace(one, id=-1), replace(two, id=7), replace(three, id=7), replace(four, id=-1)]
+        file = self.write([*records], tmp_path / "set") / "annotations/instances_train.json"
+        assert [image["id"] for image in json.loads(file.read_text())["images"]] == [8, 7, 9, 10]
+        expected = [replace(one, id=8), two, replace(three, id=9), replace(four, id=10)]
+        self.compare([expected[0], replace(two, id=7), *expected[2:]], self.shards(tmp_path / "set", tmp_path / "out"))
+
+    def test_short_numbers_stay_short(self, tmp_path: Path) -> None:
+        xywh = [[473.07, 395.93, 38.65, 28.67], [0.1, 0.2, 47.3, 11.9], [1, 2, 3, 4]]
+        coco(tmp_path / "in", {"a.jpg": picture()}, [box(10, bbox, area=7.25) for bbox in xywh])
+        write(read(tmp_path / "in"), tmp_path / "set")
+        rows = json.loads((tmp_path / "set/annotations/instances_train.json").read_text())["annotations"]
+        assert [row["bbox"] for row in rows] == xywh and {row["area"] for row in rows} == {7.25}
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,45 @@ from hypothesis import strategies as st
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import coco, voc
 from dataforge.formats.voc import read
-from dataforge.record import DIFFICULT, TRUNCATED
+from dataforge.record import DIFFICULT, TRUNCATED, Source
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
+from tests.formats.suite import FormatSuite, awkward
+
+
+class TestVocRoundTrip(FormatSuite):
+    name = "voc"
+
+    def test_a_name_without_a_suffix_gets_one(self, tmp_path: Path) -> None:
+        records = [replace(record, key=key) for record, key in zip(awkward(("train",))[:2], ("a", "b.2"), strict=True)]
+        self.compare(records, self.shards(self.write([*records], tmp_path / "set"), tmp_path / "shards"))
+        assert sorted(path.name for path in tmp_path.glob("set/**/*.jpg")) == ["a.jpg", "b.2.jpg"]
+
+    def test_unions_come_back_and_are_stored_once(self, tmp_path: Path) -> None:
+        unions = {"trainval": ("train", "val"), "all": ("train",)}
+        self.write([*awkward(("train", "val"))], tmp_path / "set", unions=unions)
+        source = read(tmp_path / "set")
+        assert source.unions == {"trainval": ("train", "val")}
+        assert len(drain(source)[0]) == len(awkward(("train", "val")))
+
+    @pytest.mark.parametrize("keys", [("x.jpg", "x.png", "x.png.jpg"), ("x.png.jpg", "x.jpg", "x.png")])
+    def test_names_that_clash_twice_are_refused(self, tmp_path: Path, keys: tuple[str, ...]) -> None:
+        records = [replace(record, key=key) for record, key in zip(awkward(("train",)), keys, strict=False)]
+        with pytest.raises(FormatError, match=r"x\.png.*: VOC cannot hold it beside 'x\."):
+            self.write([*records], tmp_path / "set")
+
+    @pytest.mark.parametrize("key", [" a.jpg", ".a.jpg", "a\nb.jpg", "a\x01.jpg", "a\x85b.jpg"])
+    def test_names_that_lists_cannot_hold_are_refused(self, tmp_path: Path, key: str) -> None:
+        with pytest.raises(FormatError, match="VOC cannot hold it"):
+            self.write([replace(awkward(("train",))[0], key=key)], tmp_path / "set")
+
+    def test_names_like_those_of_a_class_list_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FormatError, match="per-class lists"):
+            self.write([replace(awkward(("train",))[0], key="a 1.jpg")], tmp_path / "set")
+
+    @pytest.mark.parametrize("name", ["", " cat", "a\0b"])
+    def test_class_names_that_xml_cannot_hold_are_refused(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(FormatError, match="XML cannot hold it"):
+            voc.write(Source((name,), iter(())), tmp_path / "set")
 
 
 def voc_set(root: Path, lists: dict[str, str], names: str = "abc") -> Path:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -9,9 +11,48 @@ import pytest
 import yaml
 
 from dataforge.errors import FormatError
-from dataforge.formats.yolo import read
+from dataforge.formats.yolo import read, write
 from tests import tiny
 from tests.formats.sets import drain, picture, put
+from tests.formats.suite import FormatSuite, awkward
+
+
+class TestYoloRoundTrip(FormatSuite):
+    name = "yolo"
+
+    def test_a_name_without_a_suffix_gets_one(self, tmp_path: Path) -> None:
+        records = [replace(record, key=key) for record, key in zip(awkward(("train",))[:2], ("a", "b.2"), strict=True)]
+        self.compare(records, self.shards(self.write([*records], tmp_path / "set"), tmp_path / "shards"))
+        assert sorted(path.name for path in tmp_path.glob("set/**/*.jpg")) == ["a.jpg", "b.2.jpg"]
+
+    @pytest.mark.parametrize(
+        "key", ["images/a.jpg", "cam/images/a.jpg", "images/train/images/sub/a.jpg", "labels/a.jpg"]
+    )
+    def test_keys_with_folders_of_yolos_own_names(self, tmp_path: Path, key: str) -> None:
+        records = [
+            replace(record, key=name) for record, name in zip(awkward(("train",))[:2], (key, "b.jpg"), strict=True)
+        ]
+        self.compare(records, self.shards(self.write([*records], tmp_path / "set"), tmp_path / "shards"))
+
+    def test_splits_of_any_name(self, tmp_path: Path) -> None:
+        records = awkward(("train2017", "val2017", "odd one"))
+        root = self.write([*records], tmp_path / "set")
+        self.compare(records, self.shards(root, tmp_path / "shards"))
+        facts = yaml.safe_load((root / "data.yaml").read_text())
+        assert (facts["train"], facts["val"]) == ("images/train2017", "images/val2017") and "test" not in facts
+
+    def test_short_numbers_stay_short(self, tmp_path: Path) -> None:
+        line = "0 0.517969 0.413542 0.101563 0.270833\n"
+        put(tmp_path / "in/images/train/a.jpg", picture())
+        put(tmp_path / "in/labels/train/a.txt", line)
+        put(tmp_path / "in/data.yaml", "train: images/train\nnames: [cat]")
+        write(read(tmp_path / "in"), tmp_path / "set")
+        assert (tmp_path / "set/labels/train/a.txt").read_text() == line
+
+    @pytest.mark.parametrize("wrong", [{"key": ".a.jpg"}, {"height": 0}])
+    def test_what_it_cannot_hold_is_refused(self, tmp_path: Path, wrong: dict[str, Any]) -> None:
+        with pytest.raises(FormatError, match="YOLO cannot hold it"):
+            self.write([replace(awkward(("train",))[0], **wrong)], tmp_path / "set")
 
 
 def independent(root: Path, labels: str, split: str) -> tuple[Counter[int], int]:

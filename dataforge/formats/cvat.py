@@ -1,0 +1,257 @@
+"""CVAT's XML, "CVAT for images 1.1" (docs.cvat.ai): one file for many images, shapes as points on the upright image."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+
+from dataforge.errors import FormatError
+from dataforge.formats.layout import (
+    as_boxes,
+    as_size,
+    check_root,
+    given,
+    iterparse,
+    new_folder,
+    pick_splits,
+    picture_folders,
+    put_picture,
+)
+from dataforge.formats.locate import locate
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
+
+EXPECTED = "annotations.xml (CVAT for images 1.1) with images/<subset>/ or images/"
+FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+RETURN = {"\r": "&#13;"}
+HOLDS = frozenset({*FLAGS, "keys", "splits", "classes"})
+NO_BOX = {"points", "polyline", "cuboid", "skeleton", "tag"}  # nothing here says how wide and high the object is
+
+
+@dataclass
+class _File:
+    """What the first pass over a file finds: enough to name classes and splits, and to find the pictures."""
+
+    classes: dict[str, None] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    names: dict[str, list[str]] = field(default_factory=dict)  # by split
+
+
+def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+    """Read CVAT's images XML; several files of a folder are one set. A split is what CVAT calls a subset.
+
+    Boxes, polygons, ellipses and masks become the boxes around them. Rotated boxes are refused, and so are points,
+    polylines, cuboids and skeletons. Attributes of a shape named crowd, difficult and truncated are kept; `occluded`
+    is none of them. Classes are the task's labels in its order, or the names in use where the file lists none.
+
+    Args:
+        root: the folder, or the XML file.
+        split: take these only.
+        images: the folder that holds the pictures; else they are looked for below `root`.
+
+    Raises:
+        FormatError: no such file, or it is not CVAT's images XML. ConfigError: no such split.
+    """
+    if not root.is_file():
+        check_root(root, EXPECTED)
+    images = given(root, images, "--images")
+    places = [root, root / "annotations", root / "Annotations"]
+    paths = [root] if root.is_file() else next(filter(None, (sorted(place.glob("*.xml")) for place in places)), [])
+    if not paths:
+        raise FormatError(f"{root}: no XML file found; expected {EXPECTED}")
+    folder = root.parent if root.is_file() else root
+    files = {path: _survey(path) for path in paths}
+    classes = tuple(dict.fromkeys(name for file in files.values() for name in file.classes or sorted(file.used)))
+    chosen = pick_splits(split, dict.fromkeys(name for file in files.values() for name in file.names))
+    label_of = {name: label for label, name in enumerate(classes)}
+
+    def records() -> Iterator[Record | Finding]:
+        for path, file in files.items():
+            found: dict[str, dict[str, tuple[str, Path]]] = {}
+            for name in [name for name in chosen if name in file.names]:
+                folders = picture_folders(folder, name, path, images)
+                found[name], findings = locate(file.names[name], folders, images or folder, path)
+                yield from findings
+            for element in _images(path):
+                name = element.get("subset") or "train"
+                place = found.get(name, {}).get(element.get("name", ""))
+                if place:
+                    yield from _record(name, *place, element, label_of, str(path))
+
+    total = sum(len(file.names.get(name, ())) for file in files.values() for name in chosen)
+    return Source(classes, records(), total=total)
+
+
+def _survey(path: Path) -> _File:
+    file = _File()
+    first = ""
+    for event, element in iterparse(path):
+        first = first or element.tag
+        if first != "annotations":
+            raise FormatError(f"{path}: the root element is <{first}>; expected CVAT's <annotations>")
+        if event == "start":
+            continue
+        if element.tag == "track":
+            raise FormatError(f'{path}: holds tracks of a video; export it as "CVAT for images 1.1"')
+        if element.tag == "label" and element.find("parent") is None:  # those with a parent are a skeleton's points
+            name = element.findtext("name")
+            if name:
+                file.classes[name] = None
+        elif element.tag == "image":
+            name = element.get("name")
+            if not name:
+                raise FormatError(f"{path}: image {element.get('id')}: has no name")
+            file.names.setdefault(element.get("subset") or "train", []).append(name)
+            file.used |= {shape.get("label", "") for shape in element} - {""}
+            element.clear()
+    if not file.names:
+        raise FormatError(f"{path}: has no <image>; expected {EXPECTED}")
+    return file
+
+
+def _images(path: Path) -> Iterator[ET.Element]:
+    """The image elements, one after the other; each is emptied when the next is asked for."""
+    top: ET.Element | None = None
+    for event, element in iterparse(path):
+        top = element if top is None else top
+        if event == "end" and element.tag == "image":
+            yield element
+            top.clear()
+
+
+def _record(
+    split: str, key: str, image: Path, element: ET.Element, label_of: dict[str, int], origin: str
+) -> Iterator[Record | Finding]:
+    boxes: list[list[float]] = []
+    labels: list[int] = []
+    flags: list[int] = []
+    for n, shape in enumerate(element):
+        where = f"{key} shape {n}"
+        name = shape.get("label", "")
+        try:
+            box = _box(shape)
+        except ValueError as error:
+            value = f"{shape.tag} {shape.get('points') or dict(shape.attrib)}"
+            value = value if len(value) <= 80 else value[:77] + "..."
+            yield Finding("refused", "box-missing", origin, where, value, f"{error}; left out")
+            continue
+        if isinstance(box, str):
+            code = "box-rotated" if shape.tag == "box" else "shape-unknown"
+            yield Finding("refused", code, origin, where, f"{shape.tag} {name}", f"{box}; left out")
+        elif name not in label_of:
+            reason = "expected one of the task's labels; left out"
+            yield Finding("refused", "unknown-class", origin, where, repr(name), reason)
+        else:
+            boxes.append(box)
+            labels.append(label_of[name])
+            said = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
+            flags.append(sum(bit for flag, bit in FLAGS.items() if said.get(flag) in ("true", "1")))
+    yield Record(
+        key=key,
+        split=split,
+        image=image,
+        height=as_size(element.get("height")),
+        width=as_size(element.get("width")),
+        boxes=as_boxes(boxes),
+        labels=np.array(labels, np.int32),
+        flags=np.array(flags, np.uint8),
+        origin=origin,
+    )
+
+
+def _box(shape: ET.Element) -> list[float] | str:
+    """The box around a shape, or why it has none.
+
+    Raises:
+        ValueError: a number is missing, or is none.
+    """
+    if shape.tag in NO_BOX:
+        return f"a {shape.tag} is not around an object; expected a box, a polygon, an ellipse or a mask"
+    turned = math.radians(float(shape.get("rotation") or 0))
+    if shape.tag == "box":
+        if abs(math.sin(turned)) > 1e-6:
+            return f"the box is rotated by {shape.get('rotation')} degrees; only upright boxes are held"
+        return _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+    if shape.tag == "ellipse":
+        x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
+        half_x = math.hypot(rx * math.cos(turned), ry * math.sin(turned))
+        half_y = math.hypot(rx * math.sin(turned), ry * math.cos(turned))
+        return [x - half_x, y - half_y, x + half_x, y + half_y]
+    if shape.tag == "mask":
+        left, top, width, height = _numbers(shape, "left", "top", "width", "height")
+        return [left, top, left + width, top + height]
+    if shape.tag == "polygon":
+        pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
+        if len(pairs) < 3 or {len(pair) for pair in pairs} != {2}:
+            raise ValueError('expected at least 3 points as "x,y;x,y;x,y"')
+        points = np.array(pairs, np.float64)  # numpy's min keeps a NaN, Python's loses it
+        return [*points.min(0).tolist(), *points.max(0).tolist()]
+    return f"a {shape.tag} is not known here; expected a box, a polygon, an ellipse or a mask"
+
+
+def _numbers(shape: ET.Element, *names: str) -> list[float]:
+    try:
+        return [float(shape.attrib[name]) for name in names]
+    except (KeyError, ValueError):
+        raise ValueError(f"expected numbers as {', '.join(names)}") from None
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `annotations.xml`, and the pictures as `images/<split>/<key>`.
+
+    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as attributes. Areas, the images' ids and
+    the classes' numbers cannot be held.
+
+    Raises:
+        FormatError: `root` is not new, cannot be written, or a name has a character that XML cannot hold.
+    """
+    new_folder(root)
+    path = root / "annotations.xml"
+    attributes = "".join(
+        f"<attribute><name>{name}</name><mutable>False</mutable><input_type>checkbox</input_type>"
+        f"<default_value>false</default_value><values>false</values></attribute>"
+        for name in FLAGS
+    )
+    labels = "".join(
+        f"<label><name>{escape(_legal(name, path), RETURN)}</name><attributes>{attributes}</attributes></label>\n"
+        for name in source.classes
+    )
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+            file.write(f"<meta><task><labels>\n{labels}</labels></task></meta>\n")
+            number = 0
+            for record in source.records:
+                if isinstance(record, Record):
+                    put_picture(record, root / "images" / record.split)
+                    file.write(_element(record, number, source.classes, path))
+                    number += 1
+            file.write("</annotations>\n")
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _element(record: Record, number: int, classes: tuple[str, ...], path: Path) -> str:
+    name, subset = (quoteattr(_legal(text, path)) for text in (record.key, record.split))
+    lines = [f'<image id="{number}" name={name} subset={subset} width="{record.width}" height="{record.height}">']
+    for (x1, y1, x2, y2), label, flag in zip(
+        record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
+    ):
+        said = "".join(
+            f'<attribute name="{one}">{"true" if flag & bit else "false"}</attribute>' for one, bit in FLAGS.items()
+        )
+        corners = f'xtl="{x1!r}" ytl="{y1!r}" xbr="{x2!r}" ybr="{y2!r}"'
+        lines.append(f'<box label={quoteattr(classes[label])} occluded="0" {corners} z_order="0">{said}</box>')
+    return "\n".join([*lines, "</image>\n"])
+
+
+def _legal(text: str, path: Path) -> str:
+    if re.search("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text):
+        raise FormatError(f"{path}: {text!r}: has a character that XML cannot hold")
+    return text

@@ -1,0 +1,31 @@
+"""Numbers for text files: as short as they can be, and float32 comes back bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIGITS = 12  # places tried; past them the double itself is written, with all it has
+
+
+def decimals(target: NDArray[np.float32], base: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
+    """Numbers of as few decimal places as will do, such that `float32(base + number) == target`.
+
+    With the left edges as `base` and the right edges as `target` this gives widths. A set that was written with two
+    places gets its own numbers back.
+
+    Args:
+        target: any shape, finite; base: of the same shape, or one number. A base of a magnitude far above the target's
+            leaves too few bits for it: below 1e-6 beside a base of 1.
+    """
+    exact = target.astype(np.float64) - base
+    found = exact.copy()
+    open_ = np.ones(target.shape, bool)
+    for places in range(DIGITS + 1):
+        if not open_.any():
+            break
+        short = np.round(exact, places)
+        fits = open_ & ((base + short).astype(np.float32) == target)
+        found[fits] = short[fits]
+        open_ &= ~fits
+    return found

@@ -1,0 +1,251 @@
+"""LabelMe JSON (github.com/wkentaro/labelme): one file an image, its shapes as points on the upright image."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dataforge.errors import FormatError
+from dataforge.formats.layout import (
+    as_boxes,
+    as_size,
+    check_root,
+    exists,
+    given,
+    inside,
+    json_splits,
+    new_folder,
+    pick_splits,
+    put_picture,
+    put_text,
+    read_json,
+    read_text,
+)
+from dataforge.formats.locate import locate
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
+
+EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
+NAMES = "labels.txt"
+HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
+NO_CLASS = ("__ignore__", "_background_")  # LabelMe's own first lines of labels.txt
+FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+
+
+class _Shape(msgspec.Struct):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str | None = "polygon"
+    group_id: int | str | float | None = None
+    flags: dict[str, Any] | None = None
+
+
+class _File(msgspec.Struct):
+    shapes: list[_Shape]
+    imagePath: str  # noqa: N815
+    imageHeight: float | None = None  # noqa: N815
+    imageWidth: float | None = None  # noqa: N815
+
+
+class _Data(msgspec.Struct):
+    imageData: str | None = None  # noqa: N815
+
+
+@dataclass
+class _Annotation:
+    """A file's boxes, small enough to hold all of them; the embedded image is read again when it is needed."""
+
+    name: str = ""
+    height: int = 0
+    width: int = 0
+    names: list[str] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    broken: str = ""
+
+
+def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+    """Read LabelMe files. Rectangles, polygons and circles become the boxes around them; other shapes are refused.
+
+    Shapes of one label and one `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags named
+    crowd, difficult and truncated are kept. The embedded image serves where the file of `imagePath` is missing.
+    Classes are those of `labels.txt` in its order, if there is one, then the rest by name.
+
+    Args:
+        split: take these only.
+        images: the folder that holds the pictures; else they are where `imagePath` says, below `root`.
+
+    Raises:
+        FormatError: no such files. ConfigError: no such split.
+    """
+    check_root(root, EXPECTED)
+    images = given(root, images, "--images")
+    splits = json_splits(root)
+    chosen = pick_splits(split, splits)
+    parsed = {path: _parse(path) for paths in splits.values() for path in paths}
+    if all(one.broken for one in parsed.values()):
+        raise FormatError(next((one.broken for one in parsed.values()), f"{root}: no JSON found; expected {EXPECTED}"))
+    listed = read_text(root / NAMES).splitlines() if exists(root / NAMES) else []
+    listed = [name for name in listed if name.strip() and name not in NO_CLASS]
+    classes = tuple(dict.fromkeys([*listed, *sorted({name for one in parsed.values() for name in one.names})]))
+
+    def records() -> Iterator[Record | Finding]:
+        wanted = {path: _picture(parsed[path].name, path, root) for name in chosen for path in splits[name]}
+        below = images or root
+        found, findings = locate(filter(None, wanted.values()), [below], below, root, anywhere=images is not None)
+        yield from (finding for finding in findings if finding.action != "refused")
+        why = {finding.key: finding for finding in findings}
+        for name in chosen:
+            for path in splits[name]:
+                one, picture = parsed[path], wanted[path]
+                image: Path | bytes
+                if one.broken:
+                    reason = one.broken.removeprefix(f"{path}: ")
+                    yield Finding("refused", "annotation-broken", str(path), path.stem, "", reason, "image")
+                    continue
+                if picture in found:
+                    key, image = found[picture]
+                else:
+                    embedded = _embedded(path)
+                    if embedded is None:
+                        code, reason = (why[picture].code, why[picture].reason) if picture else ("image-path", "empty")
+                        yield Finding("refused", code, str(path), path.stem, one.name, reason, "image")
+                        continue
+                    same = path.relative_to(root).with_suffix(PurePosixPath(picture).suffix).as_posix()
+                    key, image = inside(picture) or same, embedded
+                yield from one.findings
+                yield Record(
+                    key=key if images else key.removeprefix(f"{name}/"),
+                    split=name,
+                    image=image,
+                    height=one.height,
+                    width=one.width,
+                    boxes=as_boxes(one.boxes),
+                    labels=np.array([classes.index(label) for label in one.names], np.int32),
+                    flags=np.array(one.flags, np.uint8),
+                    origin=str(path),
+                )
+
+    return Source(classes, records(), total=sum(len(splits[name]) for name in chosen))
+
+
+def _picture(name: str, path: Path, root: Path) -> str:
+    """Where `imagePath` leads, which is relative to its file: below the root if it can, else as it stands."""
+    name = name.replace("\\", "/")
+    absolute = name.startswith("/") or name[1:3] == ":/"
+    return (None if absolute or not name else inside(f"{path.relative_to(root).parent.as_posix()}/{name}")) or name
+
+
+def _embedded(path: Path) -> bytes | None:
+    """The image in the file; one that is damaged is empty, which ingest refuses."""
+    text = read_json(path, _Data, EXPECTED).imageData
+    try:
+        return base64.b64decode(text, validate=True) if text else None
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _parse(path: Path) -> _Annotation:
+    """Read one file; what makes all of it useless is put in `broken`."""
+    try:
+        file = read_json(path, _File, EXPECTED)
+    except FormatError as error:
+        return _Annotation(broken=str(error))
+    read = _Annotation(file.imagePath, as_size(file.imageHeight), as_size(file.imageWidth))
+    groups: dict[tuple[str, int | str | float], int] = {}
+    for n, shape in enumerate(file.shapes):
+        key = f"{path.stem} shape {n}"
+        box = _box(shape)
+        if isinstance(box, str):
+            code = "shape-unknown" if box.startswith("is a") else "box-missing"
+            read.findings.append(Finding("refused", code, str(path), key, shape.label, f"{box}; left out"))
+            continue
+        if shape.label in ("", *NO_CLASS):
+            reason = "expected a class's name; left out"
+            read.findings.append(Finding("refused", "unknown-class", str(path), key, repr(shape.label), reason))
+            continue
+        flag = sum(bit for name, bit in FLAGS.items() if (shape.flags or {}).get(name) in (True, 1))
+        row = len(read.names)
+        if shape.group_id is not None:
+            row = groups.setdefault((shape.label, shape.group_id), row)
+        if row < len(read.names):
+            both = np.array([read.boxes[row], box])
+            read.boxes[row] = [*both[:, :2].min(0).tolist(), *both[:, 2:].max(0).tolist()]
+            read.flags[row] |= flag
+            reason = "is of the same label and group as an earlier shape; taken for parts of one object"
+            read.findings.append(
+                Finding("noted", "shapes-joined", str(path), key, f"{shape.label} group {shape.group_id}", reason)
+            )
+            continue
+        read.names.append(shape.label)
+        read.boxes.append(box)
+        read.flags.append(flag)
+    return read
+
+
+def _box(shape: _Shape) -> list[float] | str:
+    """The box around a shape, or what is wrong with it."""
+    kind = shape.shape_type or "polygon"
+    needed = {"rectangle": (2, 4), "circle": (2,), "polygon": ()}.get(kind)
+    if needed is None:
+        return f"is a {kind}; expected a rectangle, a polygon or a circle"
+    count = len(shape.points)
+    if count not in needed if needed else count < 3:
+        return f"{count} points do not make a {kind}"
+    points = np.array(shape.points)  # numpy's min keeps a NaN, Python's loses it
+    if kind == "circle":  # its centre, and a point on it
+        with np.errstate(all="ignore"):
+            radius = np.hypot(*(points[0] - points[1]))
+            points = np.stack([points[0] - radius, points[0] + radius])
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles beside it.
+
+    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as shape flags. Areas, ids and the
+    classes' numbers cannot be held. Splits named annotations, labels or json come back as train.
+
+    Raises:
+        FormatError: `root` is not new, cannot be written, or a class cannot be held.
+    """
+    new_folder(root)
+    for name in source.classes:
+        if name in NO_CLASS or not name.strip() or len(name.splitlines()) != 1:
+            raise FormatError(f"class {name!r}: cannot be held; expected a name of one line, not one of {NO_CLASS}")
+    put_text(root / NAMES, "".join(f"{name}\n" for name in source.classes).encode())
+    for record in source.records:
+        if isinstance(record, Finding):
+            continue
+        put_picture(record, root / record.split)
+        shapes = [
+            {
+                "label": source.classes[label],
+                "points": [box[:2], box[2:]],
+                "group_id": None,
+                "shape_type": "rectangle",
+                "flags": {name: True for name, bit in FLAGS.items() if flag & bit},
+            }
+            for box, label, flag in zip(
+                record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
+            )
+        ]
+        picture = root / record.split / record.key
+        facts: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": picture.name,
+            "imageData": None,
+            "imageHeight": record.height,
+            "imageWidth": record.width,
+        }
+        plain = picture.with_suffix(".json")
+        put_text(picture.with_name(picture.name + ".json") if exists(plain) else plain, msgspec.json.encode(facts))

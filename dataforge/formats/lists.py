@@ -1,0 +1,162 @@
+"""JSON lists, as a PyTorch SSD tutorial makes them of VOC: TRAIN_images.json, TRAIN_objects.json, label_map.json.
+
+Its boxes are `[xmin, ymin, xmax, ymax]`, 0-based and inclusive: VOC's numbers, all less one. Label 0 is the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dataforge.errors import FormatError
+from dataforge.formats.layout import (
+    as_boxes,
+    check_root,
+    given,
+    inside,
+    new_folder,
+    pick_splits,
+    picture_folders,
+    put_picture,
+    put_text,
+    read_json,
+)
+from dataforge.formats.locate import locate
+from dataforge.record import DIFFICULT, Finding, Record, Source
+
+EXPECTED = "TRAIN_images.json (paths), TRAIN_objects.json (boxes, labels, difficulties), TEST_... and label_map.json"
+IMAGES, OBJECTS, LABEL_MAP = "_images.json", "_objects.json", "label_map.json"
+HOLDS = frozenset({"difficult", "keys", "splits", "classes"})
+BACKGROUND = "background"
+
+
+class _Objects(msgspec.Struct, gc=False):
+    boxes: list[list[float | None]]
+    labels: list[int]
+    difficulties: list[int] | None = None
+
+
+def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+    """Read a folder of lists. The split is what stands before `_images.json`, in small letters if it is in capitals.
+
+    Args:
+        split: take these only.
+        images: the folder that holds the pictures; else they are looked for below `root`. The lists' paths are often
+            absolute ones of another machine: such pictures are found by their names.
+
+    Raises:
+        FormatError: no such files, or they do not fit together. ConfigError: no such split.
+    """
+    check_root(root, EXPECTED)
+    images = given(root, images, "--images")
+    starts = sorted(path.name[: -len(IMAGES)] for path in root.glob(f"?*{IMAGES}"))
+    if not starts:
+        raise FormatError(f"{root}: no *{IMAGES} found; expected {EXPECTED}")
+    splits = {start.lower() if start.isupper() else start: start for start in starts}
+    chosen = pick_splits(split, splits)
+    classes, class_ids = _classes(root / LABEL_MAP)
+    label_of = {number: label for label, number in enumerate(class_ids)}
+    paths: dict[str, list[str]] = {}
+    objects: dict[str, list[_Objects]] = {}
+    for name in chosen:
+        file, other = root / (splits[name] + IMAGES), root / (splits[name] + OBJECTS)
+        paths[name] = read_json(file, list[str], "a list of paths")
+        objects[name] = read_json(other, list[_Objects], "a list of {boxes, labels, difficulties}")
+        if len(paths[name]) != len(objects[name]):
+            raise FormatError(f"{other}: {len(objects[name])} entries; expected {len(paths[name])}, as {file.name} has")
+
+    def records() -> Iterator[Record | Finding]:
+        for name in chosen:
+            origin = root / (splits[name] + IMAGES)
+            found, findings = locate(paths[name], picture_folders(root, name, origin, images), images or root, origin)
+            yield from findings
+            origin = root / (splits[name] + OBJECTS)
+            for path, entry in zip(paths[name], objects.pop(name), strict=True):
+                if path in found:
+                    yield from _record(name, *found[path], entry, label_of, origin)
+
+    return Source(classes, records(), class_ids, total=sum(map(len, paths.values())))
+
+
+def _classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    numbers = read_json(path, dict[str, int], f'class names and numbers, with "{BACKGROUND}": 0')
+    by_number = {number: name for name, number in numbers.items()}
+    if len(by_number) < len(numbers):
+        twice = next(name for name, number in numbers.items() if by_number[number] != name)
+        raise FormatError(f"{path}: {twice!r} and {by_number[numbers[twice]]!r} have one number, {numbers[twice]}")
+    if by_number.pop(0, BACKGROUND) != BACKGROUND or BACKGROUND in by_number.values():
+        raise FormatError(f'{path}: expected 0 to be the number of "{BACKGROUND}", and of no class')
+    ids = tuple(sorted(by_number))
+    if not ids:
+        raise FormatError(f"{path}: names no class")
+    return tuple(by_number[number] for number in ids), ids
+
+
+def _record(
+    split: str, key: str, image: Path, entry: _Objects, label_of: dict[int, int], origin: Path
+) -> Iterator[Record | Finding]:
+    difficulties = [0] * len(entry.labels) if entry.difficulties is None else entry.difficulties
+    counts = (len(entry.boxes), len(entry.labels), len(difficulties))
+    if len(set(counts)) > 1:
+        value = "{} boxes, {} labels, {} difficulties".format(*counts)
+        reason = "expected as many of each; left out"
+        yield Finding("refused", "lists-differ", str(origin), key, value, reason, "image")
+        return
+    kept = []
+    for n, (box, label) in enumerate(zip(entry.boxes, entry.labels, strict=True)):
+        if len(box) != 4:
+            reason = "expected [xmin, ymin, xmax, ymax]; left out"
+            yield Finding("refused", "box-missing", str(origin), f"{key} box {n}", str(box)[:60], reason)
+        elif label not in label_of:
+            reason = f"expected a class's number from {LABEL_MAP}, where 0 is the background; left out"
+            yield Finding("refused", "unknown-class", str(origin), f"{key} box {n}", f"label {label}", reason)
+        else:
+            kept.append(n)
+    inclusive = np.array([entry.boxes[n] for n in kept], np.float64).reshape(-1, 4)
+    yield Record(
+        key=key,
+        split=split,
+        image=image,
+        height=0,
+        width=0,
+        boxes=as_boxes(inclusive + np.array([0, 0, 1, 1])),
+        labels=np.array([label_of[entry.labels[n]] for n in kept], np.int32),
+        flags=np.array([DIFFICULT if difficulties[n] else 0 for n in kept], np.uint8),
+        origin=str(origin),
+    )
+
+
+def write(source: Source, root: Path) -> None:
+    """Write the lists, and the pictures as `<split>/<key>`; the paths in the lists are the keys.
+
+    Boxes keep their float32 numbers. Flags other than difficult, areas, ids and the classes' numbers cannot be held
+    (classes are counted from 1), nor a split's name in capitals.
+
+    Raises:
+        FormatError: `root` is not new, cannot be written, or a class or a split cannot be held.
+    """
+    new_folder(root)
+    if BACKGROUND in source.classes:
+        raise FormatError(f"class {BACKGROUND!r}: is no class here, but label 0")
+    paths: dict[str, list[str]] = {}
+    objects: dict[str, list[bytes]] = {}
+    for record in source.records:
+        if isinstance(record, Finding):
+            continue
+        put_picture(record, root / record.split)
+        paths.setdefault(record.split, []).append(inside(record.key) or "")
+        entry = _Objects(
+            (record.boxes.astype(np.float64) - (0, 0, 1, 1)).tolist(),
+            (record.labels + 1).tolist(),
+            (record.flags & DIFFICULT != 0).astype(int).tolist(),
+        )
+        objects.setdefault(record.split, []).append(msgspec.json.encode(entry))
+    for split in paths:
+        start = split.upper() if split.upper().lower() == split else split
+        put_text(root / (start + IMAGES), msgspec.json.encode(paths[split]))
+        put_text(root / (start + OBJECTS), b"[" + b",\n".join(objects[split]) + b"]\n")
+    numbers = {name: label + 1 for label, name in enumerate(source.classes)} | {BACKGROUND: 0}
+    put_text(root / LABEL_MAP, msgspec.json.encode(numbers))

@@ -1,0 +1,185 @@
+"""MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row an image, one key a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dataforge.errors import FormatError, unknown
+from dataforge.formats.layout import (
+    as_boxes,
+    check_root,
+    given,
+    json_splits,
+    new_folder,
+    pick_splits,
+    picture_folders,
+    put_picture,
+    put_text,
+    read_json,
+)
+from dataforge.formats.locate import locate
+from dataforge.record import Boxes, Finding, Record, Source
+
+EXPECTED = "a JSON file, or several in one folder or in <split>/: rows of an image path (Var1) and a key for each class"
+IMAGE_KEYS = ("Var1", "imageFilename")  # what `jsonencode` makes of a table without names, and MATLAB's own name
+CORNERS = ("matlab", "converter")
+
+HOLDS = frozenset({"keys", "splits", "classes"})
+NAN = float("nan")  # MATLAB writes it as null
+
+Row = dict[str, Any]
+_Four = tuple[float | None, float | None, float | None, float | None]
+
+
+def read(
+    root: Path,
+    *,
+    split: tuple[str, ...] | None = None,
+    images: Path | None = None,
+    corners: str = "matlab",
+) -> Source:
+    """Read ImageLabeler files. Rows about the same image are one image, in whichever files of the split they stand.
+
+    Args:
+        root: their folder, or one file.
+        split: take these only.
+        images: the folder that holds the pictures; else they are looked for below `root`.
+        corners: "matlab" for its own 1-based `[x, y, w, h]`, whose box over a whole image is `[1, 1, width, height]`;
+            "converter" for an old converter's `[x, y + h, x + w, y]` of the same numbers.
+
+    Raises:
+        FormatError: no such files, or one is not ImageLabeler JSON. ConfigError: no such split or corners.
+    """
+    if corners not in CORNERS:
+        raise unknown("corners", corners, CORNERS)
+    if not root.is_file():
+        check_root(root, EXPECTED)
+    images = given(root, images, "--images")
+    splits = json_splits(root)
+    if not splits:
+        raise FormatError(f"{root}: no JSON file found; expected {EXPECTED}")
+    chosen = pick_splits(split, splits)
+    rows = {name: [(path, row) for path in splits[name] for row in _rows(path)] for name in chosen}
+    classes = tuple(dict.fromkeys(key for part in rows.values() for _, row in part for key in row))
+    classes = tuple(name for name in classes if name not in IMAGE_KEYS)
+    if not classes:
+        raise FormatError(f"{root}: no row names a class; expected {EXPECTED}")
+    folder = root.parent if root.is_file() else root
+    by_image = {name: _by_image(part) for name, part in rows.items()}
+
+    def records() -> Iterator[Record | Finding]:
+        for name in chosen:
+            origin = splits[name][0]
+            found, findings = locate(
+                by_image[name], picture_folders(folder, name, origin, images), images or folder, origin
+            )
+            yield from findings
+            for image, mine in by_image[name].items():
+                if image in found:
+                    key, path = found[image]
+                    yield from _record(name, key, path, mine, classes, corners)
+
+    return Source(classes, records(), total=sum(map(len, by_image.values())))
+
+
+def _rows(path: Path) -> list[Row]:
+    data: Any = read_json(path, Row | list[Row], EXPECTED)  # type: ignore[arg-type]
+    rows: list[Row] = data if isinstance(data, list) else [data]
+    for n, row in enumerate(rows):
+        if not isinstance(_image(row), str):
+            raise FormatError(f"{path}: row {n}: no image path; expected one as {' or '.join(IMAGE_KEYS)}")
+    return rows
+
+
+def _image(row: Row) -> Any:
+    return next((row[key] for key in IMAGE_KEYS if key in row), None)
+
+
+def _by_image(rows: list[tuple[Path, Row]]) -> dict[str, list[tuple[Path, Row]]]:
+    found: dict[str, list[tuple[Path, Row]]] = {}
+    for path, row in rows:
+        found.setdefault(_image(row), []).append((path, row))
+    return found
+
+
+def _record(
+    split: str, key: str, image: Path, rows: list[tuple[Path, Row]], classes: tuple[str, ...], corners: str
+) -> Iterator[Record | Finding]:
+    numbers: list[list[float]] = []
+    labels: list[int] = []
+    earlier: set[tuple[float, ...]] = set()  # label and numbers, of the rows before
+    for path, row in rows:
+        start = len(labels)
+        for label, name in enumerate(classes):
+            for n, four in enumerate(_fours(row.get(name))):
+                try:
+                    box = [NAN if one is None else one for one in msgspec.convert(four, _Four)]
+                except (msgspec.ValidationError, OverflowError):
+                    value, reason = (
+                        str(four)[:60],
+                        "expected [], four numbers, or a list of four numbers each; left out",
+                    )
+                    yield Finding("refused", "box-missing", str(path), f"{key} {name} {n}", value, reason)
+                    continue
+                if (label, *box) in earlier:
+                    reason = "stands in an earlier row of this image too; taken once"
+                    yield Finding("repaired", "box-twice", str(path), f"{key} {name} {n}", str(four), reason)
+                    continue
+                numbers.append(box)
+                labels.append(label)
+        earlier |= {(label, *box) for label, box in zip(labels[start:], numbers[start:], strict=True)}
+    yield Record(
+        key=key,
+        split=split,
+        image=image,
+        height=0,
+        width=0,
+        boxes=_edges(numbers, corners),
+        labels=np.array(labels, np.int32),
+        flags=np.zeros(len(labels), np.uint8),
+        origin=str(rows[0][0]),
+    )
+
+
+def _fours(value: Any) -> list[Any]:
+    if value is None or value == []:
+        return []
+    return value if isinstance(value, list) and isinstance(value[0], list) else [value]
+
+
+def _edges(numbers: list[list[float]], corners: str) -> Boxes:
+    four = np.array(numbers, np.float64).reshape(-1, 4)
+    with np.errstate(all="ignore"):
+        low = four[:, :2] if corners == "matlab" else four[:, [0, 3]]
+        high = four[:, :2] + four[:, 2:] if corners == "matlab" else four[:, [2, 1]]
+        return as_boxes(np.concatenate([low, high], 1) - 1)
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `<split>/labels.json` and the pictures as `<split>/<key>`.
+
+    Boxes keep their float32 numbers and come back in the order of their classes. Flags, areas, ids and the classes'
+    numbers cannot be held. Nor can a class that is named as the image's key, or that a split without a record has.
+
+    Raises:
+        FormatError: `root` is not new, cannot be written, or a class cannot be held.
+    """
+    new_folder(root)
+    for name in {*IMAGE_KEYS} & {*source.classes}:
+        raise FormatError(f"class {name!r}: is what the image's path is called here")
+    rows: dict[str, list[bytes]] = {}
+    for record in source.records:
+        if isinstance(record, Finding):
+            continue
+        put_picture(record, root / record.split)
+        edges = record.boxes.astype(np.float64)
+        xywh = np.concatenate([edges[:, :2] + 1, edges[:, 2:] - edges[:, :2]], 1)
+        row = {name: xywh[record.labels == label].tolist() for label, name in enumerate(source.classes)}
+        rows.setdefault(record.split, []).append(msgspec.json.encode({IMAGE_KEYS[0]: record.key, **row}))
+    for split, lines in rows.items():
+        put_text(root / split / "labels.json", b"[" + b",\n".join(lines) + b"]\n")

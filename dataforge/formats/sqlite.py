@@ -1,0 +1,281 @@
+"""SQLite databases of ObjectDetectionFromScratch's plan: a split a file; boxes are text, "x1,y1,x2,y2" in pixels."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from dataforge.errors import FormatError
+from dataforge.formats.layout import (
+    as_boxes,
+    as_size,
+    check_root,
+    exists,
+    given,
+    inside,
+    new_folder,
+    pick_splits,
+    picture_folders,
+    put_picture,
+)
+from dataforge.record import CROWD, Finding, Record, Source
+
+HOLDS = frozenset({"crowd", "areas", "ids", "keys", "splits", "classes", "class_ids"})
+SUFFIXES = (".db", ".sqlite", ".sqlite3")
+EXPECTED = "a SQLite database, or a folder of <split>.db, .sqlite or .sqlite3"
+SCHEMA = {
+    "categories": {"id": "INTEGER PRIMARY KEY", "name": "TEXT", "coco_id": "INTEGER"},
+    "images": {"filename": "TEXT", "coco_id": "INTEGER", "width": "INTEGER", "height": "INTEGER", "area": "REAL"},
+    "annotations": {
+        "box": "TEXT",
+        "cat_coco_id": "INTEGER",
+        "image_coco_id": "INTEGER",
+        "is_crowd": "INTEGER",
+        "area": "REAL",
+    },
+}
+JOIN = """
+    SELECT i.rowid, i.filename, i.coco_id, i.width, i.height, a.rowid, a.box, a.cat_coco_id, a.is_crowd, a.area
+    FROM images AS i LEFT JOIN annotations AS a ON a.image_coco_id = i.coco_id
+    ORDER BY i.rowid, a.rowid
+"""
+ORPHANS = """
+    SELECT rowid, image_coco_id FROM annotations
+    WHERE image_coco_id IS NULL OR image_coco_id NOT IN (SELECT coco_id FROM images WHERE coco_id IS NOT NULL)
+"""
+
+
+def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+    """Read SQLite databases. They are opened read-only, and their rows come one by one.
+
+    Args:
+        root: a database, or a folder of them; a database's stem is its split's name.
+        split: take these only.
+        images: the folder that `filename` is relative to, or that holds a folder for each split.
+
+    Raises:
+        FormatError: no database there, a damaged one, or tables or columns are missing. ConfigError: no such split.
+    """
+    images = given(root, images, "--images")
+    files = _files(root)
+    chosen = pick_splits(split, files)
+    names: dict[str, dict[int, str]] = {}  # per split: the category's coco_id -> its name
+    total = 0
+    for name in chosen:
+        with _opened(files[name]) as query:
+            _check_schema(files[name], query)
+            names[name] = _categories(files[name], query)
+            total += next(query("SELECT count(*) FROM images"))[0]
+    first: dict[str, int] = {}
+    for here in names.values():
+        for number, class_name in here.items():
+            first.setdefault(class_name, number)
+    classes = tuple(first)
+    class_ids = tuple(first.values()) if len(set(first.values())) == len(first) else ()
+
+    def records() -> Iterator[Record | Finding]:
+        for name in chosen:
+            label_of = {number: classes.index(class_name) for number, class_name in names[name].items()}
+            base = root.parent if root.is_file() else root
+            yield from _records(name, files[name], picture_folders(base, name, files[name], images), label_of)
+
+    return Source(classes, records(), class_ids, total=total)
+
+
+def _files(root: Path) -> dict[str, Path]:
+    if root.is_file():
+        return {root.stem: root}
+    check_root(root, EXPECTED)
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+        if found.setdefault(path.stem, path) != path:
+            raise FormatError(f"{path}: the split {path.stem!r} is in {found[path.stem].name} too; expected one file")
+    if not found:
+        raise FormatError(f"{root}: no SQLite database found; expected {EXPECTED}")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Callable[[str], Iterator[Any]]]:
+    """A function that gives a query's rows. Nothing but the project's own fixed SQL is ever passed to it."""
+    for rest in ("-wal", "-journal"):  # an immutable file is read without them
+        log = path.with_name(path.name + rest)
+        if exists(log) and log.stat().st_size:
+            raise FormatError(f"{path}: has unfinished changes in {log.name}; open it once with sqlite3 and close it")
+    # absolute, since "//a" at a URI's start names a host
+    address = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"  # noqa: PTH100
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+            connection.execute("PRAGMA trusted_schema = OFF")
+
+            def query(sql: str) -> Iterator[Any]:
+                return connection.execute(sql)
+
+            yield query
+    except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read as a SQLite database: {error}") from None
+
+
+def _check_schema(path: Path, query: Callable[[str], Iterator[Any]]) -> None:
+    tables = "; ".join(f"{table}({', '.join(columns)})" for table, columns in SCHEMA.items())
+    for (damage,) in query("PRAGMA quick_check(1)"):  # what a damaged or shortened file lacks would be missed silently
+        if damage != "ok":
+            raise FormatError(f"{path}: the database is damaged or cut short: {' '.join(damage.split())}")
+    # rootpage is 0 for views and virtual tables, whose SQL would be the file's
+    known = {
+        name.lower() for name, page in query("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'") if page
+    }
+    for table, columns in SCHEMA.items():
+        if table not in known:
+            raise FormatError(f"{path}: no table {table!r}; expected the tables {tables}")
+        present = {row[1].lower() for row in query(f"PRAGMA table_info({table})")}
+        missing = ", ".join(column for column in columns if column not in present)
+        if missing:
+            raise FormatError(f"{path}: table {table!r} lacks {missing}; expected the tables {tables}")
+
+
+def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for row, name, number in query("SELECT rowid, name, coco_id FROM categories ORDER BY rowid"):
+        if not isinstance(name, str) or not isinstance(number, int):
+            raise FormatError(
+                f"{path}: categories row {row}: name {name!r}, coco_id {number!r}; expected text, a number"
+            )
+        if found.setdefault(number, name) != name:
+            raise FormatError(f"{path}: categories: coco_id {number} is given twice, to {found[number]!r} and {name!r}")
+    if not found:
+        raise FormatError(f"{path}: categories is empty; expected a row for each class")
+    twice = "SELECT coco_id FROM images WHERE coco_id IS NOT NULL GROUP BY coco_id HAVING count(*) > 1 LIMIT 1"
+    for (number,) in query(twice):
+        raise FormatError(f"{path}: images: coco_id {number} is given twice; expected each once")
+    return found
+
+
+def _records(split: str, path: Path, folders: list[Path], label_of: dict[int, int]) -> Iterator[Record | Finding]:
+    def refused(code: str, key: str, value: object, reason: str, scope: Any = "box") -> Finding:
+        text = repr(value)
+        return Finding("refused", code, str(path), key, text if len(text) <= 60 else text[:57] + "...", reason, scope)
+
+    with _opened(path) as query:
+        sample = [inside(name) for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str)]
+        found = {place: sum(exists(place / name) for name in sample if name) for place in folders or [path.parent]}
+        folder = max(found, key=lambda place: found[place])
+        for row, number in query(ORPHANS):
+            reason = "image_coco_id is none of images' coco_id; left out"
+            yield refused("unknown-image", f"annotations row {row}", number, reason)
+        for (image, name, number, width, height), rows in groupby(query(JOIN), lambda row: row[:5]):
+            key = inside(name) if isinstance(name, str) else None
+            if key is None:
+                reason = "expected a path below the image folder; left out"
+                yield refused("image-path", f"images row {image}", name, reason, "image")
+                continue
+            boxes, labels, flags, areas = [], [], [], []
+            for *_, annotation, text, category, crowd, area in rows:
+                if annotation is None:  # the join's row for an image without annotations
+                    continue
+                where = f"{key} annotations row {annotation}"
+                box = _box(text)
+                if box is None:
+                    yield refused("box-text", where, text, 'expected the text "x1,y1,x2,y2"; left out')
+                elif category not in label_of:
+                    yield refused(
+                        "unknown-class", where, category, "cat_coco_id is none of categories' coco_id; left out"
+                    )
+                else:
+                    boxes.append(box)
+                    labels.append(label_of[category])
+                    flags.append(0 if crowd in (None, 0, "0", "") else CROWD)
+                    areas.append(area if isinstance(area, int | float) else np.nan)
+            with np.errstate(all="ignore"):
+                stated = np.array(areas, np.float64).astype(np.float32)
+            yield Record(
+                key=key,
+                split=split,
+                image=folder / key,
+                height=_size(height),
+                width=_size(width),
+                boxes=as_boxes(boxes),
+                labels=np.array(labels, np.int32),
+                flags=np.array(flags, np.uint8),
+                areas=None if np.isnan(stated).all() else stated,
+                id=number if isinstance(number, int) and number >= 0 else -1,
+                origin=str(path),
+            )
+
+
+def _box(text: object) -> list[float] | None:
+    try:
+        box = [float(part) for part in text.split(",")] if isinstance(text, str) else []
+    except ValueError:
+        return None
+    return box if len(box) == 4 else None
+
+
+def _size(value: object) -> int:
+    return as_size(value) if isinstance(value, int | float | str) else 0
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `<split>.sqlite` files and their pictures, `images/<split>/<key>`.
+
+    Boxes, areas, sizes, image numbers, crowd flags, the classes and their numbers come back exactly. The schema has no
+    place for the flags difficult and truncated. An image without a number, or with one that its split has already,
+    gets a negative `coco_id`.
+
+    Raises:
+        FormatError: `root` is not empty, or something cannot be written.
+    """
+    new_folder(root)
+    numbers = source.class_ids or tuple(range(len(source.classes)))
+    open_files: dict[str, sqlite3.Connection] = {}
+    taken: dict[str, set[int]] = {}
+    try:
+        for record in source.records:
+            if isinstance(record, Finding):
+                continue
+            split = record.split
+            if split not in open_files:
+                open_files[split] = _create(root / f"{split}.sqlite", source.classes, numbers)
+                taken[split] = set()
+            put_picture(record, root / "images" / split)
+            known = taken[split]
+            number = record.id if record.id >= 0 and record.id not in known else -1 - len(known)
+            known.add(number)
+            areas = [None] * len(record.boxes) if record.areas is None else record.areas.tolist()
+            image = (record.key, number, record.width, record.height, float(record.width * record.height))
+            open_files[split].execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", image)
+            rows = zip(
+                [",".join(map(repr, box)) for box in record.boxes.tolist()],
+                [numbers[label] for label in record.labels],
+                [number] * len(areas),
+                (record.flags & CROWD).tolist(),
+                areas,
+                strict=True,
+            )
+            open_files[split].executemany("INSERT INTO annotations VALUES (?, ?, ?, ?, ?)", rows)
+        for connection in open_files.values():
+            connection.execute("CREATE INDEX annotations_image ON annotations(image_coco_id)")
+            connection.commit()
+    except (sqlite3.Error, OverflowError) as error:
+        raise FormatError(f"{root}: cannot be written: {error}") from None
+    finally:
+        for connection in open_files.values():
+            connection.close()
+
+
+def _create(path: Path, classes: tuple[str, ...], numbers: tuple[int, ...]) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    for table, columns in SCHEMA.items():
+        connection.execute(f"CREATE TABLE {table} ({', '.join(f'{name} {kind}' for name, kind in columns.items())})")
+    rows = [(n, name, number) for n, (name, number) in enumerate(zip(classes, numbers, strict=True), 1)]
+    connection.executemany("INSERT INTO categories VALUES (?, ?, ?)", rows)
+    return connection

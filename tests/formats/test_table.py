@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from dataforge.cli import main
+from dataforge.errors import ConfigError, FormatError
+from dataforge.formats.table import read
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
+from dataforge.shards.reader import Shards
+from tests.formats.sets import drain, picture, put
+from tests.formats.suite import FormatSuite
+
+TENSORFLOW = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+HUGGING_FACE = {"bbox": [[1.0, 2.0, 10.0, 20.0]], "category": [0]}
+
+
+class TestRoundTrip(FormatSuite):
+    name = "table"
+
+
+def rows(records: list[Record], classes: tuple[str, ...]) -> list[tuple[str, str, list[list[float]], list[str]]]:
+    return [(r.split, r.key, r.boxes.tolist(), [classes[label] for label in r.labels]) for r in records]
+
+
+def table(path: Path, lines: list[dict[str, Any]], schema: pa.Schema | None = None) -> Path:
+    """A table as the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrow = pa.Table.from_pylist(lines, schema)
+    if path.suffix == ".parquet":
+        pq.write_table(arrow, path)
+    elif path.suffix == ".feather":
+        pyarrow.feather.write_feather(arrow, path)
+    elif path.suffix == ".arrow":
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, arrow.schema) as stream:
+            stream.write_table(arrow)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        lined = [
+            delimiter.join(map(str, line.values())) for line in (dict(zip(lines[0], lines[0], strict=True)), *lines)
+        ]
+        path.write_text("\n".join(lined) + "\n")
+    return path
+
+
+SUFFIXES = ["csv", "tsv", "jsonl", "parquet", "feather", "arrow"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_tensorflow_in_every_file(tmp_path: Path, suffix: str) -> None:
+    names = TENSORFLOW.strip().split(",")
+    lines = [
+        ("sub dir/ä b.c.jpg", 64, 48, "traffic light", 1, 2, 30.5, 40),
+        ("b.jpg", 32, 16, "cat", 0, 0, 5, 6.25),
+        ("sub dir/ä b.c.jpg", 64, 48, "cat", 3, 4, 5, 6),  # its rows need not stand together
+    ]
+    table(tmp_path / f"val.{suffix}", [dict(zip(names, line, strict=True)) for line in lines])
+    put(tmp_path / "images/val/b.jpg", picture())
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings and source.classes == ("cat", "traffic light")
+    assert rows(records, source.classes) == [
+        ("val", "sub dir/ä b.c.jpg", [[1, 2, 30.5, 40], [3, 4, 5, 6]], ["traffic light", "cat"]),
+        ("val", "b.jpg", [[0, 0, 5, 6.25]], ["cat"]),
+    ]
+    assert [(r.height, r.width, r.id) for r in records] == [(48, 64, -1), (16, 32, -1)]
+    assert records[1].image == tmp_path / "images/val/b.jpg"
+
+
+@pytest.mark.parametrize("header", ["", "path,x1,y1,x2,y2,class\n"])
+def test_keras_retinanet(tmp_path: Path, header: str) -> None:
+    put(tmp_path / "annotations.csv", header + "empty.jpg,,,,,\nimg/a.jpg,1,2,3,4,cow\nimg/a.jpg,5.5,6,7,8,bird\n")
+    put(tmp_path / "classes.csv", "cow,0\nbird,1\n")
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings
+    assert rows(records, source.classes) == [
+        ("train", "empty.jpg", [], []),
+        ("train", "img/a.jpg", [[1, 2, 3, 4], [5.5, 6, 7, 8]], ["cow", "bird"]),
+    ]
+
+
+def test_open_images(tmp_path: Path) -> None:
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,"
+    head += "IsInside\n"
+    lines = "0a1,xclick,/m/01g317,1,0.25,0.5,0.125,1,0,1,0,0,0\n0a1,xclick,/m/0k4j,1,0,1,0,1,-1,-1,1,0,0\n"
+    put(tmp_path / "oidv6-train-annotations-bbox.csv", head + lines)
+    put(tmp_path / "validation-annotations-bbox.csv", head + lines.replace("0a1", "ff0"))
+    put(tmp_path / "class-descriptions-boxable.csv", '/m/01g317,Person\n/m/0k4j,"Car, any"\n')
+    put(tmp_path / "train/0a1.jpg", picture())
+    put(tmp_path / "validation/ff0.jpg", picture())
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings
+    assert rows(records, source.classes) == [
+        (split, key, [[16, 6, 32, 48], [0, 0, 64, 48]], ["Person", "Car, any"])
+        for split, key in (("train", "0a1.jpg"), ("validation", "ff0.jpg"))
+    ]
+    assert records[0].flags.tolist() == [TRUNCATED, CROWD]
+
+
+def features(names: list[str], new: bool) -> dict[bytes, bytes]:
+    category = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "Sequence"}
+    objects = {"category": category} if new else {"feature": {"category": category["feature"]}, "_type": "Sequence"}
+    return {b"huggingface": json.dumps({"info": {"features": {"objects": objects}}}).encode()}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_hugging_face(tmp_path: Path, suffix: str, listed: bool) -> None:
+    """Lists in a structure or a list of structures, in shards; names from the schema."""
+    pieces = [("a.jpg", [[1, 2, 10, 20], [0.5, 0, 3, 4]], [2, 0]), ("b.png", [], []), (None, [[1, 1, 1, 1]], [1])]
+    number = pa.float32()
+    if listed:
+        kind = pa.list_(pa.struct({"bbox": pa.list_(number, 4), "category": pa.int64()}))
+    else:
+        kind = pa.struct({"bbox": pa.list_(pa.list_(number, 4)), "category": pa.list_(pa.int64())})
+    schema = pa.schema(
+        {"image_id": pa.int64(), "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "objects": kind},
+        metadata=features(["cat", "dog", "red light"], not listed),
+    )
+    for n, (name, boxes, labels) in enumerate(pieces):
+        objects: Any = {"bbox": boxes, "category": labels}
+        if listed:
+            objects = [{"bbox": box, "category": label} for box, label in zip(boxes, labels, strict=True)]
+        line = {"image_id": 70 + n, "image": {"bytes": picture(n), "path": name}, "objects": objects}
+        table(tmp_path / f"data/train-0000{n}-of-00003.{suffix}", [line], schema)
+    source = read(tmp_path)
+    assert source.classes == ("cat", "dog", "red light") and source.total == 3
+    records, findings = drain(source)
+    assert not findings
+    assert rows(records, source.classes) == [
+        ("train", "a.jpg", [[1, 2, 11, 22], [0.5, 0, 3.5, 4]], ["red light", "cat"]),
+        ("train", "b.png", [], []),
+        ("train", "train-00002-of-00003-00000001.jpg", [[1, 1, 2, 2]], ["dog"]),
+    ]
+    assert [r.image for r in records] == [picture(0), picture(1), picture(2)]
+    assert [r.id for r in records] == [70, 71, 72]
+
+
+def test_hugging_face_folder_with_metadata(tmp_path: Path) -> None:
+    objects = {"bbox": [[302.0, 109.0, 73.0, 52.0]], "categories": [3]}
+    table(tmp_path / "train/metadata.jsonl", [{"file_name": "a.png", "objects": objects}])
+    put(tmp_path / "train/a.png", picture())
+    source = read(tmp_path)
+    (record,), _ = drain(source)
+    assert rows([record], source.classes) == [("train", "a.png", [[302, 109, 375, 161]], ["3"])]
+    assert record.image == tmp_path / "train/a.png" and source.class_ids == (3,)
+
+
+CONVENTIONS = [
+    ("xyxy", "pixel", False, [8, 12, 24, 36], [8, 12, 24, 36]),
+    ("xyxy", "pixel", True, [8, 12, 23, 35], [8, 12, 24, 36]),
+    ("xyxy", "unit", False, [0.125, 0.25, 0.375, 0.75], [8, 12, 24, 36]),
+    ("xywh", "pixel", False, [8, 12, 16, 24], [8, 12, 24, 36]),
+    ("xywh", "unit", False, [0.125, 0.25, 0.25, 0.5], [8, 12, 24, 36]),
+    ("cxcywh", "pixel", False, [16, 24, 16, 24], [8, 12, 24, 36]),
+    ("cxcywh", "unit", False, [0.25, 0.5, 0.25, 0.5], [8, 12, 24, 36]),
+]
+
+
+@pytest.mark.parametrize(("boxes", "unit", "inclusive", "numbers", "expected"), CONVENTIONS)
+@pytest.mark.parametrize("how", ["columns", "text", "list", "lists", "four lists"])
+def test_conventions_and_mapping(
+    tmp_path: Path, boxes: str, unit: str, inclusive: bool, numbers: list[float], expected: list[float], how: str
+) -> None:
+    put(tmp_path / "a.jpg", picture())
+    fields = {"xyxy": "xmin ymin xmax ymax", "xywh": "x y w h", "cxcywh": "cx cy w h"}[boxes].split()
+    mapped = "file=image.name, label=what,difficult=hard,"
+    line: dict[str, Any] = {"image.name": "a.jpg", "what": "cat", "hard": 1}
+    if how in ("columns", "four lists"):
+        line |= {f"c{n}": number if how == "columns" else [number] for n, number in enumerate(numbers)}
+        mapped += ",".join(f"{field}=c{n}" for n, field in enumerate(fields))
+    else:
+        line |= {"b": {"text": str(numbers), "list": numbers, "lists": [numbers]}[how]}
+        mapped += "box=b"
+    if how in ("lists", "four lists"):
+        line |= {"what": ["cat"], "hard": [1]}
+    for suffix in ("parquet", "jsonl"):
+        table(tmp_path / f"t.{suffix}", [line])
+        put(tmp_path / "map.toml", "\n".join("{} = '{}'".format(*p.strip().split("=")) for p in mapped.split(",")))
+        for way in (mapped, str(tmp_path / "map.toml")):
+            source = read(tmp_path / f"t.{suffix}", map=way, boxes=boxes, unit=unit, inclusive=inclusive)
+            (record,), findings = drain(source)
+            assert not findings and rows([record], source.classes) == [("t", "a.jpg", [expected], ["cat"])]
+            assert record.flags.tolist() == [DIFFICULT]
+
+
+def test_a_split_column(tmp_path: Path) -> None:
+    head = TENSORFLOW.replace("\n", ",split,area,truncated\n")
+    lines = "a.jpg,64,48,cat,1,2,3,4,train,2.5,yes\na.jpg,64,48,dog,1,2,3,4,val,,no\nb.jpg,64,48,cat,1,2,3,4,,,0\n"
+    put(tmp_path / "all.csv", head + lines)
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings
+    assert [row[:2] for row in rows(records, source.classes)] == [
+        ("train", "a.jpg"),
+        ("val", "a.jpg"),
+        ("all", "b.jpg"),
+    ]
+    assert records[0].areas is not None and records[0].areas.tolist() == [2.5] and records[1].areas is None
+    assert [r.flags.tolist() for r in records] == [[TRUNCATED], [0], [0]]
+    assert [r.split for r in drain(read(tmp_path, split=("val",)))[0]] == ["val"]
+    with pytest.raises(ConfigError, match="unknown split 'test'; known: all, train, val"):
+        read(tmp_path, split=("test",))
+
+
+def test_files_are_splits_and_join_by_name(tmp_path: Path) -> None:
+    put(tmp_path / "train.csv", TENSORFLOW + "a.jpg,64,48,dog,1,2,3,4\n")
+    put(tmp_path / "val.csv", TENSORFLOW + "a.jpg,64,48,ant,1,2,3,4\na.jpg,64,48,dog,1,2,3,4\n")
+    source = read(tmp_path)
+    assert source.classes == ("ant", "dog")
+    assert [(s, names) for s, _, _, names in rows(drain(source)[0], source.classes)] == [
+        ("train", ["dog"]),
+        ("val", ["ant", "dog"]),
+    ]
+    for split in ("train", "valid"):  # Roboflow's
+        put(tmp_path / f"other/{split}/_annotations.csv", TENSORFLOW + "a.jpg,64,48,dog,1,2,3,4\n")
+        put(tmp_path / f"other/{split}/a.jpg", picture())
+    records, _ = drain(read(tmp_path / "other"))
+    assert [(r.split, r.image) for r in records] == [(s, tmp_path / f"other/{s}/a.jpg") for s in ("train", "valid")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "feather", "arrow"])
+def test_a_split_without_rows(tmp_path: Path, suffix: str) -> None:
+    names = TENSORFLOW.strip().split(",")
+    kinds = [(name, pa.string() if name in ("filename", "class") else pa.int64()) for name in names]
+    line = dict(zip(names, ("a.jpg", 64, 48, "cat", 1, 2, 3, 4), strict=True))
+    table(tmp_path / f"train.{suffix}", [line])
+    if suffix == "csv":
+        put(tmp_path / "val.csv", TENSORFLOW)
+    else:
+        table(tmp_path / f"val.{suffix}", [], pa.schema(kinds))
+    records, findings = drain(read(tmp_path))
+    assert [r.split for r in records] == ["train"] and not findings
+    objects = pa.struct({"bbox": pa.list_(pa.list_(pa.float64())), "category": pa.list_(pa.int64())})
+    if suffix != "csv":
+        lines = [{"file_name": "a.jpg", "objects": HUGGING_FACE}]
+        for split, some in (("train", lines), ("val", [])):
+            table(tmp_path / f"lists/{split}.{suffix}", some, pa.schema({"file_name": pa.string(), "objects": objects}))
+        assert [r.boxes.tolist() for r in drain(read(tmp_path / "lists"))[0]] == [[[1, 2, 11, 22]]]
+
+
+def test_facts_of_images_are_not_taken_for_those_of_boxes(tmp_path: Path) -> None:
+    file = table(tmp_path / "t.parquet", [{"path": "a.jpg", "objects": HUGGING_FACE, "area": 3072, "crowd": 1}])
+    (record,), _ = drain(read(file))
+    assert record.areas is None and record.flags.tolist() == [0]
+    with pytest.raises(FormatError, match="--map area=area: is int64; expected one for each box"):
+        read(file, map="area=area")
+
+
+def test_numbers_as_classes_keep_their_order(tmp_path: Path) -> None:
+    put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,10,1,2,3,4\na.jpg,64,48,9,1,2,3,4\n")
+    source = read(tmp_path)
+    assert (source.classes, source.class_ids) == (("9", "10"), (9, 10))
+
+
+def test_wrong_rows_are_listed_with_their_place_and_the_rest_kept(tmp_path: Path) -> None:
+    lines = [
+        "a.jpg,64,48,cat,1,2,3,4",
+        'a.jpg,64,48,cat,"1,5",2,3,4',
+        "a.jpg,64,48,cat,1,5,2,3,4,5",
+        "a.jpg,64",
+        "a.jpg,64,48,cat,one,2,3,4",
+        "a.jpg,64,48,,1,2,3,4",
+        "a.jpg,64,48,cat,,,,",
+        ",64,48,cat,1,2,3,4",
+        "../b.jpg,64,48,cat,1,2,3,4",
+        "/etc/c.jpg,64,48,cat,1,2,3,4",
+        " d.jpg ,64,48, cat ,+1,2.,.3e1,nan",
+    ]
+    file = put(tmp_path / "t.csv", "\ufeff" + (TENSORFLOW + "\n".join(lines)).replace("\n", "\r\n") + "\r\n")
+    records, findings = drain(read(tmp_path))
+    assert [(r.key, r.boxes.tolist()) for r in records[:1]] == [("a.jpg", [[1, 2, 3, 4]])]
+    assert records[1].key == "d.jpg" and np.isnan(records[1].boxes[0, 3]) and records[1].boxes[0, 2] == 3
+    assert [(f.code, f.key) for f in findings] == [
+        ("line-broken", "row 4"),
+        ("line-broken", "row 5"),
+        ("image-path", "row 9"),
+        ("line-broken", "a.jpg row 3"),
+        ("line-broken", "a.jpg row 6"),
+        ("unknown-class", "a.jpg row 7"),
+        ("line-broken", "a.jpg row 8"),
+        ("image-path", "row 10"),
+        ("image-path", "row 11"),
+    ]
+    assert {(f.action, f.file) for f in findings} == {("refused", str(file))}
+    assert findings[3].value == "1,5, 2, 3, 4" and "points for decimals" in findings[3].reason
+    assert "decimal commas?" in findings[0].reason and "decimal commas?" not in findings[1].reason
+
+
+def test_fractions_taken_for_pixels_are_noted(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,0.1,0.2,0.5,1\n")
+    assert [(f.action, f.code) for f in drain(read(tmp_path))[1]] == [("noted", "looks-unit")]
+    assert not drain(read(tmp_path, unit="unit"))[1]
+    put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,0.1,0.2,0.5,1\na.jpg,64,48,cat,0,0,2,1\n")
+    assert not drain(read(tmp_path))[1]
+
+
+def test_lists_that_do_not_match(tmp_path: Path) -> None:
+    objects = [
+        {"bbox": [[1, 2, 3, 4]], "category": ["cat", "dog"]},
+        {"bbox": [[1, 2, 3], [1, 2, 3, 4], None], "category": ["cat", "cat", "dog"]},
+    ]
+    table(tmp_path / "t.jsonl", [{"file_name": f"{n}.jpg", "objects": one} for n, one in enumerate(objects)])
+    records, findings = drain(read(tmp_path))
+    assert [(r.key, r.boxes.tolist()) for r in records] == [("1.jpg", [[1, 2, 4, 6]])]
+    assert [(f.code, f.key) for f in findings] == [
+        ("row-uneven", "row 1"),
+        ("line-broken", "1.jpg row 2 box 0"),
+        ("line-broken", "1.jpg row 2 box 2"),
+    ]
+    assert findings[0].value == "objects.bbox 1, objects.category 2" or "objects.category 2" in findings[0].value
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("t.csv", b"", "the file is empty"),
+        ("t.csv", b"a,b\n1,2\n", "no column for file, label, xmin, ymin, xmax, ymax; columns found: a, b; exp"),
+        ("t.csv", TENSORFLOW.replace("class", "kind").encode() + b"a,1,1,c,1,1,2,2\n", "no column for label; col"),
+        ("t.csv", TENSORFLOW.encode(), "no row has a class"),
+        ("t.csv", TENSORFLOW.encode() + b"a.jpg,1,1,c,1,5,2,5,3,5,4,5\n", r"row 2: a\.jpg.*12 columns, expected 8; "),
+        ("t.csv", TENSORFLOW.encode() + b"a.jpg,1,1,\xe4,1,2,3,4\n", "not UTF-8 text: byte 0xe4 in line 2"),
+        ("t.csv", TENSORFLOW.encode("utf-16"), "not UTF-8 text: byte 0xff in line 1"),
+        ("t.csv", b"filename,class,class\n", "column 'class' is given twice"),
+        ("t.jsonl", b'{"file_name": "a"}\n{"file_na', "cannot be read as jsonl: JSON parse error: .* in row 1"),
+        ("t.jsonl", b'{"file_name": "\xff"}\n', "not UTF-8 text: byte 0xff in line 1"),
+        ("t.jsonl", b"", "cannot be read as jsonl: Empty JSON file"),
+        ("t.jsonl", b'{"path": "a", "objects": {"bbox": [[1, 2, 3, 4]], "label": 1}}', "single values, a row a box"),
+        ("t.jsonl", b'{"path": "a", "label": 1, "x": 1, "y": 1, "w": 1, "h": {"a": 1}}', "no column for xmin"),
+        ("t.jsonl", b'{"path": "a", "label": "2020-01-01", "x": 1, "y": 1, "w": 1, "h": 1}', "a column of type "),
+        ("t.parquet", b"PAR1xxxxPAR1", "cannot be read as parquet"),
+        ("t.parquet", b"", "cannot be read as parquet"),
+        ("t.arrow", b"ARROW1", "cannot be read as arrow"),
+        ("t.feather", b"not feather at all", "cannot be read as feather"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_understood(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    file = put(tmp_path / name, data)
+    with pytest.raises(FormatError, match=reason) as caught:
+        drain(read(tmp_path))
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "arrow"])
+def test_a_file_that_is_cut_short(tmp_path: Path, suffix: str) -> None:
+    line = {"file_name": "a.jpg", "objects": HUGGING_FACE, "noise": np.random.default_rng(0).bytes(5000)}
+    whole = table(tmp_path / f"a/t.{suffix}", [line] * 3).read_bytes()
+    for size in (1, 7, 100, len(whole) // 2, len(whole) - 100):
+        put(tmp_path / f"b/t.{suffix}", whole[:size])
+        with pytest.raises(FormatError, match=f"cannot be read as {suffix}"):
+            drain(read(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "arrow", "jsonl", "csv"])
+def test_damaged_bytes_never_end_in_a_traceback(tmp_path: Path, suffix: str) -> None:
+    names = TENSORFLOW.strip().split(",")
+    lines = [dict(zip(names, (f"{n}.jpg", 64, 48, "cat", 1, 2, 3, 4), strict=True)) for n in range(20)]
+    whole = np.frombuffer(table(tmp_path / f"a/t.{suffix}", lines).read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data = whole.copy()
+        data[rng.integers(0, len(data), 6)] = rng.integers(0, 256, 6)
+        put(tmp_path / f"b/t.{suffix}", data.tobytes())
+        try:
+            drain(read(tmp_path / "b"))
+        except FormatError as error:
+            assert f"t.{suffix}" in str(error)
+
+
+def test_folders_without_a_table(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"nowhere: does not exist; expected a table \(.csv, "):
+        read(tmp_path / "nowhere")
+    put(tmp_path / "sub/readme.md", "x")
+    with pytest.raises(FormatError, match="no table found; expected a table"):
+        read(tmp_path)
+    with pytest.raises(FormatError, match=r"readme\.md: suffix '\.md'; expected a table"):
+        read(tmp_path / "sub/readme.md")
+
+
+def test_options_that_do_not_fit(tmp_path: Path) -> None:
+    file = put(tmp_path / "t.csv", "f,c,b\na.jpg,cat,1 2 3 4\n")
+    for options, reason in (
+        ({"map": "file"}, "--map file=: expected FIELD=COLUMN; the fields are file, image, "),
+        ({"map": "fil=f"}, "--map fil=f: expected FIELD=COLUMN"),
+        ({"map": "file=f,label=c,box=b"}, r"--map box=b: say with --boxes xyxy\|xywh\|cxcywh"),
+        ({"boxes": "yxyx"}, "--boxes yxyx: expected one of xyxy, xywh, cxcywh"),
+        ({"unit": "mm"}, "--unit mm: expected one of pixel, unit"),
+        ({"map": "file=f,label=c,box=b", "boxes": "xywh", "inclusive": True}, "--inclusive: is for corners in pixels"),
+        ({"images": Path("none")}, "--images none: does not exist"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            read(file, **options)  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="--map file=g: no such column; columns found: f, c, b"):
+        read(file, map="file=g")
+    with pytest.raises(FormatError, match=r"none\.toml: cannot be read"):
+        read(file, map="none.toml")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not TOML: .*line 1"):
+        read(file, map=str(put(tmp_path / "bad.toml", "file = f")))
+    (record,), _ = drain(read(file, map="file=f,label=c,box=b", boxes="xyxy"))
+    assert record.boxes.tolist() == [[1, 2, 3, 4]]
+
+
+def test_through_the_command(tmp_path: Path) -> None:
+    put(tmp_path / "in/a b.jpg", picture())
+    put(tmp_path / "in/labels.csv", "img;kind;l;t;w;h\na b.jpg;cat;0.25;0.5;0.25;0.5\na b.jpg;cat;0,25;0,5;0,25;0,5\n")
+    options = ["--map", "file=img,label=kind,x=l,y=t", "--boxes", "xywh", "--unit", "unit"]
+    arguments = ["ingest", "table", str(tmp_path / "in"), *options, "--out"]
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "refused line-broken: 1" in result.stdout and "a b.jpg row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
+    assert Shards(tmp_path / "out").table.boxes.tolist() == [[16, 24, 32, 48]]
+    result = CliRunner().invoke(main, ["ingest", "coco", str(tmp_path), "--inclusive", "--out", str(tmp_path / "bad")])
+    assert result.exit_code == 1 and "--inclusive: format 'coco' does not take it" in result.stderr
+    result = CliRunner().invoke(main, ["ingest", "table", str(tmp_path / "in"), "--out", str(tmp_path / "bad")])
+    assert (
+        result.exit_code == 1 and result.stderr.startswith("error: ") and "columns found: img, kind, l" in result.stderr
+    )
+    assert not (tmp_path / "bad").exists()
+
+
+def test_written_files_are_read_by_pyarrow_alone(tmp_path: Path) -> None:
+    """What other programs see: the columns and the names that Hugging Face's datasets look for."""
+    from dataforge.formats.table import write
+    from tests.formats.suite import CLASS_IDS, CLASSES, Source, awkward
+
+    write(Source(CLASSES, iter(awkward(("train",))), CLASS_IDS), tmp_path / "set")
+    arrow = pq.read_table(tmp_path / "set/train.parquet")
+    facts = json.loads(arrow.schema.metadata[b"huggingface"])["info"]["features"]
+    assert facts["objects"]["category"]["feature"]["names"] == list(CLASSES) and facts["image"] == {"_type": "Image"}
+    first, record = arrow.slice(0, 1).to_pylist()[0], awkward(("train",))[0]
+    assert first["image"] == {"bytes": record.image, "path": record.key} and first["image_id"] == record.id
+    xywh = np.array(first["objects"]["bbox"])
+    np.testing.assert_array_equal((xywh[:, :2] + xywh[:, 2:]).astype(np.float32), record.boxes[:, 2:])
+
+
+def test_nothing_is_left_of_a_set_that_failed(tmp_path: Path) -> None:
+    from dataforge.formats.table import write
+    from tests.formats.suite import CLASSES, Source, awkward
+
+    def records() -> Any:
+        yield awkward(("train",))[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(Source(CLASSES, records()), tmp_path / "set")
+    assert not list((tmp_path / "set").iterdir())
+    missing = Record("a.jpg", "train", tmp_path / "none.jpg", 1, 1, *(io,) * 3)  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="No such file"):
+        write(Source(CLASSES, iter([missing])), tmp_path / "set")
