@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -13,17 +11,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import FormatError
 from dataforge.formats.decimals import decimals
 from dataforge.formats.layout import (
     as_boxes,
     as_size,
     check_root,
     exists,
+    given,
     inside,
     new_folder,
     pick_splits,
     put_picture,
+    read_json,
 )
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, object_areas
 
@@ -31,6 +31,7 @@ EXPECTED = (
     "annotations/instances_<split>.json with <split>/, images/<split>/ or images/; "
     "<split>/_annotations.coco.json beside its pictures; or one JSON file (--annotations FILE --images DIR)"
 )
+CONTENT = "COCO's images, annotations and categories"
 ROBOFLOW = "_annotations.coco.json"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 
@@ -87,14 +88,14 @@ def read(
         FormatError: no layout fits, or a file is not COCO JSON. ConfigError: no such split.
     """
     check_root(root, EXPECTED)
-    annotations, images = _given(root, annotations, "--annotations"), _given(root, images, "--images")
+    annotations, images = given(root, annotations, "--annotations"), given(root, images, "--images")
     if annotations:
         name = split[0] if split and len(split) == 1 else _split_name(annotations)
         splits = {name: _Split(annotations, _folders(root, name, annotations))}
     else:
         splits = _discover(root)
     chosen = pick_splits(split, splits)
-    files = {name: _decode(splits[name].path) for name in chosen}
+    files = {name: read_json(splits[name].path, _File, CONTENT) for name in chosen}
     classes, class_ids, noted = _classes({splits[name].path: file for name, file in files.items()})
 
     def records() -> Iterator[Record | Finding]:
@@ -104,14 +105,6 @@ def read(
             yield from _records(name, splits[name].path, folders, files.pop(name), classes)
 
     return Source(classes, records(), class_ids, total=sum(len(file.images) for file in files.values()))
-
-
-def _given(root: Path, path: Path | None, option: str) -> Path | None:
-    if path is None or exists(path):
-        return path
-    if exists(root / path):
-        return root / path
-    raise ConfigError(f"{option} {path}: does not exist")
 
 
 def _split_name(path: Path) -> str:
@@ -145,25 +138,6 @@ def _discover(root: Path) -> dict[str, _Split]:
             names = ", ".join(file.name for file in files)
             raise FormatError(f"{folder}: several JSON files ({names}); say which with --annotations FILE --images DIR")
     raise FormatError(f"{root}: no COCO annotations found; expected {EXPECTED}")
-
-
-def _decode(path: Path) -> _File:
-    expected = "COCO's images, annotations and categories"
-    try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        try:
-            return msgspec.json.decode(data, type=_File)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            # the slow way takes the NaN that Python's json writes, and names the line and column of a mistake
-            return msgspec.convert(json.loads(data), type=_File)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    except msgspec.ValidationError as error:
-        raise FormatError(f"{path}: {error}; expected {expected}") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON: {error}; expected {expected}") from None
 
 
 def _classes(files: dict[Path, _File]) -> tuple[tuple[str, ...], tuple[int, ...], list[Finding]]:

@@ -16,6 +16,7 @@ from dataforge.formats.layout import (
     as_boxes,
     check_root,
     exists,
+    files_below,
     inside,
     is_picture,
     new_folder,
@@ -172,13 +173,13 @@ def _name_file(root: Path) -> dict[int, str]:
 
 def _from_folders(root: Path) -> _Set:
     images = root / "images"
-    splits = {folder.name: [folder] for folder in _subfolders(images) if _pictures(folder)}
+    splits = {folder.name: [folder] for folder in _subfolders(images) if files_below(folder, is_picture)}
     if not splits:
         nested = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
         splits = {folder.name: [folder / "images"] for folder in nested}
     if not splits:
         flat = images if images.is_dir() else root
-        if not _pictures(flat):
+        if not files_below(flat, is_picture):
             raise FormatError(f"{root}: no images found; expected {EXPECTED}")
         splits = {"train": [flat]}
     return _Set(root, splits, _name_file(root), root)
@@ -188,25 +189,12 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = []
-    seen = set()  # a link may lead back to a folder above it
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if is_picture(name)]
-    return sorted(found)
-
-
 def _images(layout: _Set, split: str, found: list[Finding]) -> list[Path]:
     """A split's images, each once."""
     images: dict[Path, None] = {}
     for place in layout.splits[split]:
         if place.is_dir():
-            paths = _pictures(place)
+            paths = files_below(place, is_picture)
         else:
             lines = [line.strip() for line in read_text(place).splitlines()]
             # a path is relative to the set, or to the list
