@@ -136,33 +136,52 @@ def ingest(
     FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
     `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
     """
+    from dataforge.join import join, read_class_map, rename
+
+    def make() -> tuple[Source, str]:
+        name = _named(format_name, root)
+        source, names = _source(name, root, _names(splits), given), name
+        if added:
+            places = [_format_and_root(text, "--add") for text in added]
+            names = " + ".join([name, *(other for other, _ in places)])
+            more = [(place.resolve().name, _source(other, place, _names(splits), {})) for other, place in places]
+            source = join([(root.resolve().name, source), *more])
+        return (rename(source, read_class_map(class_map)) if class_map else source), names
+
+    _publish(make, out, as_json, max_bad=max_bad, decode_check=decode_check)
+
+
+@main.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@_json
+def merge(directories: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Put shard folders together: classes unite by name, splits of one name become one, images keep their bytes."""
+    from dataforge.export import source_of
+    from dataforge.join import join
+    from dataforge.shards.reader import Shards
+
+    def make() -> tuple[Source, str]:
+        parts = [Shards(directory) for directory in directories]
+        source = join([(part.path.resolve().name, source_of(part)) for part in parts])
+        return source, " + ".join(part.index["source"] for part in parts)
+
+    _publish(make, out, as_json)
+
+
+def _publish(make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, **how: Any) -> None:
+    """Ingest what `make` gives, a source and its name, and say what came of it."""
     from dataforge.ingest import IngestError
     from dataforge.ingest import ingest as run
-    from dataforge.join import join, read_class_map, rename
     from dataforge.shards.reader import Shards
 
     failed: dict[str, Any] = {"out": str(out)}
     code = 1
     try:
         with _polite_kill():
-            format_name = _named(format_name, root)
-            source, source_name = _source(format_name, root, _names(splits), given), format_name
-            if added:
-                places = [_format_and_root(text, "--add") for text in added]
-                source_name = " + ".join([format_name, *(name for name, _ in places)])
-                more = [(place.resolve().name, _source(name, place, _names(splits), {})) for name, place in places]
-                source = join([(root.resolve().name, source), *more])
-            if class_map:
-                source = rename(source, read_class_map(class_map))
+            source, source_name = make()
             with _progress(source.total, hidden=as_json) as progress:
-                summary = run(
-                    source,
-                    out,
-                    max_bad=max_bad,
-                    decode_check=decode_check,
-                    source_name=source_name,
-                    progress=progress,
-                )
+                summary = run(source, out, source_name=source_name, progress=progress, **how)
     except KeyboardInterrupt:
         failed["error"], code = "interrupted; nothing was published", 130
     except DataforgeError as error:

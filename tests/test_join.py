@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataforge.cli import main
 from dataforge.errors import ConfigError, FormatError
 from dataforge.join import join, read_class_map, rename
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.reader import Shards
+from tests import tiny
 from tests.formats.sets import CATEGORIES, box, coco, drain, picture, put, voc_object, voc_xml
 from tests.test_bad_input import kinds, refused, run
 
@@ -176,3 +179,24 @@ def test_the_command(tmp_path: Path) -> None:
     put(table, 'bird = ""')
     known = ", ".join(str(category["name"]) for category in CATEGORIES)
     assert f"no such class: 'bird'; known: {known}" in refused(again, "coco", one, "--class-map", table)
+
+
+def test_merging_shard_folders(tmp_path: Path) -> None:
+    """Every image and box of both arrives, with its bytes and class; what collides is set apart and noted."""
+    a, b = tiny.shards(tmp_path / "a"), tiny.shards(tmp_path / "b", splits=("val", "extra"))
+    done = CliRunner().invoke(main, ["merge", str(a), str(b), "--out", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    one, two, both = Shards(a), Shards(b), Shards(tmp_path / "c")
+    assert both.classes == one.classes and both.class_ids == one.class_ids
+    assert {name: len(rows) for name, rows in both.splits.items()} == {"train": 10, "val": 20, "extra": 10}
+    for part, split, start in ((one, "train", 0), (one, "val", 0), (two, "val", 10), (two, "extra", 0)):
+        for n, i in enumerate(part.splits[split].tolist()):
+            j = int(both.splits[split][start + n])
+            assert bytes(both.blob(j)) == bytes(part.blob(i))
+            assert both.table.key[j].endswith(part.table.key[i])
+            mine, its = part.table.take(np.array([i])), both.table.take(np.array([j]))
+            for name in ("boxes", "labels", "flags", "areas"):
+                assert np.array_equal(getattr(mine, name), getattr(its, name))
+    assert "keys-prefixed" in done.output
+    again = CliRunner().invoke(main, ["merge", str(a), str(tmp_path / "nothing"), "--out", str(tmp_path / "d")])
+    assert again.exit_code == 1 and "nothing: does not exist" in again.stderr and not (tmp_path / "d").exists()
