@@ -229,6 +229,31 @@ def _progress(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("show.jpg"), show_default=True, help="The picture."
+)
+@click.option("--n", type=click.IntRange(1, 400), default=16, show_default=True, help="How many images.")
+@click.option("--split", help="Only of this split.")
+@click.option("--class", "class_name", help="Only images that hold this class.")
+@click.option("--augment", metavar="RECIPE", help="As this augmentation recipe makes them.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice, and of the augmentation.")
+def show(directory: Path, out: Path, split: str | None, **what: Any) -> None:
+    """Write a contact sheet: images with their boxes and class names."""
+    import PIL.Image
+
+    from dataforge.shards.reader import Shards
+    from dataforge.show import show as draw
+
+    sheet = PIL.Image.fromarray(draw(Shards(directory, split), **what))
+    try:
+        sheet.save(out, quality=90)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    click.echo(f"{out}: {sheet.width}x{sheet.height}")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
 @_json
 def info(directory: Path, as_json: bool) -> None:
     """What a shard folder holds: splits, classes, sizes, box counts."""

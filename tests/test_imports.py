@@ -30,6 +30,8 @@ BELOW: dict[str, set[str]] = {
     "dataforge.prove": {"record", "image", "ingest", "shards"},
     "dataforge.join": {"errors", "record"},
     "dataforge.decode": {"errors", "image"},
+    "dataforge.draw": set(),
+    "dataforge.show": {"errors", "augment", "decode", "draw", "rng", "shards"},
     "dataforge.synth": {"errors"},
     "dataforge.batch": set(),
     "dataforge.boxes": {"errors"},
@@ -39,7 +41,7 @@ BELOW: dict[str, set[str]] = {
 }
 LEAVES = {"cli", "bench", "demo", "web", "__main__"}
 NO_TORCH = {"errors", "record", "image", "rng", "command", "formats", "shards", "mend", "ingest", "decode", "synth"}
-NO_TORCH |= {"cli", "demo", "sampler", "export", "prove", "join"}
+NO_TORCH |= {"cli", "demo", "sampler", "export", "prove", "join", "draw", "show"}
 
 
 def module(file: Path) -> str:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from dataforge.augment import fit_matrix, warp
 from dataforge.command import Command
 from dataforge.decode import decode
+from dataforge.draw import draw
 from dataforge.errors import ConfigError, ImageError
 from dataforge.image import SUFFIXES, probe
 from trainers.checkpoint import load_detector
 from trainers.detector import Detector
 from trainers.evaluate import write_json
-from trainers.plots import draw
 from trainers.process import device_of
 from trainers.truth import Predictions, coco_rows
 

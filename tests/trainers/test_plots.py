@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataforge import draw
 from dataforge.loader import Loader
 from dataforge.shards.reader import Shards
 from tests.trainers.fake import pixels_of
@@ -26,8 +27,8 @@ def grey(height: int, width: int) -> np.ndarray:
 
 
 def test_outline_lies_on_the_boxs_edge_pixels() -> None:
-    drawn = plots.draw(grey(100, 120), np.array([[30, 40, 90, 80]], np.float32), np.array([0]), NAMES)
-    shade = np.array(plots.colour(0))
+    drawn = draw.draw(grey(100, 120), np.array([[30, 40, 90, 80]], np.float32), np.array([0]), NAMES)
+    shade = np.array(draw.colour(0))
     is_line = (drawn == shade).all(-1)
     for y, x in ((40, 60), (79, 60), (60, 30), (60, 89)):
         assert is_line[y, x]
@@ -41,7 +42,7 @@ def test_outline_lies_on_the_boxs_edge_pixels() -> None:
 def test_any_box_can_be_drawn(height: int, width: int, box: list[float]) -> None:
     pixels = grey(height, width)
     low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
-    drawn = plots.draw(pixels, np.concatenate([low, high])[None], np.array([2]), NAMES, np.array([0.5]))
+    drawn = draw.draw(pixels, np.concatenate([low, high])[None], np.array([2]), NAMES, np.array([0.5]))
     assert drawn.shape == pixels.shape and drawn.dtype == np.uint8
     assert (pixels == 100).all(), "the source was drawn on"
     if low[0] < width - 1 and low[1] < height - 1 and (high >= 1).all():
@@ -55,8 +56,8 @@ def test_a_name_at_the_edge_stays_inside(height: int, width: int) -> None:
     x, y = width // 3, height // 2
     widths = []
     for box in ([x, y, x + side, y + side], [width - side // 4, 0, width, side]):
-        drawn = plots.draw(grey(height, width), np.array([box], float), np.array([0]), NAMES, np.array([0.25]))
-        ys, xs = np.nonzero((drawn == np.array(plots.colour(0))).all(-1))
+        drawn = draw.draw(grey(height, width), np.array([box], float), np.array([0]), NAMES, np.array([0.25]))
+        ys, xs = np.nonzero((drawn == np.array(draw.colour(0))).all(-1))
         widths.append(int(np.ptp(xs[ys == ys.min()])) + 1)
     assert ys.min() == 0 and xs.max() == width - 1
     assert widths[0] == widths[1] > side // 4
@@ -65,19 +66,19 @@ def test_a_name_at_the_edge_stays_inside(height: int, width: int) -> None:
 def test_padding_is_not_drawn_and_nothing_is_fine() -> None:
     pixels = grey(40, 50)
     boxes = np.array([[5, 5, 20, 20], [0, 0, 0, 0]], np.float32)
-    assert (plots.draw(pixels, boxes, np.array([-1, -1]), NAMES) == 100).all()
-    assert (plots.draw(pixels, np.zeros((0, 4)), np.zeros(0, int), NAMES) == 100).all()
+    assert (draw.draw(pixels, boxes, np.array([-1, -1]), NAMES) == 100).all()
+    assert (draw.draw(pixels, np.zeros((0, 4)), np.zeros(0, int), NAMES) == 100).all()
 
 
 def test_the_best_score_is_on_top() -> None:
     boxes = np.array([[20, 20, 60, 60], [20, 20, 60, 60]], np.float32)
     for scores, top in (([0.9, 0.1], 0), ([0.1, 0.9], 1)):
-        drawn = plots.draw(grey(80, 80), boxes, np.array([0, 1]), NAMES, np.array(scores))
-        assert tuple(drawn[59, 40]) == plots.colour(top)
+        drawn = draw.draw(grey(80, 80), boxes, np.array([0, 1]), NAMES, np.array(scores))
+        assert tuple(drawn[59, 40]) == draw.colour(top)
 
 
 def test_colours_differ() -> None:
-    shades = np.array([plots.colour(i) for i in range(24)], int)
+    shades = np.array([draw.colour(i) for i in range(24)], int)
     apart = np.abs(shades[:, None] - shades[None]).sum(-1)[~np.eye(24, dtype=bool)]
     assert apart.min() > 20
 

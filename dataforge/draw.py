@@ -1,0 +1,108 @@
+"""Pictures with boxes on them, and sheets of such pictures."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+GAP = 4  # white pixels between the pictures of a sheet
+
+
+def draw(
+    pixels: Pixels,
+    boxes: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    names: Sequence[str],
+    scores: NDArray[np.floating] | None = None,
+) -> Pixels:
+    """Draw boxes with their classes' names, and scores where there are any.
+
+    Args:
+        pixels: (height, width, 3), left as they are.
+        boxes: (n, 4) xyxy pixels; labels: (n,), -1 is passed over; scores: (n,), the best are drawn on top.
+        names: the classes' names by label.
+
+    Returns:
+        (height, width, 3).
+    """
+    image = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+    pen = PIL.ImageDraw.Draw(image)
+    width, height = image.size
+    short = min(width, height)
+    line = max(1, round(short / 200))
+    font = _font(int(np.clip(short / 28, 9, 48)))
+    order = np.flatnonzero(labels >= 0)
+    if scores is not None:
+        order = order[np.argsort(scores[order], kind="stable")]
+    for i in order.tolist():
+        x1, y1, x2, y2 = np.clip(np.round(boxes[i]), 0, [width, height] * 2).astype(int).tolist()
+        # edges to pixels: the last pixel of a box that ends at x2 is x2 - 1
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour(int(labels[i])), width=line)
+    for i in order.tolist():
+        text = names[int(labels[i])] + (f" {scores[i]:.2f}" if scores is not None else "")
+        x1, y1 = float(boxes[i][0]), float(boxes[i][1])
+        left, top, right, bottom = font.getbbox(text)
+        wide, high = right - left + 2 * line + 2, bottom - top + 2 * line + 2
+        x = max(0.0, min(x1, width - wide))
+        y = y1 - high if y1 >= high else max(0.0, min(y1, height - high))
+        shade = colour(int(labels[i]))
+        pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=shade)
+        dark = np.dot(shade, (0.299, 0.587, 0.114)) < 140
+        pen.text((x + line + 1 - left, y + line + 1 - top), text, fill="white" if dark else "black", font=font)
+    return np.asarray(image)
+
+
+@lru_cache
+def colour(label: int) -> tuple[int, int, int]:
+    """A class's colour: hues a golden angle apart, in three brightnesses."""
+    r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, (1.0, 0.8, 0.6)[label // 8 % 3])
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+@lru_cache
+def _font(size: int) -> PIL.ImageFont.FreeTypeFont:
+    # matplotlib brings a font with Latin, Greek and Cyrillic letters
+    return PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def contact_sheet(
+    pictures: Sequence[Pixels],
+    boxes: Sequence[NDArray[np.floating]],
+    labels: Sequence[NDArray[np.integer]],
+    names: Sequence[str],
+    scores: Sequence[NDArray[np.floating]] | None = None,
+    *,
+    side: int = 1920,
+) -> Pixels:
+    """Pictures of one size with their boxes, in rows and columns.
+
+    Args:
+        pictures: at least one (height, width, 3); boxes, labels, scores: of each, as in `draw`.
+        side: the sheet's longer side is at most about so many pixels.
+    """
+    height, width = pictures[0].shape[:2]
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    # small images are enlarged and large ones shrunk before drawing, so that names can be read
+    scale = min(3.0, side / max(columns * width, rows * height))
+    tile = (max(1, round(height * scale)), max(1, round(width * scale)))
+    sheet = np.full((rows * (tile[0] + GAP) + GAP, columns * (tile[1] + GAP) + GAP, 3), 255, np.uint8)
+    factor = np.array([tile[1] / width, tile[0] / height] * 2)
+    for i, pixels in enumerate(pictures):
+        picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(picture.resize((tile[1], tile[0]), PIL.Image.Resampling.BILINEAR))
+        y, x = GAP + i // columns * (tile[0] + GAP), GAP + i % columns * (tile[1] + GAP)
+        drawn = draw(pixels, boxes[i] * factor, labels[i], names, None if scores is None else scores[i])
+        sheet[y : y + tile[0], x : x + tile[1]] = drawn
+    return sheet
