@@ -287,8 +287,8 @@ def test_an_interruption_publishes_nothing_and_a_second_run_works(tmp_path: Path
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.02)
     process.send_signal(number)
+    os.close(pipe)  # ends the read, should the signal have come just before it began
     _, stderr = process.communicate(timeout=60)
-    os.close(pipe)
     assert process.returncode == 130 and stderr == "interrupted; nothing was published\n"
     assert [path.name for path in out.iterdir()] == ["ingest.jsonl"]
     stuck.unlink()
