@@ -18,13 +18,8 @@ from typing import Any
 import dataforge
 from dataforge.decode import decode
 from dataforge.errors import ConfigError
-from dataforge.loader import Loader
+from dataforge.loader import Loader, cores
 from dataforge.shards.reader import Shards
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

@@ -25,16 +25,15 @@ from dataforge import augment as aug
 from dataforge.augment import cpu
 from dataforge.augment import device as accelerator
 from dataforge.batch import Batch, pad
-from dataforge.decode import decode
-from dataforge.errors import ConfigError, DataError, ImageError, ShardError
+from dataforge.errors import ConfigError
 from dataforge.sampler import Shape, Step, plan
 from dataforge.shards.reader import Shards
 
 AHEAD = 3  # batches that are being made while one is used
 
 
-def _cores() -> int:
-    """How many cores this process may use."""
+def cores() -> int:
+    """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -125,7 +124,7 @@ class Loader:
         self.device = torch.device(device)
         self._on_cpu = self.device.type == "cpu"
         self.recipe = aug.recipe(augment)
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         self.epoch = 0
         self._steps: list[Step] | None = None
         self._first = 0  # where the next iteration starts
@@ -224,7 +223,7 @@ class Loader:
 
         def work(part: int) -> None:
             for i in range(part, len(index), self.threads):
-                pixels = self._pixels(int(index[i]))
+                pixels = self.shards.pixels(int(index[i]))
                 if self._on_cpu:
                     colour = None if parameters.colour is None else parameters.colour[i]
                     cpu.render(pixels, parameters.matrix[i], colour, buffer[i])
@@ -246,12 +245,6 @@ class Loader:
         widen[:, 0, 0], widen[:, 1, 1], widen[:, 2, 2] = factors[:, 1], factors[:, 0], 1
         futures = [pool.submit(work, part) for part in range(min(len(index), self.threads))]
         return _Pending(batch, parameters, parameters.matrix @ widen, shape, futures)
-
-    def _pixels(self, i: int) -> NDArray[np.uint8]:
-        try:
-            return decode(self.shards.blob(i), int(self.shards.table.orientation[i]))
-        except (ImageError, ShardError) as error:
-            raise DataError(f"{self.shards.place(i)}: {error}") from None
 
     def _finish(self, pending: _Pending) -> Batch:
         for future in pending.futures:

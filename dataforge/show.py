@@ -6,9 +6,8 @@ import numpy as np
 
 from dataforge import augment as aug
 from dataforge.augment import cpu
-from dataforge.decode import decode
 from dataforge.draw import Pixels, contact_sheet
-from dataforge.errors import ConfigError, DataError, ImageError, unknown
+from dataforge.errors import ConfigError, unknown
 from dataforge.rng import bits
 from dataforge.shards.reader import Shards
 
@@ -48,10 +47,7 @@ def show(
     labels = np.where(keep, objects.labels, -1)
     pictures = []
     for i, record in enumerate(index.tolist()):
-        try:
-            pixels = decode(shards.blob(record), int(table.orientation[record]))
-        except ImageError as error:
-            raise DataError(f"{shards.place(record)}: {error}") from None
+        pixels = shards.pixels(record)
         picture = np.empty((*SIZE, 3), np.float32)
         colour = None if parameters.colour is None else parameters.colour[i]
         cpu.render(pixels, parameters.matrix[i], colour, picture)

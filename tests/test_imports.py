@@ -31,13 +31,13 @@ BELOW: dict[str, set[str]] = {
     "dataforge.join": {"errors", "record"},
     "dataforge.decode": {"errors", "image"},
     "dataforge.draw": set(),
-    "dataforge.show": {"errors", "augment", "decode", "draw", "rng", "shards"},
+    "dataforge.show": {"errors", "augment", "draw", "rng", "shards"},
     "dataforge.synth": {"errors"},
     "dataforge.batch": set(),
     "dataforge.boxes": {"errors"},
     "dataforge.sampler": {"errors", "rng"},
     "dataforge.augment": {"errors", "boxes", "decode", "batch", "rng"},
-    "dataforge.loader": {"errors", "augment", "batch", "decode", "rng", "sampler", "shards"},
+    "dataforge.loader": {"errors", "augment", "batch", "sampler", "shards"},
 }
 LEAVES = {"cli", "bench", "demo", "web", "__main__"}
 NO_TORCH = {"errors", "record", "image", "rng", "command", "formats", "shards", "mend", "ingest", "decode", "synth"}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dataforge.errors import ImageError, ShardError
+from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED
 from dataforge.shards import INDEX, BlobStore, read_index, resolve_split, store
 from dataforge.shards.table import Table, read_tables
@@ -97,6 +98,19 @@ class Shards:
             folder = self.path / self._shards[shard]["path"]
             opened = self._stores[shard] = store(self.index["store"]).open(folder)
         return opened[i - int(self._starts[shard])]
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Record i's image, decoded and upright: (height, width, 3) RGB.
+
+        Raises:
+            DataError: it is missing or damaged; the text names its shard, number and key.
+        """
+        from dataforge.decode import decode  # here, so that looking at the facts loads no decoder
+
+        try:
+            return decode(self.blob(i), int(self.table.orientation[i]))
+        except (ImageError, ShardError) as error:
+            raise DataError(f"{self.place(i)}: {error}") from None
 
     def info(self) -> dict[str, Any]:
         """What is in it, as `dataforge info --json` prints it."""
