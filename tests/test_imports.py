@@ -39,9 +39,9 @@ BELOW: dict[str, set[str]] = {
     "dataforge.augment": {"errors", "boxes", "decode", "batch", "rng"},
     "dataforge.loader": {"errors", "augment", "batch", "sampler", "shards"},
 }
-LEAVES = {"cli", "bench", "demo", "web", "__main__"}
+LEAVES = {"cli", "commands", "bench", "demo", "web", "__main__"}
 NO_TORCH = {"errors", "record", "image", "rng", "command", "formats", "shards", "mend", "ingest", "decode", "synth"}
-NO_TORCH |= {"cli", "demo", "sampler", "export", "prove", "join", "draw", "show"}
+NO_TORCH |= {"cli", "commands", "demo", "sampler", "export", "prove", "join", "draw", "show"}
 
 
 def module(file: Path) -> str:
