@@ -1,9 +1,18 @@
-"""Anchors: widths and heights in units of 32 pixels, by k-means over the boxes of a data set."""
+"""Legend: A anchors.
+
+Anchors: boxes laid over feature maps and offsets from them, and for YOLOv2 widths and heights in units of 32 pixels by
+k-means over the boxes of a data set.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dataforge import Shards
 from dataforge.augment import fit_matrix
@@ -14,6 +23,45 @@ STRIDE = 32
 VOC = [(1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)]  # YOLOv2's on VOC at 416 x 416
 
 Sizes = NDArray[np.float64]
+_MAX_LOG = math.log(1000 / 16)  # a predicted side is at most this factor of its anchor's
+
+
+def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], offset: float = 0.0) -> Tensor:
+    """The same shapes about every cell of a map, in the order row, column, shape.
+
+    Args:
+        shapes: (S, 2) widths and heights, pixels.
+        step: (vertical, horizontal) pixels a cell.
+        offset: where in its cell a shape's centre is: 0 at its upper left corner, 0.5 in its middle.
+
+    Returns:
+        (rows * columns * S, 4) xyxy pixels.
+    """
+    y = (torch.arange(rows, device=shapes.device) + offset) * step[0]
+    x = (torch.arange(columns, device=shapes.device) + offset) * step[1]
+    centre = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).unsqueeze(2)
+    return torch.cat([centre - shapes / 2, centre + shapes / 2], -1).reshape(-1, 4)
+
+
+def encode(anchors: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), times weights.
+
+    Args:
+        anchors, boxes: (..., 4) xyxy; a box without an area gives finite numbers, but no meaning.
+    """
+    size, box_size = anchors[..., 2:] - anchors[..., :2], (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
+    centre, box_centre = (anchors[..., 2:] + anchors[..., :2]) / 2, (boxes[..., 2:] + boxes[..., :2]) / 2
+    offsets = torch.cat([(box_centre - centre) / size, (box_size / size).log()], -1)
+    return offsets * offsets.new_tensor(weights)
+
+
+def decode(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The inverse of `encode`: (..., 4) offsets and anchors to xyxy boxes."""
+    offsets = offsets / offsets.new_tensor(weights)
+    size, centre = anchors[..., 2:] - anchors[..., :2], (anchors[..., 2:] + anchors[..., :2]) / 2
+    centre = centre + offsets[..., :2] * size
+    half = offsets[..., 2:].clamp(max=_MAX_LOG).exp() * size / 2
+    return torch.cat([centre - half, centre + half], -1)
 
 
 def shape_iou(sizes: Sizes, anchors: Sizes) -> Sizes:

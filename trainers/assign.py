@@ -1,0 +1,121 @@
+"""Legend: B images, A anchors, M box places, C classes.
+
+Which box each anchor is to learn, for a whole batch at once: padded boxes in, one number an anchor out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dataforge.batch import Batch
+from dataforge.boxes import iou
+from dataforge.record import CROWD, DIFFICULT
+
+NEGATIVE, IGNORED = -1, -2
+BLOCK = 1 << 22  # overlaps that are held at a time: they stay in memory that is used again
+
+
+def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
+    """Which boxes are to be learnt, and which only keep anchors from being called background.
+
+    Args:
+        difficult: learn difficult boxes too.
+
+    Returns:
+        eligible (B, M) bool, shields (B, M) bool; padding is in neither.
+    """
+    there = batch.labels >= 0
+    aside = batch.flags & (CROWD if difficult else CROWD | DIFFICULT) > 0
+    return there & ~aside, there & aside
+
+
+def match(
+    anchors: Tensor,
+    boxes: Tensor,
+    eligible: Tensor,
+    *,
+    high: float,
+    low: float,
+    force: Literal["no", "best", "ties"] = "no",
+    shields: Tensor | None = None,
+    shield_iou: float = 0.5,
+) -> Tensor:
+    """Give each anchor the box that overlaps it most.
+
+    An anchor is positive from an IoU of `high`, negative below `low`, and ignored between. `force` makes sure that
+    every box with any overlap has an anchor: "best" gives it the one it overlaps most, whatever that one had (SSD,
+    arXiv 1512.02325, section 2.2; of boxes that want the same anchor the last one gets it); "ties" makes all anchors
+    that some box overlaps most positive, each for its own best box (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+
+    Args:
+        anchors: (A, 4) or (B, A, 4) xyxy; boxes: (B, M, 4).
+        eligible: (B, M) the boxes that count; shields: (B, M) boxes that turn negatives that lie in them by at least
+            `shield_iou` of the anchor's area into ignored ones.
+
+    Returns:
+        (B, A) int64: the box's number, NEGATIVE or IGNORED.
+    """
+    count, places = eligible.shape
+    anchors = anchors.expand(count, -1, 4)
+    if not places:
+        return torch.full(anchors.shape[:2], NEGATIVE, device=anchors.device)
+    size = max(1, BLOCK // (count * places))
+    best, owner, shielded = [], [], []
+    top = boxes.new_zeros(count, places)  # each box's best overlap, and the anchor it is with
+    first = torch.zeros_like(top, dtype=torch.int64)
+    for start in range(0, anchors.shape[1], size):
+        block = anchors[:, start : start + size]
+        overlap = iou(block, boxes).masked_fill_(~eligible.unsqueeze(1), -1.0)
+        value, number = overlap.max(2)
+        best.append(value)
+        owner.append(number)
+        if force != "no":
+            value, number = overlap.max(1)
+            better = value > top
+            top, first = torch.where(better, value, top), torch.where(better, number + start, first)
+        if shields is not None:
+            inside = iou(block, boxes, torch.ones_like(shields)).masked_fill_(~shields.unsqueeze(1), 0.0)
+            shielded.append(inside.amax(2) >= shield_iou)
+    value, number = torch.cat(best, 1), torch.cat(owner, 1)
+    found = torch.where(value >= high, number, torch.where(value < low, NEGATIVE, IGNORED))
+    if shields is not None:
+        found = torch.where((found == NEGATIVE) & torch.cat(shielded, 1), IGNORED, found)
+    forced = top > 0
+    if force == "best":
+        order = torch.where(forced, torch.arange(places, device=boxes.device), -1)
+        wanted = torch.full_like(found, -1).scatter_reduce(1, first, order, "amax")
+        found = torch.where(wanted >= 0, wanted, found)
+    elif force == "ties":
+        top = torch.where(forced, top, 2.0)
+        ties = [
+            (iou(block, boxes) == top.unsqueeze(1)).logical_and_(eligible.unsqueeze(1)).any(2)
+            for block in anchors.split(size, 1)
+        ]
+        found = torch.where(torch.cat(ties, 1), number, found)
+    return found
+
+
+def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> Tensor:
+    """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
+
+    Args:
+        found: (B, A) as `match` gives it; keys: (B, A) random numbers, of which the smallest are drawn.
+
+    Returns:
+        (B, A) bool.
+    """
+    is_positive, is_negative = found >= 0, found == NEGATIVE
+    kept = is_positive & (_rank(keys, is_positive) < int(count * positive))
+    room = count - kept.sum(1, keepdim=True)
+    return kept | (is_negative & (_rank(keys, is_negative) < room))
+
+
+def _rank(keys: Tensor, among: Tensor) -> Tensor:
+    """(B, A) each key's place among those marked, by rising key; meaningless for the others."""
+    order = torch.where(among, keys, torch.inf).argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
