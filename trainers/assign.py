@@ -98,6 +98,22 @@ def match(
     return found
 
 
+def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:
+    """What each anchor is to learn.
+
+    Args:
+        found: (B, A) as `match` gives it.
+
+    Returns:
+        boxes (B, A, 4), zeros or another's where there is none, and labels (B, A), -1 where there is none.
+    """
+    if not batch.labels.shape[1]:
+        return batch.boxes.new_zeros(*found.shape, 4), torch.full_like(found, -1)
+    place = found.clamp(min=0)
+    labels = torch.where(found >= 0, batch.labels.gather(1, place), -1)
+    return batch.boxes.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), labels
+
+
 def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> Tensor:
     """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
 

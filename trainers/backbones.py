@@ -1,12 +1,13 @@
 """Legend: B images, H x W pixels.
 
-Feature extractors that give two maps, at strides 16 and 32: Darknet-19, or any timm model that has both.
+Feature extractors that give maps at chosen strides: Darknet-19, VGG16, or any timm model that has them.
 """
 
 from __future__ import annotations
 
 import difflib
 import pickle
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,15 +42,15 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class Backbone(nn.Module):
-    """forward(images (B, 3, H, W) in 0..1) -> maps (B, channels[0], H/16, W/16) and (B, channels[1], H/32, W/32).
+    """forward(images (B, 3, H, W) in 0..1) -> one map a stride s, (B, channels, ceil(H/s), ceil(W/s)).
 
     Attributes:
         name: as given to `build`.
-        channels: of the two maps.
+        channels: of the maps.
     """
 
     name: str
-    channels: tuple[int, int]
+    channels: tuple[int, ...]
     frozen = 0
 
     def units(self) -> list[nn.Module]:
@@ -81,21 +82,21 @@ class Darknet19(Backbone):
 
     Args:
         width: multiplies the channels.
+        strides: of the maps, rising; of 2, 4, 8, 16, 32.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, strides: Sequence[int] = (16, 32)) -> None:
         super().__init__()
-        self.name = "darknet19"
+        self.name, self.strides = "darknet19", tuple(strides)
         self.to_16, fine = _darknet_layers(_TO_16, 3, width)
-        self.to_32, coarse = _darknet_layers(_TO_32, fine, width)
-        self.channels = (fine, coarse)
+        self.to_32, _ = _darknet_layers(_TO_32, fine, width)
+        self.channels = tuple(scaled(32 * stride, width) for stride in strides)
 
     def units(self) -> list[nn.Module]:
         return [*self.to_16, *self.to_32]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        fine = self.to_16(images)
-        return fine, self.to_32(fine)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return _maps(images, self.units(), self.strides)
 
 
 def _darknet_layers(plan: str, channels: int, width: float) -> tuple[nn.Sequential, int]:
@@ -110,8 +111,60 @@ def _darknet_layers(plan: str, channels: int, width: float) -> tuple[nn.Sequenti
     return nn.Sequential(*layers), channels
 
 
+class VGG16(Backbone):
+    """VGG16's convolutions up to conv5_3 (arXiv 1409.1556, table 1, D), named as torchvision names them.
+
+    Its pools round up, so that an image of 300 pixels gives SSD's maps of 38 and 19.
+
+    Args:
+        strides: of the maps, rising; of 1, 2, 4, 8, 16. 8 is conv4_3, 16 is conv5_3.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, strides: Sequence[int] = (8, 16)) -> None:
+        super().__init__()
+        self.name, self.strides = "vgg16", tuple(strides)
+        layers: list[nn.Module] = []
+        channels = 3
+        for stage, (depth, wide) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)]):
+            layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage else []
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = wide
+        self.features = nn.Sequential(*layers)
+        self.channels = tuple(min(64 * stride, 512) for stride in strides)
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1))
+
+    def units(self) -> list[nn.Module]:
+        return list(self.features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return _maps((images - self.mean) / self.std, self.features, self.strides)
+
+
+def _maps(x: Tensor, units: Iterable[nn.Module], strides: Sequence[int]) -> tuple[Tensor, ...]:
+    """What comes out of each stage of a plain network, whose stages are parted by pools."""
+    maps, stride = [], 1
+    for unit in units:
+        if isinstance(unit, nn.MaxPool2d):
+            maps += [x] if stride in strides else []
+            stride *= 2
+        x = unit(x)
+    return (*maps, x) if stride in strides else tuple(maps)
+
+
 class Timm(Backbone):
-    """A timm model's maps at strides 16 and 32, on images normalised as its pretrained weights want them.
+    """A timm model's maps, on images normalised as its pretrained weights want them.
+
+    Args:
+        strides: of the maps, rising.
 
     Raises:
         ConfigError: the model has no such maps.
@@ -120,16 +173,17 @@ class Timm(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (16, 32)) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.strides = name, tuple(strides)
         self.net = _timm(name, pretrained=False)
         reductions = list(self.net.feature_info.reduction())
-        if 16 not in reductions or 32 not in reductions:
-            raise ConfigError(f"backbone {name!r}: its maps have strides {reductions}; expected 16 and 32 among them")
-        self._last = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in (16, 32)]
+        if not set(strides) <= set(reductions):
+            wanted = ", ".join(map(str, strides))
+            raise ConfigError(f"backbone {name!r}: its maps have strides {reductions}; expected {wanted} among them")
+        self._last = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         found = self.net.feature_info.channels()
-        self.channels = (found[self._last[0]], found[self._last[1]])
+        self.channels = tuple(found[place] for place in self._last)
         for key in ("mean", "std"):
             value = torch.tensor(self.net.pretrained_cfg[key]).view(-1, 1, 1)
             self.register_buffer(key, value)
@@ -141,9 +195,9 @@ class Timm(Backbone):
             parts += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
         return parts
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps = self.net((images - self.mean) / self.std)
-        return maps[self._last[0]], maps[self._last[1]]
+        return tuple(maps[place] for place in self._last)
 
     @torch.no_grad()
     def _probe(self) -> None:
@@ -154,16 +208,18 @@ class Timm(Backbone):
         except Exception as error:  # whatever a model of someone else's raises
             raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {_first_line(error)}") from None
         self.train()
-        expected = [(1, self.channels[0], 4, 6), (1, self.channels[1], 2, 3)]
+        expected = [(1, n, 64 // s, 96 // s) for n, s in zip(self.channels, self.strides, strict=True)]
         if shapes != expected:
             raise ConfigError(f"backbone {self.name!r}: gives maps {shapes} for a 64x96 image; expected {expected}")
 
 
 def _timm(name: str, *, pretrained: bool) -> Any:
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, ["darknet19", *timm.list_models()], n=5, cutoff=0.5)
+        close = difflib.get_close_matches(name, ["darknet19", "vgg16", *timm.list_models()], n=5, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
-        raise ConfigError(f"unknown backbone {name!r}; expected darknet19 or a model of timm {timm.__version__}{hint}")
+        raise ConfigError(
+            f"unknown backbone {name!r}; expected darknet19, vgg16 or a model of timm {timm.__version__}{hint}"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True)
     except Exception as error:  # timm raises every kind: no such tag, no feature maps, no network
@@ -175,17 +231,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def build(name: str = "darknet19", width: float = 1.0) -> Backbone:
+def build(name: str = "darknet19", width: float = 1.0, strides: Sequence[int] = (16, 32)) -> Backbone:
     """A backbone with random weights.
 
     Args:
-        name: "darknet19" or a timm model's name.
-        width: multiplies Darknet-19's channels; timm's models keep theirs.
+        name: "darknet19", "vgg16" or a timm model's name.
+        width: multiplies Darknet-19's channels; the others keep theirs.
+        strides: of the maps that are wanted, rising.
 
     Raises:
-        ConfigError: no such model, or one without maps at strides 16 and 32.
+        ConfigError: no such model, or one without maps at these strides.
     """
-    return Darknet19(width) if name == "darknet19" else Timm(name)
+    if name == "darknet19":
+        return Darknet19(width, strides)
+    return VGG16(strides) if name == "vgg16" else Timm(name, strides)
 
 
 def load_pretrained(backbone: Backbone, source: str) -> str:
@@ -210,7 +269,7 @@ def load_pretrained(backbone: Backbone, source: str) -> str:
         if path.suffix == ".weights":
             return darknet.load_backbone(backbone, path)
         net = backbone.net if isinstance(backbone, Timm) else backbone
-        return f"{path}: {_load_state(net, _read_state(path), str(path))}"
+        return f"{path}: {_load_state(net, read_state(path), str(path))}"
     if not isinstance(backbone, Timm):
         raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
     name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
@@ -221,7 +280,12 @@ def load_pretrained(backbone: Backbone, source: str) -> str:
     return f"timm's {name}"
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict in a file, alone or under "state_dict" or "model".
+
+    Raises:
+        ConfigError: the file is missing, cannot be read, or holds none.
+    """
     try:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)

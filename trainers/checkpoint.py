@@ -13,7 +13,7 @@ import torch
 from dataforge.errors import ConfigError, unknown
 from trainers.detector import Detector
 
-DETECTORS = {"yolov2": "trainers.yolov2:YOLOv2"}
+DETECTORS = {"yolov2": "trainers.yolov2:YOLOv2", "ssd": "trainers.ssd:SSD"}
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

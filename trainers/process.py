@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dataforge.errors import ConfigError
 
@@ -63,6 +64,25 @@ def agree(images: int, stop: bool, world: int, device: torch.device) -> tuple[fl
     dist.all_reduce(total)
     all_images, stops = total.tolist()
     return images * world / all_images, stops > 0
+
+
+def shared(count: Tensor, images: int) -> Tensor:
+    """What a loss is divided by that is normalised by a count over the whole batch, such as its positive anchors.
+
+    With several ranks it is the count over all of them, scaled to this rank's share of the images: since `agree`
+    weighs the ranks by their images, their losses then add up to those of one process.
+
+    Args:
+        count: () of this rank's batch; images: the batch's.
+
+    Returns:
+        () float32, at least 1 over the whole batch.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return count.float().clamp(min=1)
+    total = torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)])
+    dist.all_reduce(total)
+    return total[0].clamp(min=1) * images / total[1]
 
 
 class Stop:

@@ -26,7 +26,7 @@ def make_batch(images: Tensor, objects: list[list[tuple]], places: int = 8) -> B
             labels[i, k], flags[i, k] = label, sum(flag)
     affine = torch.eye(2, 3).repeat(count, 1, 1)
     index = torch.arange(count)
-    return Batch(images=images, boxes=boxes, labels=labels, flags=flags, affine=affine, index=index, batch_size=[count])
+    return Batch(images=images, boxes=boxes, labels=labels, flags=flags, affine=affine, index=index)
 
 
 class DetectorSuite:

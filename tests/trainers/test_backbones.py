@@ -59,9 +59,9 @@ def test_darknet19_takes_plain_pixels_and_widths_are_multiples_of_8() -> None:
     ("name", "reason"),
     [
         ("resnet81", "unknown backbone 'resnet81'.*close: resnet18"),
-        ("no such model at all", "expected darknet19 or a model of timm"),
+        ("no such model at all", "expected darknet19, vgg16 or a model of timm"),
         ("resnet18.nosuch", "nosuch"),
-        ("vit_tiny_patch16_224", r"strides \[16, 16, 16\]; expected 16 and 32"),
+        ("vit_tiny_patch16_224", r"strides \[16, 16, 16\]; expected 16, 32"),
         ("swin_tiny_patch4_window7_224", "cannot take a 64x96 image"),
     ],
 )

@@ -1,0 +1,266 @@
+"""Legend: B images, M box places, P priors, C classes, K detections.
+
+SSD (Liu et al., "SSD: Single Shot MultiBox Detector", arXiv 1512.02325): VGG16 or another backbone, six maps (seven
+from 512 pixels on), and priors of several shapes about each of their cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dataforge.batch import Batch
+from dataforge.boxes import nms
+from dataforge.errors import ConfigError
+from dataforge.shards.reader import Shards
+from trainers import anchors, assign, backbones, losses
+from trainers.config import Config, value
+from trainers.detector import Detections, Detector, unit
+from trainers.process import shared
+
+VARIANCES = (10.0, 10.0, 5.0, 5.0)  # 1/.1 on the centre, 1/.2 on the size
+CANDIDATES = 1000
+RATIOS = {6: ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)), 7: ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))}
+SCALES = {  # sides of the square priors as shares of the image, and one more for the last map's second square
+    ("paper", 6): (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.0),
+    ("torchvision", 6): (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
+    ("paper", 7): (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
+}
+STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)  # pixels between torchvision's priors
+PIXELS = {  # mean and deviation that the images are normalised by
+    "paper": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "torchvision": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+}
+
+
+@dataclass
+class SSDConfig(Config):
+    """The paper's values for SSD300 on VOC; `configs/` has recipes for smaller machines."""
+
+    size: list[int] = value([300, 300], "network input, height,width (or one number); from 512 on there are 7 maps")
+    fit: str = value("stretch", "letterbox or stretch")
+    augment: str = value("ssd", "augmentation recipe")
+    batch_size: int = value(32, "images a step, over all processes")
+    epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)")
+    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops")
+    backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
+    pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
+
+
+class Raw(NamedTuple):
+    """What the network gives.
+
+    Attributes:
+        offsets: (B, P, 4), as `anchors.encode` makes them; logits: (B, P, 1+C), the background first.
+        priors: (P, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
+    """
+
+    offsets: Tensor
+    logits: Tensor
+    priors: Tensor
+    limit: Tensor
+
+
+# channels within and after, kernel, stride, padding of the convolutions 8 to 11, or 12
+_EXTRA = {
+    6: ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
+    7: ((256, 512, 3, 2, 1), *[(128, 256, 3, 2, 1)] * 3, (128, 256, 4, 1, 1)),
+}
+
+
+class SSD(Detector):
+    """SSD.
+
+    Args:
+        classes: C.
+        maps: 6, for images of about 300 pixels (257 at least), or 7, for 512.
+        backbone: "vgg16" or a timm model's name.
+        freeze: how many of the backbone's first units are not trained.
+        style: "paper" or "torchvision": priors and pixel scaling.
+    """
+
+    stride = 1
+
+    def __init__(
+        self, classes: int, *, maps: int = 6, backbone: str = "vgg16", freeze: int = 0, style: str = "paper"
+    ) -> None:
+        super().__init__()
+        if (style, maps) not in SCALES:
+            raise ConfigError(f"style is {style!r} with {maps} maps; expected paper, or torchvision with 6 maps")
+        self.classes, self.style = classes, style
+        extra = list(_EXTRA[maps])
+        if backbone == "vgg16":
+            self.backbone = backbones.build(backbone, strides=(8, 16))
+            self.scale = nn.Parameter(torch.full((512,), 20.0))
+            self.fc = nn.Sequential(
+                nn.MaxPool2d(3, stride=1, padding=1),
+                nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(1024, 1024, 1),
+                nn.ReLU(inplace=True),
+            )
+            channels = [512, 1024]
+            for buffer, numbers in zip((self.backbone.mean, self.backbone.std), PIXELS[style], strict=True):
+                buffer.copy_(torch.tensor(numbers).view(-1, 1, 1))  # type: ignore[operator]
+        else:
+            self.backbone = backbones.build(backbone, strides=(8, 16, 32))
+            channels, extra = list(self.backbone.channels), extra[1:]
+        self.backbone.freeze(freeze)
+        self.extra = nn.ModuleList()
+        for inner, outer, kernel, stride, padding in extra:
+            narrow, wide = nn.Conv2d(channels[-1], inner, 1), nn.Conv2d(inner, outer, kernel, stride, padding)
+            self.extra.append(nn.Sequential(narrow, nn.ReLU(inplace=True), wide, nn.ReLU(inplace=True)))
+            channels.append(outer)
+        counts = [2 + 2 * len(ratios) for ratios in RATIOS[maps]]
+        self.regress = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in zip(channels, counts, strict=True))
+        self.classify = nn.ModuleList(
+            nn.Conv2d(c, (1 + classes) * n, 3, padding=1) for c, n in zip(channels, counts, strict=True)
+        )
+        for part in (self.extra, self.regress, self.classify, *([self.fc] if backbone == "vgg16" else [])):
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    @classmethod
+    def configure(cls, config: SSDConfig, shards: Shards) -> dict[str, Any]:
+        if min(config.size) < 257:
+            raise ConfigError(f"size is {config.size}; SSD's last map would be empty, expected at least 257")
+        maps = 7 if min(config.size) >= 512 else 6
+        given = {"backbone": config.backbone, "freeze": config.freeze, "style": config.style}
+        return {"classes": len(shards.classes), "maps": maps, **given}
+
+    def pretrain(self, config: SSDConfig) -> str:
+        if not config.pretrained:
+            return ""
+        if config.backbone == "vgg16" and Path(config.pretrained).is_file():
+            return self.load(backbones.read_state(Path(config.pretrained)), config.pretrained)
+        return backbones.load_pretrained(self.backbone, config.pretrained)
+
+    def load(self, state: dict[str, Tensor], path: str) -> str:
+        """Take the weights of torchvision's `ssd300_vgg16` or `vgg16`; what was taken, in words.
+
+        VGG16's two large layers are thinned out to convolutions (arXiv 1512.02325, section 3; "a trous", every third
+        place of 7 x 7 and every fourth channel). Class weights are left out where their number differs.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if "backbone.scale_weight" in state:
+            found = {_own_name(name): tensor for name, tensor in state.items()}
+        elif "classifier.3.weight" in state:
+            found = {f"backbone.{name}": tensor for name, tensor in state.items() if name.startswith("features.")}
+            found["fc.1.weight"] = state["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
+            found["fc.3.weight"] = state["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4]
+            found["fc.1.bias"], found["fc.3.bias"] = state["classifier.0.bias"][::4], state["classifier.3.bias"][::4]
+        else:
+            raise ConfigError(f"{path}: holds neither torchvision's ssd300_vgg16 nor its vgg16 with the classifier")
+        own = self.state_dict()
+        fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+        self.load_state_dict(fitting, strict=False)
+        left = sorted(found.keys() - fitting.keys())
+        return f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
+
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> offsets, logits and priors in the order map, row, column, shape."""
+        maps = list(self.backbone(unit(images)))
+        if self.backbone.name == "vgg16":
+            fine, coarse = maps
+            maps = [self.scale.view(1, -1, 1, 1) * functional.normalize(fine, eps=1e-10), self.fc(coarse)]
+        for block in self.extra:
+            maps.append(block(maps[-1]))
+        count = len(images)
+        offsets = [
+            head(x).permute(0, 2, 3, 1).reshape(count, -1, 4) for head, x in zip(self.regress, maps, strict=True)
+        ]
+        logits = [
+            head(x).permute(0, 2, 3, 1).reshape(count, -1, 1 + self.classes)
+            for head, x in zip(self.classify, maps, strict=True)
+        ]
+        sizes = [(x.shape[2], x.shape[3]) for x in maps]
+        height, width = images.shape[2:]
+        fixed = priors((height, width), sizes, self.style).to(images.device)
+        limit = fixed.new_tensor([width, height, width, height])
+        return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit)
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy over positive priors and three times as many hard negatives, and smooth L1 over positive ones,
+        each divided by the number of positive priors in the batch (section 2.2, equations 1 to 3).
+        """
+        offsets, logits = raw.offsets.float(), raw.logits.float()
+        with torch.no_grad():
+            eligible, shields = assign.targets(batch)
+            owner = assign.match(raw.priors, batch.boxes, eligible, high=0.5, low=0.5, force="best", shields=shields)
+            positive = owner >= 0
+            wanted, labels = assign.goals(batch, owner)
+            goal = anchors.encode(raw.priors, wanted, VARIANCES)
+            count = shared(positive.sum(), len(batch))
+        wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten() + 1, reduction="none").view_as(owner)
+        hard = losses.hard_negatives(wrong, positive, owner == assign.NEGATIVE)
+        off = functional.smooth_l1_loss(offsets, goal, reduction="none").sum(-1)
+        return {"box": (positive * off).sum() / count, "cls": ((positive | hard) * wrong).sum() / count}
+
+    def decode(self, raw: Raw, *, conf: float = 0.01, iou: float = 0.45, top: int = 200) -> Detections:
+        """Boxes inside the image; one prior may give several classes."""
+        boxes = anchors.decode(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
+        scores = raw.logits.float().softmax(-1)[..., 1:].flatten(1)
+        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
+        labels = torch.where(scores >= conf, order % self.classes, -1)
+        boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
+        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+
+
+def _own_name(name: str) -> str:
+    """Torchvision's name of a tensor of its SSD, as it is called here."""
+    for theirs, ours in (
+        (r"backbone\.scale_weight", "scale"),
+        (r"backbone\.extra\.0\.7\.", "fc."),
+        (r"head\.classification_head\.module_list", "classify"),
+        (r"head\.regression_head\.module_list", "regress"),
+    ):
+        name = re.sub(theirs, ours, name)
+    name = re.sub(r"backbone\.extra\.0\.(\d)", lambda found: f"backbone.features.{23 + int(found[1])}", name)
+    return re.sub(r"backbone\.extra\.(\d)", lambda found: f"extra.{int(found[1]) - 1}", name)
+
+
+def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper") -> Tensor:
+    """Boxes of several shapes about every cell of every map (section 2.2, "Choosing scales and aspect ratios").
+
+    Nothing is clipped, but that torchvision's sides are at most the image's.
+
+    Args:
+        size: (height, width) of the network's input; maps: (rows, columns) of each map.
+
+    Returns:
+        (P, 4) xyxy pixels, in the order map, row, column, shape: square, larger square, then each ratio lying and
+        standing.
+    """
+    height, width = size
+    scales, found = SCALES[style, len(maps)], []
+    for place, (rows, columns) in enumerate(maps):
+        side, larger = scales[place], (scales[place] * scales[place + 1]) ** 0.5
+        shapes = [(side, side), (larger, larger)]
+        for ratio in RATIOS[len(maps)][place]:
+            long, short = side * ratio**0.5, side / ratio**0.5
+            shapes += [(long, short), (short, long)]
+        limit = 1.0 if style == "torchvision" else float("inf")
+        pixels = torch.tensor(shapes).clamp(max=limit) * torch.tensor([width, height])
+        step = (height / rows, width / columns) if style == "paper" else (STEPS[place], STEPS[place])
+        found.append(anchors.grid(pixels, rows, columns, step, 0.5))
+    return torch.cat(found)
+
+
+if __name__ == "__main__":
+    from trainers.engine import command
+
+    command("ssd", SSDConfig)(prog_name="python -m trainers.ssd")
