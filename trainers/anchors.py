@@ -26,6 +26,22 @@ Sizes = NDArray[np.float64]
 _MAX_LOG = math.log(1000 / 16)  # a predicted side is at most this factor of its anchor's
 
 
+def shapes(sizes: Sequence[float], device: torch.device | None = None) -> Tensor:
+    """Anchors of a cell: squares, and boxes of their areas that are half or twice as high as wide.
+
+    Their half sides are rounded to whole pixels, since weights that others trained count on it.
+
+    Args:
+        sizes: the squares' sides, pixels.
+
+    Returns:
+        (3 * len(sizes), 2) widths and heights, lying ones first.
+    """
+    side = torch.tensor(sizes, dtype=torch.float32, device=device)
+    ratio = torch.tensor([[0.5], [1.0], [2.0]], device=device).sqrt()  # of height to width
+    return 2 * (torch.stack([side / ratio, side * ratio], -1).flatten(0, 1) / 2).round()
+
+
 def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], offset: float = 0.0) -> Tensor:
     """The same shapes about every cell of a map, in the order row, column, shape.
 
@@ -47,9 +63,9 @@ def encode(anchors: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0, 1.0,
     """Boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), times weights.
 
     Args:
-        anchors, boxes: (..., 4) xyxy; a box without an area gives finite numbers, but no meaning.
+        anchors, boxes: (..., 4) xyxy; those without an area give finite numbers, but no meaning.
     """
-    size, box_size = anchors[..., 2:] - anchors[..., :2], (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
+    size, box_size = ((x[..., 2:] - x[..., :2]).clamp(min=1e-3) for x in (anchors, boxes))
     centre, box_centre = (anchors[..., 2:] + anchors[..., :2]) / 2, (boxes[..., 2:] + boxes[..., :2]) / 2
     offsets = torch.cat([(box_centre - centre) / size, (box_size / size).log()], -1)
     return offsets * offsets.new_tensor(weights)

@@ -129,6 +129,30 @@ def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> Tenso
     return kept | (is_negative & (_rank(keys, is_negative) < room))
 
 
+def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
+    """Random numbers for `sample`, as a function of the record, the step and the anchor alone.
+
+    So a resumed run draws the same ones, and several processes draw what one would.
+
+    Args:
+        index: (B,) record numbers; count: A; step: () int64.
+
+    Returns:
+        (B, A) float32 in 0..1.
+    """
+    low = 0xFFFFFFFF
+    state = _scramble((_scramble(index & low) + step) & low).unsqueeze(1)
+    state = _scramble((state + torch.arange(count, device=index.device) * 0x9E3779B1) & low)
+    return (state >> 8).float() / (1 << 24)
+
+
+def _scramble(state: Tensor) -> Tensor:
+    """A bijection of 32-bit integers that mixes them (Wellons, "Prospecting for hash functions", lowbias32)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        state = ((state ^ (state >> shift)) * factor) & 0xFFFFFFFF
+    return state ^ (state >> 16)
+
+
 def _rank(keys: Tensor, among: Tensor) -> Tensor:
     """(B, A) each key's place among those marked, by rising key; meaningless for the others."""
     order = torch.where(among, keys, torch.inf).argsort(dim=1, stable=True)

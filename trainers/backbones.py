@@ -6,13 +6,9 @@ Feature extractors that give maps at chosen strides: Darknet-19, VGG16, or any t
 from __future__ import annotations
 
 import difflib
-import pickle
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
-import safetensors
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -23,8 +19,6 @@ from trainers import darknet
 # "channels,kernel" of convolutions, and M, a 2x2 max-pool (YOLO9000, arXiv 1612.08242, table 6, without classifier)
 _TO_16 = "32,3 M 64,3 M 128,3 64,1 128,3 M 256,3 128,1 256,3 M 512,3 256,1 512,3 256,1 512,3"
 _TO_32 = "M 1024,3 512,1 1024,3 512,1 1024,3"
-_KINDS = ("weight", "bias", "running_mean", "running_var")
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".weights")
 
 
 def scaled(channels: int, width: float) -> int:
@@ -52,13 +46,17 @@ class Backbone(nn.Module):
     name: str
     channels: tuple[int, ...]
     frozen = 0
+    frozen_norms = False
 
     def units(self) -> list[nn.Module]:
         """The layers and blocks, in the order in which they are run."""
         raise NotImplementedError
 
-    def freeze(self, count: int) -> None:
+    def freeze(self, count: int, norms: bool = False) -> None:
         """Keep the first `count` units as they are: no gradients, and batch norm by its stored statistics.
+
+        Args:
+            norms: keep all batch norms as they are.
 
         Raises:
             ConfigError: there are not so many.
@@ -66,13 +64,16 @@ class Backbone(nn.Module):
         units = self.units()
         if not 0 <= count <= len(units):
             raise ConfigError(f"freeze is {count}; expected 0 to {len(units)}, the units of backbone {self.name!r}")
-        self.frozen = count
-        for unit in units[:count]:
+        self.frozen, self.frozen_norms = count, norms
+        for unit in [*units[:count], *self._norms()]:
             unit.requires_grad_(False)
+
+    def _norms(self) -> list[nn.Module]:
+        return [unit for unit in self.modules() if self.frozen_norms and isinstance(unit, nn.BatchNorm2d)]
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for unit in self.units()[: self.frozen]:
+        for unit in [*self.units()[: self.frozen], *self._norms()]:
             unit.eval()
         return self
 
@@ -176,7 +177,7 @@ class Timm(Backbone):
     def __init__(self, name: str, strides: Sequence[int] = (16, 32)) -> None:
         super().__init__()
         self.name, self.strides = name, tuple(strides)
-        self.net = _timm(name, pretrained=False)
+        self.net = timm_model(name, pretrained=False)
         reductions = list(self.net.feature_info.reduction())
         if not set(strides) <= set(reductions):
             wanted = ", ".join(map(str, strides))
@@ -206,14 +207,19 @@ class Timm(Backbone):
         try:
             shapes = [tuple(found.shape) for found in self(torch.zeros(1, 3, 64, 96))]
         except Exception as error:  # whatever a model of someone else's raises
-            raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {_first_line(error)}") from None
+            raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {first_line(error)}") from None
         self.train()
         expected = [(1, n, 64 // s, 96 // s) for n, s in zip(self.channels, self.strides, strict=True)]
         if shapes != expected:
             raise ConfigError(f"backbone {self.name!r}: gives maps {shapes} for a 64x96 image; expected {expected}")
 
 
-def _timm(name: str, *, pretrained: bool) -> Any:
+def timm_model(name: str, *, pretrained: bool) -> Any:
+    """One of timm's models as a feature extractor.
+
+    Raises:
+        ConfigError: no such model, it cannot give maps, or its weights cannot be had.
+    """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, ["darknet19", "vgg16", *timm.list_models()], n=5, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
@@ -224,10 +230,10 @@ def _timm(name: str, *, pretrained: bool) -> Any:
         return timm.create_model(name, pretrained=pretrained, features_only=True)
     except Exception as error:  # timm raises every kind: no such tag, no feature maps, no network
         what = "its pretrained weights cannot be had" if pretrained else "cannot be built"
-        raise ConfigError(f"backbone {name!r}: {what}: {_first_line(error)}") from None
+        raise ConfigError(f"backbone {name!r}: {what}: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -245,90 +251,3 @@ def build(name: str = "darknet19", width: float = 1.0, strides: Sequence[int] = 
     if name == "darknet19":
         return Darknet19(width, strides)
     return VGG16(strides) if name == "vgg16" else Timm(name, strides)
-
-
-def load_pretrained(backbone: Backbone, source: str) -> str:
-    """Load pretrained weights.
-
-    A state dict (alone, or under "state_dict" or "model") whose names match, whatever prefix they have, is loaded by
-    name. One with other names is loaded by order if every tensor has the shape of ours in its place; what comes after
-    (a classifier) is left over.
-
-    Args:
-        source: a file (.pth, .pt, .bin, .safetensors, or Darknet's .weights for darknet19); "true" for timm's own
-            default weights, or the tag of others ("ra2_in1k"), which timm downloads.
-
-    Returns:
-        What was loaded, in words.
-
-    Raises:
-        ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
-    """
-    path = Path(source)
-    if path.suffix in _SUFFIXES or path.exists() or "/" in source:
-        if path.suffix == ".weights":
-            return darknet.load_backbone(backbone, path)
-        net = backbone.net if isinstance(backbone, Timm) else backbone
-        return f"{path}: {_load_state(net, read_state(path), str(path))}"
-    if not isinstance(backbone, Timm):
-        raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
-    name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
-    net = _timm(name, pretrained=True)
-    backbone.net.load_state_dict(net.state_dict())
-    backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
-    backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
-    return f"timm's {name}"
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict in a file, alone or under "state_dict" or "model".
-
-    Raises:
-        ConfigError: the file is missing, cannot be read, or holds none.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file (pretrained)") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be read as weights: {_first_line(error)}") from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(
-            f"{path}: holds no state dict; expected names and tensors, or these under state_dict or model"
-        )
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _counters_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Old files lack batch norm's counters, and nothing depends on them."""
-    return {name: value for name, value in state.items() if value.ndim or value.is_floating_point()}
-
-
-def _load_state(net: nn.Module, state: dict[str, Tensor], path: str) -> str:
-    ours, theirs = _counters_out(net.state_dict()), _counters_out(state)
-    prefixes = {name[: -len(own)] for own in list(ours)[:1] for name in theirs if name.endswith(own)}
-    prefix = max(sorted(prefixes), key=lambda start: sum(start + own in theirs for own in ours), default="")
-    same = [prefix + own for own in ours if prefix + own in theirs]
-    how = "by name" if len(same) == len(ours) else "by order"
-    names = same if how == "by name" else list(theirs)
-    matched = f"{len(same)} of {len(ours)} names match"
-    for place, (own, tensor) in enumerate(ours.items()):
-        if place >= len(names):
-            raise ConfigError(f"{path}: ends before {own}: {len(theirs)} tensors, expected {len(ours)} ({matched})")
-        found, kind = theirs[names[place]], names[place].rpartition(".")[2]
-        moved = kind in _KINDS and not own.endswith(kind)  # batch norm's four have one shape
-        if found.shape != tensor.shape or moved:
-            raise ConfigError(
-                f"{path}: tensor {place}, {names[place]} {tuple(found.shape)}, does not fit {own} {tuple(tensor.shape)}"
-                f" ({matched})"
-            )
-    net.load_state_dict({own: theirs[name] for own, name in zip(ours, names, strict=False)}, strict=False)
-    left = [name for name in theirs if name not in set(names[: len(ours)])]
-    rest = f"; left over: {', '.join(left[:4])}{', ...' if len(left) > 4 else ''} ({len(left)})" if left else ""
-    return f"{len(ours)} tensors loaded {how}{rest}"

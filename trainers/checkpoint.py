@@ -13,7 +13,12 @@ import torch
 from dataforge.errors import ConfigError, unknown
 from trainers.detector import Detector
 
-DETECTORS = {"yolov2": "trainers.yolov2:YOLOv2", "ssd": "trainers.ssd:SSD"}
+DETECTORS = {
+    "dense": "trainers.dense:Dense",
+    "faster_rcnn": "trainers.faster_rcnn:FasterRCNN",
+    "ssd": "trainers.ssd:SSD",
+    "yolov2": "trainers.yolov2:YOLOv2",
+}
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from dataforge.batch import Batch
 from dataforge.boxes import nms
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
-from trainers import anchors, assign, backbones, losses
+from trainers import anchors, assign, backbones, losses, pretrained
 from trainers.config import Config, value
 from trainers.detector import Detections, Detector, unit
 from trainers.process import shared
@@ -143,8 +143,8 @@ class SSD(Detector):
         if not config.pretrained:
             return ""
         if config.backbone == "vgg16" and Path(config.pretrained).is_file():
-            return self.load(backbones.read_state(Path(config.pretrained)), config.pretrained)
-        return backbones.load_pretrained(self.backbone, config.pretrained)
+            return self.load(pretrained.read_state(Path(config.pretrained)), config.pretrained)
+        return pretrained.load(self.backbone, config.pretrained)
 
     def load(self, state: dict[str, Tensor], path: str) -> str:
         """Take the weights of torchvision's `ssd300_vgg16` or `vgg16`; what was taken, in words.

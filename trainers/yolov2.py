@@ -21,7 +21,7 @@ from dataforge.boxes import nms
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 from trainers import anchors as anchor_sets
-from trainers import backbones
+from trainers import backbones, pretrained
 from trainers.config import Config, value
 from trainers.detector import Detections, Detector, unit
 
@@ -126,7 +126,7 @@ class YOLOv2(Detector):
         }
 
     def pretrain(self, config: YOLOv2Config) -> str:
-        return backbones.load_pretrained(self.backbone, config.pretrained) if config.pretrained else ""
+        return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
 
     def _rows(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predictors in the order anchor, row, column.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dataforge.errors import ConfigError
-from trainers import backbones, darknet
+from trainers import backbones, darknet, pretrained
 from trainers.yolov2 import YOLOv2
 
 SPREAD = ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0", "convnext_atto", "regnetx_002", "vgg11"]
@@ -107,7 +107,7 @@ def test_state_dicts_load_in_every_form(trained: dict[str, Tensor], tmp_path: Pa
         torch.save(content, path)
     backbone = backbones.build("mobilenetv3_small_050")
     assert not same(backbone, trained)
-    assert how in backbones.load_pretrained(backbone, str(path))
+    assert how in pretrained.load(backbone, str(path))
     assert same(backbone, trained)
 
 
@@ -115,10 +115,10 @@ def test_our_own_checkpoints_backbone_loads(tmp_path: Path) -> None:
     model = YOLOv2(3, width=0.125)
     torch.save({"detector": "yolov2", "model": model.state_dict()}, tmp_path / "best.pt")
     backbone = backbones.build("darknet19", 0.125)
-    assert "by name" in backbones.load_pretrained(backbone, str(tmp_path / "best.pt"))
+    assert "by name" in pretrained.load(backbone, str(tmp_path / "best.pt"))
     assert all(torch.equal(value, model.backbone.state_dict()[name]) for name, value in backbone.state_dict().items())
     darknet.save_weights(model, tmp_path / "net.weights")
-    assert "all 18 convolutions" in backbones.load_pretrained(backbone, str(tmp_path / "net.weights"))
+    assert "all 18 convolutions" in pretrained.load(backbone, str(tmp_path / "net.weights"))
 
 
 def test_state_dicts_that_do_not_fit(trained: dict[str, Tensor], tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_state_dicts_that_do_not_fit(trained: dict[str, Tensor], tmp_path: Path)
     for content, reason in cases:
         torch.save(content, path)
         with pytest.raises(ConfigError, match=reason):
-            backbones.load_pretrained(backbone, str(path))
+            pretrained.load(backbone, str(path))
     path.write_bytes(b"not weights")
     with pytest.raises(ConfigError, match="cannot be read as weights"):
-        backbones.load_pretrained(backbone, str(path))
+        pretrained.load(backbone, str(path))
     with pytest.raises(ConfigError, match="no such file"):
-        backbones.load_pretrained(backbone, str(tmp_path / "absent.pth"))
+        pretrained.load(backbone, str(tmp_path / "absent.pth"))
     with pytest.raises(ConfigError, match="darknet19 alone"):
-        backbones.load_pretrained(backbone, str(tmp_path / "yolov2.weights"))
+        pretrained.load(backbone, str(tmp_path / "yolov2.weights"))
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
 
 
@@ -162,12 +162,12 @@ def test_timms_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    assert backbones.load_pretrained(backbone, "true") == "timm's mobilenetv3_small_050"
+    assert pretrained.load(backbone, "true") == "timm's mobilenetv3_small_050"
     with pytest.raises(ConfigError, match=r"pretrained weights cannot be had: no route to host"):
-        backbones.load_pretrained(backbone, "lamb_in1k")
+        pretrained.load(backbone, "lamb_in1k")
     assert asked == [("mobilenetv3_small_050", True), ("mobilenetv3_small_050.lamb_in1k", True)]
     with pytest.raises(ConfigError, match="expected a file"):
-        backbones.load_pretrained(backbones.build("darknet19", 0.125), "true")
+        pretrained.load(backbones.build("darknet19", 0.125), "true")
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_the_lite0_weights_are_tf_efficientnet_lite0s(lite0: Path, shared_data: 
 
 def test_the_lite0_weights_load_by_order(lite0: Path) -> None:
     backbone = backbones.build("tf_efficientnet_lite0").eval()
-    report = backbones.load_pretrained(backbone, str(lite0))
+    report = pretrained.load(backbone, str(lite0))
     assert "240 tensors loaded by order; left over: _conv_head.weight" in report and "(7)" in report
     state = torch.load(lite0, weights_only=True)
     whole = timm.create_model("tf_efficientnet_lite0").eval()

@@ -1,0 +1,238 @@
+"""Legend: B images, A anchors, C classes, K detections, H x W pixels.
+
+A dense detector to learn from, and by its options RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", arXiv
+1708.02002). It reads from top to bottom: a network that gives feature maps; anchors, a few boxes about every cell of
+each map; one head that says for each anchor which classes it shows, another that moves the anchor onto the object;
+which anchor learns which object, and two losses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from dataforge.batch import Batch
+from dataforge.boxes import nms
+from dataforge.errors import ConfigError
+from dataforge.shards.reader import Shards
+from trainers import anchors, assign, backbones, losses, pretrained
+from trainers.config import Config, value
+from trainers.detector import Detections, Detector, unit
+
+POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor learns an object from this overlap on; below the other it is background
+PRIOR = 0.01  # how likely an anchor shows a class before anything is learnt (arXiv 1708.02002, section 3.3)
+CANDIDATES = 1000
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass
+class DenseConfig(Config):
+    """The defaults train on a laptop; `configs/retinanet.toml` has RetinaNet's."""
+
+    size: list[int] = value([64, 128], "network input, height,width (or one number)")
+    fit: str = value("stretch", "letterbox or stretch")
+    augment: str = value("flip", "augmentation recipe")
+    optimizer: str = value("adamw", "sgd or adamw")
+    schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
+    epochs: int = value(40, "passes over the training split")
+    ema: float = value(0.998, "decay of the averaged weights that are evaluated; 0 for none")
+    channels: int = value(1, "1 sees grey pictures, 3 colours")
+    backbone: str = value("plain", "plain (a few residual blocks), or a timm model such as resnet50")
+    levels: int = value(1, "feature maps, each half as large: plain's begin at stride 4, timm's at 8 (RetinaNet has 5)")
+    width: int = value(32, "channels of the plain network, the pyramid and the heads (RetinaNet has 256)")
+    depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)")
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+
+
+class Raw(NamedTuple):
+    """What the network gives.
+
+    Attributes:
+        logits: (B, A, C); offsets: (B, A, 4), as `anchors.encode` makes them.
+        anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
+    """
+
+    logits: Tensor
+    offsets: Tensor
+    anchors: Tensor
+    limit: Tensor
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, whose result is added to what went in (arXiv 1512.03385, figure 2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+        self.norm_one, self.norm_two = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = functional.relu(self.norm_one(self.one(x)))
+        return functional.relu(x + self.norm_two(self.two(inner)))
+
+
+class Plain(backbones.Backbone):
+    """Maps at strides 4, 8, ...: before each a 5x5 convolution with stride 2 (two before the first) and two residual
+    blocks.
+    """
+
+    name = "plain"
+
+    def __init__(self, inputs: int, width: int, levels: int) -> None:
+        super().__init__()
+        self.channels = (width,) * levels
+        self.stages = nn.ModuleList()
+        for channels in (inputs, *[width] * levels):
+            down = nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False)
+            norm = nn.BatchNorm2d(width)
+            self.stages.append(nn.Sequential(down, norm, nn.ReLU(), Residual(width), Residual(width)))
+
+    def units(self) -> list[nn.Module]:
+        return list(self.stages)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return tuple(maps[2:])
+
+
+class Head(nn.Module):
+    """Convolutions that run over every map alike, and for each of a cell's anchors give `outputs` numbers."""
+
+    def __init__(self, inputs: int, depth: int, anchors_a_cell: int, outputs: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.conv = nn.Sequential()
+        for _ in range(depth):
+            self.conv.append(nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU()))
+        self.last = nn.Conv2d(inputs, anchors_a_cell * outputs, 3, padding=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, width, h, w) each -> (B, A, outputs), in the order map, row, column, anchor."""
+        found = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs) for x in maps]
+        return torch.cat(found, 1)
+
+
+class Dense(Detector):
+    """The detector.
+
+    Args:
+        classes: C.
+        sizes: for each level, the sides of its square anchors in pixels; its others have the same areas, and are half
+            or twice as high as wide.
+        channels, backbone, width, depth, freeze: as in `DenseConfig`.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        sizes: Sequence[Sequence[float]],
+        channels: int = 1,
+        backbone: str = "plain",
+        width: int = 32,
+        depth: int = 2,
+        freeze: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classes, self.channels, self.sizes = classes, channels, sizes
+        levels = len(sizes)
+        if backbone == "plain":
+            self.backbone: backbones.Backbone = Plain(channels, width, levels)
+        else:
+            self.backbone = backbones.build(backbone, strides=(8, 16, 32)[:levels])
+        self.backbone.freeze(freeze)
+        coarser = LastLevelP6P7(width, width) if levels > len(self.backbone.channels) else None
+        self.pyramid = FeaturePyramidNetwork(list(self.backbone.channels), width, coarser)
+        count = 3 * len(sizes[0])
+        self.classify = Head(width, depth, count, classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.regress = Head(width, depth, count, 4)
+
+    @classmethod
+    def configure(cls, config: DenseConfig, shards: Shards) -> dict[str, Any]:
+        """Anchors of one level: an eighth to all of the width; of several: 8 strides, as in RetinaNet."""
+        plain, levels = config.backbone == "plain", config.levels
+        known = range(1, 6) if plain else (1, 2, 3, 5)
+        for key, found, expected in (("levels", levels, known), ("channels", config.channels, (1, 3))):
+            if found not in expected:
+                raise ConfigError(f"{key} is {found}; expected one of {', '.join(map(str, expected))}")
+        if levels == 1:
+            sizes = [[config.size[-1] / share for share in (8, 4, 2, 1)]]
+        else:
+            first = 16 if plain else 32
+            sizes = [[int(first * 2 ** (level + k / 3)) for k in range(3)] for level in range(levels)]
+        keys = ("channels", "backbone", "width", "depth", "freeze")
+        return {"classes": len(shards.classes), "sizes": sizes} | {key: getattr(config, key) for key in keys}
+
+    def pretrain(self, config: DenseConfig) -> str:
+        return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
+
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
+        x = unit(images)
+        if self.channels == 1:
+            x = (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
+            x = x if self.backbone.name == "plain" else x.expand(-1, 3, -1, -1)
+        found = self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(self.backbone(x))))
+        maps = list(found.values())
+        height, width = images.shape[2:]
+        limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
+        fixed = [self._anchors(i, level, height, width) for i, level in enumerate(maps)]
+        return Raw(self.classify(maps), self.regress(maps), torch.cat(fixed), limit)
+
+    def _anchors(self, level: int, found: Tensor, height: int, width: int) -> Tensor:
+        rows, columns = found.shape[2:]
+        shapes = anchors.shapes(self.sizes[level], found.device)
+        return anchors.grid(shapes, rows, columns, (height // rows, width // columns))
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Focal loss over all anchors that are not ignored and L1 over positive ones, each divided by an image's
+        positive anchors, and the mean of that over the images.
+        """
+        with torch.no_grad():
+            eligible, shields = assign.targets(batch)
+            owner = assign.match(
+                raw.anchors, batch.boxes, eligible, high=POSITIVE, low=NEGATIVE, force="ties", shields=shields
+            )
+            positive = owner >= 0
+            wanted, labels = assign.goals(batch, owner)
+            goal = anchors.encode(raw.anchors, wanted)
+            shown = functional.one_hot(labels + 1, self.classes + 1)[..., 1:].float()
+            share = 1 / (positive.sum(1).clamp(min=1) * len(batch))
+        wrong = losses.focal(raw.logits.float(), shown).sum(-1) * (owner != assign.IGNORED)
+        off = (raw.offsets.float() - goal).abs().sum(-1) * positive
+        return {"cls": (wrong.sum(1) * share).sum(), "box": (off.sum(1) * share).sum()}
+
+    def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 300) -> Detections:
+        """Boxes inside the image; one anchor may give several classes."""
+        boxes = anchors.decode(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
+        scores = raw.logits.float().sigmoid().flatten(1)
+        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
+        labels = torch.where(scores >= conf, order % self.classes, -1)
+        boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
+        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+
+
+if __name__ == "__main__":
+    from trainers.engine import command
+
+    command("dense", DenseConfig)(prog_name="python -m trainers.dense")

@@ -1,0 +1,303 @@
+"""Legend: B images, M box places, A anchors, P proposals, R regions that are learnt from, C classes, K detections.
+
+Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a feature pyramid ("fpn", Lin et al., arXiv
+1612.03144). Proposals, their selection and the sampling work on whole batches of static shape.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from dataforge.batch import Batch
+from dataforge.boxes import nms
+from dataforge.errors import ConfigError
+from dataforge.shards.reader import Shards
+from trainers import anchors, assign, backbones, pretrained
+from trainers.config import Config, value
+from trainers.detector import Detections, Detector, unit
+from trainers.pooling import POOLERS, pool
+from trainers.process import shared
+
+RPN_HIGH, RPN_LOW, RPN_SAMPLES, RPN_NMS = 0.7, 0.3, 256, 0.7
+POSITIVE, POSITIVE_SHARE = 0.5, 0.25
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+BETA = 1 / 9  # where smooth L1 turns from a square to a line: sigma 3
+CANDIDATES = 1000
+MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; what is thinner is none
+# how many proposals a level gives, and how many an image keeps: in training, and else
+KEEP = {"fpn": ((2000, 2000), (1000, 1000)), "c4": ((12000, 2000), (6000, 300))}
+SIZES = {"fpn": [[32], [64], [128], [256], [512]], "c4": [[64, 128, 256, 512]]}
+
+
+@dataclass
+class FasterRCNNConfig(Config):
+    """The defaults are for ResNet-50 with a pyramid; `configs/` has recipes."""
+
+    size: list[int] = value([608, 1024], "network input, height,width (or one number)")
+    augment: str = value("flip", "augmentation recipe")
+    batch_size: int = value(4, "images a step, over all processes")
+    lr: float = value(5e-3, "learning rate")
+    weight_decay: float = value(1e-4, "on weights; biases and norms go without")
+    epochs: int = value(12, "passes over the training split")
+    milestones: list[int] = value([8, 11], "epochs at which the learning rate drops")
+    neck: str = value("fpn", "fpn (a pyramid), or c4 (one map at stride 16, for vgg16 and ResNets)")
+    backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    frozen_norm: bool = value(True, "batch norm by its stored statistics and weights")
+    pooling: str = value("align", "pool, align, crop or deform: how a region becomes 7x7")
+    class_agnostic: bool = value(False, "one box a region, not one for each class")
+    regions: int = value(512, "regions an image that the second stage learns from")
+
+
+class Raw(NamedTuple):
+    """What the first stage gives.
+
+    Attributes:
+        maps: the features that regions are pooled from.
+        logits: (B, A) whether an anchor shows an object; offsets: (B, A, 4).
+        anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
+        proposals: (B, P, 4) xyxy pixels, best first; there: (B, P) which of them are not padding.
+    """
+
+    maps: tuple[Tensor, ...]
+    logits: Tensor
+    offsets: Tensor
+    anchors: Tensor
+    limit: Tensor
+    proposals: Tensor
+    there: Tensor
+
+
+class FasterRCNN(Detector):
+    """Faster R-CNN.
+
+    Args:
+        classes: C.
+        neck, backbone, freeze, frozen_norm, pooling, class_agnostic, regions: as in `FasterRCNNConfig`.
+        width: channels of the pyramid; hidden: of the pyramid's two last layers.
+        sizes: for each level, the sides of its square anchors in pixels.
+    """
+
+    stride = 16
+    steps: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        neck: str = "fpn",
+        backbone: str = "resnet50",
+        freeze: int = 0,
+        frozen_norm: bool = True,
+        pooling: str = "align",
+        class_agnostic: bool = False,
+        regions: int = 512,
+        width: int = 256,
+        hidden: int = 1024,
+        sizes: Sequence[Sequence[float]] = (),
+    ) -> None:
+        super().__init__()
+        for key, found, known in (("neck", neck, KEEP), ("pooling", pooling, POOLERS)):
+            if found not in known:
+                raise ConfigError(f"{key} is {found!r}; expected one of {', '.join(known)}")
+        self.classes, self.neck, self.regions = classes, neck, regions
+        self.sizes = sizes or SIZES[neck]
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of training; the samples depend on it
+        self.strides = (4, 8, 16, 32) if neck == "fpn" else (16,)
+        self.backbone = backbones.build(backbone, strides=self.strides)
+        if neck == "fpn":
+            self.pyramid = FeaturePyramidNetwork(list(self.backbone.channels), width, LastLevelMaxPool())
+            last = hidden
+            flat = nn.Linear(width * 49, hidden)
+            self.tail: nn.Module = nn.Sequential(nn.Flatten(), flat, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        else:
+            width = self.backbone.channels[0]
+            self.tail, last = self._last_stage(backbone)
+        self.backbone.freeze(freeze, norms=frozen_norm)
+        self.pooler = POOLERS[pooling](width, 7)
+        count = 3 * len(self.sizes[0])
+        inner = width if neck == "fpn" else 512
+        self.rpn_conv = nn.Conv2d(width, inner, 3, padding=1)
+        self.rpn_logits, self.rpn_offsets = nn.Conv2d(inner, count, 1), nn.Conv2d(inner, 4 * count, 1)
+        for layer in (self.rpn_conv, self.rpn_logits, self.rpn_offsets):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.classify = nn.Linear(last, 1 + classes)
+        self.regress = nn.Linear(last, 4 if class_agnostic else 4 * (1 + classes))
+
+    def _last_stage(self, name: str) -> tuple[nn.Module, int]:
+        """What turns a region of the stride-16 map into a vector: VGG16's large layers, or a ResNet's last stage."""
+        if name == "vgg16":
+            one, two = nn.Linear(512 * 49, 4096), nn.Linear(4096, 4096)
+            return nn.Sequential(nn.Flatten(), one, nn.ReLU(), nn.Dropout(), two, nn.ReLU(), nn.Dropout()), 4096
+        net: Any = getattr(self.backbone, "net", {})
+        if "layer4" not in dict(net.named_children() if net else ()):
+            raise ConfigError(f"backbone {name!r} has no layer4; neck c4 takes vgg16 and ResNets")
+        channels = net.feature_info.channels()[-1]
+        return nn.Sequential(net.pop("layer4"), nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
+
+    @classmethod
+    def configure(cls, config: FasterRCNNConfig, shards: Shards) -> dict[str, Any]:
+        keys = ("neck", "backbone", "freeze", "frozen_norm", "pooling", "class_agnostic", "regions")
+        return {"classes": len(shards.classes)} | {key: getattr(config, key) for key in keys}
+
+    def pretrain(self, config: FasterRCNNConfig) -> str:
+        if not config.pretrained:
+            return ""
+        if self.neck == "fpn":
+            return pretrained.load(self.backbone, config.pretrained)
+        if config.backbone == "vgg16":
+            said = pretrained.load(self.backbone, config.pretrained)
+            state = pretrained.read_state(Path(config.pretrained))
+            large = {f"{ours}.{kind}": state.get(f"classifier.{theirs}.{kind}")
+                     for ours, theirs in ((1, 0), (4, 3)) for kind in ("weight", "bias")}  # fmt: skip
+            if None in large.values():
+                return f"{said}; without the large layers, which it does not have"
+            self.tail.load_state_dict(large)
+            return f"{said}, and the large layers"
+        net: Any = self.backbone.net
+        net["layer4"] = self.tail[0]  # type: ignore[index]
+        try:
+            return pretrained.load(self.backbone, config.pretrained)
+        finally:
+            net.pop("layer4")
+
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> features and proposals."""
+        maps: tuple[Tensor, ...] = self.backbone(unit(images))
+        levels = maps
+        if self.neck == "fpn":
+            found = self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(maps)))
+            levels = tuple(found.values())
+            maps = levels[: len(self.strides)]
+        height, width = images.shape[2:]
+        limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
+        logits, offsets, fixed = [], [], []
+        for sizes, level in zip(self.sizes, levels, strict=True):
+            inner = functional.relu(self.rpn_conv(level))
+            logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
+            offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
+            rows, columns = level.shape[2:]
+            shapes = anchors.shapes(sizes, images.device)
+            fixed.append(anchors.grid(shapes, rows, columns, (height // rows, width // columns)))
+        with torch.no_grad():
+            proposals, there = propose(logits, offsets, fixed, limit, *KEEP[self.neck][not self.training])
+        return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), limit, proposals, there)
+
+    def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
+        found = self.tail(pool(self.pooler, maps, self.strides, boxes))
+        logits, offsets = self.classify(found).float(), self.regress(found).float()
+        return logits.view(*boxes.shape[:2], -1), offsets.view(*boxes.shape[:2], -1, 4)
+
+    def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Section 3.1.2 for the proposals; for the regions cross entropy, and smooth L1 over those with an object."""
+        with torch.no_grad():
+            eligible, shields = assign.targets(batch, difficult=False)
+            owner = assign.match(
+                raw.anchors, batch.boxes, eligible, high=RPN_HIGH, low=RPN_LOW, force="ties", shields=shields
+            )
+            keys = assign.keys(batch.index, owner.shape[1], self.steps)
+            chosen = assign.sample(owner, keys, count=RPN_SAMPLES, positive=0.5)
+            positive = (owner >= 0) & chosen
+            goal = anchors.encode(raw.anchors, assign.goals(batch, owner)[0])
+            count = shared(chosen.sum(), len(batch))
+        wrong = functional.binary_cross_entropy_with_logits(raw.logits, positive.float(), reduction="none")
+        off = functional.smooth_l1_loss(raw.offsets, goal, beta=BETA, reduction="none").sum(-1)
+        parts = {"rpn_obj": (wrong * chosen).sum() / count, "rpn_box": (off * positive).sum() / count}
+
+        with torch.no_grad():
+            regions, owner = self._regions(raw, batch, eligible, shields)
+            taken, positive = owner != assign.IGNORED, owner >= 0
+            wanted, labels = assign.goals(batch, owner)
+            goal = anchors.encode(regions, wanted, WEIGHTS)
+            count = shared(taken.sum(), len(batch))
+        logits, offsets = self.second_stage(raw.maps, regions)
+        wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten() + 1, reduction="none").view_as(labels)
+        row = (labels + 1) * (offsets.shape[2] > 1)
+        offsets = offsets.gather(2, row[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        off = functional.smooth_l1_loss(offsets, goal, beta=BETA, reduction="none").sum(-1)
+        if self.training:
+            self.steps += 1
+        return parts | {"cls": (wrong * taken).sum() / count, "box": (off * positive).sum() / count}
+
+    def _regions(self, raw: Raw, batch: Batch, eligible: Tensor, shields: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the regions that the second stage learns from, of the proposals and the true boxes.
+
+        Returns:
+            regions (B, R, 4) xyxy pixels, and each one's box (B, R), as `assign.match` gives it.
+        """
+        candidates = torch.cat([raw.proposals, batch.boxes], 1)
+        there = torch.cat([raw.there, eligible], 1)
+        owner = assign.match(
+            candidates, batch.boxes, eligible, high=POSITIVE, low=POSITIVE, shields=shields, shield_iou=POSITIVE
+        )
+        owner = torch.where(there, owner, assign.IGNORED)
+        keys = assign.keys(batch.index, owner.shape[1], ~self.steps)
+        chosen = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
+        count = min(self.regions, owner.shape[1])
+        place = torch.where(chosen, 0, 1).argsort(dim=1, stable=True)[:, :count]
+        owner = torch.where(chosen, owner, assign.IGNORED).gather(1, place)
+        return candidates.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), owner
+
+    def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 100) -> Detections:
+        """Boxes inside the image; one region may give several classes."""
+        logits, offsets = self.second_stage(raw.maps, raw.proposals)
+        scores = (logits.softmax(-1)[..., 1:] * raw.there.unsqueeze(-1)).flatten(1)
+        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+        region, label = order.div(self.classes, rounding_mode="floor"), order % self.classes
+        row = region * offsets.shape[2] + (label + 1) * (offsets.shape[2] > 1)
+        offsets = offsets.flatten(1, 2).gather(1, row.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = anchors.decode(offsets, raw.proposals.gather(1, region.unsqueeze(-1).expand(-1, -1, 4)), WEIGHTS)
+        boxes = boxes.clamp(min=0).minimum(raw.limit)
+        wide = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_BOX
+        labels = torch.where((scores >= conf) & wide & raw.there.gather(1, region), label, -1)
+        boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
+        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+
+
+def propose(
+    logits: Sequence[Tensor],
+    offsets: Sequence[Tensor],
+    fixed: Sequence[Tensor],
+    limit: Tensor,
+    per_level: int,
+    an_image: int,
+) -> tuple[Tensor, Tensor]:
+    """The best boxes of the first stage: some of each level, thinned out by NMS within it.
+
+    Args:
+        logits: (B, A) a level; offsets: (B, A, 4); fixed: its anchors (A, 4).
+
+    Returns:
+        boxes (B, P, 4), best first, and which of them are not padding (B, P).
+    """
+    boxes, scores, levels = [], [], []
+    for number, (logit, offset, anchor) in enumerate(zip(logits, offsets, fixed, strict=True)):
+        best, place = logit.topk(min(per_level, logit.shape[1]))
+        moved = anchors.decode(offset.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), anchor[place])
+        boxes.append(moved.clamp(min=0).minimum(limit))
+        scores.append(best.sigmoid())
+        levels.append(torch.full_like(place, number))
+    box = torch.cat(boxes, 1)
+    wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
+    level = torch.where(wide, torch.cat(levels, 1), -1)
+    box, _, level = nms(box, torch.cat(scores, 1), level, threshold=RPN_NMS, top=an_image)
+    return box, level >= 0
+
+
+if __name__ == "__main__":
+    from trainers.engine import command
+
+    command("faster_rcnn", FasterRCNNConfig)(prog_name="python -m trainers.faster_rcnn")

@@ -1,0 +1,128 @@
+"""Legend: B images, N regions, C channels, S x S bins.
+
+From a feature map and regions of it to maps of one size: four ways of one signature, and the choice of a pyramid's
+level. A pooler is made for (channels, S) and called with features (B, C, h, w), regions (N, 5) as (image, x1, y1, x2,
+y2) in pixels of the network's input, and the features' scale (1/16, say); it gives (N, C, S, S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import roi_align, roi_pool
+
+SAMPLES = 2  # points a bin, along each side
+
+
+class Pool(nn.Module):
+    """The largest value of each bin, whose borders are rounded to cells (Fast R-CNN, arXiv 1504.08083, section 2.1)."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        return roi_pool(features, regions, self.size, scale)
+
+
+class Align(Pool):
+    """The mean of bilinear samples in each bin (Mask R-CNN, arXiv 1703.06870, section 3)."""
+
+    def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        return roi_align(features, regions, self.size, scale, SAMPLES)
+
+
+class Crop(Pool):
+    """Cut out and resized to twice the bins, then the largest of each four (Huang et al., arXiv 1611.10012, 3.1)."""
+
+    def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        points = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
+        return functional.max_pool2d(_sample(features, regions, scale, points), SAMPLES)
+
+
+class Deform(Pool):
+    """Bins that move: each by its own offset, a learnt share of the region's size (Dai et al., "Deformable
+    Convolutional Networks", arXiv 1703.06211, section 2.2, "Deformable RoI Pooling").
+    """
+
+    def __init__(self, channels: int, size: int, gamma: float = 0.1) -> None:
+        super().__init__(channels, size)
+        self.gamma = gamma
+        self.offsets = nn.Linear(channels * size * size, 2 * size * size)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)
+
+    def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        plain = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
+        still = functional.avg_pool2d(_sample(features, regions, scale, plain), SAMPLES)
+        moves = self.offsets(still.flatten(1)).view(-1, self.size, self.size, 2) * self.gamma
+        moves = moves.repeat_interleave(SAMPLES, 1).repeat_interleave(SAMPLES, 2)
+        return functional.avg_pool2d(_sample(features, regions, scale, plain + moves), SAMPLES)
+
+
+POOLERS: dict[str, type[Pool]] = {"pool": Pool, "align": Align, "crop": Crop, "deform": Deform}
+
+
+def _bins(size: int, like: Tensor) -> Tensor:
+    """(1, S*2, S*2, 2) the middles of the samples' cells, as shares of a region's width and height."""
+    middle = (torch.arange(size * SAMPLES, device=like.device) + 0.5) / (size * SAMPLES)
+    return torch.stack(torch.meshgrid(middle, middle, indexing="ij")[::-1], -1).unsqueeze(0)
+
+
+def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> Tensor:
+    """Bilinear samples at points of each region; beyond the map's edge its outermost values go on.
+
+    The images are laid one below the other, so that one call serves regions of all of them. As in `roi_align`, a
+    cell's value stands at its corner.
+
+    Args:
+        points: (N, h, w, 2) shares of the regions' widths and heights.
+
+    Returns:
+        (N, C, h, w).
+    """
+    count, channels, rows, columns = features.shape
+    column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
+    corner, size = (
+        regions[:, None, None, 1:3] * scale,
+        (regions[:, None, None, 3:] - regions[:, None, None, 1:3]) * scale,
+    )
+    place = corner + points * size.clamp(min=1.0)
+    x = place[..., 0].clamp(0, columns - 1) + 0.5
+    y = place[..., 1].clamp(0, rows - 1) + 0.5 + regions[:, None, None, 0] * rows
+    grid = torch.stack([x * (2 / columns) - 1, y * (2 / (count * rows)) - 1], -1)
+    found = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
+    return found.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
+
+
+def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> Tensor:
+    """Pool each box from the map that fits its size (FPN, arXiv 1612.03144, equation 1: 224 pixels belong to stride
+    16).
+
+    Args:
+        maps: (B, C, h, w) each; boxes: (B, R, 4) xyxy pixels.
+
+    Returns:
+        (B * R, C, S, S).
+    """
+    count, regions_an_image = boxes.shape[:2]
+    image = torch.arange(count, device=boxes.device).repeat_interleave(regions_an_image)
+    regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.flatten(0, 1)], 1)
+    maps = [features.float() for features in maps]  # in half precision a region's corner would be off by pixels
+    if len(maps) == 1:
+        return pooler(maps[0], regions, 1 / strides[0])
+    side = (regions[:, 3:] - regions[:, 1:3]).prod(1).clamp(min=0).sqrt()
+    wanted = (4 + (side / 224).log2() + 1e-6).floor()  # the logarithm of the stride
+    first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
+    level = wanted.clamp(first, last).long() - first
+    pooled: Tensor | None = None
+    for number, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        mine = (level == number).nonzero()[:, 0]
+        found = pooler(features, regions[mine], 1 / stride)
+        pooled = found.new_zeros(len(regions), *found.shape[1:]) if pooled is None else pooled
+        pooled = pooled.index_copy(0, mine, found)
+    assert pooled is not None, "a pyramid without maps"
+    return pooled
