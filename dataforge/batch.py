@@ -5,22 +5,30 @@ A batch of images with their boxes, padded so that few shapes exist.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensordict import TensorClass
 from torch import Tensor
 
+from dataforge.sampler import box_places
 
-class Batch(TensorClass):
+
+@dataclass(eq=False)
+class Batch:
     """Images with variable numbers of boxes.
+
+    A plain dataclass, since importing tensordict costs more than importing torch itself.
 
     Attributes:
         images: (B, 3, H, W) RGB; uint8 as decoded, or float32 in 0..1 once augmented.
         boxes: (B, M, 4) float32 xyxy in pixels of `images`, edge coordinates; zeros where padded.
         labels: (B, M) int64; -1 marks padding, and a box that augmentation has dropped.
         flags: (B, M) uint8, CROWD | DIFFICULT | TRUNCATED of `dataforge.record`.
-        affine: (B, 2, 3) float32, maps source pixels (edge coordinates) to pixels of `images`.
+        affine: (B, 3, 3) float32, maps source pixels (edge coordinates) to pixels of `images`: those of the image's own
+            record, where a recipe combines several. Its last row is 0, 0, 1, but after `perspective`.
         index: (B,) int64 record numbers in the shards.
     """
 
@@ -30,6 +38,28 @@ class Batch(TensorClass):
     flags: Tensor
     affine: Tensor
     index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor | slice) -> Batch:
+        """Some of the images, with their boxes: a slice, numbers (n,) or a mask (B,)."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{field.name: change(getattr(self, field.name)) for field in fields(self)})
+
+    def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
+        """The batch on another device; tensors that are there already are shared."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, as torch's `DataLoader(pin_memory=True)` asks for."""
+        return self._each(Tensor.pin_memory)
+
+    def clone(self) -> Batch:
+        """A copy that shares no memory with this one."""
+        return self._each(Tensor.clone)
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The boxes that are there, without padding.
@@ -54,13 +84,11 @@ def pad(
         boxes (B, M, 4), labels (B, M) and flags (B, M), as in `Batch`.
     """
     counts = np.diff(offsets)
-    places = 8
-    while places < counts.max(initial=0):
-        places *= 2
+    width = int(box_places(counts).max(initial=8))
     row = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(row)) - np.repeat(offsets[:-1], counts)
-    padded_boxes = np.zeros((len(counts), places, 4), np.float32)
-    padded_labels = np.full((len(counts), places), -1, np.int64)
-    padded_flags = np.zeros((len(counts), places), np.uint8)
+    padded_boxes = np.zeros((len(counts), width, 4), np.float32)
+    padded_labels = np.full((len(counts), width), -1, np.int64)
+    padded_flags = np.zeros((len(counts), width), np.uint8)
     padded_boxes[row, place], padded_labels[row, place], padded_flags[row, place] = boxes, labels, flags
     return torch.from_numpy(padded_boxes), torch.from_numpy(padded_labels), torch.from_numpy(padded_flags)

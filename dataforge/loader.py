@@ -1,17 +1,13 @@
-"""Legend: B images, M box places an image, H x W pixels.
-
-From shards to batches. Threads decode and move pixels straight into the batch's memory; nothing is random but by
-(seed, epoch, record), so the same batches come from any number of threads and after any restart.
+"""From shards to batches. Threads decode and move pixels straight into the batch's memory; nothing is random but by
+(seed, epoch, record), so the same batches come from any number of threads and ranks and after any restart.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,30 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from dataforge import augment as aug
-from dataforge.augment import cpu
-from dataforge.augment import device as accelerator
-from dataforge.batch import Batch, pad
+from dataforge.batch import Batch
+from dataforge.buckets import Shape, auto_shapes
+from dataforge.collate import Collate, Pending
+from dataforge.cpus import cores
 from dataforge.errors import ConfigError
-from dataforge.sampler import Shape, Step, plan
+from dataforge.sampler import Step, plan, repeat_factors, scaled
 from dataforge.shards.reader import Shards
 
 AHEAD = 3  # batches that are being made while one is used
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass
-class _Pending:
-    """A batch whose images the threads are filling: the output itself on the CPU, else a canvas of source pixels."""
-
-    batch: Batch
-    parameters: aug.Parameters
-    canvas_matrix: NDArray[np.float64]  # (B, 3, 3) canvas pixels to output pixels
-    shape: Shape
-    futures: list[Future[None]]
 
 
 class Loader:
@@ -54,12 +35,17 @@ class Loader:
     Iterating twice gives the same batches; call `set_epoch` before each epoch for another order and other
     augmentation, as with torch's `DistributedSampler`.
 
+    A batch, and every view of it, is yours for as long as you keep it. When nobody refers to its images any more, their
+    memory is used for a later batch; so a loop that lets batches go runs in the memory of a few.
+
     Args:
         shards: a folder made by `dataforge ingest`, or opened `Shards`.
         split: the split's name, or the start of one that fits no other.
         batch_size: images a step of one rank.
-        size: (height, width) of all images; None with `buckets`.
+        size: (height, width) of all images; of no effect with a list of `buckets`.
         buckets: several (height, width): each image goes to the one nearest in aspect ratio, and a batch has one size.
+            "auto" picks 4 that have at most the area of `size` and leave the least of it empty.
+        budget: instead of `batch_size`, how many pixels the images of a step of one rank may have together.
         fit: "letterbox" keeps the aspect ratio, "stretch" does not.
         augment: a recipe's name, a list of `{"op": name, **values}`, or None.
         device: where the batches are; off the CPU, pixels are moved there by the device itself.
@@ -69,7 +55,17 @@ class Loader:
         shuffle: mix the records' order.
         drop_last: leave out records that do not fill a step.
         scales: factors of the size, of which one is drawn every 10 steps (multi-scale training).
-        min_visible: after augmentation a box is kept when at least this share of its area is in the picture.
+        min_visible: after augmentation a box is kept when at least this share of its area is in the picture; None takes
+            what the recipe says.
+        sampling: "none" takes every record once an epoch; "repeat-factor" those of rare classes more often (LVIS); (N,)
+            numbers say how often an epoch takes each record on average.
+        repeat_threshold: with "repeat-factor", the share of images below which a class counts as rare.
+        box_window: so many steps deal their records out anew by the number of boxes, against padding; 1 does not.
+        on_error: a damaged image is an error ("raise"), or becomes an empty grey image without boxes ("skip"); it is
+            warned of and listed in `skipped`.
+        transform: your own function or `nn.Module` on the images of a batch (B, 3, H, W), such as one of kornia's on
+            colour; boxes stay where they are. What it draws by torch goes by (seed, epoch, the batch's first record).
+            A saved state does not know it: give the same one when you go on.
 
     Yields:
         `Batch`: images uint8 (B, 3, H, W), or float32 in 0..1 with a recipe (channels-last in memory).
@@ -94,45 +90,103 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = False,
         *,
-        buckets: Sequence[Shape] | None = None,
+        buckets: Sequence[Shape] | str | None = None,
+        budget: int | None = None,
         fit: str = "letterbox",
         scales: Sequence[float] = (1.0,),
-        min_visible: float = aug.MIN_VISIBLE,
+        min_visible: float | None = None,
+        sampling: str | NDArray[np.float64] = "none",
+        repeat_threshold: float = 0.001,
+        box_window: int = 1,
+        on_error: str = "raise",
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        if (size is None) == (buckets is None):
-            if buckets is None:
-                raise ConfigError("size is None and no buckets are given; expected one of them")
-            size = None
-        if batch_size < 1 or not 0 <= rank < world or (threads is not None and threads < 1):
+        if batch_size < 1 or not 0 <= rank < world or (threads is not None and threads < 1) or box_window < 1:
             raise ConfigError(
-                f"batch_size {batch_size}, rank {rank}, world {world}, threads {threads}; expected batch_size and "
-                "threads of at least 1 and 0 <= rank < world"
+                f"batch_size {batch_size}, rank {rank}, world {world}, threads {threads}, box_window {box_window}; "
+                "expected 0 <= rank < world, and at least 1 of the others"
             )
         if fit not in aug.FITS:
             raise ConfigError(f"fit is {fit!r}; expected one of {', '.join(aug.FITS)}")
-        wanted: Any = buckets if size is None else [size]
-        try:
-            self.shapes = [(int(h), int(w)) for h, w in wanted]
-        except (TypeError, ValueError):
-            self.shapes = []
-        if not self.shapes or min(min(shape) for shape in self.shapes) < 1:
-            raise ConfigError(f"size or buckets {wanted}; expected (height, width), each of at least 1 pixel")
-        self.shards = Shards(shards.path if isinstance(shards, Shards) else shards, split)
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is {on_error!r}; expected raise or skip")
+        self.shards = Shards(shards.path, split, shards.view) if isinstance(shards, Shards) else Shards(shards, split)
+        self.shapes = self._shapes(size, buckets)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.shuffle, self.drop_last, self.fit = shuffle, drop_last, fit
-        self.scales, self.min_visible = tuple(scales), min_visible
+        self.scales, self.min_visible, self.box_window = tuple(scales), min_visible, box_window
+        self.batch_sizes = [batch_size if budget is None else self._fitting(shape, budget) for shape in self.shapes]
+        self.repeats = self._repeats(sampling, repeat_threshold)
         self.device = torch.device(device)
-        self._on_cpu = self.device.type == "cpu"
         self.recipe = aug.recipe(augment)
         self.threads = threads or cores()
+        self.collate = Collate(
+            self.shards,
+            self.recipe,
+            fit=fit,
+            seed=seed,
+            min_visible=min_visible,
+            device=self.device,
+            skip=on_error == "skip",
+            threads=self.threads,
+            keep=AHEAD + 2,  # the consumer's, and the one it has not let go of while it asks for the next
+            transform=transform,
+        )
         self.epoch = 0
         self._steps: list[Step] | None = None
         self._first = 0  # where the next iteration starts
         self._next = 0  # the step after the last one given out
 
+    def _shapes(self, size: Shape | None, buckets: Sequence[Shape] | str | None) -> list[Shape]:
+        if size is None and (buckets is None or isinstance(buckets, str)):
+            raise ConfigError("size is None and no buckets are given; expected one of them")
+        wanted: Any = [size] if buckets is None or buckets == "auto" else buckets
+        try:
+            shapes = [(int(h), int(w)) for h, w in wanted]
+        except (TypeError, ValueError):
+            shapes = []
+        if not shapes or min(min(shape) for shape in shapes) < 1:
+            raise ConfigError(
+                f"size or buckets {wanted!r}; expected (height, width), each of at least 1 pixel, or buckets 'auto'"
+            )
+        if buckets == "auto":
+            table = self.shards.table
+            return auto_shapes(table.height, table.width, shapes[0][0] * shapes[0][1])
+        return shapes
+
+    def _fitting(self, shape: Shape, budget: int) -> int:
+        """How many images of a shape a budget of pixels allows, at the largest of the scales."""
+        largest = max(h * w for h, w in (scaled(shape, scale) for scale in self.scales))
+        if budget < largest:
+            raise ConfigError(f"budget {budget}; expected at least the {largest} pixels of one image")
+        return budget // largest
+
+    def _repeats(self, sampling: str | NDArray[np.float64], threshold: float) -> NDArray[np.float64] | None:
+        if isinstance(sampling, str):
+            if sampling == "none":
+                return None
+            if sampling != "repeat-factor" or not threshold > 0:
+                raise ConfigError(
+                    f"sampling is {sampling!r}, repeat_threshold {threshold}; expected none, repeat-factor or an "
+                    "array of how often to take each record, and a threshold above 0"
+                )
+            table = self.shards.table
+            return repeat_factors(table.labels, table.image, len(table), threshold)
+        repeats = np.asarray(sampling, np.float64)
+        if repeats.shape != (len(self.shards),) or not np.isfinite(repeats).all() or (repeats < 0).any():
+            raise ConfigError(
+                f"sampling: an array of shape {repeats.shape}; expected ({len(self.shards)},) finite numbers from 0 on"
+            )
+        return repeats
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self.shards.classes
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Record number -> what is wrong with its image, of those that were skipped so far."""
+        return self.collate.skipped
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives, from its first step."""
@@ -148,7 +202,7 @@ class Loader:
                 table.height,
                 table.width,
                 self.shapes,
-                self.batch_size,
+                self.batch_sizes,
                 seed=self.seed,
                 epoch=self.epoch,
                 rank=self.rank,
@@ -156,6 +210,9 @@ class Loader:
                 shuffle=self.shuffle,
                 drop_last=self.drop_last,
                 scales=self.scales,
+                repeats=self.repeats,
+                boxes=np.diff(table.offsets),
+                box_window=self.box_window,
             )
         return self._steps
 
@@ -164,8 +221,20 @@ class Loader:
         return len(self.steps())
 
     def _fingerprint(self) -> str:
-        facts = (self.shards.fingerprint, self.shards.split, self.batch_size * self.world, self.shapes, self.seed)
-        rules = (self.shuffle, self.drop_last, self.fit, self.scales, self.min_visible, [dict(s) for s in self.recipe])
+        whole = [size * self.world for size in self.batch_sizes]
+        facts = (self.shards.fingerprint, self.shards.split, self.shards.view, whole, self.shapes, self.seed)
+        repeats = None if self.repeats is None else zlib.crc32(self.repeats.tobytes())
+        recipe = [dict(step) for step in self.recipe]
+        rules = (
+            self.shuffle,
+            self.drop_last,
+            self.fit,
+            self.scales,
+            self.min_visible,
+            recipe,
+            repeats,
+            self.box_window,
+        )
         return f"{zlib.crc32(repr((facts, rules)).encode()):08x}"
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,6 +243,8 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another loader stood: the next iteration gives the rest of that epoch.
+
+        The number of ranks may be another one if `batch_size * world` is the same, and each rank has 2 images or more.
 
         Raises:
             ConfigError: the state was taken with other data or other settings.
@@ -190,73 +261,19 @@ class Loader:
         pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
         try:
             todo = iter(self.steps()[first:])
-            pending = deque(self._start(pool, step) for step in islice(todo, AHEAD))
-            while pending:
-                batch = self._finish(pending.popleft())
-                pending.extend(self._start(pool, step) for step in islice(todo, 1))
+            begun = deque(self._begin(pool, step) for step in islice(todo, AHEAD))
+            while begun:
+                pending, work = begun.popleft()
+                for done in work:
+                    done.result()
+                begun.extend(self._begin(pool, step) for step in islice(todo, 1))
                 self._next += 1
-                yield batch
+                yield self.collate.finish(pending)
+                del pending, work
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, step: Step) -> _Pending:
-        """Lay a batch out, and hand its images to the threads."""
-        table, index, shape = self.shards.table, step.index, step.shape
-        height, width = table.height[index], table.width[index]
-        parameters = aug.parameters(
-            self.recipe, index, height, width, shape, fit=self.fit, seed=self.seed, epoch=self.epoch
-        )
-        objects = table.take(index)
-        row = np.repeat(np.arange(len(index)), np.diff(objects.offsets))
-        boxes, keep = aug.move_boxes(
-            objects.boxes, row, parameters.matrix, shape, self.min_visible if self.recipe else 0.0
-        )
-        labels = np.where(keep, objects.labels, -1)
-
-        factors = np.array([cpu.shrink_factors(matrix) for matrix in parameters.matrix])
-        if self._on_cpu:
-            images = torch.empty((len(index), *shape, 3), dtype=torch.float32 if self.recipe else torch.uint8)
-        else:
-            sides = -(-np.stack([height, width], 1) // factors)
-            images = torch.full((len(index), *sides.max(0).tolist(), 3), aug.FILL, dtype=torch.uint8)
-        buffer = images.numpy()
-
-        def work(part: int) -> None:
-            for i in range(part, len(index), self.threads):
-                pixels = self.shards.pixels(int(index[i]))
-                if self._on_cpu:
-                    colour = None if parameters.colour is None else parameters.colour[i]
-                    cpu.render(pixels, parameters.matrix[i], colour, buffer[i])
-                else:
-                    small = cpu.shrink(pixels, (int(factors[i, 0]), int(factors[i, 1])))
-                    buffer[i, : small.shape[0], : small.shape[1]] = small
-
-        padded_boxes, padded_labels, padded_flags = pad(objects.offsets, boxes, labels, objects.flags)
-        batch = Batch(
-            images=images.permute(0, 3, 1, 2),
-            boxes=padded_boxes,
-            labels=padded_labels,
-            flags=padded_flags,
-            affine=torch.from_numpy(parameters.matrix[:, :2].astype(np.float32)),
-            index=torch.from_numpy(index.copy()),
-            batch_size=[len(index)],
-        )
-        widen = np.zeros_like(parameters.matrix)  # canvas pixels to source pixels
-        widen[:, 0, 0], widen[:, 1, 1], widen[:, 2, 2] = factors[:, 1], factors[:, 0], 1
-        futures = [pool.submit(work, part) for part in range(min(len(index), self.threads))]
-        return _Pending(batch, parameters, parameters.matrix @ widen, shape, futures)
-
-    def _finish(self, pending: _Pending) -> Batch:
-        for future in pending.futures:
-            future.result()
-        if self._on_cpu:
-            return pending.batch
-        batch = pending.batch.pin_memory() if self.device.type == "cuda" else pending.batch
-        batch = batch.to(self.device, non_blocking=True)
-        matrix = torch.from_numpy(pending.canvas_matrix).float().to(self.device, non_blocking=True)
-        images = accelerator.render(batch.images, matrix, pending.shape)
-        if pending.parameters.colour is not None:
-            colour = torch.from_numpy(pending.parameters.colour).float().to(self.device, non_blocking=True)
-            images = accelerator.tint(images, colour)
-        batch.images = images if self.recipe else (images * 255).round().byte()
-        return batch
+    def _begin(self, pool: ThreadPoolExecutor, step: Step) -> tuple[Pending, list[Future[None]]]:
+        pending = self.collate.start(step, self.epoch)
+        workers = min(self.threads, len(step.index))
+        return pending, [pool.submit(self.collate.fill, pending) for _ in range(workers)]

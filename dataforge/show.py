@@ -22,7 +22,7 @@ def show(
     Args:
         n: how many; they are drawn at random by `seed`.
         class_name: take only images that hold this class.
-        augment: a recipe, which is applied as the `Loader` would in epoch 0.
+        augment: a recipe's name or TOML file, which is applied as the `Loader` would in epoch 0.
 
     Returns:
         (height, width, 3) RGB.
@@ -39,18 +39,9 @@ def show(
     index = rows[np.argsort(bits(seed, 0, rows, "show")[:, 0], kind="stable")][:n]
     if not len(index):
         raise ConfigError(f"{shards.path}: there is no image to show")
-    recipe = aug.recipe(augment)
-    parameters = aug.parameters(recipe, index, table.height[index], table.width[index], SIZE, seed=seed)
-    objects = table.take(index)
-    row = np.repeat(np.arange(len(index)), np.diff(objects.offsets))
-    boxes, keep = aug.move_boxes(objects.boxes, row, parameters.matrix, SIZE, aug.MIN_VISIBLE if recipe else 0.0)
-    labels = np.where(keep, objects.labels, -1)
-    pictures = []
-    for i, record in enumerate(index.tolist()):
-        pixels = shards.pixels(record)
-        picture = np.empty((*SIZE, 3), np.float32)
-        colour = None if parameters.colour is None else parameters.colour[i]
-        cpu.render(pixels, parameters.matrix[i], colour, picture)
-        pictures.append((picture * 255).round().astype(np.uint8))
-    cuts = objects.offsets[1:-1]
-    return contact_sheet(pictures, np.split(boxes, cuts), np.split(labels, cuts), shards.classes)
+    layout = aug.lay_out(aug.recipe(augment), index, table, SIZE, seed=seed)
+    pictures = np.empty((len(index), *SIZE, 3), np.uint8)
+    for i in range(len(index)):
+        cpu.picture(layout, i, shards.pixels, pictures[i])
+    cuts = layout.offsets[1:-1]
+    return contact_sheet(list(pictures), np.split(layout.boxes, cuts), np.split(layout.labels, cuts), shards.classes)

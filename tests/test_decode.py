@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.decode import decode
+from dataforge.decode import decode, shrink
 from dataforge.errors import ImageError
 from dataforge.image import ImageInfo, probe, suffix_format
 from tests import tiny
@@ -159,3 +160,49 @@ def test_too_many_pixels_are_refused_unopened(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_a_suffix_promises(name: str, expected: str) -> None:
     assert suffix_format(name) == expected
+
+
+@pytest.mark.parametrize("reduce", [2, 4, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(48, 64), (47, 65), (41, 23)])
+def test_a_smaller_decode_is_the_average_of_blocks(reduce: int, orientation: int, size: tuple[int, int]) -> None:
+    data = tiny.encode(tiny.pixels(*size, 3), orientation=orientation)
+    small = decode(data, orientation, reduce)
+    full = decode(data, orientation)
+    assert small.shape == (-(-full.shape[0] // reduce), -(-full.shape[1] // reduce), 3) and small.flags.c_contiguous
+    rows, columns = full.shape[0] // reduce, full.shape[1] // reduce  # whole blocks: what sticks out may differ
+    assert apart(small[:rows, :columns], shrink(full, (reduce, reduce))[:rows, :columns]) <= 5
+
+
+@pytest.mark.parametrize("key", IMAGES)
+def test_every_kind_of_image_can_be_smaller(key: str) -> None:
+    orientation = probe(IMAGES[key]).orientation
+    small, full = decode(IMAGES[key], orientation, 2), decode(IMAGES[key], orientation)
+    rows, columns = full.shape[0] // 2, full.shape[1] // 2
+    assert small.shape == (-(-full.shape[0] // 2), -(-full.shape[1] // 2), 3)
+    assert apart(small[:rows, :columns], shrink(full, (2, 2))[:rows, :columns]) <= 5
+
+
+def test_photographs_lose_nothing_by_the_smaller_decode(shared_data: Path) -> None:
+    folders = ("coco_mini", "bccd", "deeppcb_200", "fod_a_2k")
+    files = [file for folder in folders for file in sorted((shared_data / folder).rglob("*.jpg"))[:8]]
+    assert len(files) == 32
+    for file in files:
+        full = decode(file.read_bytes())
+        for reduce in (2, 4, 8):
+            error = decode(file.read_bytes(), 1, reduce).astype(float) - shrink(full, (reduce, reduce))
+            assert 10 * np.log10(255**2 / max((error**2).mean(), 1e-9)) > 43, (file, reduce)
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_pixels_go_where_they_may(orientation: int) -> None:
+    data = tiny.encode(tiny.pixels(40, 72, 3), orientation=orientation)
+    expected = decode(data, orientation, 2)
+    place = np.full((3, 20, 36, 3), 7, np.uint8)
+    found = decode(data, orientation, 2, place[1])
+    np.testing.assert_array_equal(found, expected)
+    assert (place[0] == 7).all() and (place[2] == 7).all()
+    assert (found is place[1] or np.shares_memory(found, place)) == (orientation == 1)
+    for other in (np.zeros((20, 37, 3), np.uint8), np.zeros((20, 40, 3), np.uint8)[:, 2:38]):
+        np.testing.assert_array_equal(decode(data, orientation, 2, other), expected)
+        assert not other.any()

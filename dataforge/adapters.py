@@ -1,0 +1,124 @@
+"""Legend: B images, N boxes in all, n boxes of one image, H x W pixels.
+
+For those who bring their own loop: the loader's images inside `torch.utils.data.DataLoader`, and batches in the forms
+that torchvision's detectors and Ultralytics' trainers take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataforge.batch import Batch
+from dataforge.errors import ConfigError
+from dataforge.loader import Loader
+from dataforge.record import CROWD
+from dataforge.sampler import Step
+from dataforge.shards.reader import Shards
+
+
+class Records(Dataset[Batch]):
+    """A loader's records as a map-style dataset, for a `DataLoader` with any sampler and any number of workers:
+
+        DataLoader(Records(Loader(...)), batch_size=32, shuffle=True, num_workers=2, collate_fn=Records.collate)
+
+    It gives whole batches at once, made in the calling thread. Order and batch size are the `DataLoader`'s; what the
+    images look like is the loader's, by (seed, epoch, record). Workers take the epoch along when they start, so
+    `set_epoch` has no effect on `persistent_workers`.
+
+    Args:
+        loader: on the CPU, with one size.
+
+    Raises:
+        ConfigError: the loader has buckets or another device; DataError, when an image is damaged.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        if len(loader.shapes) > 1 or loader.device.type != "cpu":
+            raise ConfigError(
+                f"the loader has sizes {loader.shapes} on {loader.device}; expected one size and the CPU, since a "
+                "DataLoader's batches mix all images and come from its workers"
+            )
+        self.loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentation the next images get."""
+        self.loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.loader.shards)
+
+    def __getitem__(self, i: int) -> Batch:
+        """A batch of record i alone."""
+        return self.__getitems__([i])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A batch of these records."""
+        index = np.array(indices, np.int64)
+        return self.loader.collate.make(Step(self.loader.shapes[0], index, index), self.loader.epoch)
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        """The `collate_fn` to give to the `DataLoader`: the batch is one already."""
+        return batch
+
+
+def to_torchvision(batch: Batch, first_label: int = 1) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The lists that `torchvision.models.detection` takes: `model(images, targets)`.
+
+    Args:
+        first_label: the number of class 0; torchvision counts the background as 0.
+
+    Returns:
+        B images (3, H, W) float32 in 0..1, and B dicts: "boxes" (n, 4) float32 xyxy pixels, "labels" (n,) int64,
+        "image_id" (1,) the record's number, "area" (n,) float32 of the boxes, "iscrowd" (n,) int64.
+    """
+    images = batch.images if batch.images.is_floating_point() else batch.images.float() / 255
+    targets = []
+    for i, there in enumerate(batch.labels >= 0):
+        boxes = batch.boxes[i, there]
+        targets.append(
+            {
+                "boxes": boxes,
+                "labels": batch.labels[i, there] + first_label,
+                "image_id": batch.index[i : i + 1],
+                "area": (boxes[:, 2:] - boxes[:, :2]).prod(1),
+                "iscrowd": (batch.flags[i, there] & CROWD > 0).long(),
+            }
+        )
+    return list(images), targets
+
+
+def to_ultralytics(batch: Batch, shards: Shards) -> dict[str, Any]:
+    """The dict that Ultralytics' detection trainers take (`ultralytics.data.YOLODataset.collate_fn` gives the same).
+
+    Crowd boxes are left out: the form has no place to mark them.
+
+    Args:
+        shards: where the batch is from, for the names and sizes.
+
+    Returns:
+        "img" (B, 3, H, W) uint8; "cls" (N, 1) float32, "bboxes" (N, 4) float32 centre x, centre y, width, height in
+        0..1 of the image, "batch_idx" (N,) float32 each box's image; and lists of B: "im_file" the key, "ori_shape"
+        and "resized_shape" (height, width).
+    """
+    height, width = batch.images.shape[-2:]
+    image, place = torch.nonzero((batch.labels >= 0) & (batch.flags & CROWD == 0), as_tuple=True)
+    boxes = batch.boxes[image, place] / batch.boxes.new_tensor([width, height, width, height])
+    cxcywh_unit = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+    index = batch.index.tolist()
+    table = shards.source
+    return {
+        "img": (batch.images * 255).round().byte() if batch.images.is_floating_point() else batch.images,
+        "cls": batch.labels[image, place, None].float(),
+        "bboxes": cxcywh_unit,
+        "batch_idx": image.float(),
+        "im_file": [table.key[i] for i in index],
+        "ori_shape": [(int(table.height[i]), int(table.width[i])) for i in index],
+        "resized_shape": [(height, width)] * len(index),
+    }

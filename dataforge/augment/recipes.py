@@ -1,0 +1,212 @@
+"""Recipes: flat lists of `{"op": name, **values}`, by name, from a TOML file, or a user's own; checked when read."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from dataforge.augment import crops, geometry, mix
+from dataforge.augment.geometry import FILL, Share
+from dataforge.augment.move import MIN_VISIBLE
+from dataforge.augment.photo import COLOUR, CURVES, DAMAGE, ERASE
+from dataforge.errors import ConfigError, unknown
+
+Recipe = Sequence[dict[str, Any]]
+
+GEOMETRY: dict[str, Callable[..., Any]] = {
+    "flip": geometry.flip,
+    "vflip": geometry.vflip,
+    "rotate90": geometry.rotate90,
+    "rotate": geometry.rotate,
+    "shear": geometry.shear,
+    "scale": geometry.scale,
+    "translate": geometry.translate,
+    "perspective": geometry.perspective,
+    "crop": geometry.crop,
+    "jitter": geometry.jitter,
+    "expand": geometry.expand,
+    "iou_crop": crops.iou_crop,
+    "aspect_limit": crops.aspect_limit,
+}
+PHOTO = DAMAGE | COLOUR | CURVES | ERASE
+Level = Annotated[float, 0, 255]
+P = {"flip": 0.5, "vflip": 0.5, "expand": 0.5}  # what `p` is by default; 1 for all others
+
+
+def keep(*, visible: Share = MIN_VISIBLE, centre: bool = False, min_size: float = 0.0) -> None:
+    """Which moved boxes are used: at least this share of the box is seen, its centre is seen, its sides have at least
+    so many pixels."""
+
+
+def fill(*, red: Level = FILL, green: Level = FILL, blue: Level = FILL) -> None:
+    """The colour, in 0..255, of what lies outside the source image."""
+
+
+def normalise(
+    *, mean: tuple[float, ...] = (0.485, 0.456, 0.406), std: tuple[float, ...] = (0.229, 0.224, 0.225)
+) -> None:
+    """Subtract the mean and divide by the standard deviation of each channel, in 0..1; not for detectors that do so."""
+
+
+SETTINGS: dict[str, Callable[..., Any]] = {"keep": keep, "fill": fill, "normalise": normalise}
+OPERATIONS = {"moves": GEOMETRY, "combines": mix.MIXERS, "colours": PHOTO, "settings": SETTINGS}
+
+_COLOURS: Recipe = (
+    {"op": "brightness", "strength": 0.4},
+    {"op": "contrast", "strength": 0.3},
+    {"op": "saturation", "strength": 0.5},
+    {"op": "hue", "strength": 0.03},
+)
+RECIPES: dict[str, Recipe] = {
+    "none": (),
+    "flip": ({"op": "flip"},),
+    "ssd": (
+        {"op": "expand"},
+        {"op": "iou_crop"},
+        {"op": "flip"},
+        {"op": "brightness", "strength": 0.5, "p": 0.5},
+        {"op": "contrast", "strength": 0.5, "p": 0.5},
+        {"op": "saturation", "strength": 0.5, "p": 0.5},
+        {"op": "hue", "strength": 0.07, "p": 0.5},
+        {"op": "fill", "red": 124, "green": 116, "blue": 104},
+        {"op": "keep", "centre": True, "visible": 0.0},
+    ),
+    "yolo": (
+        {"op": "flip"},
+        {"op": "scale", "low": 0.6, "high": 1.6},
+        {"op": "translate", "fraction": 0.2},
+        *_COLOURS,
+    ),
+    "lsj": ({"op": "flip"}, {"op": "jitter"}),
+    "strong": (
+        {"op": "mosaic", "p": 0.5},
+        {"op": "mixup", "p": 0.1},
+        {"op": "flip"},
+        {"op": "rotate", "degrees": 5.0},
+        {"op": "shear", "degrees": 2.0},
+        {"op": "perspective", "strength": 0.05, "p": 0.3},
+        {"op": "scale", "low": 0.6, "high": 1.6},
+        {"op": "translate", "fraction": 0.2},
+        *_COLOURS,
+        {"op": "grey", "p": 0.05},
+        {"op": "gamma", "p": 0.2},
+        {"op": "blur", "p": 0.1},
+        {"op": "noise", "p": 0.1},
+        {"op": "jpeg", "p": 0.1},
+        {"op": "erase", "p": 0.1},
+    ),
+}
+
+
+def values_of(name: str) -> dict[str, tuple[Any, tuple[float, float] | None]]:
+    """The values that an operation takes: name -> default, and lowest and highest where they are bounded.
+
+    Raises:
+        ConfigError: no such operation.
+    """
+    known = {key: function for group in OPERATIONS.values() for key, function in group.items()}
+    if name not in known:
+        raise unknown("augmentation", name, known)
+    types = get_type_hints(known[name], include_extras=True)
+    found: dict[str, tuple[Any, tuple[float, float] | None]] = {}
+    for key, value in inspect.signature(known[name]).parameters.items():
+        if value.kind is value.KEYWORD_ONLY:
+            found[key] = (value.default, getattr(types[key], "__metadata__", None))
+    if name not in SETTINGS:
+        found["p"] = (P.get(name, 1.0), (0, 1))
+    return found
+
+
+def setting(steps: Recipe, name: str) -> dict[str, Any]:
+    """The values of one of `SETTINGS` in a recipe: the last one's, with the defaults for what is not given."""
+    given = [step for step in steps if step["op"] == name]
+    found = {key: default for key, (default, _) in values_of(name).items()}
+    return found | {key: value for key, value in (given[-1] if given else {}).items() if key != "op"}
+
+
+def recipe(augment: str | Path | Recipe | None) -> Recipe:
+    """A recipe by name, from a TOML file (`steps = [{ op = "flip" }, ...]`), or a list of steps; checked.
+
+    Raises:
+        ConfigError: unknown name, operation or value, or a file that cannot be read.
+    """
+    if augment is None:
+        return ()
+    where = ""
+    if isinstance(augment, str | Path):
+        if str(augment) in RECIPES:
+            return RECIPES[str(augment)]
+        if not str(augment).endswith(".toml"):
+            raise unknown("augmentation recipe", str(augment), [*RECIPES, "FILE.toml"])
+        where, augment = f"{augment}: ", _read(Path(augment))
+    for step in augment:
+        try:
+            _check(step)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+    return tuple(dict(step) for step in augment)
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    steps = found.get("steps")
+    if set(found) != {"steps"} or not isinstance(steps, list):
+        keys = ", ".join(map(repr, found)) or "nothing"
+        raise ConfigError(f"{path}: holds {keys}; expected one list, 'steps', of {{ op = NAME, ... }}")
+    return steps
+
+
+def _check(step: Any) -> None:
+    if not isinstance(step, dict) or not isinstance(step.get("op"), str):
+        raise ConfigError(f"augmentation step {step!r}; expected {{ op = NAME, ... }}")
+    name = step["op"]
+    known = values_of(name)
+    for key, value in step.items():
+        if key == "op":
+            continue
+        if key not in known:
+            raise ConfigError(f"augmentation {name!r}: unknown value {key!r}; known: {', '.join(known) or 'none'}")
+        default, bounds = known[key]
+        if not _alike(value, default):
+            kind = {bool: "true or false", tuple: "3 numbers"}.get(type(default), "a number")
+            raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {kind}")
+        if bounds and not bounds[0] <= value <= bounds[1]:
+            raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {bounds[0]} to {bounds[1]}")
+    low, high = (step.get(key, known.get(key, [None])[0]) for key in ("low", "high"))
+    if low is not None and high is not None and low > high:
+        raise ConfigError(f"augmentation {name!r}: low is {low!r} and high {high!r}; expected low to be the smaller")
+
+
+def _alike(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and len(value) == len(default) and all(_alike(v, 0.0) for v in value)
+    if isinstance(value, bool) or isinstance(default, bool):
+        return type(value) is type(default)
+    return isinstance(value, int | float)
+
+
+def _shown(default: Any) -> str:
+    return str(default).lower() if isinstance(default, bool) else f"{default:.3g}"
+
+
+def table() -> str:
+    """All operations as a Markdown table: name, values with defaults and bounds, what it does."""
+    lines = []
+    for title, group in OPERATIONS.items():
+        lines += [f"| {title} | values | |", "|---|---|---|"]
+        for name, function in group.items():
+            values = [
+                f"`{key}` {list(default) if isinstance(default, tuple) else _shown(default)}"
+                + (f" ({bounds[0]}..{bounds[1]})" if bounds else "")
+                for key, (default, bounds) in values_of(name).items()
+            ]
+            says = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+            lines.append(f"| `{name}` | {', '.join(values)} | {says} |")
+        lines.append("")
+    return "\n".join(lines)

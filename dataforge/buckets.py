@@ -1,0 +1,96 @@
+"""The shapes that images of different aspect ratios are batched in. No image is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError
+
+Shape = tuple[int, int]
+
+AUTO = 4  # shapes that `auto_shapes` picks
+
+
+def bucket(height: NDArray[np.int32], width: NDArray[np.int32], shapes: Sequence[Shape]) -> NDArray[np.int64]:
+    """For each image the shape whose aspect ratio is nearest (by the ratio of ratios): letterboxed in it, it leaves the
+    smallest share of the shape empty.
+
+    Args:
+        height, width: (N,) pixels.
+
+    Returns:
+        (N,) numbers into `shapes`.
+    """
+    if len(shapes) == 1:
+        return np.zeros(len(height), np.int64)
+    image = np.log(width / height)
+    return np.abs(image[:, None] - np.log([w / h for h, w in shapes])).argmin(1)
+
+
+def merge_small(buckets: NDArray[np.int64], shapes: Sequence[Shape], least: Sequence[int]) -> None:
+    """Move the images of buckets that hold too few to the next nearest bucket that holds any, in place.
+
+    Args:
+        buckets: (N,) as `bucket` gives them.
+        least: how many a bucket must hold, if it is not the only one.
+    """
+    ratio = np.log([w / h for h, w in shapes])
+    while True:
+        counts = np.bincount(buckets, minlength=len(shapes))
+        small = np.flatnonzero((counts > 0) & (counts < least))
+        if not len(small) or (counts > 0).sum() == 1:
+            return
+        distance = np.where(counts > 0, np.abs(ratio - ratio[small[0]]), np.inf)
+        distance[small[0]] = np.inf
+        buckets[buckets == small[0]] = distance.argmin()
+
+
+def auto_shapes(
+    height: NDArray[np.int32], width: NDArray[np.int32], area: int, count: int = AUTO, multiple: int = 32
+) -> list[Shape]:
+    """Pick the shapes in which letterboxed images leave the least empty: exactly, by dynamic programming over ratios.
+
+    Args:
+        height, width: (N,) pixels.
+        area: the most pixels a shape may have, which is what bounds memory.
+        count: the most shapes.
+        multiple: sides are multiples of it. Shapes that would waste a fifth of the area by that are no candidates.
+
+    Returns:
+        At most `count` (height, width), from tall to wide.
+
+    Raises:
+        ConfigError: no image, or no shape has such sides within the area.
+    """
+    sides = [(area // w // multiple * multiple, w) for w in range(multiple, area // multiple + 1, multiple)]
+    largest = max((h * w for h, w in sides), default=0)
+    if not len(height) or not largest:
+        raise ConfigError(
+            f"buckets 'auto': {len(height)} images, {area} pixels; expected one and {multiple}x{multiple}"
+        )
+    shapes = sorted(((h, w) for h, w in sides if h * w >= 0.8 * largest), key=lambda shape: shape[1] / shape[0])
+    ratio = np.log([w / h for h, w in shapes])
+    image, images = np.unique(np.log(width / height).round(3), return_counts=True)
+    # an image letterboxed in a shape of another ratio fills the smaller ratio of the two
+    waste = images * (1 - np.exp(-np.abs(image - ratio[:, None])))
+    below = np.searchsorted(image, ratio, "right")  # (C,) images that are no wider than a shape
+    between = np.full((len(shapes), len(shapes)), np.inf)  # waste of what lies between two chosen shapes
+    for i in range(len(shapes)):
+        for k in range(i + 1, len(shapes)):
+            part = slice(below[i], below[k])
+            between[i, k] = np.minimum(waste[i, part], waste[k, part]).sum()
+    best = np.array([waste[k, : below[k]].sum() for k in range(len(shapes))])  # with k as the widest shape so far
+    rest = np.array([waste[k, below[k] :].sum() for k in range(len(shapes))])
+    chosen = [[k] for k in range(len(shapes))]
+    total, found = np.inf, chosen[0]
+    for _ in range(count):
+        k = int((best + rest).argmin())
+        if best[k] + rest[k] < total:
+            total, found = float(best[k] + rest[k]), chosen[k]
+        step = best[:, None] + between
+        before = step.argmin(0)
+        best, chosen = step.min(0), [[*chosen[before[k]], k] for k in range(len(shapes))]
+    return [shapes[k] for k in found]

@@ -1,0 +1,54 @@
+"""Memory for images that is used again as soon as nobody refers to it.
+
+Writing to newly allocated memory costs more than most of what a loader does: every page of it is first zeroed by the
+kernel. So a batch's images lie in a block that an earlier batch has left. Who still holds an image, a view of one or an
+array made from it keeps the block: it comes back when the last reference is gone, and not before.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Buffers:
+    """Blocks of memory that are lent, and lent again when nobody refers to what was made of them.
+
+    Args:
+        keep: how many are remembered; one that is held for longer is freed when it is let go.
+        pin: page-locked memory for copies to a GPU. PyTorch's own allocator reuses that, and knows of pending copies.
+    """
+
+    def __init__(self, keep: int, pin: bool = False) -> None:
+        # asked whether it is dead, not called back: an interrupt in a callback of a weak reference would be lost
+        self._lent: deque[tuple[weakref.ref[NDArray[np.uint8]], NDArray[np.uint8]]] = deque(maxlen=keep)
+        self._pin = pin
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor with arbitrary content, the caller's for as long as it, or anything that shares its memory, lives.
+
+        Only one thread may take at a time; references may end in any.
+        """
+        if self._pin:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        size = math.prod(shape) * dtype.itemsize
+        block = self._block(size)
+        lent = block[:size]  # the storage holds this object; NumPy's own views of it would not, but none is given out
+        self._lent.append((weakref.ref(lent), block))
+        return torch.from_numpy(lent).view(dtype).view(shape)
+
+    def _block(self, size: int) -> NDArray[np.uint8]:
+        for _ in range(len(self._lent)):
+            lent, block = self._lent.popleft()
+            if lent() is not None:
+                self._lent.append((lent, block))
+            elif len(block) >= size:
+                return block  # one that is too small is let go: soon all fit the largest batch
+        return torch.empty(size, dtype=torch.uint8).numpy()  # torch aligns to 64 bytes

@@ -1,0 +1,152 @@
+"""Pictures of several records: the boxes of each part lie on what is seen of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.boxes import found, painted
+from dataforge import augment as aug
+from dataforge.augment.mix import MIXERS
+from tests.augment.test_executors import Table, on_cpu, picture
+
+OUT = (96, 128)
+N = 40
+
+
+class Painted(Table):
+    """Each record has one box."""
+
+    def __init__(self) -> None:
+        super().__init__(N)
+        rng = np.random.default_rng(1)
+        self.boxes = []
+        for height, width in zip(self.height.tolist(), self.width.tolist(), strict=True):
+            low = rng.integers(0, [width - 35, height - 35])
+            self.boxes.append(np.array([[*low, *(low + rng.integers(20, 35, 2))]], np.float32))
+
+    def only(self, record: int) -> Callable[[int], np.ndarray]:
+        """Pictures that are black but for the box of one record."""
+        return lambda r: painted(int(self.height[r]), int(self.width[r]), self.boxes[r][0] * (r == record))
+
+
+def always(name: str, **values: Any) -> dict[str, Any]:
+    return {"op": name, "p": 1.0, **values}
+
+
+DARK = {"op": "fill", "red": 0, "green": 0, "blue": 0}
+CASES = [
+    [always("mosaic")],
+    [always("mosaic", side=3)],
+    [always("mosaic"), always("flip"), always("rotate", degrees=20), always("scale")],
+    [always("cutmix")],
+    [always("copy_paste")],
+    [always("mosaic"), always("cutmix"), always("copy_paste")],
+]
+
+
+@pytest.mark.parametrize("fit", aug.FITS)
+@pytest.mark.parametrize("steps", CASES, ids=lambda steps: "+".join(s["op"] for s in steps))
+def test_boxes_lie_on_what_is_seen_of_their_records(steps: list[Any], fit: str) -> None:
+    table = Painted()
+    layout = aug.lay_out(aug.recipe([*steps, DARK]), np.arange(N), table, OUT, fit=fit, seed=2, min_visible=0.0)
+    covered = any(step["op"] in ("cutmix", "copy_paste") for step in steps)
+    checked = same = 0
+    for i in range(N):
+        mine = slice(layout.first[i], layout.first[i + 1])  # every part has one box
+        records = layout.parts.record[mine]
+        for box, label, record in zip(layout.boxes[mine], layout.labels[mine], records, strict=True):
+            if label < 0 or (records == record).sum() > 1 or (box[2:] - box[:2]).min() < 5:
+                continue
+            truth = found((picture(layout, i, table.only(record), OUT) * 255).astype(np.uint8))
+            assert truth is not None or covered
+            if truth is None:
+                continue
+            assert (truth[:2] >= box[:2] - 1.01).all() and (truth[2:] <= box[2:] + 1.01).all()
+            checked += 1
+            same += bool(np.abs(truth - box).max() < 1.01)
+    assert checked > 30
+    assert same == checked or (covered and same > 0.7 * checked)  # a corner may be covered, which is not cut off
+
+
+@pytest.mark.parametrize("name", sorted(MIXERS))
+def test_regions_and_shares(name: str) -> None:
+    layout = aug.lay_out(aug.recipe([always(name)]), np.arange(N), Painted(), OUT, seed=5)
+    parts, first = layout.parts, layout.first
+    assert (np.diff(parts.owner) >= 0).all() and (parts.record[first[:-1]] == np.arange(N)).all()
+    assert (parts.region >= 0).all() and (parts.region <= [128, 96, 128, 96]).all()
+    area = (parts.region[:, 2:] - parts.region[:, :2]).prod(1)
+    if name == "mosaic":
+        assert (np.diff(first) == 4).all()
+        np.testing.assert_array_equal(np.add.reduceat(area, first[:-1]), 96 * 128)  # no gap, no overlap
+        own = parts.region[first[:-1], :2]
+        assert len({tuple(np.minimum(corner, 1)) for corner in own}) == 4  # the own record may be any tile
+    elif name == "cutmix":
+        assert (np.diff(first) == 2).all()
+        share = area[1::2] / (96 * 128)
+        assert share.min() > 0.08 and share.max() < 0.52
+    elif name == "copy_paste":
+        assert (np.diff(first) == 4).all() and (parts.weight == 1).all()
+    else:
+        assert (parts.weight[1::2] >= 0.3).all() and (parts.weight[1::2] <= 0.5).all()
+    assert len(np.unique(parts.record)) == N  # partners come from all of the split
+    assert (layout.boxes >= 0).all() and (layout.boxes <= [128, 96, 128, 96]).all()
+    assert layout.offsets[-1] == len(layout.boxes) == len(layout.labels) == len(layout.flags)
+
+
+@pytest.mark.parametrize("name", sorted(MIXERS))
+def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
+    steps = aug.recipe([always(name), *aug.RECIPES["yolo"]])
+    table = Painted()
+    whole = aug.lay_out(steps, np.arange(N), table, OUT, seed=1, epoch=3)
+    for rows in (np.array([17]), np.array([30, 4])):
+        part = aug.lay_out(steps, rows, table, OUT, seed=1, epoch=3)
+        for i, row in enumerate(rows):
+            mine, theirs = slice(*part.first[i : i + 2]), slice(*whole.first[row : row + 2])
+            for field in ("record", "region", "weight"):
+                np.testing.assert_array_equal(getattr(part.parts, field)[mine], getattr(whole.parts, field)[theirs])
+            np.testing.assert_array_equal(part.parameters.matrix[mine], whole.parameters.matrix[theirs])
+            np.testing.assert_array_equal(
+                part.boxes[slice(*part.offsets[i : i + 2])], whole.boxes[slice(*whole.offsets[row : row + 2])]
+            )
+
+
+def test_until_ends_it_and_p_says_how_often() -> None:
+    table = Painted()
+
+    def parts(epoch: int, **values: Any) -> int:
+        return len(aug.lay_out([always("mosaic", **values)], np.arange(N), table, OUT, epoch=epoch).parts.owner)
+
+    assert parts(4, until=5) == 4 * N and parts(5, until=5) == N and parts(99) == 4 * N
+    assert N < parts(0, p=0.5) < 4 * N
+
+
+def test_a_covered_box_is_dropped_and_one_with_a_covered_side_is_cut() -> None:
+    from dataforge.augment.layout import _uncover
+    from dataforge.augment.mix import single
+
+    parts = single(np.array([0]), OUT)
+    parts.add(np.array([0]), np.array([1]), region=np.array([[40, 0, 80, 96]]))
+    parts.sort()
+    boxes = np.array([[45, 10, 70, 30], [20, 10, 60, 30], [0, 0, 128, 50], [50, 5, 60, 9]], np.float32)
+    moved, keep = _uncover(boxes, np.ones(4, bool), np.array([0, 0, 0, 1]), parts, np.array([0, 2]), 0.25)
+    assert keep.tolist() == [False, True, True, True]
+    assert moved[1].tolist() == [20, 10, 40, 30]  # its right half is covered
+    assert moved[2].tolist() == [0, 0, 128, 50]  # a hole in its middle
+    assert moved[3].tolist() == boxes[3].tolist()  # of the part on top
+
+
+def test_no_boxes_at_all() -> None:
+    table = Painted()
+    table.boxes = [np.zeros((0, 4), np.float32)] * N
+    for name in aug.RECIPES:
+        layout = aug.lay_out(aug.recipe(name), np.arange(8), table, OUT)
+        assert layout.boxes.shape == (0, 4) and layout.offsets.tolist() == [0] * 9
+        assert on_cpu(layout, table, OUT).shape == (8, *OUT, 3)
+    for name in MIXERS:
+        layout = aug.lay_out([always(name)], np.arange(8), table, OUT)
+        assert on_cpu(layout, table, OUT).shape == (8, *OUT, 3)
+        assert layout.offsets.tolist() == [0] * 9
