@@ -14,10 +14,15 @@ from dataforge.errors import ShardError, unknown
 FORMAT_VERSION = 1
 INDEX = "index.json"
 REPORT = "ingest.jsonl"
+JOURNAL = "resume.jsonl"
+CODECS = ("keep", "jpeg", "raw")  # the source's bytes; encoded again; pixels
 
 
 class BlobStore(Protocol):
-    """Numbered blobs in one shard. `create` it, `append` to it and `close` it; from then on it is only `open`ed."""
+    """Numbered blobs in one shard. `create` it, `append` to it and `close` it; from then on it is only `open`ed.
+
+    `abort` lets go of what is being written, whatever state it is in, and raises nothing.
+    """
 
     @classmethod
     def create(cls, path: Path) -> BlobStore: ...
@@ -25,7 +30,7 @@ class BlobStore(Protocol):
     @classmethod
     def open(cls, path: Path) -> BlobStore: ...
 
-    def append(self, blob: bytes) -> None: ...
+    def append(self, blob: bytes | memoryview) -> None: ...
 
     def __getitem__(self, i: int) -> memoryview: ...
 
@@ -33,8 +38,15 @@ class BlobStore(Protocol):
 
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
 
-BLOBS = {"lmdb": "dataforge.shards.lmdb:LmdbStore"}
+
+BLOBS = {
+    "lmdb": "dataforge.shards.lmdb:LmdbStore",
+    "memmap": "dataforge.shards.memmap:MemmapStore",
+    "rows": "dataforge.shards.rows:RowsStore",  # for pixels of few shapes
+    "zarr": "dataforge.shards.zarr:ZarrStore",
+}
 
 
 def store(name: str) -> type[BlobStore]:
@@ -70,6 +82,8 @@ def read_index(path: Path) -> dict[str, Any]:
     lacking = {"classes", "class_ids", "store", "codec", "splits", "unions"} - index.keys()
     if lacking:
         raise ShardError(f"{file}: lacks {', '.join(sorted(lacking))}")
+    if index["codec"] not in CODECS:
+        raise ShardError(f"{file}: codec is {index['codec']!r}; this dataforge reads {', '.join(CODECS)}")
     return dict(index)
 
 

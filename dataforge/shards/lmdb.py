@@ -23,6 +23,7 @@ def _key(i: int) -> bytes:
 
 class LmdbStore:
     """A `BlobStore` over LMDB. Readers may be shared by threads; a forked or spawned process opens its own.
+    It pickles as its path.
 
     An opened file stays mapped until the process ends, so that a `memoryview` given out never dangles.
     """
@@ -30,10 +31,13 @@ class LmdbStore:
     def __init__(self, path: Path, writer: lmdb.Environment | None) -> None:
         self._path = path / "blobs.mdb"
         self._writer = writer
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._written = 0
         self._local = threading.local()
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return LmdbStore.open, (self._path.parent,)
 
     @classmethod
     def create(cls, path: Path) -> LmdbStore:
@@ -64,7 +68,7 @@ class LmdbStore:
         """
         return cls(path, None)
 
-    def append(self, blob: bytes) -> None:
+    def append(self, blob: bytes | memoryview) -> None:
         """Add the next blob.
 
         Raises:

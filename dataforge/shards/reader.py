@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,74 +14,151 @@ from numpy.typing import NDArray
 
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED
-from dataforge.shards import INDEX, BlobStore, read_index, resolve_split, store
+from dataforge.shards import INDEX, BlobStore, origin, read_index, resolve_split, store
+from dataforge.shards.rows import RowsStore
 from dataforge.shards.table import Table, read_tables
+from dataforge.view import View
 
 
 class Shards:
-    """A shard folder, or one split of it. It pickles as its path, and threads may share it.
+    """A shard folder, or one split of it, or a view of either. It pickles as its path, and threads may share it.
 
     Args:
         path: a folder made by `dataforge ingest`.
         split: take only this split (its name, or the start of one that fits no other); None takes all, in the
             index's order.
+        view: which classes, boxes and images of it are wanted; None takes all. What it leaves out is not here: records
+            and labels are numbered without it.
 
     Attributes:
         classes: names by label; class_ids: the source's own number for each.
         table: the facts of all records; `blob(i)`: record i's encoded image.
         splits: split -> the numbers of its records here.
+        codec: "keep" (the source's bytes), "jpeg" or "raw", the two of caches that `dataforge bake` makes.
+        channels: 3, or 1 where a cache holds grey pixels.
+        source: `table` with sizes, boxes and areas in pixels of the source images; of a set that is no cache, `table`.
 
     Raises:
-        ShardError: the folder cannot be opened; ConfigError: no such split.
+        ShardError: the folder cannot be opened, or is a stale cache; ConfigError: no such split, or the view names no
+            class of it.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
+    def __init__(self, path: str | Path, split: str | None = None, view: View | None = None) -> None:
         self.path = Path(path)
+        self.view = view or View()
         self.index = read_index(self.path)
-        self.classes: tuple[str, ...] = tuple(self.index["classes"])
-        self.class_ids: tuple[int, ...] = tuple(self.index["class_ids"])
+        self._baked: dict[str, Any] | None = self.index.get("baked")
+        self.codec: str = self.index["codec"]
+        self.channels: int = self._baked["channels"] if self._baked else 3
+        self._parent_is_there = self._baked is not None and origin.parent_is_there(self.path, self._baked)
+        known = tuple(self.index["classes"])
+        self._label_of = self.view.label_of(known)
+        self.classes: tuple[str, ...] = self.view.names(known)
+        self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
-        unions: dict[str, list[str]] = self.index["unions"]
+        # a split that a view left without images when it was ingested is not stored
+        self._unions = {
+            name: [part for part in parts if part in stored] for name, parts in self.index["unions"].items()
+        }
         if split is None:
             self.split, parts = None, list(stored)
         else:
-            self.split = resolve_split(split, [*stored, *unions])
-            parts = unions.get(self.split, [self.split])
+            self.split = resolve_split(split, [*stored, *self._unions])
+            parts = self._unions.get(self.split, [self.split])
         self._shards = [shard for part in parts for shard in stored[part]]
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | None] = [None] * len(self._shards)
         bounds = np.cumsum([0, *(sum(shard["images"] for shard in stored[part]) for part in parts)])
-        self.splits = {part: np.arange(a, b) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)}
-        for name, members in unions.items():
-            if set(members) <= set(parts):
-                self.splits[name] = np.concatenate([self.splits[member] for member in members])
+        self._stored_splits = {
+            part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
+        }
 
-    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None]]:
-        return Shards, (self.path, self.split)
+    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None, View]]:
+        return Shards, (self.path, self.split, self.view)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._rows is None else len(self._rows)
 
     def __repr__(self) -> str:
-        return f"Shards({str(self.path)!r}, split={self.split!r}, images={len(self)}, classes={len(self.classes)})"
+        view = f", view={self.view}" if self.view != View() else ""
+        facts = f"images={len(self)}, classes={len(self.classes)}"
+        return f"Shards({str(self.path)!r}, split={self.split!r}{view}, {facts})"
+
+    @cached_property
+    def splits(self) -> dict[str, NDArray[np.int64]]:
+        found = {}
+        for part, stored in self._stored_splits.items():
+            bounds = [stored.start, stored.stop]
+            first, end = bounds if self._rows is None else np.searchsorted(self._rows, bounds).tolist()
+            found[part] = np.arange(first, end)
+        for name, members in self._unions.items():
+            if members and set(members) <= set(self._stored_splits):
+                found[name] = np.concatenate([found[member] for member in members])
+        return found
+
+    @cached_property
+    def _stored(self) -> Table:
+        """The facts of all records of these splits, whatever the view."""
+        table = read_tables([self.path / shard["path"] / "table.arrow" for shard in self._shards])
+        if len(table) != self._starts[-1]:
+            raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
+        return table
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int32]:
+        """(S,) labels of all stored boxes in the view's numbers, -1 for classes that are not in it."""
+        return self._label_of[self._stored.labels] if self.view.classes else self._stored.labels
+
+    @cached_property
+    def _kept(self) -> NDArray[np.bool_] | None:
+        """(S,) which of the stored boxes the view keeps; None for all."""
+        table = self._stored if self._stored_origin is None else self._stored_origin.home(self._stored)
+        why = self.view.reasons(table.boxes, self._labels, table.flags, table.areas)
+        return None if why is None or not why.any() else why == 0
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64] | None:
+        """The stored numbers of the records that the view keeps, ascending; None for all."""
+        if not self.view.chooses_images:
+            return None
+        table = self._stored
+        kept = np.ones(len(table), bool)
+        if self.view.sample < 1:
+            kept &= self.view.drawn(table.key)
+        if self.view.empty == "drop":
+            boxes = np.diff(table.offsets) if self._kept is None else _counts(self._kept, table.offsets)
+            kept &= boxes > 0
+        parts = [np.nonzero(kept[part])[0][: self.view.limit] + part.start for part in self._stored_splits.values()]
+        rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return None if len(rows) == len(table) else rows
 
     @cached_property
     def table(self) -> Table:
-        table = read_tables([self.path / shard["path"] / "table.arrow" for shard in self._shards])
-        if len(table) != len(self):
-            raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {len(self)}")
-        return table
+        table, kept = self._stored, self._kept
+        if self.view.classes:
+            table = replace(table, labels=self._labels)
+        if kept is not None:
+            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_counts(kept, table.offsets))])
+            columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}
+            table = replace(table, offsets=offsets, **columns)
+        return table if self._rows is None else table.records(self._rows)
 
     @cached_property
     def fingerprint(self) -> str:
         """8 hex digits that change with the content: the index carries the tables' checksums, they the images'."""
-        return f"{zlib.crc32((self.path / INDEX).read_bytes()):08x}"
+        content = zlib.crc32((self.path / INDEX).read_bytes())
+        return f"{zlib.crc32(repr(self.view).encode(), content) if self.view != View() else content:08x}"
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """Record i's shard, and its number there."""
+        stored = i if self._rows is None else int(self._rows[i])
+        shard = int(np.searchsorted(self._starts, stored, "right")) - 1
+        return shard, stored - int(self._starts[shard])
 
     def place(self, i: int) -> str:
         """Where record i is, in words for a message: its shard, its number there and its key."""
-        shard = int(np.searchsorted(self._starts, i, "right")) - 1
-        folder = self.path / self._shards[shard]["path"]
-        return f"{folder} record {i - int(self._starts[shard])} ({self.table.key[i]})"
+        shard, number = self._place(i)
+        return f"{self.path / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
 
     def blob(self, i: int) -> memoryview:
         """Record i's encoded image, without a copy.
@@ -92,25 +169,88 @@ class Shards:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, i, "right")) - 1
+        shard, number = self._place(i)
+        return self._store(shard)[number]
+
+    def _store(self, shard: int) -> BlobStore:
         opened = self._stores[shard]
         if opened is None:
             folder = self.path / self._shards[shard]["path"]
             opened = self._stores[shard] = store(self.index["store"]).open(folder)
-        return opened[i - int(self._starts[shard])]
+        return opened
 
-    def pixels(self, i: int) -> NDArray[np.uint8]:
+    def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """The stored pixels of records that all have one shape, copied in one go. Only with codec "raw".
+
+        Args:
+            index: (n,) record numbers.
+            out: (n, height, width, channels), C-contiguous, where they go.
+
+        Raises:
+            ShardError: a store is missing or damaged.
+        """
+        assert self.codec == "raw", f"gather on codec {self.codec}"
+        stored = index if self._rows is None else self._rows[index]
+        shard = np.searchsorted(self._starts, stored, "right") - 1
+        for one in np.unique(shard).tolist():
+            rows = self._store(one)
+            assert isinstance(rows, RowsStore)
+            mine = shard == one
+            part = out if mine.all() else np.empty((int(mine.sum()), *out.shape[1:]), np.uint8)
+            rows.gather(stored[mine] - self._starts[one], part)
+            if part is not out:
+                out[mine] = part
+
+    @cached_property
+    def _stored_origin(self) -> origin.Origin | None:
+        """The source images of all records of these splits, whatever the view; None where they are what is stored."""
+        if self._baked is None:
+            return None
+        found = origin.read(self.path)
+        counts = {name: sum(shard["images"] for shard in shards) for name, shards in self.index["splits"].items()}
+        if len(found.height) != sum(counts.values()):
+            raise ShardError(f"{self.path / origin.ORIGIN}: holds {len(found.height)} records; expected {counts}")
+        first = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
+        return found.records(
+            np.concatenate([np.arange(first[name], first[name] + counts[name]) for name in self._stored_splits])
+        )
+
+    @cached_property
+    def _origin(self) -> origin.Origin | None:
+        found = self._stored_origin
+        return found if found is None or self._rows is None else found.records(self._rows)
+
+    def to_stored(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 3, 3) source pixels to stored pixels of records (n,), in edge coordinates; identities for no cache."""
+        return np.tile(np.eye(3), (len(index), 1, 1)) if self._origin is None else self._origin.matrix[index]
+
+    @cached_property
+    def source(self) -> Table:
+        return self.table if self._origin is None else self._origin.home(self.table)
+
+    def pixels(self, i: int, reduce: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Record i's image, decoded and upright: (height, width, 3) RGB.
+
+        Args:
+            reduce, out: as `dataforge.decode.decode` takes them: smaller pixels, and where they may go.
 
         Raises:
             DataError: it is missing or damaged; the text names its shard, number and key.
         """
-        from dataforge.decode import decode  # here, so that looking at the facts loads no decoder
-
         try:
-            return decode(self.blob(i), int(self.table.orientation[i]))
+            return self._decode(i, self.blob(i), reduce, out)
         except (ImageError, ShardError) as error:
             raise DataError(f"{self.place(i)}: {error}") from None
+
+    def _decode(
+        self, i: int, blob: memoryview, reduce: int = 1, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        from dataforge.decode import decode, unpack  # here, so that looking at the facts loads no decoder
+
+        if self.codec == "raw":
+            shape = (int(self.table.height[i]), int(self.table.width[i]), self.channels)
+            return unpack(blob, shape, reduce, out)
+        return decode(blob, int(self.table.orientation[i]), reduce, out)
 
     def info(self) -> dict[str, Any]:
         """What is in it, as `dataforge info --json` prints it."""
@@ -145,10 +285,17 @@ class Shards:
             "width": spread(table.width),
             "boxes_per_image": spread(counts),
             "store": self.index["store"],
-            "codec": self.index["codec"],
+            "codec": self.codec,
+            "baked": self._baked and {**self._baked, "parent_is_there": self._parent_is_there},
             "bytes": int(table.size.sum()),
             "fingerprint": self.fingerprint,
         }
+
+
+def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) how many boxes of each record are kept, of (S,) boxes and (N + 1,) offsets."""
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+    return np.diff(before[offsets])
 
 
 @dataclass(frozen=True)
@@ -165,8 +312,10 @@ def verify(shards: Shards) -> Iterator[Fault]:
     Checked: the tables' checksums; each image's size and CRC-32; that it decodes, and to the height and width in the
     table; that boxes lie inside it with an area, and labels name a class.
     """
-    from dataforge.decode import decode
-
+    if shards._baked:
+        file = shards.path / origin.ORIGIN
+        if not file.is_file() or zlib.crc32(file.read_bytes()) != shards._baked["origin_crc"]:
+            yield Fault(str(file), f"is missing, or its checksum is not the one in {INDEX}")
     for shard in shards._shards:
         file = shards.path / shard["path"] / "table.arrow"
         if not file.is_file():
@@ -189,7 +338,7 @@ def verify(shards: Shards) -> Iterator[Fault]:
             continue
         height, width = int(table.height[i]), int(table.width[i])
         try:
-            shape = decode(blob, int(table.orientation[i])).shape[:2]
+            shape = shards._decode(i, blob).shape[:2]
         except ImageError as error:
             yield Fault(shards.place(i), str(error))
             continue

@@ -91,6 +91,15 @@ class Table:
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], counts)
         return Jagged(self.boxes[rows], self.labels[rows], self.flags[rows], self.areas[rows], offsets)
 
+    def records(self, index: NDArray[np.int64]) -> Table:
+        """Some records, in their order, as a table of their own.
+
+        Args:
+            index: (n,) record numbers.
+        """
+        facts = {name: getattr(self, name)[index] for name in _FACTS}
+        return Table(**facts, **vars(self.take(index)), _key=self._key.take(pa.array(index)))
+
 
 def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -> None:
     """Write a shard's table.
@@ -99,15 +108,24 @@ def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -
         columns: one list a column of `SCHEMA`, but for `objects`.
         objects: the boxes of all records.
     """
-    boxes = pa.FixedSizeListArray.from_arrays(pa.array(objects.boxes.reshape(-1)), 4)
-    rows = pa.StructArray.from_arrays(
-        [boxes, pa.array(objects.labels), pa.array(objects.flags), pa.array(objects.areas)], fields=list(OBJECT)
-    )
-    arrays = [pa.array(columns[name], SCHEMA.field(name).type) for name in ("key", *_FACTS)]
-    arrays.append(pa.ListArray.from_arrays(pa.array(objects.offsets.astype(np.int32)), rows))
+    boxes = pa.FixedSizeListArray.from_arrays(_array(pa.float32(), objects.boxes), 4)
+    facts = (objects.labels, objects.flags, objects.areas)
+    parts = [boxes, *(_array(OBJECT.field(n).type, values) for n, values in enumerate(facts, 1))]
+    rows = pa.StructArray.from_arrays(parts, fields=list(OBJECT))
+    keys = [str(key).encode() for key in columns["key"]]
+    ends = np.cumsum([0, *map(len, keys)]).astype(np.int32)
+    arrays = [pa.StringArray.from_buffers(len(keys), pa.py_buffer(ends), pa.py_buffer(b"".join(keys)))]
+    arrays += [_array(SCHEMA.field(name).type, columns[name]) for name in _FACTS]
+    arrays.append(pa.ListArray.from_arrays(_array(pa.int32(), objects.offsets), rows))
     batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         writer.write_batch(batch)
+
+
+def _array(kind: pa.DataType, values: object) -> pa.Array:
+    """As `pa.array` makes it, which first imports pandas where there is one: that takes longer than 20,000 images."""
+    data = np.ascontiguousarray(values, kind.to_pandas_dtype()).reshape(-1)
+    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
 
 def read_tables(paths: list[Path]) -> Table:
@@ -137,11 +155,19 @@ def read_tables(paths: list[Path]) -> Table:
 
 
 def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
-    columns = {name: batch.column(name).to_numpy() for name in _FACTS}
+    columns = {name: _values(batch.column(name)) for name in _FACTS}
     objects = batch.column("objects")
     rows = objects.values
-    columns["offsets"] = objects.offsets.to_numpy().astype(np.int64)
-    columns["boxes"] = rows.field("box").values.to_numpy().reshape(-1, 4)
+    columns["offsets"] = _values(objects.offsets).astype(np.int64)
+    columns["boxes"] = _values(rows.field("box").values).reshape(-1, 4)
     for name, column in (("label", "labels"), ("flag", "flags"), ("area", "areas")):
-        columns[column] = rows.field(name).to_numpy()
+        columns[column] = _values(rows.field(name))
     return columns
+
+
+def _values(array: pa.Array) -> NDArray[Any]:
+    """As `to_numpy` gives it, which first imports pandas where there is one."""
+    data = array.buffers()[1]
+    if data is None:
+        return np.empty(0, array.type.to_pandas_dtype())
+    return np.frombuffer(data, array.type.to_pandas_dtype(), len(array), array.offset * array.type.bit_width // 8)

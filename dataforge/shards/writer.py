@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.image import ImageInfo
 from dataforge.record import Record, object_areas
-from dataforge.shards import FORMAT_VERSION, INDEX, REPORT, store, write_index
+from dataforge.shards import FORMAT_VERSION, INDEX, JOURNAL, REPORT, BlobStore, store, write_index
 from dataforge.shards.table import Jagged, write_table
 
 SHARD_BYTES = 1 << 30
@@ -27,6 +28,9 @@ class ShardWriter:
         out: a folder that does not exist, is empty, or holds what an unfinished ingest left.
         classes, class_ids, unions: as in `Source`.
         shard_bytes: a shard is closed once it holds this many bytes of images.
+        codec, baked: as the index has them; the images are what `codec` says.
+        closed: split -> rows of the index for shards that are in `out` already and are kept. Where it is given, even
+            empty, the shards that are closed stay when a `with` block raises.
 
     Raises:
         ShardError: `out` holds something else, or cannot be written.
@@ -42,8 +46,13 @@ class ShardWriter:
         store_name: str = "lmdb",
         shard_bytes: int = SHARD_BYTES,
         source: str = "",
+        codec: str = "keep",
+        baked: Mapping[str, Any] | None = None,
+        closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.out = out
+        self._resumable = closed is not None
+        self._closed = {split: [dict(row) for row in rows] for split, rows in (closed or {}).items()}
         self._store = store(store_name)
         self._shard_bytes = shard_bytes
         self._open: dict[str, _Shard] = {}
@@ -51,16 +60,26 @@ class ShardWriter:
             "format_version": FORMAT_VERSION,
             "source": source,
             "store": store_name,
-            "codec": "keep",
+            "codec": codec,
             "classes": list(classes),
             "class_ids": list(class_ids) or list(range(len(classes))),
             "splits": {},
             "unions": {name: list(parts) for name, parts in (unions or {}).items()},
         }
-        prepare(out)
+        if baked is not None:
+            self._index["baked"] = dict(baked)
+        prepare(out, self._paths())
 
-    def add(self, record: Record, blob: bytes, info: ImageInfo) -> None:
-        """Append a record whose boxes are already right.
+    def _paths(self) -> set[str]:
+        return {row["path"] for rows in self._closed.values() for row in rows}
+
+    def open_split(self, split: str) -> list[dict[str, Any]]:
+        """A split's rows so far. The index lists splits in the order in which this is first called for them."""
+        rows: list[dict[str, Any]] = self._index["splits"].setdefault(split, self._closed.setdefault(split, []))
+        return rows
+
+    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> dict[str, Any] | None:
+        """Append a record whose boxes are already right. Gives the row of the shard that is full with it, if one is.
 
         Args:
             blob: the image's encoded bytes, kept as they are.
@@ -71,20 +90,26 @@ class ShardWriter:
         """
         shard = self._open.get(record.split)
         if shard is None:
-            done = self._index["splits"].setdefault(record.split, [])
-            folder = self.out / record.split / f"{len(done):05d}"
+            folder = self.out / record.split / f"{len(self.open_split(record.split)):05d}"
             try:
                 folder.mkdir(parents=True)
             except OSError as error:
                 raise ShardError(f"{folder}: cannot be made: {error.strerror}") from None
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
         shard.add(record, blob, info)
-        if shard.bytes >= self._shard_bytes:
-            self._finish(record.split)
+        return self._close(record.split) if shard.bytes >= self._shard_bytes else None
 
-    def _finish(self, split: str) -> None:
-        facts = self._open.pop(split).close()
-        self._index["splits"][split].append({"path": f"{split}/{len(self._index['splits'][split]):05d}", **facts})
+    def _close(self, split: str) -> dict[str, Any]:
+        rows = self.open_split(split)
+        row = {"path": f"{split}/{len(rows):05d}", **self._open[split].close()}
+        del self._open[split]
+        rows.append(row)
+        return row
+
+    def close(self) -> Iterator[dict[str, Any]]:
+        """Close the shards that are still open, one by one; gives their rows."""
+        for split in list(self._open):
+            yield self._close(split)
 
     def publish(self) -> None:
         """Close all shards and write `index.json`.
@@ -92,10 +117,11 @@ class ShardWriter:
         Raises:
             ShardError: something could not be written.
         """
-        for split in list(self._open):
-            self._finish(split)
+        for _ in self.close():
+            pass
         try:
             write_index(self.out, self._index)
+            (self.out / JOURNAL).unlink(missing_ok=True)
         except OSError as error:
             raise ShardError(f"{self.out / INDEX}: cannot be written: {error.strerror}") from None
 
@@ -108,20 +134,20 @@ class ShardWriter:
         if kind is not None:
             for shard in self._open.values():
                 shard.blobs.abort()
-            clear(self.out)
+            clear(self.out, self._paths() if self._resumable else ())
 
 
 class _Shard:
     """A shard being written: blobs go out as they come, facts are held until it closes."""
 
-    def __init__(self, folder: Path, blobs: Any) -> None:
+    def __init__(self, folder: Path, blobs: BlobStore) -> None:
         self.folder, self.blobs, self.bytes = folder, blobs, 0
         self.columns: dict[str, list[object]] = {
             name: [] for name in ("key", "id", "height", "width", "orientation", "size", "crc")
         }
         self.objects: list[tuple[Any, ...]] = []
 
-    def add(self, record: Record, blob: bytes, info: ImageInfo) -> None:
+    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
         self.blobs.append(blob)
         self.bytes += len(blob)
         row = (record.key, record.id, info.height, info.width, info.orientation, len(blob), zlib.crc32(blob))
@@ -145,13 +171,24 @@ class _Shard:
         try:
             write_table(table, self.columns, rows)
             crc = zlib.crc32(table.read_bytes())
+            for path in (table, self.folder, self.folder.parent):
+                _flush(path)
         except OSError as error:
             raise ShardError(f"{table}: cannot be written: {error.strerror or error}") from None
         return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
 
 
-def prepare(out: Path) -> None:
-    """Make the output folder, or clear what an unfinished ingest left in it.
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prepare(out: Path, kept: Collection[str] = ()) -> None:
+    """Make the output folder, or clear what an unfinished ingest left in it, but for the shards that are kept.
 
     Raises:
         ShardError: it holds a published set or foreign files, or cannot be made.
@@ -167,17 +204,22 @@ def prepare(out: Path) -> None:
         raise ShardError(f"{out}: already holds shards; remove it, or choose another --out")
     if names and REPORT not in names:
         raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
-    clear(out)
+    clear(out, kept)
     try:
         (out / REPORT).touch()  # marks the folder as ours from the first moment
     except OSError as error:
         raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
 
 
-def clear(out: Path) -> None:
-    """Remove the shards of an unfinished ingest; its report stays."""
+def clear(out: Path, kept: Collection[str] = ()) -> None:
+    """Remove the shards of an unfinished ingest but those that are `kept`, as `<split>/<number>`; its report stays."""
     for entry in out.iterdir():
-        if entry.is_dir():
+        if not entry.is_dir():
+            if entry.name != REPORT and not (kept and entry.name == JOURNAL):
+                entry.unlink()
+        elif any(path.startswith(f"{entry.name}/") for path in kept):
+            for shard in entry.iterdir():
+                if f"{entry.name}/{shard.name}" not in kept:
+                    shutil.rmtree(shard)
+        else:
             shutil.rmtree(entry)
-        elif entry.name != REPORT:
-            entry.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -22,6 +23,10 @@ def blob(i: int) -> bytes:
     """Blob i; the sizes run over 0, 1, a page more or less, and many others."""
     size = (0, 1, 2, 4095, 4096, 4097, 65537)[i] if i < 7 else i * 131 % 9973
     return np.random.default_rng(i).bytes(size)
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def read_in_child(name: str, path: Path, i: int) -> bytes:
@@ -133,14 +138,14 @@ class BlobStoreSuite:
         assert view == blob(2)
 
     def test_a_store_without_its_files_is_an_error(self, made: Path) -> None:
-        for file in made.iterdir():
+        for file in files(made):
             file.unlink()
         with pytest.raises(ShardError, match="shard"):
             self.open(made)[0]
 
     @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5])
     def test_a_torn_file_is_an_error_and_never_other_bytes(self, made: Path, keep: float) -> None:
-        for file in made.iterdir():
+        for file in files(made):
             os.truncate(file, int(file.stat().st_size * keep))
         code = "import sys\nfrom pathlib import Path\nfrom tests.shards.suite import judge\n"
         code += f"sys.exit(judge({self.name!r}, Path({str(made)!r})))"
@@ -149,15 +154,29 @@ class BlobStoreSuite:
         assert done.returncode == 0
 
     def test_a_read_only_folder(self, made: Path) -> None:
-        for file in made.iterdir():
+        for file in files(made):
             file.chmod(stat.S_IRUSR)
         made.chmod(stat.S_IRUSR | stat.S_IXUSR)
-        before = sorted(made.iterdir())
+        before = files(made)
         try:
             assert self.open(made)[5] == blob(5)
-            assert sorted(made.iterdir()) == before  # no lock file or the like
+            assert files(made) == before  # no lock file or the like
         finally:
             made.chmod(stat.S_IRWXU)
+
+    def test_it_pickles_as_its_path(self, made: Path) -> None:
+        blobs = self.open(made)
+        assert blobs[9] == blob(9)  # what is mapped does not travel
+        data = pickle.dumps(blobs)
+        assert len(data) < 1000 and pickle.loads(data)[9] == blob(9)
+
+    def test_abort_writes_no_more(self, tmp_path: Path) -> None:
+        blobs = store(self.name).create(tmp_path)
+        blobs.append(blob(6))
+        blobs.abort()
+        blobs.abort()
+        with pytest.raises(ShardError):
+            self.open(tmp_path)[0]
 
     def test_a_folder_that_is_not_there_cannot_be_created_in(self, tmp_path: Path) -> None:
         with pytest.raises(ShardError, match="nowhere"):
@@ -165,7 +184,7 @@ class BlobStoreSuite:
 
     def test_reading_writes_nothing(self, made: Path) -> None:
         def state() -> list[tuple[str, int, int]]:
-            return [(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(made.iterdir())]
+            return [(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files(made)]
 
         before = state()
         assert self.open(made)[7] == blob(7)
@@ -173,8 +192,8 @@ class BlobStoreSuite:
 
     def test_the_same_blobs_make_the_same_files(self, tmp_path: Path) -> None:
         first, second = self.make(tmp_path / "a"), self.make(tmp_path / "b")
-        names = sorted(file.name for file in first.iterdir())
-        assert names == sorted(file.name for file in second.iterdir())
+        names = [file.relative_to(first) for file in files(first)]
+        assert names == [file.relative_to(second) for file in files(second)]
         for name in names:
             assert (first / name).read_bytes() == (second / name).read_bytes()
 

@@ -12,9 +12,11 @@ import pytest
 
 import dataforge.shards
 from dataforge import synth
+from dataforge.bake import Form, bake
 from dataforge.formats.coco import read
 from dataforge.ingest import ingest
-from dataforge.shards import BLOBS, FORMAT_VERSION, INDEX, REPORT
+from dataforge.shards import BLOBS, CODECS, FORMAT_VERSION, INDEX, REPORT, store
+from dataforge.shards.origin import SCHEMA as ORIGIN
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import OBJECT, SCHEMA
 from dataforge.shards.writer import SHARD_BYTES
@@ -22,12 +24,18 @@ from dataforge.shards.writer import SHARD_BYTES
 TEXT = (Path(dataforge.shards.__file__).parent / "README.md").read_text("utf-8")
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the tables below a heading, backticks off."""
+def tables(heading: str) -> list[list[list[str]]]:
+    """The cells of each table below a heading, backticks off."""
     section = re.split(r"^## ", TEXT.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.M)[0]
     bodies = re.findall(r"^\|-.*\n((?:\|.*\n)+)", section, re.M)
-    lines = "".join(bodies).splitlines()
-    return [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in lines]
+    return [
+        [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in body.splitlines()] for body in bodies
+    ]
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of all tables below a heading."""
+    return [row for table in tables(heading) for row in table]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,40 @@ def test_the_files(made: Path) -> None:
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     shards = {f"{split}/00000/{name}" for split in ("train", "val") for name in ("table.arrow", "blobs.mdb")}
     assert found == {INDEX, REPORT} | shards
-    assert SHARD_BYTES == 1 << 30 and set(BLOBS) == {"lmdb"}
+    assert SHARD_BYTES == 1 << 30
+    stores = next(row[1] for row in rows("`index.json`") if row[0] == "store")
+    assert set(re.findall(r"`(\w+)`", "`" + stores + "`")) == set(BLOBS)
+
+
+def test_stores_and_their_files(tmp_path: Path) -> None:
+    from dataforge.shards.memmap import MAGIC
+    from dataforge.shards.zarr import CHUNK, SHARD
+
+    for name in BLOBS:
+        (tmp_path / name).mkdir()
+        blobs = store(name).create(tmp_path / name)
+        blobs.append(bytes(5))
+        blobs.close()
+    found = {name: {file.name for file in (tmp_path / name).iterdir()} for name in BLOBS}
+    assert found.pop("rows") == {"5.rows", "lengths.npy"} and "## `<length>.rows`\n" in TEXT
+    assert found == {"lmdb": {"blobs.mdb"}, "memmap": {"blobs.bin"}, "zarr": {"blobs.zarr"}}
+    assert all(f"## `{name}`\n" in TEXT for files in found.values() for name in files)
+    assert f"`{MAGIC.decode()[:-1]}\\n`" in TEXT
+    assert f"chunks of {CHUNK >> 10} KiB and shards of {SHARD >> 20} MiB" in TEXT
+
+
+def test_caches(made: Path, tmp_path: Path) -> None:
+    bake(Shards(made), tmp_path / "cache", Form(shapes=((32, 48),), raw=True))
+    index = json.loads((tmp_path / "cache" / INDEX).read_text())
+    plain, (codecs, keys, columns) = json.loads((made / INDEX).read_text()), tables("Caches")
+    assert set(index) == {*plain, "baked"}
+    assert [row[0] for row in codecs] == [codec for codec in CODECS if codec != "keep"]
+    assert [row[0] for row in keys] == list(index["baked"])
+    stated = next(row[1] for row in keys if row[0] == "form")
+    assert re.findall(r"`(\w+)`", stated + "`") == list(index["baked"]["form"])
+    kinds = {"int32": pa.int32(), "6 x float64": pa.list_(pa.float64(), 6)}
+    assert [(name, kinds[kind]) for name, kind, _ in columns] == [(field.name, field.type) for field in ORIGIN]
+    assert zlib.crc32((tmp_path / "cache/origin.arrow").read_bytes()) == index["baked"]["origin_crc"]
 
 
 def test_the_table_is_one_uncompressed_batch_without_nulls(made: Path) -> None:

@@ -1,0 +1,134 @@
+"""Blobs one after another in one file that is mapped into memory: a blob is a view, nothing is searched or copied."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ShardError
+
+MAGIC = b"dataforge blobs\n"
+_END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
+
+
+class MemmapStore:
+    """A `BlobStore` in one flat file: the blobs, where each ends, and a last mark that only a finished file has.
+
+    Threads share a reader, and so do processes after a fork; it pickles as its path. The file stays mapped for as long
+    as a `memoryview` that was given out lives.
+    """
+
+    def __init__(self, path: Path, writer: BinaryIO | None = None) -> None:
+        self._path = path / "blobs.bin"
+        self._writer = writer
+        self._ends: list[int] = []
+        self._lock = threading.Lock()
+        self._mapped: tuple[memoryview, NDArray[np.uint64]] | None = None
+
+    def __reduce__(self) -> tuple[type[MemmapStore], tuple[Path]]:
+        return MemmapStore, (self._path.parent,)
+
+    @classmethod
+    def create(cls, path: Path) -> MemmapStore:
+        """Start a store in an existing folder.
+
+        Raises:
+            ShardError: the file cannot be made.
+        """
+        try:
+            return cls(path, open(path / "blobs.bin", "wb"))
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be written: {error.strerror}") from None
+
+    @classmethod
+    def open(cls, path: Path) -> MemmapStore:
+        """Open a finished store for reading.
+
+        Raises:
+            ShardError: missing or damaged, at the first read.
+        """
+        return cls(path)
+
+    def append(self, blob: bytes | memoryview) -> None:
+        """Add the next blob.
+
+        Raises:
+            ShardError: it could not be written (a full disk, say).
+        """
+        assert self._writer is not None, "append on a store opened for reading"
+        try:
+            self._writer.write(blob)
+        except OSError as error:
+            raise ShardError(f"{self._path}: cannot be written: {error.strerror}") from None
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
+
+    def __getitem__(self, i: int) -> memoryview:
+        """The i-th blob, without a copy.
+
+        Raises:
+            ShardError: the file is missing or damaged, or holds no such blob.
+        """
+        data, ends = self._open()
+        if not 0 <= i < len(ends):
+            raise ShardError(f"{self._path}: holds no blob {i}")
+        return data[int(ends[i - 1]) if i else 0 : int(ends[i])]
+
+    def __len__(self) -> int:
+        return len(self._ends) if self._writer is not None else len(self._open()[1])
+
+    def _open(self) -> tuple[memoryview, NDArray[np.uint64]]:
+        with self._lock:
+            if self._mapped is None:
+                try:
+                    with open(self._path, "rb") as file:
+                        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+                    raise ShardError(f"{self._path}: cannot be read: {error}") from None
+                self._mapped = data, self._checked(data)
+            return self._mapped
+
+    def _checked(self, data: memoryview) -> NDArray[np.uint64]:
+        """Where each blob ends; reading past the file's end would end the process with a bus error."""
+        rest = len(data) - _END.size
+        count, crc, magic = _END.unpack(data[rest:]) if rest >= 0 else (0, 0, b"")
+        if magic != MAGIC or count > rest // 8:
+            raise ShardError(f"{self._path}: is cut short, or no store of blobs: its end mark is missing")
+        listed = data[rest - 8 * count : rest]
+        ends = np.frombuffer(listed, "<u8")
+        if zlib.crc32(listed) != crc or (int(ends[-1]) if count else 0) != rest - 8 * count:
+            raise ShardError(f"{self._path}: is damaged: its list of blobs is not the one that was written")
+        return ends
+
+    def close(self) -> None:
+        """Finish writing: everything is on the disk when this returns.
+
+        Raises:
+            ShardError: the rest could not be written.
+        """
+        if self._writer is None:
+            return
+        ends = np.array(self._ends, "<u8").tobytes()
+        try:
+            self._writer.write(ends + _END.pack(len(self._ends), zlib.crc32(ends), MAGIC))
+            self._writer.flush()
+            os.fsync(self._writer.fileno())
+        except OSError as error:
+            raise ShardError(f"{self._path}: cannot be written: {error.strerror}") from None
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Let go of the file, which stays without its end mark."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(OSError):  # what is left in its buffer may not fit on the disk
+                writer.close()

@@ -1,0 +1,166 @@
+"""Blobs in a Zarr v3 group: their bytes one after another in a sharded array, and where each ends in another.
+
+For those whose other tools speak Zarr. A blob is read through Zarr's chunks and copied; `lmdb` and `memmap` are faster.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError, ShardError
+
+try:
+    import zarr
+    from zarr.codecs import Crc32cCodec
+except ImportError:
+    raise ConfigError("store 'zarr' needs the zarr package; install it with: pip install 'dataforge[zarr]'") from None
+
+CHUNK, SHARD = 1 << 17, 1 << 25  # bytes that are read at once, and bytes of a file
+_FAILURES = (OSError, ValueError, KeyError, TypeError)  # what Zarr raises for files that are missing or damaged
+
+
+class ZarrStore:
+    """A `BlobStore` over Zarr. Threads share a reader; a forked process opens its own; it pickles as its path.
+
+    Every chunk carries a CRC-32C, so damaged bytes are an error when they are read.
+    """
+
+    def __init__(self, path: Path, writer: Any = None) -> None:
+        self._path = path / "blobs.zarr"
+        self._writer = writer
+        self._pending = bytearray()
+        self._ends: list[int] = []
+        self._lock = threading.Lock()
+        self._opened: tuple[int, Any, NDArray[np.uint64]] | None = None  # process, bytes, ends
+
+    def __reduce__(self) -> tuple[type[ZarrStore], tuple[Path]]:
+        return ZarrStore, (self._path.parent,)
+
+    @classmethod
+    def create(cls, path: Path) -> ZarrStore:
+        """Start a store in an existing folder.
+
+        Raises:
+            ShardError: it cannot be made.
+        """
+        if not path.is_dir():
+            raise ShardError(f"{path}: cannot be written: no such folder")
+        try:
+            group = zarr.create_group(str(path / "blobs.zarr"), zarr_format=3)
+            return cls(path, _array(group, "bytes", np.uint8, 0, CHUNK, SHARD))
+        except _FAILURES as error:
+            raise ShardError(f"{path}: cannot be written: {error}") from None
+
+    @classmethod
+    def open(cls, path: Path) -> ZarrStore:
+        """Open a finished store for reading.
+
+        Raises:
+            ShardError: missing or damaged, at the first read.
+        """
+        return cls(path)
+
+    def append(self, blob: bytes | memoryview) -> None:
+        """Add the next blob.
+
+        Raises:
+            ShardError: it could not be written (a full disk, say).
+        """
+        assert self._writer is not None, "append on a store opened for reading"
+        self._pending += blob
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
+        whole = len(self._pending) // SHARD * SHARD
+        if whole:
+            self._flush(whole)
+
+    def _flush(self, count: int) -> None:
+        start = self._writer.shape[0]
+        try:
+            self._writer.resize((start + count,))
+            self._writer[start:] = np.frombuffer(self._pending[:count], np.uint8)
+        except _FAILURES as error:
+            raise ShardError(f"{self._path}: cannot be written: {error}") from None
+        del self._pending[:count]
+
+    def __getitem__(self, i: int) -> memoryview:
+        """The i-th blob, copied.
+
+        Raises:
+            ShardError: a file is missing or damaged, or there is no such blob.
+        """
+        data, ends = self._open()
+        if not 0 <= i < len(ends):
+            raise ShardError(f"{self._path}: holds no blob {i}")
+        try:
+            return np.ascontiguousarray(data[int(ends[i - 1]) if i else 0 : int(ends[i])]).data
+        except _FAILURES as error:
+            raise ShardError(f"{self._path}: blob {i} cannot be read: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self._ends) if self._writer is not None else len(self._open()[1])
+
+    def _open(self) -> tuple[Any, NDArray[np.uint64]]:
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                try:
+                    group: Any = zarr.open_group(str(self._path), mode="r", zarr_format=3)
+                    data, ends = group["bytes"], group["ends"][:]
+                    self._check(data, ends)
+                except _FAILURES as error:
+                    raise ShardError(f"{self._path}: cannot be read: {error}") from None
+                self._opened = os.getpid(), data, ends
+            return self._opened[1], self._opened[2]
+
+    def _check(self, data: Any, ends: NDArray[np.uint64]) -> None:
+        """Zarr takes a file that is missing for zeros, so they are looked for."""
+        files = [self._path / "bytes/c" / str(n) for n in range(-(-data.shape[0] // data.shards[0]))]
+        missing = [str(file.relative_to(self._path)) for file in files if not file.is_file()]
+        if missing or (int(ends[-1]) if len(ends) else 0) != data.shape[0]:
+            raise ValueError(f"{missing[0]} is missing" if missing else "is damaged: lengths do not add up")
+
+    def close(self) -> None:
+        """Finish writing: everything is on the disk when this returns.
+
+        Raises:
+            ShardError: the rest could not be written.
+        """
+        if self._writer is None:
+            return
+        try:
+            if self._pending:
+                self._flush(len(self._pending))
+            count = len(self._ends)
+            group = zarr.open_group(str(self._path), mode="r+", zarr_format=3)
+            _array(group, "ends", np.uint64, count, max(count, 1), None)[:] = np.array(self._ends, np.uint64)
+            for file in self._path.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as written:
+                        os.fsync(written.fileno())
+        except _FAILURES as error:
+            raise ShardError(f"{self._path}: cannot be written: {error}") from None
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Let go of the files without writing what is pending."""
+        self._writer, self._pending = None, bytearray()
+
+
+def _array(group: Any, name: str, kind: Any, length: int, chunk: int, shard: int | None) -> Any:
+    return group.create_array(
+        name,
+        shape=(length,),
+        dtype=kind,
+        chunks=(chunk,),
+        shards=None if shard is None else (shard,),
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
