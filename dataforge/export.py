@@ -42,8 +42,12 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None) -> Source:
         split: take these only, unions among them; None takes all.
 
     Raises:
-        ConfigError: no such split. ShardError, while the records are drawn: an image is damaged.
+        ConfigError: no such split. ShardError: raw pixels are stored; or, while the records are drawn, an image is
+            damaged.
     """
+    if shards.codec == "raw":
+        parent = shards.index["baked"]["parent"]
+        raise ShardError(f"{shards.path}: holds raw pixels, no image files; take what it was baked from, {parent}")
     chosen = _chosen(shards, split)
     table = shards.table
 

@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from dataforge.errors import FormatError, ImageError, ShardError
+from dataforge.checks import look
+from dataforge.cpus import cores
+from dataforge.errors import FormatError, ImageError
 from dataforge.image import ImageInfo, probe, suffix_format
 from dataforge.mend import clean, fit
 from dataforge.record import Finding, Record, Source
-from dataforge.shards import INDEX, REPORT
-from dataforge.shards.writer import ShardWriter
+from dataforge.shards import INDEX, JOURNAL, REPORT
+from dataforge.shards.journal import Journal, checksum
+from dataforge.shards.writer import SHARD_BYTES, ShardWriter
+from dataforge.summary import Summary, line_safe, open_report, refuses_image
 
-EXAMPLES = 3  # findings of a kind that are shown; the report file holds all
-
-
-@dataclass
-class Summary:
-    """What an ingest did.
-
-    Attributes:
-        images, boxes: those that were taken.
-        refused_images: whole records that were left out; this is what `max_bad` limits.
-        findings: how often, by (action, code); examples: the first few of each; first_refused: of the images.
-        varied: the kinds whose findings give different reasons.
-    """
-
-    out: Path
-    images: int = 0
-    boxes: int = 0
-    refused_images: int = 0
-    findings: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], list[Finding]] = field(default_factory=dict)
-    varied: set[tuple[str, str]] = field(default_factory=set)
-    first_refused: list[Finding] = field(default_factory=list)
-
-    @property
-    def report(self) -> Path:
-        return self.out / REPORT
-
-    def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
-        found: dict[str, dict[str, int]] = {"refused": {}, "repaired": {}, "noted": {}}
-        for (action, code), count in sorted(self.findings.items()):
-            found[action][code] = count
-        return {
-            "out": str(self.out),
-            "images": self.images,
-            "boxes": self.boxes,
-            "refused_images": self.refused_images,
-            "findings": found,
-            "report": str(self.report),
-        }
-
-    def text(self) -> str:
-        """The findings, by action and kind, each with its first examples."""
-        lines = []
-        for action in ("refused", "repaired", "noted"):
-            for kind in (kind for kind in self.findings if kind[0] == action):
-                examples = self.examples[kind]
-                count = f"{action} {kind[1]}: {self.findings[kind]}"
-                if kind not in self.varied:
-                    lines.append(line_safe(f"{count} ({examples[0].reason})"))
-                    examples = [replace(finding, reason="") for finding in examples]
-                else:
-                    lines.append(count)
-                lines += [f"  {line(finding)}" for finding in examples]
-        lines.append(f"full list: {self.report}" if lines else "nothing was refused, repaired or noted")
-        return "\n".join(lines)
+BATCH, BATCH_BYTES = 32, 1 << 20  # how many images a thread takes at a time, at most: fewer where they are large
+Stored = tuple[Record, bytes, ImageInfo]
 
 
 class IngestError(FormatError):
@@ -81,18 +31,6 @@ class IngestError(FormatError):
     def __init__(self, text: str, summary: Summary) -> None:
         super().__init__(text)
         self.summary = summary
-
-
-def line(finding: Finding) -> str:
-    """A finding in one line: file, key, value, reason."""
-    plain = finding.file.endswith(finding.key) or Path(finding.file).stem == finding.key
-    where = [finding.file] if plain else [finding.file, finding.key]
-    return line_safe(": ".join(part for part in (*where, finding.value, finding.reason) if part))
-
-
-def line_safe(text: str) -> str:
-    """Text that any terminal takes: what is not Unicode in a file's name is shown as an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def ingest(
@@ -104,10 +42,14 @@ def ingest(
     store_name: str = "lmdb",
     source_name: str = "",
     progress: Callable[[int], None] | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Summary:
     """Write a source as shards, and `out/ingest.jsonl`: one finding a line, the summary last.
 
-    Nothing is published unless all went well: an error or an interruption leaves `out` with its report alone.
+    Nothing is published unless all went well: an error or an interruption leaves in `out` the report, and what
+    `resume` needs: the shards that were closed, and their journal.
 
     Args:
         out: a folder that does not exist, is empty, or holds what an unfinished ingest left.
@@ -115,10 +57,14 @@ def ingest(
         decode_check: decode each image too, so that damage within its pixels is found; slow.
         source_name: the format's name, for the index.
         progress: called with the number of images dealt with, after each.
+        jobs: how many threads read and check images, by default one a core that may be used; the files are the same.
+        resume: keep the closed shards of an ingest that did not finish, and go on behind them. Every record that is
+            in one must be what it was, but for its image's content, of which only size and time are looked at.
+        shard_bytes: a shard is closed once it holds this many bytes of images.
 
     Raises:
         IngestError: more images were refused than `max_bad`, or none is left.
-        ShardError: `out` cannot be written, or is not free.
+        ShardError: `out` cannot be written, or is not free, or the source is not what it was (`resume`).
         FormatError: the source found something that it cannot go on from.
     """
     for name in source.unions:
@@ -127,55 +73,175 @@ def ingest(
         if not _is_unicode(name):
             raise FormatError(f"class {line_safe(name)!r}: is not Unicode text")
     summary = Summary(out)
-    seen: set[tuple[str, str]] = set()
-    with ShardWriter(
-        out, source.classes, source.class_ids, source.unions, store_name=store_name, source=source_name
-    ) as writer:
-        with _report(summary.report) as write:
-            for item in source.records:
-                made = [item] if isinstance(item, Finding) else take(item, seen, decode_check)
-                for one in made:
-                    if isinstance(one, Finding):
-                        _count(one, summary)
-                        write(asdict(one))
-                        continue
-                    record, blob, info = one
+    begun = {
+        "source": source_name,
+        "store": store_name,
+        "shard_bytes": shard_bytes,
+        "decode_check": decode_check,
+        "classes": source.classes,
+        "class_ids": source.class_ids,
+        "unions": dict(source.unions),
+    }
+    with (
+        closing(Journal(out, begun, resume=resume)) as journal,
+        ShardWriter(
+            out,
+            source.classes,
+            source.class_ids,
+            source.unions,
+            store_name=store_name,
+            shard_bytes=shard_bytes,
+            source=source_name,
+            closed=journal.shards,
+        ) as writer,
+    ):
+        summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
+        with open_report(summary.report) as write:
+            for done in _in_order(_begin(source.records, journal), decode_check, jobs or cores()):
+                for finding in done.findings:
+                    summary.count(finding)
+                    write(asdict(finding))
+                if done.state == "passed":
+                    refused = any(map(refuses_image, done.findings))
+                    summary.images += not refused
+                    if not refused:
+                        writer.open_split(done.split)
+                elif done.state == "new":
+                    journal.note(done.split, done.checksum, done.findings)
+                if done.stored is not None:
                     summary.images += 1
-                    summary.boxes += len(record.boxes)
-                    if summary.refused_images <= max_bad:  # else it goes on only to list all that is wrong
-                        writer.add(record, blob, info)
+                    summary.boxes += len(done.stored[0].boxes)
+                    # past `max_bad` it goes on only to list all that is wrong
+                    row = writer.add(*done.stored) if summary.refused_images <= max_bad else None
+                    if row:
+                        journal.close_shard(row)
                 if progress:
                     progress(summary.images + summary.refused_images)
+            journal.check_end()
             write(summary.facts())
         if summary.refused_images > max_bad:
-            raise _refusal(summary, f"refused images: {summary.refused_images}, --max-bad allows {max_bad}")
+            what = f"refused images: {summary.refused_images}, --max-bad allows {max_bad}"
+            raise IngestError(summary.refusal(what), summary)
         if summary.images == 0:
-            raise _refusal(summary, "no image is left")
+            raise IngestError(summary.refusal("no image is left"), summary)
+        for row in writer.close():
+            journal.close_shard(row)
         writer.publish()
     return summary
 
 
-def take(
-    record: Record, seen: set[tuple[str, str]], decode_check: bool = False
-) -> Iterator[Finding | tuple[Record, bytes, ImageInfo]]:
+@dataclass(slots=True)
+class _Done:
+    """An item of the source. `record` is set while its image is still to be read."""
+
+    state: Literal["found", "passed", "new"]  # a finding; a record in a closed shard; another record
+    findings: list[Finding]
+    split: str = ""
+    record: Record | None = None
+    checksum: int = 0
+    stored: Stored | None = None
+
+
+def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
+    """What has to be done in the source's order, before images are read."""
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        if isinstance(item, Finding):
+            yield _Done("found", [item])
+            continue
+        before = journal.passed(item)
+        known = _without_image(item, seen)
+        if before is not None:
+            yield _Done("passed", before, item.split)
+        else:
+            yield _Done("new", [known] if known else [], item.split, item)
+
+
+def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator[_Done]:
+    """The items, their images read in `jobs` threads, in their order.
+
+    A thread takes some at a time, since handing over costs as much as a small image; of large ones fewer, so that the
+    bytes that wait do not grow with them.
+    """
+    limit = 1
+
+    def batches() -> Iterator[list[_Done]]:
+        batch: list[_Done] = []
+        try:
+            for item in items:
+                batch.append(item)
+                if len(batch) >= limit:
+                    yield batch
+                    batch = []
+        except Exception:  # what came before it is dealt with first, as if items came one by one
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
+
+    def read(batch: list[_Done]) -> list[_Done]:
+        nonlocal limit
+        for done in batch:
+            if done.record is not None:
+                done.checksum = checksum(done.record)
+                for one in () if done.findings else _with_image(done.record, decode_check):
+                    if isinstance(one, Finding):
+                        done.findings.append(one)
+                    else:
+                        done.stored = one
+        held = sum(len(done.stored[1]) for done in batch if done.stored)
+        limit = max(1, min(BATCH, BATCH_BYTES * len(batch) // max(held, 1)))
+        return batch
+
+    if jobs == 1:
+        for batch in batches():
+            yield from read(batch)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[Future[list[_Done]]] = deque()
+    failed = None
+    try:
+        try:
+            for batch in batches():
+                waiting.append(pool.submit(read, batch))
+                if len(waiting) > jobs:
+                    yield from waiting.popleft().result()
+        except Exception as error:
+            failed = error
+        while waiting:
+            yield from waiting.popleft().result()
+        if failed:
+            raise failed
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def take(record: Record, seen: set[tuple[str, str]], decode_check: bool = False) -> Iterator[Finding | Stored]:
     """What is wrong with a record; and, unless it is refused, the record, image and header as they are stored.
 
     Args:
         seen: the (split, key) of the records before it; this one's is added.
     """
+    known = _without_image(record, seen)
+    if known:
+        yield known
+    else:
+        yield from _with_image(record, decode_check)
+
+
+def _without_image(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
     _check_split(record.split)
-    file = str(record.image) if isinstance(record.image, Path) else record.origin
-
-    def refused(code: str, value: str, reason: str) -> Finding:
-        return Finding("refused", code, file, record.key, value, reason, "image")
-
     if not _is_unicode(record.key):
-        yield refused("image-path", "", "the name is not Unicode text")
-        return
+        return _refused(record, "image-path", "", "the name is not Unicode text")
     if (record.split, record.key) in seen:
-        yield refused("image-twice", record.split, f"a second record of this image in its split ({record.origin})")
-        return
+        reason = f"a second record of this image in its split ({record.origin})"
+        return _refused(record, "image-twice", record.split, reason)
     seen.add((record.split, record.key))
+    return None
+
+
+def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
     try:
         blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
         info = probe(blob)
@@ -184,14 +250,16 @@ def take(
 
             decode(blob, info.orientation)
     except FileNotFoundError:
-        yield refused("image-missing", "", f"no such file, but {record.origin} names it")
+        yield _refused(record, "image-missing", "", f"no such file, but {record.origin} names it")
         return
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        yield refused("image-unreadable", "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        yield _refused(record, "image-unreadable", "", reason)
         return
     except ImageError as error:
-        yield refused("image-unreadable", "", str(error))
+        yield _refused(record, "image-unreadable", "", str(error))
         return
+    file = _file(record)
     promised = suffix_format(record.key)
     if promised and promised != info.format:
         reason = f"is a {info.format} by its content; kept as it is"
@@ -200,7 +268,16 @@ def take(
     yield from found
     record, found = clean(record)
     yield from found
+    yield from look(record, info)
     yield record, blob, info
+
+
+def _file(record: Record) -> str:
+    return str(record.image) if isinstance(record.image, Path) else record.origin
+
+
+def _refused(record: Record, code: str, value: str, reason: str) -> Finding:
+    return Finding("refused", code, _file(record), record.key, value, reason, "image")
 
 
 def _is_unicode(text: str) -> bool:
@@ -208,55 +285,5 @@ def _is_unicode(text: str) -> bool:
 
 
 def _check_split(name: str) -> None:
-    if name in ("", ".", "..", INDEX, REPORT) or any(mark in name for mark in "/\\\0"):
+    if name in ("", ".", "..", INDEX, REPORT, JOURNAL) or any(mark in name for mark in "/\\\0"):
         raise FormatError(f"split {name!r}: cannot be a folder's name; expected a name such as train")
-
-
-def _refusal(summary: Summary, what: str) -> IngestError:
-    listed = [f"  {line(finding)}" for finding in summary.first_refused]
-    more = summary.refused_images - len(listed)
-    if more > 0:
-        listed.append(f"  and {more} more")
-    text = "\n".join([f"{what}; nothing was published", *listed, f"full list: {summary.report}"])
-    return IngestError(text, summary)
-
-
-def _count(finding: Finding, summary: Summary) -> None:
-    kind = (finding.action, finding.code)
-    summary.findings[kind] += 1
-    examples = summary.examples.setdefault(kind, [])
-    if len(examples) < EXAMPLES:
-        examples.append(finding)
-    if finding.reason != examples[0].reason:
-        summary.varied.add(kind)
-    if finding.action == "refused" and finding.scope == "image":
-        summary.refused_images += 1
-        if len(summary.first_refused) < EXAMPLES:
-            summary.first_refused.append(finding)
-
-
-@contextmanager
-def _report(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds a line to the report. The file is whole when this ends."""
-
-    def failed(error: OSError) -> ShardError:
-        return ShardError(f"{path}: cannot be written: {error.strerror}")
-
-    try:
-        file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    except OSError as error:
-        raise failed(error) from None
-
-    def write(facts: dict[str, Any]) -> None:
-        try:
-            file.write(json.dumps(facts, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise failed(error) from None
-
-    try:
-        yield write
-    finally:
-        try:
-            file.close()
-        except OSError as error:
-            raise failed(error) from None

@@ -32,6 +32,8 @@ def fit(record: Record, info: ImageInfo, file: str) -> tuple[Record, list[Findin
             reason = f"the image is {info.width}x{info.height}; that is taken, boxes are kept as pixels"
             code = "size-wrong"
         found.append(Finding("repaired", code, record.origin or file, record.key, value, reason, "image"))
+    if declared == upright:
+        return record, found
     return replace(record, height=info.height, width=info.width, boxes=boxes), found
 
 
@@ -51,6 +53,14 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
     """Mend or refuse a record's boxes: those that are left lie inside the image and have an area."""
     boxes = record.boxes
     size = np.array([record.width, record.height], np.float32)
+    areas = record.areas
+    if (
+        (boxes[:, :2] < boxes[:, 2:]).all()
+        and (boxes[:, :2] >= 0).all()
+        and (boxes[:, 2:] <= size).all()
+        and (areas is None or ((areas >= 0) & (areas < np.inf)).all())
+    ):
+        return record, []  # nearly all are so, and the rest of this takes five times as long
     finite = np.isfinite(boxes).all(1)
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
     inverted = (boxes[:, :2] > boxes[:, 2:]).any(1)
@@ -67,11 +77,10 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
         (kept & over, "repaired", "box-clipped", f"stands over {record.width}x{record.height}; clipped"),
     )
     found = [
-        Finding(action, code, record.origin, f"{record.key} box {n}", f"xyxy {_numbers(boxes[n])}", reason)  # type: ignore[arg-type]
+        Finding(action, code, record.origin, f"{record.key} box {n}", f"xyxy {numbers(boxes[n])}", reason)  # type: ignore[arg-type]
         for rows, action, code, reason in kinds
         for n in np.nonzero(rows)[0]
     ]
-    areas = record.areas
     if areas is not None:
         full = np.prod(inner[:, 2:] - inner[:, :2], axis=1, dtype=np.float32)
         wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
@@ -80,5 +89,5 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
     return mended, found
 
 
-def _numbers(box: Boxes) -> str:
+def numbers(box: Boxes) -> str:
     return "[" + ", ".join(f"{value:.6g}" for value in box.tolist()) + "]"

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataforge.errors import ShardError
 from dataforge.image import ImageInfo
-from dataforge.ingest import line_safe, take
+from dataforge.ingest import take
 from dataforge.record import Finding, Record, Source, object_areas
 from dataforge.shards.reader import Shards
+from dataforge.summary import line_safe
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ def first_difference(
     Args:
         source: read anew, with the options that the shards were made with.
         progress: called with the number of records compared, after each.
+
+    Raises:
+        ShardError: the shards are a cache, whose images are not the source's.
     """
     place = str(shards.path)
+    if shards.codec != "keep":
+        raise ShardError(f"{place}: is a cache with other images; compare {shards.index['baked']['parent']}")
     class_ids = source.class_ids or tuple(range(len(source.classes)))
     unions = {name: list(parts) for name, parts in source.unions.items()}
     facts: tuple[tuple[str, object, object], ...] = (

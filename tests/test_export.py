@@ -65,7 +65,7 @@ def test_a_source_of_shards_gives_all_that_they_hold(tiny_shards: Path, tmp_path
     source = source_of(shards)
     assert (source.classes, source.class_ids, source.total) == (tiny.CLASSES, tiny.CLASS_IDS, len(shards))
     summary = ingest(source, tmp_path / "again", source_name="tiny")
-    assert not summary.findings
+    assert {action for action, _ in summary.findings} <= {"noted"}
     again = Shards(tmp_path / "again")
     same(shards, again)
     assert again.index == shards.index  # and so all the tables' checksums

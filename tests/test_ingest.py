@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dataforge import image
 from dataforge.cli import main
 from dataforge.decode import decode
-from dataforge.errors import FormatError, ShardError
+from dataforge.errors import FormatError, ImageError, ShardError
 from dataforge.formats import reader
 from dataforge.image import ImageInfo, probe
 from dataforge.ingest import IngestError, ingest
@@ -57,9 +62,11 @@ def test_everything_awkward_arrives_untouched(tmp_path: Path) -> None:
     truth = tiny.records()
     summary = ingest(source(*truth), tmp_path / "out", source_name="tiny")
     shards = Shards(tmp_path / "out")
-    assert not list(verify(shards)) and not summary.findings
+    assert not list(verify(shards))
+    noted = ("image-mode", "image-deep", "image-rotated")
+    assert summary.findings == {("noted", code): 1 for code in noted}
     assert (summary.images, summary.boxes) == (len(truth), sum(len(r.boxes) for r in truth))
-    assert lines(tmp_path / "out") == [summary.facts()]
+    assert lines(tmp_path / "out")[len(noted) :] == [summary.facts()]
     for i, one in enumerate(truth):
         rows = slice(shards.table.offsets[i], shards.table.offsets[i + 1])
         assert bytes(shards.blob(i)) == one.image and shards.table.key[i] == one.key
@@ -117,7 +124,8 @@ def test_exif_the_box_lies_on_the_painted_rectangle(tmp_path: Path, orientation:
     mask = np.zeros_like(upright, bool)
     mask[y1:y2, x1:x2] = True
     assert upright[mask].mean() > 250 and upright[~mask].mean() < 5 and mask.sum() == 24 * 56
-    assert summary.findings == ({("repaired", "size-unrotated"): 1} if drawn_on_stored else {})
+    expected = {("repaired", "size-unrotated"): 1} if drawn_on_stored else {}
+    assert summary.findings == expected | ({("noted", "image-rotated"): 1} if orientation != 1 else {})
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -271,3 +279,195 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert Shards(tmp_path / "out").table.size.sum() > 150e6 and peak < 80e6
+
+
+@pytest.fixture
+def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataforge.ingest.BATCH", 2)  # else all 60 are on their way at once
+
+
+def stock(folder: Path, *, broken: int = 0) -> list[Record | Finding]:
+    """Files in two splits in turn, some twice, missing, mended or with findings between them."""
+    folder.mkdir(exist_ok=True)
+    items: list[Record | Finding] = []
+    for n in range(60):
+        split = "val" if n % 3 else "train"
+        key = f"{n - 9 if n % 20 == 19 else n}.jpg"
+        path = folder / (key if n % 17 != 16 else "gone.jpg")
+        if path.name != "gone.jpg" and not path.exists():
+            path.write_bytes(b"nothing" if n < broken else tiny.encode(tiny.pixels(40 + n, 64, n)))
+        boxes = np.array([[1, 2, 30 + 20 * (n % 3), 35]] * (n % 4), np.float32).reshape(-1, 4)
+        items.append(replace(record(boxes), key=key, split=split, image=path, height=40 + n, width=64, id=n))
+        if n % 7 == 0:
+            items.append(Finding("noted", "odd", "truth.json", key, "", "between two records", "set"))
+    return items
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+HOW: dict[str, Any] = {"max_bad": 20, "shard_bytes": 6000, "jobs": 2}
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_any_number_of_jobs_gives_the_same_files(tmp_path: Path, jobs: int) -> None:
+    items, out = stock(tmp_path / "in"), tmp_path / "out"
+    found = []
+    for n in (1, jobs):
+        summary = ingest(Source(tiny.CLASSES, iter(items)), out, **{**HOW, "jobs": n})
+        found.append((files(out), summary))
+        shutil.rmtree(out)
+    assert found[0] == found[1] and found[0][1].refused_images > 2 and found[0][1].findings["repaired", "box-clipped"]
+    assert len([name for name in found[0][0] if name.endswith("table.arrow")]) > 4
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("stop", [7, 33, 50, 60])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FormatError])
+def test_an_interrupted_ingest_goes_on_to_the_same_files(tmp_path: Path, stop: int, error: type[BaseException]) -> None:
+    items, out = stock(tmp_path / "in"), tmp_path / "out"
+
+    def broken_off() -> Iterator[Record | Finding]:
+        yield from items[:stop]
+        raise error("here")
+
+    whole = ingest(Source(tiny.CLASSES, iter(items)), out, **HOW)
+    expected = files(out)
+    shutil.rmtree(out)
+    for _ in range(2):  # twice: a journal can be gone on with more than once
+        with pytest.raises(error):
+            ingest(Source(tiny.CLASSES, broken_off()), out, resume=True, **HOW)
+    kept = {name: (out / name).stat().st_mtime_ns for name in files(out) if name.endswith("table.arrow")}
+    assert bool(kept) == (stop > 7) == (out / "resume.jsonl").exists() and not (out / "index.json").exists()
+    again = ingest(Source(tiny.CLASSES, iter(items)), out, resume=True, **HOW)
+    assert files(out) == expected and again == whole
+    assert kept == {name: (out / name).stat().st_mtime_ns for name in kept}
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_a_journal_that_was_cut_counts_up_to_the_cut(tmp_path: Path) -> None:
+    items, out = stock(tmp_path / "in"), tmp_path / "out"
+    ingest(Source(tiny.CLASSES, iter(items)), out, **HOW)
+    expected = files(out)
+    shutil.rmtree(out)
+    with pytest.raises(IngestError):
+        ingest(Source(tiny.CLASSES, iter([*items, *items])), out, **HOW)  # everything twice: more bad than allowed
+    journal = (out / "resume.jsonl").read_bytes()
+    before = files(out)
+    for end in (0, 40, journal.index(b"\n") + 1, journal.index(b"\n") + 90, len(journal) - 1, len(journal)):
+        shutil.rmtree(out)
+        for name, data in before.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(data)
+        (out / "resume.jsonl").write_bytes(journal[:end])
+        ingest(Source(tiny.CLASSES, iter(items)), out, resume=True, **HOW)
+        assert files(out) == expected
+
+
+def interrupted(tmp_path: Path) -> tuple[list[Record | Finding], Path]:
+    items, out = stock(tmp_path / "in"), tmp_path / "out"
+
+    def broken_off() -> Iterator[Record | Finding]:
+        yield from items
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(Source(tiny.CLASSES, broken_off()), out, **HOW)
+    return items, out
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("change", ["box", "label", "key", "image", "fewer", "classes", "options", "table", "blobs"])
+def test_resume_refuses_what_is_not_what_it_was(tmp_path: Path, change: str) -> None:
+    items, out = interrupted(tmp_path)
+    before = files(out)
+    at = next(n for n, item in enumerate(items) if isinstance(item, Record) and len(item.boxes) > 1)
+    first, how = items[at], dict(HOW)
+    classes: tuple[str, ...] = tiny.CLASSES
+    assert isinstance(first, Record) and isinstance(first.image, Path)
+    if change == "box":
+        items[at] = replace(first, boxes=first.boxes + np.float32(0.5))
+    elif change == "label":
+        items[at] = replace(first, labels=first.labels + 1)
+    elif change == "key":
+        items[at] = replace(first, key="other.jpg")
+    elif change == "image":
+        first.image.write_bytes(first.image.read_bytes() + b"\0")
+    elif change == "fewer":
+        items = items[:5]
+    elif change == "classes":
+        classes = (*classes, "bird")
+    elif change == "options":
+        how["decode_check"] = True
+    else:
+        path = next(out.rglob("table.arrow" if change == "table" else "blobs.mdb"))
+        path.write_bytes(path.read_bytes()[:-9000] if change == "blobs" else path.read_bytes()[:-1] + b"x")
+        before = files(out)
+    with pytest.raises(ShardError, match="run it without --resume to begin afresh"):
+        ingest(Source(classes, iter(items)), out, resume=True, **how)
+    after = files(out)
+    assert {name for name in before if name != "ingest.jsonl"} == {name for name in after if name != "ingest.jsonl"}
+    assert ingest(Source(classes, iter(items)), out, **how).images and not (out / "resume.jsonl").exists()
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_without_resume_the_next_ingest_clears_what_was_left(tmp_path: Path) -> None:
+    _, out = interrupted(tmp_path)
+    assert (out / "resume.jsonl").exists() and list(out.rglob("table.arrow"))
+    with pytest.raises(FormatError):
+        ingest(Source(tiny.CLASSES, stopped()), out, **HOW)
+    assert list(files(out)) == ["ingest.jsonl"]
+
+
+def stopped() -> Iterator[Record | Finding]:
+    raise FormatError("at once")
+    yield
+
+
+def test_a_killed_ingest_goes_on(tmp_path: Path) -> None:
+    """SIGKILL in the middle, through the function in a process of its own."""
+    code = (
+        "import sys, os\\nfrom pathlib import Path\\nfrom tests.test_ingest import HOW, stock, tiny\\n"
+        "import dataforge.ingest\\ndataforge.ingest.BATCH = 2\\n"
+        "from dataforge.ingest import ingest\\nfrom dataforge.record import Source\\n"
+        "def items():\\n    yield from stock(Path(sys.argv[1]))[:45]\\n    os.kill(os.getpid(), 9)\\n"
+        "ingest(Source(tiny.CLASSES, items()), Path(sys.argv[2]), **HOW)\\n"
+    ).replace("\\n", "\n")
+    out = tmp_path / "out"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in"), str(out)], cwd=root, check=False)
+    assert done.returncode == -9 and (out / "resume.jsonl").exists() and not (out / "index.json").exists()
+    items = stock(tmp_path / "in")
+    ingest(Source(tiny.CLASSES, iter(items)), out, resume=True, **HOW)
+    ingest(Source(tiny.CLASSES, iter(items)), tmp_path / "whole", **HOW)
+    one, other = files(out), files(tmp_path / "whole")
+    assert one.pop("ingest.jsonl").replace(b"/out", b"/whole") == other.pop("ingest.jsonl") and one == other
+
+
+@given(st.data())
+def test_plain_jpegs_are_read_as_pillow_reads_them(data: st.DataObject) -> None:
+    """Whatever bytes of a header change, the fast way gives Pillow's answer, or none."""
+    changed = bytearray(data.draw(st.sampled_from(JPEGS)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        changed[data.draw(st.integers(2, min(700, len(changed) - 3)))] = data.draw(st.integers(0, 255))
+    blob = bytes(changed)
+    quick = image._plain_jpeg(blob)
+    if quick is not None:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(image, "_plain_jpeg", lambda _: None)
+                assert probe(blob) == quick
+        except ImageError as error:
+            assert "truncated" in str(error).lower(), error  # the pixels' damage; --decode-check is for that
+
+
+JPEGS = [blob for key, blob in tiny.images().items() if key.endswith("jpg")]
+JPEGS += [tiny.encode(tiny.pixels(90, 50), mode="L"), tiny.encode(tiny.pixels(16, 900, 3))]
+
+
+def test_which_jpegs_are_plain() -> None:
+    plain = {key: image._plain_jpeg(blob) is not None for key, blob in tiny.images().items()}
+    assert plain["a.jpg"] and plain["grey.jpg"] and not plain["cmyk.jpg"] and not plain["rotated.jpg"]
+    assert not plain["c.png"]

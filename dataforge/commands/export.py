@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dataforge.commands.options import json_option, names, polite_kill, progress_bar
+from dataforge.commands.options import json_option, names, polite_kill, progress_bar, view_options
+
+if TYPE_CHECKING:
+    from dataforge.view import View
 
 
 @click.command()
@@ -16,14 +20,15 @@ from dataforge.commands.options import json_option, names, polite_kill, progress
 @click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@view_options
 @json_option
-def export(directory: Path, format_name: str, out: Path, splits: tuple[str, ...], as_json: bool) -> None:
+def export(directory: Path, format_name: str, out: Path, splits: tuple[str, ...], view: View, as_json: bool) -> None:
     """Write a shard folder as annotated images again, and say what the format could not hold."""
     from dataforge.export import export as run
     from dataforge.export import source_of
     from dataforge.shards.reader import Shards
 
-    shards, wanted = Shards(directory), names(splits)
+    shards, wanted = Shards(directory, view=view), names(splits)
     try:
         with polite_kill(), progress_bar(source_of(shards, wanted).total, hidden=as_json) as progress:
             done = run(shards, format_name, out, split=wanted, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ import click
 
 from dataforge.commands.look import describe
 from dataforge.commands.options import (
-    format_and_root,
-    format_options,
     json_option,
-    named,
     names,
+    open_source,
     polite_kill,
     progress_bar,
-    read_source,
+    source_options,
+    store_option,
 )
 from dataforge.errors import DataforgeError
 
 if TYPE_CHECKING:
     from dataforge.record import Source
+    from dataforge.split import Dealt
 
 
 @click.command()
@@ -32,21 +32,23 @@ if TYPE_CHECKING:
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
-@format_options
-@click.option("--add", "added", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name.")
-@click.option("--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.')
+@source_options
 @click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
 @click.option("--decode-check", is_flag=True, help="Decode every image too.")
+@click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images (default: one a core).")
+@click.option("--resume", is_flag=True, help="Go on behind the shards that an interrupted ingest closed.")
+@store_option
 @json_option
 def ingest(
     format_name: str,
     root: Path,
     out: Path,
     splits: tuple[str, ...],
-    added: tuple[str, ...],
-    class_map: Path | None,
     max_bad: int,
     decode_check: bool,
+    jobs: int | None,
+    resume: bool,
+    store_name: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -55,27 +57,20 @@ def ingest(
     FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
     `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
     """
-    from dataforge.join import join, read_class_map, rename
 
     def make() -> tuple[Source, str]:
-        name = named(format_name, root)
-        wanted = names(splits)
-        source, called = read_source(name, root, wanted, given), name
-        if added:
-            places = [format_and_root(text, "--add") for text in added]
-            called = " + ".join([name, *(other for other, _ in places)])
-            more = [(place.resolve().name, read_source(other, place, wanted, {})) for other, place in places]
-            source = join([(root.resolve().name, source), *more])
-        return (rename(source, read_class_map(class_map)) if class_map else source), called
+        return open_source(format_name, root, names(splits), **given)
 
-    _publish(make, out, as_json, max_bad=max_bad, decode_check=decode_check)
+    how: dict[str, Any] = {"max_bad": max_bad, "decode_check": decode_check, "store_name": store_name, "resume": resume}
+    publish(make, out, as_json, jobs=jobs, **how)
 
 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@store_option
 @json_option
-def merge(directories: tuple[Path, ...], out: Path, as_json: bool) -> None:
+def merge(directories: tuple[Path, ...], out: Path, store_name: str, as_json: bool) -> None:
     """Put shard folders together: classes unite by name, splits of one name become one, images keep their bytes."""
     from dataforge.export import source_of
     from dataforge.join import join
@@ -86,13 +81,16 @@ def merge(directories: tuple[Path, ...], out: Path, as_json: bool) -> None:
         source = join([(part.path.resolve().name, source_of(part)) for part in parts])
         return source, " + ".join(part.index["source"] for part in parts)
 
-    _publish(make, out, as_json)
+    publish(make, out, as_json, store_name=store_name)
 
 
-def _publish(make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, **how: Any) -> None:
-    """Ingest what `make` gives, a source and its name, and say what came of it."""
+def publish(
+    make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, dealt: Sequence[Dealt] = (), **how: Any
+) -> None:
+    """Ingest what `make` gives, a source and its name, and say what came of it; and of the splits that it dealt."""
     from dataforge.ingest import IngestError
     from dataforge.ingest import ingest as run
+    from dataforge.shards import JOURNAL
     from dataforge.shards.reader import Shards
 
     failed: dict[str, Any] = {"out": str(out)}
@@ -103,7 +101,8 @@ def _publish(make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, *
             with progress_bar(source.total, hidden=as_json) as progress:
                 summary = run(source, out, source_name=source_name, progress=progress, **how)
     except KeyboardInterrupt:
-        failed["error"], code = "interrupted; nothing was published", 130
+        kept = "; --resume goes on behind the shards that were closed" if (out / JOURNAL).exists() else ""
+        failed["error"], code = f"interrupted; nothing was published{kept}", 130
     except DataforgeError as error:
         failed["error"] = str(error)
         if isinstance(error, IngestError):
@@ -111,9 +110,12 @@ def _publish(make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, *
     if "error" not in failed:
         facts = Shards(out).info()
         if as_json:
+            for one in dealt:
+                facts |= one.facts()
             click.echo(json.dumps(facts | summary.facts(), ensure_ascii=False))
         else:
-            click.echo(f"{describe(facts)}\n\n{summary.text()}")
+            tables = [one.text() for one in dealt] or [describe(facts)]
+            click.echo("\n\n".join([*tables, summary.text()]))
         return
     if as_json:
         click.echo(json.dumps(failed, ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import signal
@@ -18,10 +19,23 @@ from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
     from dataforge.record import Source
+    from dataforge.view import View
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    option = click.option(
+        "--store",
+        "store_name",
+        default="lmdb",
+        show_default=True,
+        metavar="lmdb|memmap|zarr",
+        help="How images are kept.",
+    )
+    return option(command)
 
 
 def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +45,12 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file."),
             click.option(
                 "--images", type=click.Path(path_type=Path), help="The folder of the pictures, where it is another."
+            ),
+            click.option(
+                "--allow-outside",
+                is_flag=True,
+                default=None,
+                help="Take pictures that an annotation names by an absolute path or ../, wherever that leads.",
             ),
             click.option(
                 "--voc-offset",
@@ -50,6 +70,94 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[..., Any]:
+    """Which classes, boxes and images are wanted; a command gets them as `view`, a `View`.
+
+    Args:
+        side: another name for `--side`, where the command has one of its own.
+    """
+
+    policy = click.Choice(["keep", "drop"])
+    between: dict[str, Any] = {"type": float, "nargs": 2, "metavar": "MIN MAX"}
+
+    @functools.wraps(command)
+    def with_view(
+        *args: Any,
+        classes: tuple[str, ...],
+        area: tuple[float, float] | None,
+        side: tuple[float, float] | None,
+        crowd: Any,
+        difficult: Any,
+        empty: Any,
+        limit: int | None,
+        sample: float,
+        sample_seed: int,
+        **others: Any,
+    ) -> Any:
+        from dataforge.view import View
+
+        view = View(names(classes) or (), area, side, crowd, difficult, empty, limit, sample, sample_seed)
+        return command(*args, view=view, **others)
+
+    for option in reversed(
+        (
+            click.option("--classes", multiple=True, help="Only boxes of these, numbered in this order."),
+            click.option("--area", **between, help="Only objects of this area, in pixels; inf for no end."),
+            click.option(side, "side", **between, help="Only boxes whose shorter side is so long, in pixels."),
+            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes around crowds."),
+            click.option("--difficult", type=policy, default="keep", show_default=True, help="Boxes marked so."),
+            click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
+            click.option("--limit", type=int, help="The first so many images of each split that fit all this."),
+            click.option("--sample", type=float, default=1.0, help="A random share of the images, such as 0.1."),
+            click.option("--sample-seed", type=int, default=0, show_default=True, help="Another seed, other images."),
+        )
+    ):
+        with_view = option(with_view)
+    return with_view
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How annotated images are read, joined, renamed and chosen from; a command gets them all as `**given`."""
+    for option in reversed(
+        (
+            click.option(
+                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name."
+            ),
+            click.option(
+                "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
+            ),
+        )
+    ):
+        command = option(command)
+    return format_options(view_options(command))
+
+
+def open_source(
+    format_name: str,
+    root: Path,
+    splits: tuple[str, ...] | None,
+    view: View,
+    add: tuple[str, ...],
+    class_map: Path | None,
+    **given: Any,
+) -> tuple[Source, str]:
+    """What `source_options` ask for, and the name of its format."""
+    from dataforge.join import join, read_class_map, rename
+    from dataforge.view import View
+
+    name = named(format_name, root)
+    source, called = read_source(name, root, splits, given), name
+    if add:
+        places = [format_and_root(text, "--add") for text in add]
+        called = " + ".join([name, *(other for other, _ in places)])
+        too = {"allow_outside": given.get("allow_outside")}
+        more = [(place.resolve().name, read_source(other, place, splits, too)) for other, place in places]
+        source = join([(root.resolve().name, source), *more])
+    if class_map:
+        source = rename(source, read_class_map(class_map))
+    return source if view == View() else view.filter(source), called
 
 
 def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.commands.options import format_and_root, format_options, json_option, progress_bar, read_source
+from dataforge.commands.options import format_and_root, json_option, open_source, progress_bar, source_options
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
-@format_options
+@source_options
 @json_option
 def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
     """Read, check and decode every record; exit with 1 if one is bad. Or compare all with what it was made from."""
     from dataforge.shards.reader import Shards
     from dataforge.shards.reader import verify as check
+    from dataforge.view import View
 
     shards = Shards(directory)
     if origin is not None:
         _prove(shards, origin, given, as_json)
         return
-    for name in [name for name, value in given.items() if value is not None]:
-        raise ConfigError(f"--{name.replace('_', '-')}: only goes with --source")
+    asked = [name.replace("_", "-") for name, value in given.items() if value not in (None, (), View())]
+    if asked:
+        what = ", ".join(f"--{name}" if name != "view" else "a choice of classes, boxes or images" for name in asked)
+        raise ConfigError(f"{what}: only goes with --source")
     faults = list(check(shards))
     if as_json:
         click.echo(json.dumps({"images": len(shards), "faults": [vars(fault) for fault in faults]}, ensure_ascii=False))
@@ -47,7 +50,7 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     from dataforge.prove import first_difference
 
     format_name, root = format_and_root(origin, "--source")
-    source = read_source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), given)
+    source, _ = open_source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), **given)
     with progress_bar(len(shards), hidden=as_json) as progress:
         found = first_difference(shards, source, progress)
     if as_json:

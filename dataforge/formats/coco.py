@@ -17,14 +17,13 @@ from dataforge.formats.layout import (
     as_boxes,
     as_size,
     check_root,
-    exists,
     given,
-    inside,
     new_folder,
     pick_splits,
     put_picture,
     read_json,
 )
+from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, object_areas
 
 EXPECTED = (
@@ -76,6 +75,7 @@ def read(
     split: tuple[str, ...] | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    allow_outside: bool = False,
 ) -> Source:
     """Read a COCO folder.
 
@@ -83,6 +83,7 @@ def read(
         split: take these only; with `annotations`, one name here is the name that the split gets.
         annotations: this file instead of those found below `root`.
         images: the folder that `file_name` is relative to, or that holds a folder for each split.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no layout fits, or a file is not COCO JSON. ConfigError: no such split.
@@ -102,7 +103,7 @@ def read(
         yield from noted
         for name in chosen:
             folders = [images, images / name] if images else splits[name].folders
-            yield from _records(name, splits[name].path, folders, files.pop(name), classes)
+            yield from _records(name, splits[name].path, folders, files.pop(name), classes, allow_outside)
 
     return Source(classes, records(), class_ids, total=sum(len(file.images) for file in files.values()))
 
@@ -177,11 +178,9 @@ def _classes(files: dict[Path, _File]) -> tuple[tuple[str, ...], tuple[int, ...]
 
 
 def _records(
-    split: str, path: Path, folders: list[Path], file: _File, classes: tuple[str, ...]
+    split: str, path: Path, folders: list[Path], file: _File, classes: tuple[str, ...], allow_outside: bool
 ) -> Iterator[Record | Finding]:
-    names = [inside(image.file_name) for image in file.images]
-    sample = [name for name in names[:50] if name]
-    folder = max(folders, key=lambda place: sum(exists(place / name) for name in sample))
+    folder = likeliest(folders, (image.file_name for image in file.images), allow_outside)
     row_of = {image.id: row for row, image in enumerate(file.images)}
     if len(row_of) < len(file.images):
         twice = next(image for row, image in enumerate(file.images) if row_of[image.id] != row)
@@ -221,16 +220,16 @@ def _records(
     labels = np.array([label_of[annotation.category_id] for annotation in kept], np.int32)[order]
     flags = np.array([_flags(annotation) for annotation in kept], np.uint8)[order]
     del file.annotations, kept
-    for row, (name, image) in enumerate(zip(names, file.images, strict=True)):
-        if name is None:
-            reason = "expected a path below the image folder; left out"
-            yield Finding("refused", "image-path", str(path), image.file_name, f"id {image.id}", reason, "image")
+    for row, image in enumerate(file.images):
+        there = resolve(image.file_name, folder, allow_outside)
+        if there is None:
+            yield Finding("refused", "image-path", str(path), image.file_name, f"id {image.id}", NOT_BELOW, "image")
             continue
         mine = slice(bounds[row], bounds[row + 1])
         yield Record(
-            key=name,
+            key=there[0],
             split=split,
-            image=folder / name,
+            image=there[1],
             height=as_size(image.height),
             width=as_size(image.width),
             boxes=boxes[mine],

@@ -43,7 +43,9 @@ class _File:
     names: dict[str, list[str]] = field(default_factory=dict)  # by split
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
+) -> Source:
     """Read CVAT's images XML; several files of a folder are one set. A split is what CVAT calls a subset.
 
     Boxes, polygons, ellipses and masks become the boxes around them. Rotated boxes are refused, and so are points,
@@ -54,6 +56,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
         root: the folder, or the XML file.
         split: take these only.
         images: the folder that holds the pictures; else they are looked for below `root`.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no such file, or it is not CVAT's images XML. ConfigError: no such split.
@@ -76,7 +79,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
             found: dict[str, dict[str, tuple[str, Path]]] = {}
             for name in [name for name in chosen if name in file.names]:
                 folders = picture_folders(folder, name, path, images)
-                found[name], findings = locate(file.names[name], folders, images or folder, path)
+                below = images or folder
+                found[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
                 yield from findings
             for element in _images(path):
                 name = element.get("subset") or "train"

@@ -16,17 +16,20 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import FormatError
 from dataforge.formats import dlfs_pack
 from dataforge.formats.dlfs import Columns, load
-from dataforge.formats.layout import check_root, exists, inside, new_folder, pick_splits, picture_folders
+from dataforge.formats.layout import check_root, given, inside, new_folder, pick_splits, picture_folders
+from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
 from dataforge.record import Finding, Record, Source
 
 HOLDS = frozenset({"areas", "ids", "keys", "splits", "classes", "class_ids"})
 EXPECTED = "a DLFS FlatBuffer, or a folder of <split>.db"
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
+) -> Source:
     """Read DLFS FlatBuffers. Every distance in them is checked before it is followed.
 
     Embedded images win over files. An absent width, height or area is the image's or the box's; an annotation's
@@ -36,14 +39,12 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
         root: a file, or a folder of them; a file's stem is its split's name.
         split: take these only.
         images: the folder that `file_name` is relative to, or that holds a folder for each split.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no such file there, or a damaged one. ConfigError: no such split.
     """
-    if images and not exists(images):
-        if not exists(root / images):
-            raise ConfigError(f"--images {images}: does not exist")
-        images = root / images
+    images = given(root, images, "--images")
     files = _files(root)
     chosen = pick_splits(split, files)
     base = root.parent if root.is_file() else root
@@ -53,7 +54,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
     def records() -> Iterator[Record | Finding]:
         yield from noted
         for name in chosen:
-            yield from _records(name, sets[name], picture_folders(base, name, files[name], images), classes)
+            folders = picture_folders(base, name, files[name], images)
+            yield from _records(name, sets[name], folders, classes, allow_outside)
 
     return Source(classes, records(), class_ids, total=sum(len(found.examples) for found in sets.values()))
 
@@ -87,7 +89,9 @@ def _classes(files: dict[Path, dict[int, str]]) -> tuple[tuple[str, ...], tuple[
     return classes, class_ids if len(set(class_ids)) == len(class_ids) else (), noted
 
 
-def _records(split: str, found: Columns, folders: list[Path], classes: tuple[str, ...]) -> Iterator[Record | Finding]:
+def _records(
+    split: str, found: Columns, folders: list[Path], classes: tuple[str, ...], allow_outside: bool
+) -> Iterator[Record | Finding]:
     origin = str(found.examples.path)
     image_of = np.repeat(np.arange(len(found.examples)), np.diff(found.bounds))
     label_of = np.full(1 << 16, -1, np.int32)
@@ -106,24 +110,22 @@ def _records(split: str, found: Columns, folders: list[Path], classes: tuple[str
     kept = (labels >= 0) & found.boxed
     bounds = np.append(0, np.cumsum(kept))[found.bounds]
     labels, boxes, areas = labels[kept], found.boxes[kept], found.areas[kept]
-    sample = [inside(found.text(row)) for row in range(min(len(found.examples), 50))]
-    hits = {place: sum(exists(place / name) for name in sample if name) for place in folders}
-    folder = max(hits, key=lambda place: hits[place], default=found.examples.path.parent)
+    names = (found.text(row) for row in range(len(found.examples)))
+    folder = likeliest(folders or [found.examples.path.parent], names, allow_outside)
     unique, times = np.unique(found.ids, return_counts=True)
     own = ~np.isin(found.ids, unique[times > 1]) & (found.ids < 1 << 63)
     for row in range(len(found.examples)):
         text = found.text(row)
-        key_or_none = inside(text)
-        if key_or_none is None:
-            reason = "expected a path below the image folder; left out"
-            yield Finding("refused", "image-path", origin, text, f"Example {row}", reason, "image")
+        there = resolve(text, folder, allow_outside)
+        if there is None:
+            yield Finding("refused", "image-path", origin, text, f"Example {row}", NOT_BELOW, "image")
             continue
         start, length = (int(column[row]) for column in found.image)
         mine = slice(bounds[row], bounds[row + 1])
         yield Record(
-            key=key_or_none,
+            key=there[0],
             split=split,
-            image=found.examples.data[start : start + length].tobytes() if length else folder / key_or_none,
+            image=found.examples.data[start : start + length].tobytes() if length else there[1],
             height=int(found.size[row, 0]),
             width=int(found.size[row, 1]),
             boxes=boxes[mine],

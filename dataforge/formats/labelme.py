@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -71,7 +72,9 @@ class _Annotation:
     broken: str = ""
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
+) -> Source:
     """Read LabelMe files. Rectangles, polygons and circles become the boxes around them; other shapes are refused.
 
     Shapes of one label and one `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags named
@@ -81,6 +84,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
     Args:
         split: take these only.
         images: the folder that holds the pictures; else they are where `imagePath` says, below `root`.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no such files. ConfigError: no such split.
@@ -99,7 +103,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
     def records() -> Iterator[Record | Finding]:
         wanted = {path: _picture(parsed[path].name, path, root) for name in chosen for path in splits[name]}
         below = images or root
-        found, findings = locate(filter(None, wanted.values()), [below], below, root, anywhere=images is not None)
+        named, anywhere = filter(None, wanted.values()), images is not None
+        found, findings = locate(named, [below], below, root, anywhere=anywhere, allow_outside=allow_outside)
         yield from (finding for finding in findings if finding.action != "refused")
         why = {finding.key: finding for finding in findings}
         for name in chosen:
@@ -137,10 +142,10 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
 
 
 def _picture(name: str, path: Path, root: Path) -> str:
-    """Where `imagePath` leads, which is relative to its file: below the root if it can, else as it stands."""
+    """Where `imagePath` leads, which is relative to its file: from the root, or absolute as it stands."""
     name = name.replace("\\", "/")
     absolute = name.startswith("/") or name[1:3] == ":/"
-    return (None if absolute or not name else inside(f"{path.relative_to(root).parent.as_posix()}/{name}")) or name
+    return name if absolute or not name else os.path.normpath(path.relative_to(root).parent / name)
 
 
 def _embedded(path: Path) -> bytes | None:
@@ -247,5 +252,6 @@ def write(source: Source, root: Path) -> None:
             "imageHeight": record.height,
             "imageWidth": record.width,
         }
-        plain = picture.with_suffix(".json")
-        put_text(picture.with_name(picture.name + ".json") if exists(plain) else plain, msgspec.json.encode(facts))
+        names = [PurePosixPath(picture.name).stem + ".json", picture.name + ".json"]
+        plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden ones would not be read
+        put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))

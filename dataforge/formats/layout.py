@@ -60,7 +60,7 @@ def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]
 def inside(name: str) -> str | None:
     """A relative path with forward slashes and no detours, or None where it is empty, absolute or leaves its folder."""
     path = os.path.normpath(name.replace("\\", "/"))
-    if "\0" in path or path in (".", "..") or path.startswith(("../", "/")) or path[1:3] == ":/":
+    if "\0" in name or path in (".", "..") or path.startswith(("../", "/")) or path[1:3] == ":/":
         return None
     return path
 
@@ -122,12 +122,17 @@ def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in seen or circles(Path(place)):
             folders.clear()
             continue
         seen.add(real)
         found += [Path(place, name) for name in names if fits(name)]
     return sorted(found)
+
+
+def circles(folder: Path) -> bool:
+    """True for a link to a folder that it lies in: what is below it is there already."""
+    return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
 
 
 def json_splits(root: Path) -> dict[str, list[Path]]:
@@ -141,7 +146,7 @@ def json_splits(root: Path) -> dict[str, list[Path]]:
     if any(fits(path.name) for path in root.iterdir() if path.is_file()):
         return {"train": files_below(root, fits)}
     found: dict[str, list[Path]] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
         files = files_below(folder, fits)
         if files:
             name = "train" if folder.name.lower() in ("annotations", "labels", "json") else folder.name

@@ -39,13 +39,16 @@ class _Objects(msgspec.Struct, gc=False):
     difficulties: list[int] | None = None
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
+) -> Source:
     """Read a folder of lists. The split is what stands before `_images.json`, in small letters if it is in capitals.
 
     Args:
         split: take these only.
         images: the folder that holds the pictures; else they are looked for below `root`. The lists' paths are often
             absolute ones of another machine: such pictures are found by their names.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no such files, or they do not fit together. ConfigError: no such split.
@@ -71,7 +74,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
     def records() -> Iterator[Record | Finding]:
         for name in chosen:
             origin = root / (splits[name] + IMAGES)
-            found, findings = locate(paths[name], picture_folders(root, name, origin, images), images or root, origin)
+            folders = picture_folders(root, name, origin, images)
+            found, findings = locate(paths[name], folders, images or root, origin, allow_outside=allow_outside)
             yield from findings
             origin = root / (splits[name] + OBJECTS)
             for path, entry in zip(paths[name], objects.pop(name), strict=True):

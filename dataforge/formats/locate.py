@@ -2,37 +2,83 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from dataforge.formats.layout import exists, files_below, inside, is_picture
 from dataforge.record import Finding
 
+NOT_BELOW = "expected a path below the image folder (others need --allow-outside); left out"
+
+
+def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, Path] | None:
+    """The key and the file of a picture that an annotation names, or None for a name that is not allowed.
+
+    One that leaves the folder is allowed with `allow_outside` alone. Its key is what is left without what leads out:
+    `other/a.jpg` for `../other/a.jpg`, and for `/other/a.jpg`.
+    """
+    key = inside(name)
+    if key is not None:
+        return key, folder / key
+    if not name or "\0" in name:
+        return None
+    plain = name.replace("\\", "/")
+    path = Path(os.path.abspath(folder / plain))  # noqa: PTH100
+    key = inside(os.path.relpath(path, folder))
+    if key is None and allow_outside:
+        key = inside(below_its_own(os.path.normpath(plain)))
+    return (key, path) if key is not None else None
+
+
+def below_its_own(path: str) -> str:
+    """A path without the drive, the slashes and the `..` that it begins with."""
+    return re.sub(r"^([A-Za-z]:/)?(/|\.\./)*", "", path)
+
+
+def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
+    """That one of some folders that holds most of the first names, the earlier one if several do."""
+    sample = list(islice(names, 50))
+
+    def held(folder: Path) -> int:
+        places = (resolve(name, folder, allow_outside) for name in sample)
+        return sum(exists(place[1]) for place in places if place)
+
+    return max(folders, key=held) if len(folders) > 1 else folders[0]
+
 
 def locate(
-    names: Iterable[str], folders: Sequence[Path], below: Path, origin: Path, *, anywhere: bool = False
+    names: Iterable[str],
+    folders: Sequence[Path],
+    below: Path,
+    origin: Path,
+    *,
+    anywhere: bool = False,
+    allow_outside: bool = False,
 ) -> tuple[dict[str, tuple[str, Path]], list[Finding]]:
     """Find the pictures that an annotation file names.
 
     A relative name is taken below that one of `folders` that holds most of them, else below another. An absolute one,
     of another machine mostly, is looked for by its last part below `below`; of several pictures the one that shares
     most of the path is meant. `anywhere` does so with relative names that are not there too: else a picture that is
-    missing in one split could be taken from another.
+    missing in one split could be taken from another. `allow_outside` takes names that lead out for what they are,
+    where there is such a file.
 
     Returns:
         name -> (key, file), and the findings: a refused one for each name that is not in there.
     """
     names = list(dict.fromkeys(names))
-    relative = {name: inside(name) for name in names}
-    sample = [name for name in relative.values() if name][:50]
-    places = [*folders, below]
-    places.sort(key=lambda place: -sum(exists(place / name) for name in sample))
+    first = likeliest([*folders, below], names, allow_outside)
+    places = [first, *(place for place in (*folders, below) if place != first)]
     found: dict[str, tuple[str, Path]] = {}
-    for name, key in relative.items():
-        path = next((place / key for place in places if exists(place / key)), None) if key else None
-        if key and path:
-            found[name] = (key, path)
+    for name in names:
+        tries = (resolve(name, place, allow_outside) for place in places)
+        there = next((one for one in tries if one and exists(one[1])), None)
+        if there:
+            found[name] = there
     known: dict[str, list[PurePosixPath]] = {}
     if len(found) < len(names):
         for path in files_below(below, is_picture):
@@ -44,19 +90,22 @@ def locate(
         if name in found:
             continue
         if ".." in parts or "\0" in name or not parts[-1]:
-            wrong.append(("image-path", name, "expected a path below the image folder; left out"))
+            wrong.append(("image-path", name, NOT_BELOW))
             continue
-        same = known.get(parts[-1], ()) if anywhere or relative[name] is None else ()
+        leads_out = inside(name) is None
+        same = known.get(parts[-1], ()) if anywhere or leads_out else ()
         shared = {path: _common_end(parts, path.parts) for path in same}
         best = [path for path, count in shared.items() if count == max(shared.values())]
         if not best:
-            wrong.append(("image-missing", name, f"no such picture below {below}; left out"))
+            hint = "; --allow-outside takes it as it stands" if leads_out and not allow_outside else ""
+            wrong.append(("image-missing", name, f"no such picture below {below}{hint}; left out"))
         elif len(best) > 1:
             reason = f"may be {best[0]} or {best[1]} below {below}; left out"
             wrong.append(("image-ambiguous", name, reason))
         else:
             guessed[name] = str(best[0])
-    taken = Counter(guessed.values()) + Counter(str(path.relative_to(below)) for _, path in found.values() if known)
+    direct = [path for _, path in found.values() if known and path.is_relative_to(below)]
+    taken = Counter(guessed.values()) + Counter(str(path.relative_to(below)) for path in direct)
     for name, key in guessed.items():
         if taken[key] > 1:
             wrong.append(("image-ambiguous", name, f"{key} below {below} has another such name too; left out"))

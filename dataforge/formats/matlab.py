@@ -42,6 +42,7 @@ def read(
     split: tuple[str, ...] | None = None,
     images: Path | None = None,
     corners: str = "matlab",
+    allow_outside: bool = False,
 ) -> Source:
     """Read ImageLabeler files. Rows about the same image are one image, in whichever files of the split they stand.
 
@@ -51,6 +52,7 @@ def read(
         images: the folder that holds the pictures; else they are looked for below `root`.
         corners: "matlab" for its own 1-based `[x, y, w, h]`, whose box over a whole image is `[1, 1, width, height]`;
             "converter" for an old converter's `[x, y + h, x + w, y]` of the same numbers.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no such files, or one is not ImageLabeler JSON. ConfigError: no such split or corners.
@@ -75,9 +77,8 @@ def read(
     def records() -> Iterator[Record | Finding]:
         for name in chosen:
             origin = splits[name][0]
-            found, findings = locate(
-                by_image[name], picture_folders(folder, name, origin, images), images or folder, origin
-            )
+            folders = picture_folders(folder, name, origin, images)
+            found, findings = locate(by_image[name], folders, images or folder, origin, allow_outside=allow_outside)
             yield from findings
             for image, mine in by_image[name].items():
                 if image in found:

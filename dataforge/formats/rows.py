@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from dataforge.errors import ImageError
 from dataforge.formats import columns as col
 from dataforge.formats.arrow_files import ArrowFile
-from dataforge.formats.layout import as_boxes, as_size, exists, inside, is_picture
-from dataforge.image import probe
+from dataforge.formats.layout import as_boxes, as_size, is_picture
+from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
+from dataforge.image import probe, read_size
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record
 
 FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
@@ -32,6 +33,7 @@ class Table:
     split: str
     layout: col.Layout
     folders: list[Path]
+    allow_outside: bool = False
     splits: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     label_of: dict[str, int] = field(default_factory=dict)
@@ -94,32 +96,28 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
     blobs = col.column(heads, columns["image"]) if "image" in columns else None
     splits = _texts(heads, columns, "split")
     facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
-    folder = _folder(table, [key for key in keys[:50] if key])
+    names = [key + _suffix(key, table.layout.suffix) if key else "" for key in keys]
+    table.folders = [likeliest(table.folders or [table.file.path.parent], names, table.allow_outside)]
     for n, key in enumerate(keys):
         blob = blobs[n].as_py() if blobs is not None else None
-        name = (
-            inside(_named(key, blob, f"{table.file.path.stem}-{numbers[n]:08d}") + _suffix(key, table.layout.suffix))
-            if key or blob
-            else None
-        )
-        if name is None:
-            reason = "expected a path below the image folder; left out"
-            yield Finding("refused", "image-path", path, f"row {numbers[n]}", key or "no name", reason, "image")
+        name = names[n] or _unnamed(blob, f"{table.file.path.stem}-{numbers[n]:08d}")
+        there = resolve(name, table.folders[0], table.allow_outside)
+        if there is None:
+            yield Finding("refused", "image-path", path, f"row {numbers[n]}", key or "no name", NOT_BELOW, "image")
             continue
         mine = order[bounds[n] : bounds[n + 1]]
         height, width, number = (int(values[n]) for values in facts)
-        source = blob or folder / name
+        source = blob or there[1]
         xyxy = boxes[mine]
         if table.layout.unit:
             try:
-                info = probe(source if isinstance(source, bytes) else source.read_bytes())
-                height, width = info.height, info.width
+                height, width = _size(source)
             except (OSError, ValueError, ImageError):
                 mine, xyxy = mine[:0], xyxy[:0]  # ingest opens it too, and says what is wrong
             xyxy = xyxy * (width, height, width, height)
         stated = areas[mine]
         yield Record(
-            key=name,
+            key=there[0],
             split=splits[n] or table.split,
             image=source,
             height=as_size(height),
@@ -172,6 +170,13 @@ def _objects(
         return boxes, labels, flags, areas.astype(np.float32), bad
 
 
+def _size(source: bytes | Path) -> tuple[int, int]:
+    if isinstance(source, Path):
+        return read_size(source)
+    info = probe(source)
+    return info.height, info.width
+
+
 def _lengths(array: pa.Array) -> NDArray[np.int64]:
     return pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
@@ -192,22 +197,14 @@ def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]
     return np.where(np.abs(values) < 2**53, values, none).astype(np.int64)
 
 
-def _folder(table: Table, keys: list[str]) -> Path:
-    """Where a table's pictures are: of the folders that may be it, the one that holds most of the first names."""
-    if len(table.folders) > 1:
-        names = [inside(key + _suffix(key, table.layout.suffix)) for key in keys]
-        table.folders = [max(table.folders, key=lambda place: sum(exists(place / name) for name in names if name))]
-    return table.folders[0] if table.folders else table.file.path.parent
-
-
 def _suffix(key: str | None, suffix: str) -> str:
     return "" if key is None or is_picture(key) else suffix
 
 
-def _named(key: str | None, blob: bytes | None, place: str) -> str:
-    """An image's name; where it has none, its place, with the suffix of its content."""
-    if key or not blob:
-        return key or ""
+def _unnamed(blob: bytes | None, place: str) -> str:
+    """A name for an image that has none: its place, with the suffix of its content; "" where there is no image."""
+    if not blob:
+        return ""
     try:
         kind = probe(blob).format.lower()
     except ImageError:

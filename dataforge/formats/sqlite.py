@@ -20,12 +20,12 @@ from dataforge.formats.layout import (
     check_root,
     exists,
     given,
-    inside,
     new_folder,
     pick_splits,
     picture_folders,
     put_picture,
 )
+from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
 from dataforge.record import CROWD, Finding, Record, Source
 
 HOLDS = frozenset({"crowd", "areas", "ids", "keys", "splits", "classes", "class_ids"})
@@ -53,13 +53,16 @@ ORPHANS = """
 """
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
+) -> Source:
     """Read SQLite databases. They are opened read-only, and their rows come one by one.
 
     Args:
         root: a database, or a folder of them; a database's stem is its split's name.
         split: take these only.
         images: the folder that `filename` is relative to, or that holds a folder for each split.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no database there, a damaged one, or tables or columns are missing. ConfigError: no such split.
@@ -85,7 +88,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, images: Path | Non
         for name in chosen:
             label_of = {number: classes.index(class_name) for number, class_name in names[name].items()}
             base = root.parent if root.is_file() else root
-            yield from _records(name, files[name], picture_folders(base, name, files[name], images), label_of)
+            folders = picture_folders(base, name, files[name], images)
+            yield from _records(name, files[name], folders, label_of, allow_outside)
 
     return Source(classes, records(), class_ids, total=total)
 
@@ -160,24 +164,25 @@ def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, 
     return found
 
 
-def _records(split: str, path: Path, folders: list[Path], label_of: dict[int, int]) -> Iterator[Record | Finding]:
+def _records(
+    split: str, path: Path, folders: list[Path], label_of: dict[int, int], allow_outside: bool
+) -> Iterator[Record | Finding]:
     def refused(code: str, key: str, value: object, reason: str, scope: Any = "box") -> Finding:
         text = repr(value)
-        return Finding("refused", code, str(path), key, text if len(text) <= 60 else text[:57] + "...", reason, scope)
+        return Finding("refused", code, str(path), key, text if len(text) <= 160 else text[:157] + "...", reason, scope)
 
     with _opened(path) as query:
-        sample = [inside(name) for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str)]
-        found = {place: sum(exists(place / name) for name in sample if name) for place in folders or [path.parent]}
-        folder = max(found, key=lambda place: found[place])
+        sample = (name for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str))
+        folder = likeliest(folders or [path.parent], sample, allow_outside)
         for row, number in query(ORPHANS):
             reason = "image_coco_id is none of images' coco_id; left out"
             yield refused("unknown-image", f"annotations row {row}", number, reason)
         for (image, name, number, width, height), rows in groupby(query(JOIN), lambda row: row[:5]):
-            key = inside(name) if isinstance(name, str) else None
-            if key is None:
-                reason = "expected a path below the image folder; left out"
-                yield refused("image-path", f"images row {image}", name, reason, "image")
+            there = resolve(name, folder, allow_outside) if isinstance(name, str) else None
+            if there is None:
+                yield refused("image-path", f"images row {image}", name, NOT_BELOW, "image")
                 continue
+            key, file = there
             boxes, labels, flags, areas = [], [], [], []
             for *_, annotation, text, category, crowd, area in rows:
                 if annotation is None:  # the join's row for an image without annotations
@@ -200,7 +205,7 @@ def _records(split: str, path: Path, folders: list[Path], label_of: dict[int, in
             yield Record(
                 key=key,
                 split=split,
-                image=folder / key,
+                image=file,
                 height=_size(height),
                 width=_size(width),
                 boxes=as_boxes(boxes),

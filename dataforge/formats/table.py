@@ -49,6 +49,7 @@ def read(
     boxes: str | None = None,
     unit: str | None = None,
     inclusive: bool = False,
+    allow_outside: bool = False,
 ) -> Source:
     """Read tables.
 
@@ -59,6 +60,7 @@ def read(
         map: `file=COLUMN,label=COLUMN,...`, or the path of a TOML file of such lines; a nested column is "a.b".
         boxes: "xyxy", "xywh" or "cxcywh"; unit: "pixel" or "unit"; both only where the header does not say it.
         inclusive: xmax and ymax are the last pixels' numbers, counted from 0.
+        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
 
     Raises:
         FormatError: no table, a damaged one, or columns are missing. ConfigError: options that do not fit.
@@ -71,7 +73,7 @@ def read(
         with reading(path):
             file = open_file(path)
             layout = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = Table(file, name, layout, picture_folders(base, name, path, images))
+            table = Table(file, name, layout, picture_folders(base, name, path, images), allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))

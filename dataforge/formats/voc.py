@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -26,26 +25,23 @@ from dataforge.formats.layout import (
     picture_name,
     put_picture,
     put_text,
-    read_text,
+)
+from dataforge.formats.voc_files import (
+    EXPECTED,
+    Split,
+    from_folders,
+    from_lists,
+    is_per_class,
+    key_of,
+    orphans,
+    picture_of,
+    read_lists,
 )
 from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source
 
-EXPECTED = (
-    "ImageSets/Main/*.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of pictures; "
-    "or one folder with both"
-)
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 HOLDS = frozenset({"difficult", "truncated", "splits", "unions"})
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-@dataclass(frozen=True)
-class _Split:
-    """A split's ids, and the files by id: an id is a path below its folder, without the suffix."""
-
-    ids: list[str]
-    xml: dict[str, list[Path]]
-    pictures: dict[str, list[Path]]
 
 
 @dataclass
@@ -60,13 +56,16 @@ class _Annotation:
     broken: str = ""
 
 
-def read(root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 1) -> Source:
+def read(
+    root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 1, allow_outside: bool = False
+) -> Source:
     """Read a VOC folder. Classes are the sorted names over all XML files, whichever splits are taken.
 
     Args:
         split: take these only.
         voc_offset: 1 turns VOC's 1-based inclusive corners into edges, `(xmin - 1, ymin - 1, xmax, ymax)`; 0 takes
             them as they are.
+        allow_outside: `<filename>` may lead out of the folder: absolute, or with `..`.
 
     Raises:
         FormatError: no layout fits. ConfigError: no such split, or no such offset.
@@ -75,8 +74,8 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 
         raise ConfigError(f"--voc-offset {voc_offset}: expected 1 or 0")
     check_root(root, EXPECTED)
     found: list[Finding] = []
-    listed = _lists(root / "ImageSets" / "Main", found)
-    splits = _from_lists(root, listed) if listed else _from_folders(root)
+    listed = read_lists(root / "ImageSets" / "Main", found)
+    splits = from_lists(root, listed) if listed else from_folders(root)
     chosen = pick_splits(split, splits)
     unions = _unions({name: set(splits[name].ids) for name in chosen}) if listed else {}
     stored = [name for name in chosen if name not in unions]
@@ -87,7 +86,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 
             place = str(root / "ImageSets" / "Main")
             found.append(Finding("noted", "splits-overlap", place, f"{one}, {other}", str(common), reason, "set"))
     if listed:
-        found += _orphans(root, splits)
+        found += orphans(root, splits)
     files = {path for part in splits.values() for paths in part.xml.values() for path in paths}
     parsed = {path: _parse(path) for path in sorted(files)}
     classes = tuple(sorted({name for annotation in parsed.values() for name in annotation.names}))
@@ -100,98 +99,15 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 
             reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
             found.append(Finding("noted", "touches-zero", str(root), "xmin, ymin", f"{zeros} boxes", reason, "set"))
 
+    how = (parsed, classes, voc_offset, bool(listed), allow_outside)
+
     def records() -> Iterator[Record | Finding]:
         yield from found
         for name in stored:
             for i in splits[name].ids:
-                yield from _record(root, name, i, splits[name], parsed, classes, voc_offset, bool(listed))
+                yield from _record(root, name, i, splits[name], *how)
 
     return Source(classes, records(), unions=unions, total=sum(len(splits[name].ids) for name in stored))
-
-
-def _lists(main: Path, found: list[Finding]) -> dict[str, list[str]]:
-    """The split files: those that are not per-class files, which have a second column of 1, -1 or 0."""
-    lists = {}
-    for path in sorted(main.glob("*.txt")):
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        if lines and all(map(_is_per_class, lines)):
-            continue
-        lists[path.stem] = ids = list(dict.fromkeys(lines))
-        if len(ids) < len(lines):
-            counted = dict.fromkeys(lines, 0)
-            for line in lines:
-                counted[line] += 1
-            for line in [line for line, count in counted.items() if count > 1]:
-                value = f"{counted[line]} times"
-                found.append(Finding("noted", "listed-twice", str(path), line, value, "taken once", "set"))
-    return lists
-
-
-def _is_per_class(line: str) -> bool:
-    return len(line.split()) > 1 and line.split()[-1] in ("1", "-1", "0")
-
-
-def _from_lists(root: Path, lists: dict[str, list[str]]) -> dict[str, _Split]:
-    annotations, pictures = root / "Annotations", root / "JPEGImages"
-    if annotations.is_dir() and pictures.is_dir():
-        xml, images = _by_id(annotations, True), _by_id(pictures, False)
-    else:
-        pairs = list(_from_folders(root).values())
-        if len(pairs) != 1:
-            raise FormatError(f"{root}: ImageSets/Main is there, but not Annotations/ and JPEGImages/")
-        xml, images = pairs[0].xml, pairs[0].pictures
-
-    def clean(name: str) -> str:
-        stem = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else name
-        return stem if name not in xml and stem in xml else name
-
-    return {name: _Split([clean(i) for i in ids], xml, images) for name, ids in lists.items()}
-
-
-def _from_folders(root: Path) -> dict[str, _Split]:
-    """Splits where there are no lists: a folder with both kinds of files, or folders of each."""
-    with_xml: list[Path] = []
-    with_pictures: list[Path] = []
-    for name, folders, files in os.walk(root, followlinks=True):
-        folder = Path(name)
-        deep = len(folder.relative_to(root).parts) >= 2
-        folders[:] = [] if deep else sorted(sub for sub in folders if not sub.startswith("."))
-        if any(file.lower().endswith(".xml") for file in files):
-            with_xml.append(folder)
-        if any(is_picture(file) for file in files):
-            with_pictures.append(folder)
-    if not with_xml or not with_pictures:
-        lacking = "XML files" if not with_xml else "pictures"
-        inner = next((sub.parent.parent for sub in root.glob("*/ImageSets/Main")), None)
-        hint = f"; did you mean {inner}?" if inner else ""
-        raise FormatError(f"{root}: no {lacking} found; expected {EXPECTED}{hint}")
-    if len(with_xml) == 1:
-        xml = _by_id(with_xml[0], True, deep=False)
-        candidates = [_by_id(folder, False, deep=False) for folder in with_pictures]
-        if with_xml[0] in with_pictures:
-            pictures = candidates[with_pictures.index(with_xml[0])]
-        else:
-            pictures = max(candidates, key=lambda ids: len(ids.keys() & xml.keys()))
-        return {"train": _Split(sorted({*xml, *pictures}), xml, pictures)}
-    splits: dict[str, _Split] = {}
-    for folder in with_xml:
-        partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
-        if len(partners) != 1 or folder.name in splits:
-            names = ", ".join(str(path) for path in with_xml)
-            raise FormatError(
-                f"{root}: XML files in several folders ({names}), and no telling which pictures are whose"
-            )
-        xml, pictures = _by_id(folder, True, deep=False), _by_id(partners[0], False, deep=False)
-        splits[folder.name] = _Split(sorted({*xml, *pictures}), xml, pictures)
-    return splits
-
-
-def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
-        if path.name.lower().endswith(".xml") if xml else is_picture(path.name):
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return found
 
 
 def _unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
@@ -210,41 +126,32 @@ def _unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
     return unions
 
 
-def _orphans(root: Path, splits: dict[str, _Split]) -> list[Finding]:
-    any_split = next(iter(splits.values()))
-    listed = {i for part in splits.values() for i in part.ids}
-    return [
-        Finding("noted", f"{what}-not-listed", str(path), i, "", "is in no file of ImageSets/Main; left out", "set")
-        for what, files in (("annotation", any_split.xml), ("image", any_split.pictures))
-        for i in sorted(files.keys() - listed)
-        for path in files[i]
-    ]
-
-
 def _record(
     root: Path,
     split: str,
     i: str,
-    part: _Split,
+    part: Split,
     parsed: dict[Path, _Annotation],
     classes: tuple[str, ...],
     offset: int,
     listed: bool,
+    allow_outside: bool,
 ) -> Iterator[Record | Finding]:
     origin = next(iter(part.xml.get(i, ())), None)
     annotation = parsed[origin] if origin else _Annotation()
     file = str(origin or (root / "ImageSets" / "Main" / f"{split}.txt" if listed else root))
-    picture = _picture(i, annotation.filename, part)
+    picture = picture_of(i, annotation.filename, part, allow_outside)
     if annotation.broken or picture is None or (listed and origin is None):
         if annotation.broken:
             code, value, reason = "annotation-broken", "", annotation.broken.removeprefix(f"{file}: ")
         elif listed and origin is None:
             code, value, reason = "annotation-missing", "", "is listed, but has no XML file"
         else:
-            code, value, reason = "image-missing", annotation.filename, "no picture has this name; left out"
+            hint = " (others need --allow-outside)" if inside(annotation.filename or i) is None else ""
+            code, value, reason = "image-missing", annotation.filename, f"no picture has this name{hint}; left out"
         yield Finding("refused", code, file, i, value, reason, "image")
         return
-    key = Path(os.path.relpath(picture, root)).as_posix()
+    key = key_of(picture, root)
     if origin is None:
         yield Finding("noted", "no-annotation", str(picture), key, "", "no XML file; taken as an empty image", "image")
     yield from annotation.findings
@@ -266,18 +173,6 @@ def _record(
         flags=np.array(annotation.flags, np.uint8),
         origin=file,
     )
-
-
-def _picture(i: str, filename: str, part: _Split) -> Path | None:
-    """The picture named like the XML file; `<filename>` decides between several, and serves where there is none."""
-    name = inside(filename)
-    same = part.pictures.get(i, [])
-    if same:
-        return next((path for path in same if name and path.name == PurePosixPath(name).name), same[0])
-    for path in part.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
-        if path.name == PurePosixPath(str(name)).name:
-            return path
-    return None
 
 
 def _parse(path: Path) -> _Annotation:
@@ -364,7 +259,7 @@ def write(source: Source, root: Path) -> None:
         if len(here) > 1:  # a list that is the same as one split's would be read as a second copy of it
             lists[union] = [i for part in here for i in lists[part]]
     for split, lines in lists.items():
-        if all(map(_is_per_class, lines)):
+        if all(map(is_per_class, lines)):
             raise FormatError(f"{root}: split {split!r}: all names end in 1, -1 or 0, as in VOC's per-class lists")
         put_text(root / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{line}\n" for line in lines).encode())
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +15,6 @@ from dataforge.formats.layout import (
     as_boxes,
     check_root,
     exists,
-    files_below,
     inside,
     is_picture,
     new_folder,
@@ -26,36 +24,21 @@ from dataforge.formats.layout import (
     put_text,
     read_text,
 )
-from dataforge.image import probe
+from dataforge.formats.yolo_layout import EXPECTED, SPLITS, find, images_of, key_of, label_folder, orphans
+from dataforge.image import read_size
 from dataforge.record import Boxes, Finding, Record, Source
 
-EXPECTED = (
-    "data.yaml (train, val, test, names); images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; "
-    "the last two with the names in classes.txt or obj.names"
-)
-SPLITS = ("train", "val", "test")
 HOLDS = frozenset({"splits", "classes"})
 PLACES = range(6, 16)  # decimal places tried, from what most tools write
-NAME_FILES = ("classes.txt", "obj.names")
-NOTHING = ("", "~", "null", "Null", "NULL", "None")
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Where the splits' images are: folders, or text files with a path a line."""
-
-    base: Path
-    splits: dict[str, list[Path]]
-    names: dict[int, str]
-    origin: Path
-
-
-def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
+def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: bool = False) -> Source:
     """Read a YOLO set.
 
     Args:
         root: its folder, or its YAML file.
         split: take these only.
+        allow_outside: the YAML and its lists may lead out of the YAML's folder.
 
     Raises:
         FormatError: no layout fits, or the YAML is wrong. ConfigError: no such split.
@@ -63,8 +46,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
     found: list[Finding] = []
     if not root.is_file():
         check_root(root, EXPECTED)
-    file = root if root.is_file() else _yaml_file(root)
-    layout = _from_yaml(file, split, found) if file else _from_folders(root)
+    layout = find(root, split, found, allow_outside)
     classes = tuple(dict.fromkeys(layout.names[i] for i in sorted(layout.names)))
     if len(classes) < len(layout.names):
         reason = "a name is given to several ids; taken for one class"
@@ -72,14 +54,14 @@ def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
     label_of = {i: classes.index(name) for i, name in layout.names.items()}
     class_ids = tuple(min(i for i, label in label_of.items() if label == n) for n in range(len(classes)))
     chosen = pick_splits(split, layout.splits)
-    images: dict[str, list[Path]] = {}
-    for name in chosen:
-        images[name] = _images(layout, name, found)
-    folders = {path.parent: _label_folder(path.parent, layout.base) for paths in images.values() for path in paths}
+    images = {name: images_of(layout, name, found, allow_outside) for name in chosen}
+    parents = {path.parent for paths in images.values() for path in paths}
+    folders = {folder: label_folder(folder, layout.base) for folder in sorted(parents)}
     if not any(next(folder.glob("*.txt"), None) for folder in set(folders.values())):
         looked = ", ".join(sorted({str(folder) for folder in folders.values()})[:3]) or "no image folder"
-        raise FormatError(f"{root}: no label files found (looked in {looked}); expected {EXPECTED}")
-    found += _orphans(folders)
+        why = "".join(f"; {one.file}: {one.key}: {one.reason}" for one in found if one.action == "refused")
+        raise FormatError(f"{root}: no label files found (looked in {looked}){why}; expected {EXPECTED}")
+    found += orphans(folders)
 
     def records() -> Iterator[Record | Finding]:
         yield from found
@@ -90,162 +72,13 @@ def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
     return Source(classes, records(), class_ids, total=sum(map(len, images.values())))
 
 
-def _yaml_file(root: Path) -> Path | None:
-    files = sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
-    for name in ("data", "dataset"):
-        for path in files:
-            if path.stem == name:
-                return path
-    if len(files) > 1:
-        names = ", ".join(path.name for path in files)
-        raise FormatError(f"{root}: several YAML files ({names}); give the one that is meant as ROOT")
-    return files[0] if files else None
-
-
-def _from_yaml(file: Path, wanted: tuple[str, ...] | None, found: list[Finding]) -> _Set:
-    try:
-        # the base loader keeps every scalar as text: a class called `no` or `007` stays what it is
-        facts: Any = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(facts, dict):
-        raise FormatError(f"{file}: expected the keys train, val, test and names")
-    home = file.parent
-    base = home / str(facts.get("path", ""))
-    base = base if exists(base) else home
-    splits: dict[str, list[Path]] = {}
-    others = facts.get("splits")  # not YOLO's own: `write` adds it where splits have other names than these three
-    for name in others if isinstance(others, dict) else SPLITS:
-        entries = (others if isinstance(others, dict) else facts).get(name, "")
-        entries = entries if isinstance(entries, list) else [entries]
-        for entry in entries:
-            if not isinstance(entry, str):
-                raise FormatError(f"{file}: {name}: {entry!r}; expected a folder, a text file, or a list of them")
-            if entry in NOTHING:
-                continue
-            # Roboflow writes ../train/images and means train/images
-            places = (
-                base / entry,
-                home / entry,
-                home / entry.lstrip("./") if entry.startswith("../") else home / entry,
-            )
-            place = next((place for place in places if exists(place)), None)
-            if place is not None:
-                splits.setdefault(name, []).append(place)
-            elif name == "test" and not any("test".startswith(one) for one in wanted or ()):
-                reason = "does not exist; the split is left out"
-                found.append(Finding("noted", "split-missing", str(file), name, entry, reason, "set"))
-            else:
-                raise FormatError(f"{file}: {name}: {entry}: does not exist (looked for {places[0]})")
-    if not splits:
-        raise FormatError(f"{file}: names no images; expected at least one of the keys train, val, test")
-    names = _names(file, facts["names"]) if "names" in facts else _name_file(base)
-    count = facts.get("nc")
-    if count is not None and count != str(len(names)):
-        reason = f"names holds {len(names)}; names are what counts"
-        found.append(Finding("noted", "class-count", str(file), "nc", str(count), reason, "set"))
-    return _Set(base, splits, names, file)
-
-
-def _names(file: Path, names: Any) -> dict[int, str]:
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
-        raise FormatError(f"{file}: names: {names!r}; expected a list of names, or a table of number: name")
-    dense = {}
-    for key, name in names.items():
-        if not isinstance(name, str) or not str(key).isdecimal():
-            raise FormatError(f"{file}: names: {key}: {name!r}; expected a number and a name")
-        dense[int(key)] = name
-    return dense
-
-
-def _name_file(root: Path) -> dict[int, str]:
-    for path in [folder / name for folder in (root, root / "labels") for name in NAME_FILES]:
-        if path.is_file():
-            lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
-            if lines:
-                return dict(enumerate(lines))
-    raise FormatError(
-        f"{root}: no class names; expected names in data.yaml, or one a line in {' or '.join(NAME_FILES)}"
-    )
-
-
-def _from_folders(root: Path) -> _Set:
-    images = root / "images"
-    splits = {folder.name: [folder] for folder in _subfolders(images) if files_below(folder, is_picture)}
-    if not splits:
-        nested = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
-        splits = {folder.name: [folder / "images"] for folder in nested}
-    if not splits:
-        flat = images if images.is_dir() else root
-        if not files_below(flat, is_picture):
-            raise FormatError(f"{root}: no images found; expected {EXPECTED}")
-        splits = {"train": [flat]}
-    return _Set(root, splits, _name_file(root), root)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _images(layout: _Set, split: str, found: list[Finding]) -> list[Path]:
-    """A split's images, each once."""
-    images: dict[Path, None] = {}
-    for place in layout.splits[split]:
-        if place.is_dir():
-            paths = files_below(place, is_picture)
-        else:
-            lines = [line.strip() for line in read_text(place).splitlines()]
-            # a path is relative to the set, or to the list
-            tries = [(layout.base / line, place.parent / line) for line in lines if line]
-            paths = [next((path for path in pair if exists(path)), pair[0]) for pair in tries]
-        for path in map(Path, map(os.path.normpath, paths)):
-            if path in images:
-                key = _key(path, layout.base)
-                found.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
-            images[path] = None
-    return list(images)
-
-
-def _key(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(path, base)).as_posix()
-
-
-def _label_folder(folder: Path, base: Path) -> Path:
-    """The last `images` in the path becomes `labels`, below the set if it can; else labels lie beside the images."""
-    swapped = []
-    for start, parts in ((base, Path(os.path.relpath(folder, base)).parts), (Path(), folder.parts)):
-        if "images" in parts:
-            last = len(parts) - 1 - parts[::-1].index("images")
-            swapped.append(Path(os.path.normpath(Path(start, *parts[:last], "labels", *parts[last + 1 :]))))
-    beside = not swapped or next(folder.glob("*.txt"), None) is not None
-    return next((labels for labels in swapped if labels.is_dir()), folder if beside else swapped[0])
-
-
-def _orphans(folders: dict[Path, Path]) -> list[Finding]:
-    """Labels without an image beside them. Lists may leave images out, so it is the folder that counts."""
-    found = []
-    stems: dict[Path, set[str]] = {}
-    for folder, labels in folders.items():
-        if folder.is_dir():
-            stems.setdefault(labels, set()).update(p.stem for p in folder.iterdir() if is_picture(p.name))
-    for labels, known in stems.items():
-        for path in sorted(labels.glob("*.txt")):
-            if path.stem not in known and path.name not in NAME_FILES and path.stem not in SPLITS:
-                reason = "a label file without an image; left out"
-                found.append(Finding("refused", "label-orphan", str(path), path.stem, "", reason, "set"))
-    return found
-
-
 def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int, int]) -> Iterator[Record | Finding]:
-    key = _key(path, base)
+    key = key_of(path, base)
     height = width = 0
     numbers: list[int] = []
     boxes = np.zeros((0, 4), np.float32)
     try:
-        info = probe(path.read_bytes())
-        height, width = info.height, info.width
+        height, width = read_size(path)
     except (OSError, ValueError, ImageError):
         pass  # ingest opens it too, and says what is wrong
     else:

@@ -97,7 +97,7 @@ def test_text_that_is_no_box_is_refused_with_its_row(tmp_path: Path, text: objec
     (record,), (finding,) = drain(read(tmp_path))
     assert len(record.boxes) == 1
     assert (finding.action, finding.code, finding.file) == ("refused", "box-text", str(file))
-    assert finding.key == "a.jpg annotations row 2" and len(finding.value) <= 60
+    assert finding.key == "a.jpg annotations row 2" and len(finding.value) <= 160
 
 
 def test_rows_that_name_nothing_are_refused(tmp_path: Path) -> None:

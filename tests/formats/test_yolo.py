@@ -245,7 +245,20 @@ def test_a_path_that_no_system_takes(tmp_path: Path) -> None:
     put(tmp_path / "labels/a.txt", LINE)
     put(tmp_path / "train.txt", "images/a.jpg\n" + "x" * 5000 + ".jpg\nimages/\0.jpg")
     put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]")
-    assert len(drain(read(tmp_path))[0]) == 3
+    records, findings = drain(read(tmp_path))
+    assert len(records) == 2 and [(f.code, f.key) for f in findings] == [("image-path", "images/\0.jpg")]
     put(tmp_path / "data.yaml", f"train: {'x' * 5000}\nnames: [cat, dog]")
     with pytest.raises(FormatError, match="does not exist"):
         read(tmp_path)
+
+
+def test_folders_are_looked_at_once_not_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(20):
+        put(tmp_path / f"images/train/{n}.jpg", picture())
+        put(tmp_path / f"labels/train/{n}.txt", LINE)
+    put(tmp_path / "classes.txt", "cat\ndog")
+    looked: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [looked.append(folder), glob(folder, pattern)][1])
+    assert len(drain(read(tmp_path))[0]) == 20
+    assert 0 < len(looked) < 8
