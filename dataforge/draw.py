@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,7 +32,7 @@ def draw(
     Args:
         pixels: (height, width, 3), left as they are.
         boxes: (n, 4) xyxy pixels; labels: (n,), -1 is passed over; scores: (n,), the best are drawn on top.
-        names: the classes' names by label.
+        names: the classes' names by label; "" for none.
 
     Returns:
         (height, width, 3).
@@ -51,6 +52,8 @@ def draw(
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour(int(labels[i])), width=line)
     for i in order.tolist():
         text = names[int(labels[i])] + (f" {scores[i]:.2f}" if scores is not None else "")
+        if not text:
+            continue
         x1, y1 = float(boxes[i][0]), float(boxes[i][1])
         left, top, right, bottom = font.getbbox(text)
         wide, high = right - left + 2 * line + 2, bottom - top + 2 * line + 2
@@ -61,6 +64,18 @@ def draw(
         dark = np.dot(shade, (0.299, 0.587, 0.114)) < 140
         pen.text((x + line + 1 - left, y + line + 1 - top), text, fill="white" if dark else "black", font=font)
     return np.asarray(image)
+
+
+def thumbnail(
+    pixels: Pixels, boxes: NDArray[np.floating], labels: NDArray[np.integer], names: Sequence[str], side: int = 640
+) -> bytes:
+    """A picture with boxes, as `draw` takes them, as JPEG; its longer side is `side` at most."""
+    picture = PIL.Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    factor = np.array([picture.width / pixels.shape[1], picture.height / pixels.shape[0]] * 2)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(draw(np.asarray(picture), boxes * factor, labels, names)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 @lru_cache
@@ -84,15 +99,17 @@ def contact_sheet(
     scores: Sequence[NDArray[np.floating]] | None = None,
     *,
     side: int = 1920,
+    columns: int | None = None,
 ) -> Pixels:
     """Pictures of one size with their boxes, in rows and columns.
 
     Args:
         pictures: at least one (height, width, 3); boxes, labels, scores: of each, as in `draw`.
         side: the sheet's longer side is at most about so many pixels.
+        columns: None for about as many as rows.
     """
     height, width = pictures[0].shape[:2]
-    columns = math.ceil(math.sqrt(len(pictures)))
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     # small images are enlarged and large ones shrunk before drawing, so that names can be read
     scale = min(3.0, side / max(columns * width, rows * height))

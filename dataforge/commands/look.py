@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.commands.options import json_option
+from dataforge.commands.options import json_option, view_options
 from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.view import View
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@view_options
 @json_option
-def info(directory: Path, as_json: bool) -> None:
+def info(directory: Path, view: View, as_json: bool) -> None:
     """What a shard folder holds: splits, classes, sizes, box counts."""
     from dataforge.shards.reader import Shards
 
-    facts = Shards(directory).info()
+    facts = Shards(directory, view=view).info()
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe(facts))
 
 
@@ -32,6 +36,11 @@ def describe(facts: dict[str, Any]) -> str:
     for name in ("height", "width", "boxes_per_image"):
         low, middle, high = facts[name]
         lines.append(f"{name.replace('_', ' ')}: {low} to {high}, median {middle}")
+    if facts["baked"]:
+        baked = facts["baked"]
+        state = "unchanged" if baked["parent_is_there"] else "not there now"
+        what = f", {baked['view']}" if baked["view"] else ""
+        lines.append(f"a cache of {baked['parent']} ({state}){what}")
     splits = facts["splits"]
     wide = max([5, *map(len, facts["classes"])])
     lines.append("  ".join([" " * wide, *(f"{name:>10}" for name in splits)]))
@@ -55,14 +64,15 @@ def describe(facts: dict[str, Any]) -> str:
 @click.option("--class", "class_name", help="Only images that hold this class.")
 @click.option("--augment", metavar="RECIPE", help="As this augmentation recipe makes them.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice, and of the augmentation.")
-def show(directory: Path, out: Path, split: str | None, **what: Any) -> None:
+@view_options
+def show(directory: Path, out: Path, split: str | None, view: View, **what: Any) -> None:
     """Write a contact sheet: images with their boxes and class names."""
     import PIL.Image
 
     from dataforge.shards.reader import Shards
     from dataforge.show import show as draw
 
-    sheet = PIL.Image.fromarray(draw(Shards(directory, split), **what))
+    sheet = PIL.Image.fromarray(draw(Shards(directory, split, view), **what))
     try:
         sheet.save(out, quality=90)
     except (OSError, ValueError) as error:

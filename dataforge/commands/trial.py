@@ -1,13 +1,10 @@
-"""`dataforge synth`, `bench` and `demo`: to try things without data of one's own."""
+"""`dataforge synth` and `demo`: to try things without data of one's own."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
-
-from dataforge.commands.options import json_option
 
 
 @click.command()
@@ -23,24 +20,6 @@ def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> Non
 
     write(directory, images=images, seed=seed, size=size)
     click.echo(f"{images} pictures drawn in {directory}; next: dataforge ingest coco {directory} --out shards")
-
-
-@click.command()
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--size", type=int, nargs=2, default=(320, 320), show_default=True, metavar="H W", help="Of the batches.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--repeats", type=int, default=5, show_default=True, help="Passes over the data that are measured.")
-@json_option
-def bench(directory: Path | None, size: tuple[int, int], batch_size: int, repeats: int, as_json: bool) -> None:
-    """Images a second: reading, decoding, the loader. Without DIRECTORY, on a drawn set."""
-    from dataforge import bench as stages
-
-    with stages.shards_or_drawn(directory) as path:
-        found = stages.rows(path, size=size, batch_size=batch_size, repeats=repeats)
-    for row in found if as_json else ():
-        click.echo(json.dumps(row, ensure_ascii=False))
-    if not as_json:
-        click.echo(stages.describe(found))
 
 
 @click.command()

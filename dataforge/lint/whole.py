@@ -1,0 +1,106 @@
+"""What can only be seen of the set as a whole: classes that are rare or missing, splits that are unlike each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.record import Finding, Record
+
+RARE = 100  # a class is rare when the most frequent one has more than so many times its boxes
+DIVERGENCE = 0.05  # bits, of at most 1, over what chance does: two splits that are further apart are unlike each other
+OCTAVES = 16  # bins of the histogram of box sizes, each up to twice the one before
+
+
+@dataclass
+class Split:
+    """What is counted of a split: images; boxes by class; boxes by the octave of their side in pixels."""
+
+    classes: NDArray[np.int64]
+    images: int = 0
+    octaves: NDArray[np.int64] = field(default_factory=lambda: np.zeros(OCTAVES, np.int64))
+
+    def add(self, record: Record) -> None:
+        self.images += 1
+        if len(record.labels):
+            side = np.sqrt(np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1))
+            octave = np.log2(side.clip(1)).astype(np.int64).clip(max=OCTAVES - 1)
+            self.classes += np.bincount(record.labels, minlength=len(self.classes))
+            self.octaves += np.bincount(octave, minlength=OCTAVES)
+
+
+def to_train_on(splits: dict[str, Split]) -> str:
+    """The split whose name begins with "train", else the one with the most images."""
+    named = [name for name in splits if name.lower().startswith("train")]
+    return max(named or splits, key=lambda name: splits[name].images)
+
+
+def of_set(classes: Sequence[str], splits: dict[str, Split], file: str) -> Iterator[Finding]:
+    """Findings about the whole set, with scope "set"; its classes are their keys, or its splits.
+
+    Args:
+        file: what the set is called.
+    """
+
+    def found(code: str, key: str, value: str, reason: str) -> Finding:
+        return Finding("noted", code, file, key, value, reason, "set")
+
+    total = np.sum([split.classes for split in splits.values()], axis=0)
+    first = to_train_on(splits)
+    most = int(total.argmax())
+    for label, name in enumerate(classes):
+        if total[label] == 0:
+            yield found("class-unused", name, "", "no box has it")
+            continue
+        if total[label] * RARE < total[most]:
+            yield found("class-rare", name, f"{total[label]} boxes", f"{classes[most]!r} has {total[most]}")
+        if splits[first].classes[label] == 0:
+            yield found("class-untrained", name, f"no box in {first}", f"{total[label]} boxes in other splits")
+        for other, split in splits.items():
+            if other != first and split.classes[label] == 0:
+                yield found("class-untested", name, f"no box in {other}", f"{total[label]} boxes in other splits")
+    for other, split in splits.items():
+        for code, one, two in (
+            ("split-classes", splits[first].classes, split.classes),
+            ("split-sizes", splits[first].octaves, split.octaves),
+        ):
+            if other == first or not one.any() or not two.any():
+                continue
+            bits, chance = divergence(one, two), by_chance(one, two, splits[first].images, split.images)
+            if bits > DIVERGENCE + chance:
+                reason = f"from {first}'s, more than {DIVERGENCE} over the {chance:.2f} of chance"
+                most_of_it = _largest(code, one, two, classes)
+                yield found(code, other, f"Jensen-Shannon divergence {bits:.2f}", f"{reason}; {most_of_it}")
+
+
+def divergence(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
+    """Jensen-Shannon divergence of two histograms in bits, 0 for equal shares to 1 (Lin 1991, section IV)."""
+    p, q = one / one.sum(), two / two.sum()
+    middle = (p + q) / 2
+
+    def from_middle(share: NDArray[np.float64]) -> float:
+        there = share > 0
+        return float((share[there] * np.log2(share[there] / middle[there])).sum())
+
+    return (from_middle(p) + from_middle(q)) / 2
+
+
+def by_chance(one: NDArray[np.int64], two: NDArray[np.int64], images: int, others: int) -> float:
+    """Twice the divergence to be expected, in bits, between two splits that were dealt out by chance.
+
+    (k - 1) / (8 ln 2) * (1 / m + 1 / n) for k bins and m, n draws, from the chi-squared expansion of the divergence.
+    The boxes of an image belong together, so images are the draws: more than that is divergence beyond chance.
+    """
+    bins = int(((one > 0) | (two > 0)).sum())
+    return 2 * (bins - 1) / (8 * np.log(2)) * (1 / images + 1 / others)
+
+
+def _largest(code: str, one: NDArray[np.int64], two: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """The bin whose shares differ most, in words."""
+    p, q = one / one.sum(), two / two.sum()
+    most = int(np.abs(p - q).argmax())
+    what = classes[most] if code == "split-classes" else f"{2**most} to {2 ** (most + 1)} pixels"
+    return f"most of it in {what}: {p[most]:.0%} there, {q[most]:.0%} here"
