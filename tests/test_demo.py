@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from dataforge import bench, demo
+from dataforge import demo
 from dataforge.cli import main
 from dataforge.errors import DataError
-from tests import tiny
 
 
 @pytest.mark.slow
@@ -64,26 +62,3 @@ def test_it_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypatc
     (tmp_path / "other/thesis.txt").write_text("years of work")
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "other")])
     assert result.exit_code == 1 and "is not empty" in result.stderr
-
-
-def test_bench_rows(tmp_path: Path) -> None:
-    shards = tiny.shards(tmp_path / "s", repeat=2, splits=("train",))
-    result = CliRunner().invoke(main, ["bench", str(shards), "--json", "--size", "64", "96", "--batch-size", "8"])
-    assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["name"] for row in rows] == ["read", "decode", "loader", "loader, flip", "loader, yolo"]
-    for row in rows:
-        assert 0 < row["low"] <= row["value"] <= row["high"] and row["unit"] == "img/s"
-        assert row["repeats"] == 5 and row["cache"] == "warm" and row["images"] == 20 and row["size"] == [64, 96]
-        assert row["machine"]["cpu"] and row["machine"]["cores"] >= 1 and row["machine"]["memory_gib"] > 0
-        assert row["versions"].keys() == {"python", "torch", "numpy", "dataforge"}
-        time.strptime(row["date"], "%Y-%m-%d")
-    text = bench.describe(rows)
-    assert "warm page cache; median of 5 passes" in text and len(text.splitlines()) == 2 + len(rows)
-    assert CliRunner().invoke(main, ["bench", str(shards), "--repeats", "4"]).exit_code == 1
-
-
-def test_bench_draws_a_set_when_it_is_given_none() -> None:
-    with bench.shards_or_drawn(None, images=10) as path:
-        assert (path / "index.json").is_file()
-    assert not path.exists()

@@ -1,0 +1,116 @@
+"""One harness for everything that is measured, and what a result row says besides the figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from datetime import date
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dataforge
+from dataforge.cpus import cores
+from dataforge.errors import ConfigError
+
+LEAST_REPEATS = 5
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on and with: the parts "machine", "versions" and "date" of a result row."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = models[0] if models else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    versions = {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
+    return {
+        "machine": {"cpu": cpu, "cores": cores(), "memory_gib": round(memory / 2**30, 1)},
+        "versions": versions | {"dataforge": dataforge.__version__},
+        "date": date.today().isoformat(),
+    }
+
+
+def measure(
+    name: str, stage: Callable[[], Iterator[int]], images: int, repeats: int, *, fresh: bool = False
+) -> dict[str, Any]:
+    """Run a stage over all its images, once unmeasured and then `repeats` times.
+
+    Args:
+        stage: prepares, which is not measured, and gives an iterator that does a batch's work at each step and says how
+            many bytes it handed on.
+        fresh: each pass in a process of its own, so that no file is still mapped.
+
+    Returns:
+        "name", "value" (images a second, the median), "unit", "low", "high" (the extremes), "repeats", "images",
+        "mb_per_s" (of what is handed on), "cpu_percent" (100 is one core), "peak_mib" (memory of this process),
+        "p50_ms" and "p99_ms" (from batch to batch).
+
+    Raises:
+        ConfigError: fewer than 5 repeats.
+    """
+    if repeats < LEAST_REPEATS:
+        raise ConfigError(f"repeats is {repeats}; expected at least {LEAST_REPEATS}, so that a median means something")
+    passed = [_in_a_process(stage) if fresh else _once(stage) for _ in range(repeats + 1)][1:]
+    seconds = [sum(gaps) for gaps, _, _, _ in passed]
+    rates = [images / spent for spent in seconds]
+    handed = [row[1] / spent for row, spent in zip(passed, seconds, strict=True)]
+    used = [row[2] / spent for row, spent in zip(passed, seconds, strict=True)]
+    gaps = np.concatenate([gaps for gaps, _, _, _ in passed])
+    p50, p99 = np.percentile(gaps, [50, 99])
+    return {
+        "name": name,
+        "value": round(statistics.median(rates), 1),
+        "unit": "img/s",
+        "low": round(min(rates), 1),
+        "high": round(max(rates), 1),
+        "repeats": repeats,
+        "images": images,
+        "mb_per_s": round(statistics.median(handed) / 1e6, 1),
+        "cpu_percent": round(statistics.median(used) * 100),
+        "peak_mib": round(max(row[3] for row in passed) / 2**20),
+        "p50_ms": round(p50 * 1000, 4),
+        "p99_ms": round(p99 * 1000, 4),
+    }
+
+
+def _once(stage: Callable[[], Iterator[int]]) -> tuple[list[float], int, float, int]:
+    """Seconds from batch to batch, bytes handed on, seconds of all cores, and the peak of memory in bytes."""
+    reset_peak()
+    gaps, handed = [], 0
+    batches = stage()
+    used, last = time.process_time(), time.perf_counter()
+    for count in batches:
+        now = time.perf_counter()
+        gaps.append(now - last)
+        handed, last = handed + count, now
+    return gaps, handed, time.process_time() - used, peak()
+
+
+def _in_a_process(stage: Callable[[], Iterator[int]]) -> tuple[list[float], int, float, int]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_once, stage).result()
+
+
+def reset_peak() -> None:
+    """Start the count of `peak` anew, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most memory that this process held since `reset_peak`, in bytes; 0 where that cannot be told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)

@@ -1,0 +1,247 @@
+"""The stages between the disk and a batch, each on its own and all together, over the same records."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataforge.augment import fit_matrix, move_boxes, warp
+from dataforge.batch import Batch, pad
+from dataforge.bench.measure import machine, measure
+from dataforge.cpus import cores
+from dataforge.errors import ConfigError
+from dataforge.loader import Loader
+from dataforge.shards.reader import Shards
+
+AHEAD = 3  # batches in the making, as in the loader
+HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" goes over
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        batches: the records of each batch: the first ones of an epoch.
+        threads: how many work at a time.
+    """
+
+    path: Path
+    split: str
+    size: tuple[int, int]
+    batch_size: int
+    augment: str | None
+    device: str
+    threads: int
+    batches: tuple[NDArray[np.int64], ...]
+
+    @property
+    def images(self) -> int:
+        return sum(map(len, self.batches))
+
+
+def setting(
+    path: Path,
+    *,
+    size: tuple[int, int] = (320, 320),
+    batch_size: int = 32,
+    images: int = 640,
+    augment: str | None = "yolo",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Setting:
+    """Look at the largest split, and choose at most `images` of its records, in whole batches.
+
+    Raises:
+        ShardError, ConfigError: as `Loader`.
+    """
+    shards = Shards(path)
+    if not shards.index["splits"]:
+        raise ConfigError(f"{path}: holds no images")
+    split = max(shards.index["splits"], key=lambda name: len(shards.splits[name]))
+    steps = Loader(path, split, batch_size, size, augment, device).steps()
+    batches = tuple(step.index for step in steps[: max(1, images // batch_size)])
+    return Setting(path, split, size, batch_size, augment, device, threads or cores(), batches)
+
+
+def read(given: Setting) -> Iterator[int]:
+    """Encoded bytes out of the store."""
+    shards = Shards(given.path, given.split)
+    return in_threads(given, lambda i: len(bytes(shards.blob(i))))
+
+
+def read_cold(given: Setting) -> Iterator[int]:
+    """The same from the disk: what the system keeps of the files is dropped first. Linux alone can do it.
+
+    Raises:
+        ConfigError: it could not be dropped.
+    """
+    for file in given.path.rglob("*") if hasattr(os, "posix_fadvise") else ():
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before, handed = _read_from_disk(), 0
+    for count in read(given):
+        handed += count
+        yield count
+    if _read_from_disk() - before < handed / 2:
+        raise ConfigError(
+            f"{given.path}: its files stay in memory, so no cold reading (does another process use them?)"
+        )
+
+
+def _read_from_disk() -> int:
+    """Bytes that this process has had read so far; 0 where that cannot be told."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes")), 0)
+
+
+def decode(given: Setting) -> Iterator[int]:
+    """Bytes to pixels."""
+    shards = Shards(given.path, given.split)
+    return in_threads(given, lambda i: shards.pixels(i).nbytes)
+
+
+def resize(given: Setting) -> Iterator[int]:
+    """Decoded pixels to the batch's size, by the warp that also augments."""
+    shards, held, pixels = Shards(given.path, given.split), 0, []
+    for i in np.concatenate(given.batches).tolist():
+        pixels.append(shards.pixels(i))
+        held += pixels[-1].nbytes
+        if held > HELD_PIXELS:
+            break
+    matrices = [fit_matrix(image.shape[0], image.shape[1], given.size) for image in pixels]
+
+    def one(i: int) -> int:
+        image, matrix = pixels[i % len(pixels)], matrices[i % len(pixels)]
+        return warp(image, matrix, given.size).nbytes
+
+    return in_threads(given, one)
+
+
+def collate(given: Setting) -> Iterator[int]:
+    """All of a batch that is not pixels: boxes looked up, moved and padded."""
+    table = Shards(given.path, given.split).table
+    for index in given.batches:
+        objects = table.take(index)
+        row = np.repeat(np.arange(len(index)), np.diff(objects.offsets))
+        matrix = fit_matrix(table.height[index], table.width[index], given.size)
+        boxes, keep = move_boxes(objects.boxes, row, matrix, given.size, 0.0)
+        labels = np.where(keep, objects.labels, -1)
+        yield sum(part.nbytes for part in pad(objects.offsets, boxes, labels, objects.flags))
+
+
+def copy(given: Setting) -> Iterator[int]:
+    """A batch of uint8 pixels to the device, from page-locked memory on CUDA."""
+    images = torch.zeros((given.batch_size, 3, *given.size), dtype=torch.uint8)
+    images = images.pin_memory() if given.device.startswith("cuda") else images
+    for _ in given.batches:
+        moved = images.to(given.device, non_blocking=True)
+        int(moved[-1, -1, -1, -1])  # waits for the copy
+        yield images.nbytes
+
+
+def load(given: Setting) -> Iterator[int]:
+    """All of it: the loader, with the setting's recipe."""
+    loader = Loader(
+        given.path, given.split, given.batch_size, given.size, given.augment, given.device, threads=given.threads
+    )
+    return map(_arrived, islice(loader, len(given.batches)))
+
+
+def _arrived(batch: Batch) -> int:
+    """A batch's bytes of pixels, once the device has made it."""
+    if batch.images.device.type != "cpu":
+        int(batch.images[-1, -1, -1, -1])
+    return batch.images.nbytes
+
+
+def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
+    """Do something for each image, in the setting's threads and some batches ahead; give each batch's sum."""
+    cv2.setNumThreads(1)
+    threads = given.threads
+
+    def part(index: NDArray[np.int64], place: int) -> int:
+        return sum(one(int(i)) for i in index[place::threads])
+
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[list[Any]] = deque()
+        for index in given.batches:
+            pending.append([pool.submit(part, index, place) for place in range(threads)])
+            if len(pending) > AHEAD:
+                yield sum(future.result() for future in pending.popleft())
+        for futures in pending:
+            yield sum(future.result() for future in futures)
+
+
+def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = False) -> list[dict[str, Any]]:
+    """Measure all stages.
+
+    Args:
+        sweep: with other numbers of threads as well.
+        cold: read from the disk as well.
+
+    Returns:
+        One row a stage, as `bench/results/*.jsonl` holds them: `measure`'s, the setting, "cache" and `machine()`.
+    """
+    plain = replace(given, augment=None)
+    stages: list[tuple[str, Callable[[Setting], Iterator[int]], Setting]] = [
+        ("read", read, given),
+        ("decode", decode, given),
+        ("resize", resize, given),
+        ("collate", collate, given),
+        *([("copy", copy, given)] if given.device != "cpu" else []),
+        ("all", load, plain),
+    ]
+    counts = [given.threads]
+    if given.augment:
+        stages.append((f"all, {given.augment}", load, given))
+    if sweep:
+        counts = sorted({1, *(2**k for k in range(1, 10) if 2**k < cores()), cores(), 2 * cores()} - {given.threads})
+        stages += [(f"all, {given.augment or 'plain'}, {n} threads", load, replace(given, threads=n)) for n in counts]
+    found = []
+    if cold:
+        row = measure("read, cold", partial(read_cold, given), given.images, repeats, fresh=True)
+        found.append(row | {"cache": "cold"} | _facts(given))
+    for name, stage, used in stages:
+        row = measure(name, partial(stage, used), used.images, repeats)
+        found.append(row | {"cache": "warm"} | _facts(used))
+    return found
+
+
+def _facts(given: Setting) -> dict[str, Any]:
+    facts = {"batch_size": given.batch_size, "size": list(given.size), "threads": given.threads}
+    return facts | {"augment": given.augment or "none", "device": given.device} | machine()
+
+
+@contextmanager
+def shards_or_drawn(path: Path | None, images: int = 320) -> Iterator[Path]:
+    """The given shards, or those of a drawn set in a temporary folder."""
+    if path is not None:
+        yield path
+        return
+    from dataforge.formats.coco import read as read_coco
+    from dataforge.ingest import ingest
+    from dataforge.synth import write
+
+    with TemporaryDirectory(prefix="dataforge-bench-") as folder:
+        write(Path(folder) / "pictures", images=images, size=(480, 640))
+        ingest(read_coco(Path(folder) / "pictures"), Path(folder) / "shards", source_name="coco")
+        yield Path(folder) / "shards"

@@ -1,0 +1,99 @@
+"""A training step against the loader: everything that the verdict weighs is measured here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dataforge.bake import Form, bake
+from dataforge.bench.measure import measure
+from dataforge.bench.stages import Setting, load
+from dataforge.bench.verdict import WAITS, Figures
+from dataforge.cpus import cores
+from dataforge.errors import ConfigError
+from dataforge.shards.reader import Shards
+from dataforge.view import View
+
+ROOM = 1.2  # a baked picture's shorter side, in terms of the batch's: zooming in still finds pixels
+
+
+def step(given: Setting, trainer: str, config: Path | None, seconds: float) -> dict[str, float]:
+    """What `trainers.bench` says: "step", "together" and "waited".
+
+    Args:
+        trainer: a detector of `trainers`.
+        config: a trainer's TOML file.
+        seconds: how long each of the two measurements lasts.
+
+    Raises:
+        ConfigError: the trainer refused; its own words.
+    """
+    words = ["trainers.bench", trainer, "--shards", given.path, "--split", given.split, "--device", given.device]
+    words += ["--size", *given.size, "--batch-size", given.batch_size, "--threads", given.threads]
+    words += ["--seconds", seconds, "--augment", given.augment or "none", *(["--config", config] if config else [])]
+    return dict(json.loads(_python(*words).splitlines()[-1]))
+
+
+def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, float], repeats: int) -> Figures:
+    """Put together what the verdict weighs, and measure what each change would give where the step waits.
+
+    Args:
+        found: the rows of `stages.rows`.
+        trained: what `step` gave.
+    """
+    rate = {row["name"]: row["value"] for row in found}
+    name = f"all, {given.augment}" if given.augment else "all"
+    costs = {stage: 1 / rate[stage] for stage in ("read", "decode", "resize")}
+    if "read, cold" in rate:
+        costs["read"] = 1 / rate["read, cold"]
+    costs["augment"] = max(0.0, 1 / rate[name] - 1 / rate["all"])
+    changes = {f"--threads {row['threads']}": row["value"] for row in found if row["name"].startswith(f"{name}, ")}
+    if trained["waited"] > WAITS:
+        changes |= dict(_baked(given, repeats))
+    if costs["augment"] == max(costs.values()):
+        changes["augmentation left out"] = rate["all"]
+    return Figures(
+        step=trained["step"],
+        loader=rate[name],
+        together=trained["together"],
+        threads=given.threads,
+        waited=trained["waited"],
+        costs=costs,
+        changes=changes,
+    )
+
+
+def _baked(given: Setting, repeats: int) -> Iterator[tuple[str, float]]:
+    """Bake a sample in two ways, and load it: what was done, and images a second."""
+    height, width = given.size
+    side = round(ROOM * min(given.size) / 32) * 32
+    forms = {
+        f"bake --side {side}": Form(side=side),
+        f"bake --raw --size {height} {width}": Form(shapes=(given.size,), raw=True),
+    }
+    sample = Shards(given.path, given.split, View(limit=given.images))
+    with TemporaryDirectory(prefix="dataforge-bench-") as folder:
+        for number, (name, form) in enumerate(forms.items()):
+            baked = replace(given, path=Path(folder) / str(number))
+            bake(sample, baked.path, form, jobs=cores())
+            yield name, measure(name, partial(load, baked), baked.images, repeats)["value"]
+
+
+def _python(*words: object) -> str:
+    """Run a module with this Python, and give what it prints.
+
+    Raises:
+        ConfigError: it failed; the text is its own.
+    """
+    done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["said nothing"])[-1].removeprefix("error: ")
+        raise ConfigError(f"python -m {words[0]} {words[1]}: {said}")
+    return done.stdout
