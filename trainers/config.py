@@ -14,6 +14,10 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.errors import ConfigError
+from dataforge.view import View
+from trainers import board
+
+RANGES = ("area", "side")  # two numbers each
 
 
 def value(default: Any, text: str) -> Any:
@@ -32,14 +36,24 @@ class Config:
     runs: str = value("runs", "folder that holds runs/<detector>/<name>")
     train_split: str = value("train", "split to train on")
     val_split: str = value("val", "split to evaluate on; empty to skip")
+    classes: list[str] = value([], "only these classes, numbered in this order; none for all")
+    area: list[float] = value([], "least and most: only objects of this area, in pixels of the source image")
+    side: list[float] = value([], "least and most: only boxes whose shorter side is so long, likewise")
+    empty: str = value("keep", "keep or drop images without a box that is left")
     size: list[int] = value([416, 416], "network input, height,width (or one number)")
     fit: str = value("letterbox", "letterbox or stretch")
+    buckets: str = value("", "train at several sizes, by aspect ratio: auto (of the area of size), or h,w,h,w,...")
     multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
     augment: str = value("yolo", "augmentation recipe")
     epochs: int = value(160, "passes over the training split")
     batch_size: int = value(16, "images a step, over all processes")
+    accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory")
     optimizer: str = value("sgd", "sgd or adamw")
     lr: float = value(1e-3, "learning rate")
+    bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)")
+    layer_decay: float = value(
+        1.0, "multiplies the learning rate once for each backbone unit, from the last to the first"
+    )
     momentum: float = value(0.9, "SGD's momentum, AdamW's first beta")
     weight_decay: float = value(5e-4, "on weights; biases and norms go without")
     schedule: str = value("step", "step (x0.1 at milestones), cosine or constant")
@@ -47,13 +61,18 @@ class Config:
     warmup_steps: int = value(100, "steps over which the learning rate grows from 0")
     amp: str = value("none", "none, bf16 or fp16")
     ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none")
+    compile: bool = value(False, "compile the network, for each size of the batches when it first comes")
     clip: float = value(10.0, "largest norm of the gradient; 0 for none")
     seed: int = value(0, "of weights, order and augmentation")
     device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
     threads: int = value(0, "decode threads; 0 for one a core")
+    cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
     keep: int = value(4, "how many of the newest checkpoints stay")
     save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch")
     eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated")
+    patience: int = value(0, "end after so many evaluations without a better mAP50-95; 0 never does")
+    logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
+    profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -70,7 +89,7 @@ class Config:
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
-        for key in ("epochs", "batch_size", "keep", "eval_every"):
+        for key in ("epochs", "batch_size", "accumulate", "keep", "eval_every"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1")
         if len(self.size) == 1:
@@ -79,8 +98,46 @@ class Config:
             raise ConfigError(f"size is {self.size}; expected height,width of at least 32")
         if self.multiscale and (len(self.multiscale) != 2 or not 0 < self.multiscale[0] <= self.multiscale[1] <= 4):
             raise ConfigError(f"multiscale is {self.multiscale}; expected two factors of the size, such as 0.75,1.45")
+        if not 0 < self.layer_decay <= 1 or self.bias_lr < 0:
+            raise ConfigError(
+                f"layer_decay is {self.layer_decay}, bias_lr {self.bias_lr}; expected layer_decay in 0..1, bias_lr >= 0"
+            )
+        if self.accumulate > self.batch_size:
+            raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
+        if self.patience < 0 or (self.patience and not self.val_split):
+            raise ConfigError(f"patience is {self.patience}; expected 0 or more, and with it a val_split to evaluate")
+        board.check(self.logger)
+        self.shapes()
         if not self.shards:
             raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")
+        self.view()
+
+    def shapes(self) -> list[tuple[int, int]] | str | None:
+        """The (height, width) of `buckets`, "auto", or None without them.
+
+        Raises:
+            ConfigError: it is neither pairs of numbers nor auto.
+        """
+        if self.buckets in ("", "auto"):
+            return self.buckets or None
+        try:
+            sides = [int(side) for side in self.buckets.split(",")]
+        except ValueError:
+            sides = []
+        if not sides or len(sides) % 2 or min(sides) < 32:
+            raise ConfigError(
+                f"buckets is {self.buckets!r}; expected auto, or heights and widths such as 320,416,416,320"
+            )
+        return list(zip(sides[::2], sides[1::2], strict=True))
+
+    def view(self) -> View:
+        """What is taken of the shards, for training and validation alike.
+
+        Raises:
+            ConfigError: a value of it is wrong.
+        """
+        area, side = (tuple(bounds) or None for bounds in (self.area, self.side))
+        return View(tuple(self.classes), area, side, empty=self.empty)  # type: ignore[arg-type]
 
 
 def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
@@ -111,23 +168,27 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
 
 def write_toml(config: Config, path: Path) -> None:
     """Write all values, so that `--config` reads them back."""
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in vars(config).items()]
+    plain = {key: json.dumps(value, ensure_ascii=False) for key, value in vars(config).items()}
+    plain |= {key: str(getattr(config, key)) for key in RANGES}  # JSON has another word for inf
+    lines = [f"{key} = {value}" for key, value in plain.items()]
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-class _Numbers(click.ParamType):
-    """Numbers with commas between."""
+class _List(click.ParamType):
+    """Numbers, or names, with commas between."""
 
-    name = "N,N"
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.kind = kind
+    def __init__(self, kind: type[int] | type[float] | type[str]) -> None:
+        self.kind, self.name = kind, "NAME,NAME" if kind is str else "N,N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
         try:
             return [self.kind(item) for item in str(value).split(",") if item]
         except ValueError:
             self.fail(f"{value!r} is not a list of {self.kind.__name__}, such as 320,416", param, ctx)
+
+
+def _as_list(context: click.Context, param: click.Parameter, pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None else list(pair)
 
 
 def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -138,9 +199,14 @@ def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., 
         for item in reversed(dataclasses.fields(kind)):
             shown = getattr(defaults, item.name)
             text = f"{item.metadata['help']}  [{','.join(map(str, shown)) if isinstance(shown, list) else shown}]"
-            listed = get_args(types[item.name])
-            value_type = _Numbers(listed[0]) if listed else types[item.name]
-            command = click.option("--" + item.name.replace("_", "-"), type=value_type, help=text)(command)
+            flag, listed = item.name.replace("_", "-"), get_args(types[item.name])
+            if types[item.name] is bool:
+                command = click.option(f"--{flag}/--no-{flag}", default=None, help=text)(command)
+                continue
+            how: dict[str, Any] = {"type": _List(listed[0]) if listed else types[item.name]}
+            if item.name in RANGES:
+                how = {"type": float, "nargs": 2, "metavar": "MIN MAX", "callback": _as_list}
+            command = click.option(f"--{flag}", help=text, **how)(command)
         return command
 
     return decorate

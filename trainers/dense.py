@@ -22,9 +22,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dataforge.batch import Batch
 from dataforge.boxes import nms
+from dataforge.draw import Pixels
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
-from trainers import anchors, assign, backbones, losses, pretrained
+from trainers import anchors, assign, backbones, dense_pictures, losses, pretrained
 from trainers.config import Config, value
 from trainers.detector import Detections, Detector, unit
 
@@ -52,6 +53,7 @@ class DenseConfig(Config):
     depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)")
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
     freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    frozen_norm: bool = value(False, "keep the backbone's batch norms as they are pretrained (RetinaNet does)")
 
 
 class Raw(NamedTuple):
@@ -129,6 +131,15 @@ class Head(nn.Module):
         return torch.cat(found, 1)
 
 
+def match(fixed: Tensor, batch: Batch) -> Tensor:
+    """(B, A) the number of the box that each anchor learns, else `assign.NEGATIVE` or `assign.IGNORED`.
+
+    Every box has an anchor, if only the one that overlaps it most.
+    """
+    eligible, shields = assign.targets(batch)
+    return assign.match(fixed, batch.boxes, eligible, high=POSITIVE, low=NEGATIVE, force="ties", shields=shields)
+
+
 class Dense(Detector):
     """The detector.
 
@@ -136,7 +147,7 @@ class Dense(Detector):
         classes: C.
         sizes: for each level, the sides of its square anchors in pixels; its others have the same areas, and are half
             or twice as high as wide.
-        channels, backbone, width, depth, freeze: as in `DenseConfig`.
+        channels, backbone, width, depth, freeze, frozen_norm: as in `DenseConfig`.
     """
 
     stride = 4
@@ -151,6 +162,7 @@ class Dense(Detector):
         width: int = 32,
         depth: int = 2,
         freeze: int = 0,
+        frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         self.classes, self.channels, self.sizes = classes, channels, sizes
@@ -159,7 +171,7 @@ class Dense(Detector):
             self.backbone: backbones.Backbone = Plain(channels, width, levels)
         else:
             self.backbone = backbones.build(backbone, strides=(8, 16, 32)[:levels])
-        self.backbone.freeze(freeze)
+        self.backbone.freeze(freeze, norms=frozen_norm)
         coarser = LastLevelP6P7(width, width) if levels > len(self.backbone.channels) else None
         self.pyramid = FeaturePyramidNetwork(list(self.backbone.channels), width, coarser)
         count = 3 * len(sizes[0])
@@ -179,20 +191,23 @@ class Dense(Detector):
         else:
             first = 16 if plain else 32
             sizes = [[int(first * 2 ** (level + k / 3)) for k in range(3)] for level in range(levels)]
-        keys = ("channels", "backbone", "width", "depth", "freeze")
+        keys = ("channels", "backbone", "width", "depth", "freeze", "frozen_norm")
         return {"classes": len(shards.classes), "sizes": sizes} | {key: getattr(config, key) for key in keys}
 
     def pretrain(self, config: DenseConfig) -> str:
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
 
-    def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> what both heads see of each level, (B, width, h, w)."""
         x = unit(images)
         if self.channels == 1:
             x = (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
             x = x if self.backbone.name == "plain" else x.expand(-1, 3, -1, -1)
-        found = self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(self.backbone(x))))
-        maps = list(found.values())
+        return list(self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(self.backbone(x)))).values())
+
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
+        maps = self.maps(images)
         height, width = images.shape[2:]
         limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
         fixed = [self._anchors(i, level, height, width) for i, level in enumerate(maps)]
@@ -208,10 +223,7 @@ class Dense(Detector):
         positive anchors, and the mean of that over the images.
         """
         with torch.no_grad():
-            eligible, shields = assign.targets(batch)
-            owner = assign.match(
-                raw.anchors, batch.boxes, eligible, high=POSITIVE, low=NEGATIVE, force="ties", shields=shields
-            )
+            owner = match(raw.anchors, batch)
             positive = owner >= 0
             wanted, labels = assign.goals(batch, owner)
             goal = anchors.encode(raw.anchors, wanted)
@@ -229,10 +241,19 @@ class Dense(Detector):
         place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
         labels = torch.where(scores >= conf, order % self.classes, -1)
         boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
-        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+        return Detections(boxes, scores, labels)
+
+    def pictures(self, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
+        raw, maps = self(batch.images), self.maps(batch.images)
+        return {
+            "positive anchors": dense_pictures.positives(batch, raw.anchors, match(raw.anchors, batch)),
+            "heat maps": dense_pictures.heat(batch, raw.logits, [level.shape[2:] for level in maps], names),
+            "feature maps": dense_pictures.features(maps[0][0]),
+        }
 
 
 if __name__ == "__main__":
+    from trainers.database import with_database
     from trainers.engine import command
 
-    command("dense", DenseConfig)(prog_name="python -m trainers.dense")
+    with_database(command("dense", DenseConfig))(prog_name="python -m trainers.dense")

@@ -5,17 +5,22 @@ What every detector is, and what it gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import TensorClass
 from torch import Tensor, nn
 
 from dataforge.batch import Batch
+from dataforge.draw import Pixels
 from dataforge.shards.reader import Shards
 
+_HORIZON = 1e-9  # what lies behind that of a projective map becomes far away, but stays finite
 
-class Detections(TensorClass):
+
+@dataclass(eq=False)
+class Detections:
     """The boxes found in B images, best first, padded to K.
 
     Attributes:
@@ -28,28 +33,39 @@ class Detections(TensorClass):
     scores: Tensor
     labels: Tensor
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> Detections:
+        """Those of some of the images."""
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
+
     def to_source(self, affine: Tensor) -> Detections:
         """The same detections in the pixels of the source images.
 
         Args:
-            affine: (B, 2, 3), `Batch.affine`: source pixels to pixels of the network's input, axis-aligned.
+            affine: (B, 3, 3), `Batch.affine`: source pixels to pixels of the network's input. Of a map that turns or
+                bends boxes they become the hull of their corners.
         """
-        inverse = torch.linalg.inv(affine[:, :, :2].double())
-        corners = self.boxes.double().unflatten(-1, (2, 2)) - affine[:, None, None, :, 2]
-        moved = torch.einsum("bij,bkcj->bkci", inverse, corners)
-        low, high = moved.amin(2), moved.amax(2)
-        boxes = torch.cat([low, high], -1).float()
-        return Detections(boxes=boxes, scores=self.scores, labels=self.labels, batch_size=self.batch_size)
+        a, b, c = affine.double().unbind(1)
+        inverse = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
+        inverse = inverse / (a * inverse[..., 0]).sum(-1)[:, None, None]  # unlike `inv`, waits for no device, exports
+        corners = self.boxes.double()[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
+        moved = torch.einsum("bij,bkcj->bkci", inverse, nn.functional.pad(corners, (0, 1), value=1.0))
+        points = moved[..., :2] / moved[..., 2:].clamp(min=_HORIZON)
+        boxes = torch.cat([points.amin(2), points.amax(2)], -1).float()
+        return Detections(boxes, self.scores, self.labels)
 
 
 class Detector(nn.Module):
     """The contract. A subclass's constructor takes `classes: int` and flat keyword values that a checkpoint can hold.
 
     Attributes:
-        stride: image sides must be multiples of it.
+        stride: image sides must be multiples of it, and of `least` pixels or more.
     """
 
     stride: int
+    least = 1
 
     @classmethod
     def configure(cls, config: Any, shards: Shards) -> dict[str, Any]:
@@ -86,6 +102,14 @@ class Detector(nn.Module):
             top: K, the most detections an image gets.
         """
         raise NotImplementedError
+
+    def pictures(self, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
+        """Pictures by name that show how this detector works, for `trainers.monitor`; called without gradients.
+
+        Args:
+            batch: a few images; names: the classes' names by label.
+        """
+        return {}
 
 
 def unit(images: Tensor) -> Tensor:

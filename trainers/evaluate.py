@@ -84,7 +84,7 @@ def run(
 
     training = detector.training
     detector.eval()
-    table = loader.shards.table
+    table = loader.shards.source
     visits, image, boxes, scores, labels = [], [], [], [], []  # a visit: one record in one batch
     seen = 0
     with torch.inference_mode():

@@ -264,7 +264,7 @@ class FasterRCNN(Detector):
         wide = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_BOX
         labels = torch.where((scores >= conf) & wide & raw.there.gather(1, region), label, -1)
         boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
-        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+        return Detections(boxes, scores, labels)
 
 
 def propose(

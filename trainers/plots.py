@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,46 +17,54 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataforge.draw import colour, contact_sheet
+from dataforge import charts
+from dataforge.draw import Pixels, colour, contact_sheet
 from dataforge.shards.table import Table
+from dataforge.stats import measure
 from trainers.metrics import Curves
 
 
 def mosaic(
-    file: Path,
+    file: Path, images: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], scores: Tensor | None = None
+) -> None:
+    """Write a contact sheet of a batch's first 16 images with their boxes; the values are those of `sheet`."""
+    rows = slice(0, 16)
+    shown = sheet(images[rows], boxes[rows], labels[rows], names, None if scores is None else scores[rows])
+    PIL.Image.fromarray(shown).save(file, quality=90)
+
+
+def sheet(
     images: Tensor,
     boxes: Tensor,
     labels: Tensor,
     names: Sequence[str],
     scores: Tensor | None = None,
     *,
-    most: int = 16,
     side: int = 1920,
-) -> None:
-    """Write a contact sheet of a batch with its boxes.
+) -> Pixels:
+    """A contact sheet of images with their boxes.
 
     Args:
         images: (B, 3, H, W) uint8, or float in 0..1.
         boxes: (B, M, 4) xyxy pixels of `images`; labels: (B, M), -1 where there is none; scores: (B, M).
-        most: how many images are shown.
         side: the sheet's longer side is at most about so many pixels.
     """
-    images = images[:most].detach().cpu()
-    if images.is_floating_point():
-        images = (images.float().clamp(0, 1) * 255).round().byte()
-
-    def arrays(values: Tensor) -> list[NDArray[Any]]:
-        return list(values[:most].detach().cpu().numpy())
-
-    sheet = contact_sheet(
-        list(images.permute(0, 2, 3, 1).numpy()),
-        arrays(boxes.float()),
-        arrays(labels),
+    return contact_sheet(
+        pictures(images),
+        list(boxes.detach().float().cpu().numpy()),
+        list(labels.detach().cpu().numpy()),
         names,
-        None if scores is None else arrays(scores.float()),
+        None if scores is None else list(scores.detach().float().cpu().numpy()),
         side=side,
     )
-    PIL.Image.fromarray(sheet).save(file, quality=90)
+
+
+def pictures(images: Tensor) -> list[Pixels]:
+    """(B, 3, H, W) uint8, or float in 0..1 -> B pictures (H, W, 3)."""
+    images = images.detach().cpu()
+    if images.is_floating_point():
+        images = (images.float().clamp(0, 1) * 255).round().byte()
+    return list(images.permute(0, 2, 3, 1).numpy())
 
 
 def labels(file: Path, table: Table, names: Sequence[str]) -> None:
@@ -68,30 +74,11 @@ def labels(file: Path, table: Table, names: Sequence[str]) -> None:
         table: the split's `Shards.table`.
         names: the classes' names by label.
     """
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    counts, centres, sizes, images = figure.subplots(2, 2).ravel().tolist()
-    per_class = np.bincount(table.labels, minlength=len(names))
-    counts.bar(range(len(names)), per_class, color=[np.divide(colour(i), 255) for i in range(len(names))])
-    small = 9 if len(names) <= 20 else 5
-    counts.set_xticks(
-        range(len(names)), [_safe(n) for n in names], rotation=0 if len(names) <= 5 else 90, fontsize=small
-    )
-    counts.set(title=f"{len(table.boxes)} boxes in {len(table)} images", ylabel="boxes")
-    unit = table.boxes / np.stack([table.width, table.height] * 2, 1)[table.image]
-    centre, side = (unit[:, :2] + unit[:, 2:]) / 2, unit[:, 2:] - unit[:, :2]
-    heat, _, _ = np.histogram2d(centre[:, 1], centre[:, 0], bins=40, range=((0, 1), (0, 1)))
-    centres.imshow(heat, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest")
-    centres.set(title="box centres", xlabel="x / image width", ylabel="y / image height")
-    some = np.random.default_rng(0).permutation(len(side))[:20000]  # more dots only make the file slow to draw
-    shades = np.array([colour(i) for i in range(len(names))]).reshape(-1, 3)[table.labels[some]] / 255
-    sizes.scatter(side[some, 0], side[some, 1], s=6, c=shades, alpha=0.5, linewidths=0)
-    sizes.set(title="box sizes", xlabel="width / image width", ylabel="height / image height", xlim=(0, 1), ylim=(0, 1))
-    sizes.grid(alpha=0.3)
-    each = np.diff(table.offsets)
-    most = int(each.max(initial=0))
-    step = math.ceil((most + 1) / 50)
-    images.hist(each, bins=np.arange(0, most + step + 1, step) - 0.5, color="tab:blue")
-    images.set(title=f"boxes an image (none in {int((each == 0).sum())})", xlabel="boxes", ylabel="images")
+    facts = measure(table, names, {"": np.arange(len(table))})
+    figure = Figure(figsize=(12, 9 if len(names) <= 20 else 14), layout="constrained")
+    parts = (charts.classes, charts.boxes_per_image, charts.centres, charts.relative_sizes)
+    for axis, part in zip(figure.subplots(2, 2).ravel(), parts, strict=True):
+        part(axis, facts)
     _save(figure, file)
 
 
@@ -109,8 +96,8 @@ def results(table: Path, file: Path) -> None:
     for axis, i in zip(axes, shown, strict=False):
         there = np.isfinite(values[:, i]) & np.isfinite(values[:, 0])
         axis.plot(values[there, 0], values[there, i], marker="o" if there.sum() <= 30 else None, markersize=3)
-        axis.set_title(_safe(head[i].strip()))
-        axis.set_xlabel(_safe(head[0].strip()))
+        axis.set_title(charts.shown(head[i].strip()))
+        axis.set_xlabel(charts.shown(head[0].strip()))
         axis.grid(alpha=0.3)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
@@ -124,7 +111,8 @@ def pr_curve(file: Path, curves: Curves, names: Sequence[str]) -> None:
     measured = np.flatnonzero(~np.isnan(curves.ap))
     few = len(measured) <= 20
     for c in measured.tolist():
-        look = {"label": f"{_safe(names[c])} {curves.ap[c]:.3f}"} if few else {"label": "_", "alpha": 0.35}
+        words = f"{charts.shown(names[c], f'class {c}')} {curves.ap[c]:.3f}"
+        look = {"label": words} if few else {"label": "_", "alpha": 0.35}
         shade = np.divide(colour(c), 255) if few else "grey"
         axis.plot(curves.recall, curves.at_recall[c], color=shade, linewidth=1.2, **look)
     if len(measured):
@@ -143,7 +131,7 @@ def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]
     Args:
         counts: (C + 1, C + 1) as `metrics.confusion` gives it; shades are shares of the true class.
     """
-    words = [*map(_safe, names), "background"]
+    words = [*(charts.shown(name, f"class {i}") for i, name in enumerate(names)), "background"]
     n = len(words)
     side = float(np.clip(3 + 0.5 * n, 6, 16))
     small = 9 if n <= 25 else 6
@@ -170,13 +158,5 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _safe(name: str) -> str:
-    """A name that matplotlib shows as it stands: no formulas, nothing hidden for a leading underscore."""
-    name = name.replace("$", r"\$")
-    return " " + name if name.startswith("_") else name
-
-
 def _save(figure: Figure, file: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script the font lacks
-        figure.savefig(file, dpi=120, bbox_inches="tight")
+    figure.savefig(file, dpi=120, bbox_inches="tight")

@@ -1,16 +1,19 @@
-"""This process among others: its rank and device, what all ranks must agree on, how it is asked to stop."""
+"""This process among others: its rank and device, sums over all ranks, how it is asked to stop, its memory."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dataforge.batch import Batch
 from dataforge.errors import ConfigError
 
 
@@ -51,26 +54,20 @@ def place(name: str) -> tuple[int, int, torch.device]:
     return rank, world, device
 
 
-def agree(images: int, stop: bool, world: int, device: torch.device) -> tuple[float, bool]:
-    """What all ranks must know of a step.
-
-    Returns:
-        What this rank's mean is multiplied by so that DDP's mean over ranks is the mean over images; and whether the
-        run ends here, because some rank was asked to stop.
-    """
-    if world == 1:
-        return 1.0, stop
-    total = torch.tensor([float(images), float(stop)], device=device)
-    dist.all_reduce(total)
-    all_images, stops = total.tolist()
-    return images * world / all_images, stops > 0
+def total(numbers: Tensor) -> Tensor:
+    """The sum over all ranks; all of them must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return numbers
+    numbers = numbers.clone()
+    dist.all_reduce(numbers)
+    return numbers
 
 
 def shared(count: Tensor, images: int) -> Tensor:
     """What a loss is divided by that is normalised by a count over the whole batch, such as its positive anchors.
 
-    With several ranks it is the count over all of them, scaled to this rank's share of the images: since `agree`
-    weighs the ranks by their images, their losses then add up to those of one process.
+    With several ranks it is the count over all of them, scaled to this rank's share of the images: since
+    `Learner.gradients` weighs the ranks by their images, their losses then add up to those of one process.
 
     Args:
         count: () of this rank's batch; images: the batch's.
@@ -78,21 +75,28 @@ def shared(count: Tensor, images: int) -> Tensor:
     Returns:
         () float32, at least 1 over the whole batch.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return count.float().clamp(min=1)
-    total = torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)])
-    dist.all_reduce(total)
-    return total[0].clamp(min=1) * images / total[1]
+    found = total(torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)]))
+    return found[0].clamp(min=1) * images / found[1]
 
 
 class Stop:
-    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once."""
+    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once.
+
+    Attributes:
+        asked: whether this rank was asked.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._ask)
+
+    def everywhere(self, device: torch.device) -> bool:
+        """Whether any rank was asked; all of them must call it."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.asked
+        return bool(total(torch.tensor(float(self.asked), device=device)) > 0)
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
@@ -105,3 +109,24 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
+
+
+@contextmanager
+def memory_errors(batch: Batch, step: int, batch_size: int) -> Iterator[None]:
+    """Say what to try when the memory, of the device or of the machine, does not hold a step.
+
+    Raises:
+        ConfigError: instead of the many kinds of error that torch has for it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in text for words in ("can't allocate memory", "out of memory")):
+            raise
+        height, width = batch.images.shape[2:]
+        raise ConfigError(
+            f"step {step}: out of memory with {len(batch)} images of {height}x{width} and {batch.labels.shape[1]} box "
+            f"places each; try --batch-size {max(batch_size // 2, 1)}, --accumulate 2 or --amp bf16"
+        ) from None

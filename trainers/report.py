@@ -38,3 +38,15 @@ def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dic
             seen = detector.decode(detector(batch.images), conf=0.25)
         plots.mosaic(folder / "val_batch0_pred.jpg", batch.images, seen.boxes, seen.labels, loader.classes, seen.scores)
     return metrics.coco(truth, found)
+
+
+def trace(folder: Path) -> torch.profiler.profile:
+    """A profiler that is started; at its third `step` after the first three, it writes `folder/trace.json`."""
+
+    def write(found: torch.profiler.profile) -> None:
+        found.export_chrome_trace(str(folder / "trace.json"))
+
+    plan = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
+    profiler = torch.profiler.profile(schedule=plan, on_trace_ready=write)
+    profiler.start()
+    return profiler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainers import checkpoint
 from trainers.config import Config, write_toml
 
 ARGS, RESULTS, STEPS = "args.toml", "results.csv", "steps.csv"
+START = "start.json"
 
 
 def create(config: Config, detector: str) -> Path:
@@ -35,6 +37,24 @@ def create(config: Config, detector: str) -> Path:
         write_toml(config, root / name / ARGS)
         return root / name
     raise ConfigError(f"{root / config.name}: that run exists; choose another --name, or --resume {root / config.name}")
+
+
+def begin(folder: Path, detector: str, loader: dict[str, Any]) -> None:
+    """Note what a new run starts from: the detector's name, and the state of the loader, with its fingerprint."""
+    (folder / START).write_text(json.dumps({"detector": detector, "loader": loader}) + "\n", "utf-8")
+
+
+def start(folder: Path) -> dict[str, Any]:
+    """What `begin` noted: "detector" and "loader".
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(f"{folder}: holds no {START} that can be read; expected the folder of a run") from None
+    return found
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:

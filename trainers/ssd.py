@@ -50,6 +50,7 @@ class SSDConfig(Config):
     batch_size: int = value(32, "images a step, over all processes")
     epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)")
     milestones: list[int] = value([155, 193], "epochs at which the learning rate drops")
+    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)")
     backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
     pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
     freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
@@ -89,6 +90,7 @@ class SSD(Detector):
     """
 
     stride = 1
+    least = 257  # or the last map would be empty
 
     def __init__(
         self, classes: int, *, maps: int = 6, backbone: str = "vgg16", freeze: int = 0, style: str = "paper"
@@ -133,8 +135,6 @@ class SSD(Detector):
 
     @classmethod
     def configure(cls, config: SSDConfig, shards: Shards) -> dict[str, Any]:
-        if min(config.size) < 257:
-            raise ConfigError(f"size is {config.size}; SSD's last map would be empty, expected at least 257")
         maps = 7 if min(config.size) >= 512 else 6
         given = {"backbone": config.backbone, "freeze": config.freeze, "style": config.style}
         return {"classes": len(shards.classes), "maps": maps, **given}
@@ -170,14 +170,19 @@ class SSD(Detector):
         left = sorted(found.keys() - fitting.keys())
         return f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
 
-    def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> offsets, logits and priors in the order map, row, column, shape."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps that the heads look at, finest first."""
         maps = list(self.backbone(unit(images)))
         if self.backbone.name == "vgg16":
             fine, coarse = maps
             maps = [self.scale.view(1, -1, 1, 1) * functional.normalize(fine, eps=1e-10), self.fc(coarse)]
         for block in self.extra:
             maps.append(block(maps[-1]))
+        return maps
+
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> offsets, logits and priors in the order map, row, column, shape."""
+        maps = self.features(images)
         count = len(images)
         offsets = [
             head(x).permute(0, 2, 3, 1).reshape(count, -1, 4) for head, x in zip(self.regress, maps, strict=True)
@@ -217,7 +222,7 @@ class SSD(Detector):
         place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
         labels = torch.where(scores >= conf, order % self.classes, -1)
         boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
-        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(boxes)])
+        return Detections(boxes, scores, labels)
 
 
 def _own_name(name: str) -> str:

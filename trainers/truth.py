@@ -67,11 +67,11 @@ class Predictions:
 
 
 def truth_of_shards(shards: Shards) -> Truth:
-    """The truth that shards hold; an image's row is its record's number.
+    """The truth that shards hold, in source pixels; an image's row is its record's number.
 
     The image ids are those of the source if all records have one and no two the same, else the record numbers.
     """
-    table = shards.table
+    table = shards.source
     own = len(table) > 0 and table.id.min() >= 0 and len(np.unique(table.id)) == len(table)
     return Truth(
         image_ids=table.id.astype(np.int64) if own else np.arange(len(table)),

@@ -211,7 +211,7 @@ class YOLOv2(Detector):
         boxes = boxes.clamp(min=0).minimum(limit).gather(1, place)
         labels = torch.where(scores >= conf, order % self.classes, -1)
         boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
-        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(raw)])
+        return Detections(boxes, scores, labels)
 
 
 def _corners(centre: Tensor, log_size: Tensor, anchor: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Painted(Detector):
         labels = torch.arange(self.classes).expand(len(raw), -1)
         labels = torch.where(columns.any(-1) & (scores >= conf), labels, -1)
         boxes = torch.stack([x1, y1, x2, y2], -1)
-        return Detections(boxes=boxes, scores=scores, labels=labels, batch_size=[len(raw)])
+        return Detections(boxes, scores, labels)
 
 
 def picture(height: int, width: int, boxes: dict[int, tuple[int, int, int, int]]) -> np.ndarray:

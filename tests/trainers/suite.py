@@ -24,7 +24,7 @@ def make_batch(images: Tensor, objects: list[list[tuple]], places: int = 8) -> B
         for k, (x1, y1, x2, y2, label, *flag) in enumerate(image):
             boxes[i, k] = torch.tensor([x1, y1, x2, y2])
             labels[i, k], flags[i, k] = label, sum(flag)
-    affine = torch.eye(2, 3).repeat(count, 1, 1)
+    affine = torch.eye(3).repeat(count, 1, 1)
     index = torch.arange(count)
     return Batch(images=images, boxes=boxes, labels=labels, flags=flags, affine=affine, index=index)
 

@@ -16,6 +16,7 @@ from dataforge.boxes import iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.suite import DetectorSuite, make_batch
+from trainers.config import read_toml
 from trainers.dense import Dense, DenseConfig
 
 RETINANET: dict[str, Any] = {
@@ -168,3 +169,20 @@ def test_the_laptops_anchors(tiny_shards: Path) -> None:
 def test_wrong_values(tiny_shards: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Dense.configure(DenseConfig(**values), Shards(tiny_shards))
+
+
+def test_the_recipes(tiny_shards: Path) -> None:
+    def recipe(name: str) -> DenseConfig:
+        file = Path(__file__).resolve().parents[2] / "configs" / name
+        return DenseConfig(**read_toml(DenseConfig, file), shards=str(tiny_shards))
+
+    laptop, retinanet = recipe("dense_laptop.toml"), recipe("retinanet.toml")
+    assert laptop == DenseConfig(shards=str(tiny_shards), device="cpu"), "its head says that these are the defaults"
+    retinanet.check()
+    found = Dense.configure(retinanet, Shards(tiny_shards))
+    assert found["sizes"] == RETINANET["sizes"]
+    model = Dense(**found).train()
+    norms = [layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms and not any(layer.training for layer in norms)
+    learning = {name.split(".")[1] for name, weight in model.backbone.named_parameters() if weight.requires_grad}
+    assert learning == {"layer2", "layer3", "layer4"}

@@ -1,173 +1,217 @@
 from __future__ import annotations
 
-import csv
-import itertools
+import json
 import math
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
+from torch import Tensor
 
-from dataforge.errors import DataError
+from dataforge.errors import ConfigError, DataError
 from tests import tiny
-from trainers import checkpoint, engine, run
-from trainers.config import Config, read_toml, write_toml
-from trainers.yolov2 import YOLOv2Config
+from tests.trainers.runs import config, rows, small, steps
+from trainers import checkpoint, engine, optim, process, run
+from trainers.config import read_toml, write_toml
+from trainers.yolov2 import YOLOv2, YOLOv2Config
 
 LOSSES = ["box", "obj", "noobj", "cls", "prior"]
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.shards(tmp_path_factory.mktemp("engine") / "shards", repeat=2)
-
-
-def small(shards: Path, runs: Path, **values) -> YOLOv2Config:
-    few = {"size": [64, 64], "multiscale": [1.0, 1.5], "width": 0.125, "epochs": 2, "batch_size": 4, "threads": 2}
-    return YOLOv2Config(
-        **{"shards": str(shards), "runs": str(runs), "warmup_steps": 3, "num_anchors": 2, **few, **values}
-    )
-
-
-def series(folder: Path) -> list[dict[str, str]]:
-    with open(folder / run.STEPS, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return engine.train(small(shards, tmp_path_factory.mktemp("runs"), name="whole", save_steps=2), "yolov2")
-
-
-def test_a_run_folder_holds_what_users_know(finished, shards):
+def test_a_run_folder_holds_what_users_know(finished: Path, twenty: Path) -> None:
     pictures = "results.png labels.jpg train_batch0.jpg val_batch0_labels.jpg val_batch0_pred.jpg PR_curve.png"
     for name in [*pictures.split(), "confusion_matrix.png", "args.toml", "weights/best.pt", "weights/last.pt"]:
         assert (finished / name).stat().st_size > 0, name
     assert list(finished.glob("events.out.tfevents.*"))
-    with open(finished / run.RESULTS, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    found = rows(finished / run.RESULTS)
+    assert [row["epoch"] for row in found] == ["1", "2"]
     expected = ["epoch", "step", *LOSSES, "loss", "lr", "mAP50", "mAP50-95", "img/s", "data-wait %"]
-    assert list(rows[0]) == expected
-    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
-    assert read_toml(YOLOv2Config, finished / "args.toml")["shards"] == str(shards)
+    assert list(found[0]) == expected
+    assert all(math.isfinite(float(value)) for row in found for value in row.values())
+    assert read_toml(YOLOv2Config, finished / "args.toml")["shards"] == str(twenty)
 
 
-def test_checkpoints_are_the_newest_few_and_load_as_weights_only(finished):
+def test_checkpoints_are_the_newest_few_and_load_as_weights_only(finished: Path) -> None:
     assert [file.name for file in sorted((finished / "weights").glob("step-*.pt"))] == [
         f"step-{step:07d}.pt" for step in (4, 5, 6, 8, 10)
     ][-4:]
     state = torch.load(finished / "weights/last.pt", weights_only=True)
-    assert state["train"]["step"] == 10 and state["train"]["epoch"] == 2
+    assert state["train"]["progress"]["step"] == 10 and state["train"]["progress"]["epoch"] == 2
     detector, best = checkpoint.load_detector(finished / "weights/best.pt")
     assert "train" not in best and not detector.training
     assert best["classes"] == list(tiny.CLASSES)
 
 
 @pytest.mark.parametrize("at", [3, 5, 8])
-def test_a_run_that_died_goes_on_exactly(finished, shards, tmp_path, monkeypatch, at):
+def test_a_run_that_died_goes_on_exactly(
+    finished: Path, twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     """It dies after step `at`; the newest checkpoint is of an earlier step, in mid-epoch or between epochs."""
-    update, steps = engine.update_average, []
+    update, count = optim.update_average, []
 
-    def dying(*arguments) -> None:
-        steps.append(1)
-        if len(steps) == at + 1:
-            raise RuntimeError("killed")
+    def dying(*arguments: Any) -> None:
+        count.append(1)
+        if len(count) == at + 1:
+            raise ValueError("killed")
         update(*arguments)
 
-    config = small(shards, tmp_path, name="whole", save_steps=2)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "update_average", dying)
-        with pytest.raises(RuntimeError, match="killed"):
-            engine.train(config, "yolov2")
+        patch.setattr(optim, "update_average", dying)
+        with pytest.raises(ValueError, match="killed"):
+            engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
     folder = tmp_path / "yolov2/whole"
-    assert len(series(folder)) == at
-    values = read_toml(YOLOv2Config, folder / "args.toml")
-    engine.train(YOLOv2Config(**values), "yolov2", resume=folder)
-    assert series(folder) == series(finished)
+    assert len(steps(folder)) == at
+    go_on(folder)
+    assert steps(folder) == steps(finished)
     ours, theirs = (torch.load(f / "weights/last.pt", weights_only=True) for f in (folder, finished))
     for name, tensor in theirs["model"].items():
         assert torch.equal(tensor, ours["model"][name]), name
 
 
+def go_on(folder: Path) -> None:
+    engine.train(YOLOv2Config(**read_toml(YOLOv2Config, folder / "args.toml")), "yolov2", resume=folder)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_run_that_was_stopped_goes_on_exactly(
+    finished: Path, twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """In the middle of an epoch, and after its last step but before it is evaluated."""
+    asked: list[int] = []
+
+    def stop(self: process.Stop, device: torch.device) -> bool:
+        asked.append(1)
+        return len(asked) == at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Stop, "everywhere", stop)
+        with pytest.raises(Exception, match=f"stopped after step {at}; go on with --resume"):
+            engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+    go_on(tmp_path / "yolov2/whole")
+    assert steps(tmp_path / "yolov2/whole") == steps(finished)
+    keys = ("epoch", "step", "loss", "lr", "mAP50", "mAP50-95")
+    ours, theirs = (rows(folder / run.RESULTS) for folder in (tmp_path / "yolov2/whole", finished))
+    assert [[row[key] for key in keys] for row in ours] == [[row[key] for key in keys] for row in theirs]
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_half_precision_trains(shards, tmp_path, amp):
-    folder = engine.train(small(shards, tmp_path, amp=amp, epochs=1, val_split=""), "yolov2")
-    rows = series(folder)
-    assert len(rows) == 5 and all(math.isfinite(float(row["loss"])) for row in rows)
+def test_half_precision_trains(twenty: Path, tmp_path: Path, amp: str) -> None:
+    folder = engine.train(small(twenty, tmp_path, amp=amp, epochs=1, val_split=""), "yolov2")
+    found = steps(folder)
+    assert len(found) == 5 and all(math.isfinite(float(row["loss"])) for row in found)
     state = torch.load(folder / "weights/last.pt", weights_only=True)["train"]["model"]
     assert all(value.dtype != torch.float16 and torch.isfinite(value).all() for value in state.values())
 
 
-def test_the_learning_rate_warms_up_and_drops():
-    config = Config(lr=1.0, warmup_steps=10, milestones=[2, 3], epochs=4)
-    rates = [engine.learning_rate(config, step, 20) for step in range(80)]
-    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert rates[39:41] == pytest.approx([1.0, 0.1]) and rates[60] == pytest.approx(0.01)
-    cosine = [
-        engine.learning_rate(Config(lr=1.0, warmup_steps=0, schedule="cosine", epochs=4), s, 20) for s in range(80)
-    ]
-    assert (
-        cosine[0] == 1.0 and cosine[40] == pytest.approx(0.505) and all(a >= b for a, b in itertools.pairwise(cosine))
-    )
-
-
-def test_the_average_follows_the_weights():
-    model, average = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    for step in range(5000):
-        engine.update_average(average, model, 0.99, step)
-    assert torch.allclose(model.weight, average.weight, atol=1e-4)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(shards, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(twenty: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"step \d+: the loss is not finite .*records \[\d+.*split 'train'"):
-        engine.train(small(shards, tmp_path, lr=1e30, clip=0.0, warmup_steps=0), "yolov2")
+        engine.train(small(twenty, tmp_path, lr=1e30, clip=0.0, warmup_steps=0), "yolov2")
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    "error",
     [
-        ([], "shards is not set"),
-        (["--shards", "nowhere"], "nowhere: does not exist"),
-        (["--shards", "{shards}", "--val-split", "test"], "unknown split 'test'; known: train, val"),
-        (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
-        (["--shards", "{shards}", "--optimizer", "adam"], "optimizer is 'adam'; expected one of sgd, adamw"),
-        (["--shards", "{shards}", "--batch-size", "0"], "batch_size is 0"),
-        (["--shards", "{shards}", "--device", "gpu"], "device 'gpu' cannot be used"),
-        (["--shards", "{shards}", "--backbone", "resnet81", "--size", "64"], "unknown backbone 'resnet81'.*resnet18"),
-        (["--shards", "{shards}", "--augment", "wild", "--size", "64"], "unknown augmentation recipe 'wild'"),
-        (["--config", "{tmp}/typo.toml"], "unknown key 'epoch'; did you mean 'epochs'"),
-        (["--config", "{tmp}/type.toml"], "epochs is 'ten'; expected int"),
-        (["--config", "{tmp}/none.toml"], "cannot be read"),
-        (["--resume", "{tmp}"], "holds no args.toml"),
-        (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
     ],
 )
-def test_wrong_values_are_answered_in_one_line(shards, tmp_path, flags, words, monkeypatch, capsys):
-    (tmp_path / "typo.toml").write_text("epoch = 3\n")
-    (tmp_path / "type.toml").write_text('epochs = "ten"\n')
-    arguments = [flag.format(shards=shards, tmp=tmp_path) for flag in flags]
-    result = CliRunner().invoke(
-        engine.command("yolov2", YOLOv2Config),
-        [*arguments, *([] if "--resume" in flags else ["--runs", str(tmp_path / "runs")])],
+def test_too_little_memory_says_what_to_try(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def forward(self: YOLOv2, images: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(YOLOv2, "forward", forward)
+    with pytest.raises(ConfigError, match=r"step 0: out of memory with 4 images of 64x64 and .* try --batch-size 2, "):
+        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet"), "yolov2")
+
+
+def test_an_error_of_ours_is_no_lack_of_memory(twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: YOLOv2, images: Tensor) -> Tensor:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(YOLOv2, "forward", forward)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet"), "yolov2")
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_patience_ends_a_run_that_gets_no_better(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """Scores rise once and then stay; a run that died in between counts on where it was."""
+    scores = [0.1, 0.3, 0.3, 0.2, 0.9, 0.9]
+    drawn: list[int] = []
+
+    def score(model: Any, loader: Any, folder: Path | None) -> dict[str, float]:
+        epoch = len(rows(tmp_path / "yolov2/p" / run.RESULTS)) if (tmp_path / "yolov2/p" / run.RESULTS).exists() else 0
+        if died and epoch == 3 and not drawn:
+            drawn.append(-1)
+            raise ValueError("killed")
+        drawn.extend([epoch] if folder else [])
+        return {"AP": scores[epoch], "AP50": 0.5}
+
+    monkeypatch.setattr(engine, "score", score)
+    given = config("yolov2", twenty, tmp_path, epochs=6, patience=2, name="p", batch_size=20, logger="quiet")
+    folder = tmp_path / "yolov2/p"
+    if died:
+        with pytest.raises(ValueError, match="killed"):
+            engine.train(given, "yolov2")
+        go_on(folder)
+    else:
+        engine.train(given, "yolov2")
+    assert [float(row["mAP50-95"]) for row in rows(folder / run.RESULTS)] == scores[:4]
+    assert [epoch for epoch in drawn if epoch >= 0] == [3], "the last evaluation's curves are there"
+    best = torch.load(folder / "weights/last.pt", weights_only=True)["train"]["progress"]
+    assert best["best"] == 0.3 and best["stale"] == 2
+    go_on(folder)
+    assert len(rows(folder / run.RESULTS)) == 4, "it has ended"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger that shows nothing, as `logger="quiet"`: TensorBoard's costs more than the steps of these runs."""
+    from trainers import board
+
+    class Quiet:
+        def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+        def add_image(self, name: str, pixels: Any, step: int) -> None: ...
+
+        def close(self) -> None: ...
+
+    check, opened = board.check, engine.open_board
+    monkeypatch.setattr(board, "check", lambda name: None if name == "quiet" else check(name))
+    monkeypatch.setattr(
+        engine, "open_board", lambda given, *rest: Quiet() if given.logger == "quiet" else opened(given, *rest)
     )
-    assert result.exit_code == 1, result.output
-    assert re.search(words, result.stderr), result.stderr
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "runs").exists()
 
 
-def test_toml_round_trip(tmp_path):
-    config = YOLOv2Config(shards='a "b" ü', size=[320, 416], lr=3e-4)
-    write_toml(config, tmp_path / "args.toml")
-    assert YOLOv2Config(**read_toml(YOLOv2Config, tmp_path / "args.toml")) == config
+def test_a_trace_of_a_few_steps(twenty: Path, tmp_path: Path) -> None:
+    given = config("yolov2", twenty, tmp_path, profile=True, batch_size=3, val_split="", logger="quiet")
+    folder = engine.train(given, "yolov2")
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert {"ProfilerStep#3", "ProfilerStep#4", "ProfilerStep#5"} <= {event.get("name") for event in events}
+    assert any("conv" in event.get("name", "") for event in events)
+
+
+def test_a_run_on_a_view_of_the_shards(twenty: Path, tmp_path: Path) -> None:
+    chosen = {"classes": ["dog", "cat"], "area": [16.0, math.inf], "empty": "drop"}
+    given = small(twenty, tmp_path, name="view", epochs=1, eval_every=1, **chosen)
+    folder = engine.train(given, "yolov2")
+    _, best = checkpoint.load_detector(folder / "weights/best.pt")
+    assert best["classes"] == chosen["classes"] and best["class_ids"] == [tiny.CLASS_IDS[1], tiny.CLASS_IDS[0]]
+    again = read_toml(YOLOv2Config, folder / "args.toml")
+    assert {key: again[key] for key in chosen} == chosen and YOLOv2Config(**again).view() == given.view()
+    for wrong, said in (({"classes": ["cow"]}, "unknown class 'cow'"), ({"area": [3.0]}, "area is")):
+        with pytest.raises(ConfigError, match=said):
+            engine.train(small(twenty, tmp_path, **wrong), "yolov2")
 
 
 def command(*flags: object) -> list[str]:
@@ -175,55 +219,34 @@ def command(*flags: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_twice_and_resumed_the_losses_are_the_same(shards, finished, tmp_path):
+def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished: Path, tmp_path: Path) -> None:
     """SIGKILL, whenever it comes, loses nothing but time."""
-    config = small(shards, tmp_path, name="whole", save_steps=2)
-    write_toml(config, tmp_path / "config.toml")
+    write_toml(small(twenty, tmp_path, name="whole", save_steps=2), tmp_path / "config.toml")
     folder = tmp_path / "yolov2/whole"
     start = command("--config", tmp_path / "config.toml")
     for at in (3, 7):
-        process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        trained = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 200
-        while process.poll() is None and not (folder / f"weights/step-{at - 1:07d}.pt").exists():
+        while trained.poll() is None and not (folder / f"weights/step-{at - 1:07d}.pt").exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert len(series(folder)) < 10
+        trained.send_signal(signal.SIGKILL)
+        trained.wait()
+        assert len(steps(folder)) < 10
         start = command("--resume", folder)
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL, timeout=200)
-    assert series(folder) == series(finished)
+    assert steps(folder) == steps(finished)
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(shards, finished, tmp_path):
-    write_toml(small(shards, tmp_path, name="whole"), tmp_path / "config.toml")
+def test_ctrl_c_saves_and_says_how_to_go_on(twenty: Path, finished: Path, tmp_path: Path) -> None:
+    write_toml(small(twenty, tmp_path, name="whole"), tmp_path / "config.toml")
     folder = tmp_path / "yolov2/whole"
-    process = subprocess.Popen(command("--config", tmp_path / "config.toml"), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (folder / run.STEPS).exists():
+    trained = subprocess.Popen(command("--config", tmp_path / "config.toml"), stderr=subprocess.PIPE, text=True)
+    while trained.poll() is None and not (folder / run.STEPS).exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 1 and f"go on with --resume {folder}" in said and "Traceback" not in said
+    trained.send_signal(signal.SIGINT)
+    _, said = trained.communicate(timeout=200)
+    assert trained.returncode == 1 and f"go on with --resume {folder}" in said and "Traceback" not in said
     subprocess.run(command("--resume", folder), check=True, stdout=subprocess.DEVNULL, timeout=200)
-    assert series(folder) == series(finished)
-
-
-@pytest.mark.slow
-def test_two_processes_train_and_evaluate_exactly(shards, tmp_path):
-    """Under torchrun: equal steps, one run folder, and the same 12 numbers as one process finds with the weights."""
-    write_toml(small(shards, tmp_path, name="two", epochs=1), tmp_path / "config.toml")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    trained = [*launch, "-m", "trainers.yolov2", "--config", str(tmp_path / "config.toml")]
-    subprocess.run(trained, check=True, timeout=300, env=environment, stdout=subprocess.DEVNULL)
-    folder = tmp_path / "yolov2/two"
-    assert len(series(folder)) == 5
-    weights = [str(folder / "weights/last.pt"), "--shards", str(shards), "--split", "val", "--json"]
-    one, two = (
-        subprocess.run(
-            [*start, "-m", "trainers.evaluate", *weights], check=True, timeout=300, env=environment, stdout=-1
-        )
-        for start in ([sys.executable], launch)
-    )
-    assert one.stdout == two.stdout and b"AP50" in one.stdout
+    assert steps(folder) == steps(finished)

@@ -64,9 +64,9 @@ def test_it_detects_what_evaluate_detects(fit: str, tmp_path: Path) -> None:
     found = run(fake.Painted(), loader, "cpu", conf=0.001)
     from dataforge.decode import decode
 
-    for i, name in enumerate(fake.PICTURES):
-        pixels = decode(fake.encoded(name))
-        boxes, scores, labels = detect(fake.Painted(), pixels, (224, 160), fit, "cpu", 0.001, 0.5)  # type: ignore[arg-type]
+    pictures = [decode(fake.encoded(name)) for name in fake.PICTURES]
+    every = detect(fake.Painted(), pictures, (224, 160), fit, "cpu", 0.001, 0.5)  # type: ignore[arg-type]
+    for i, (boxes, scores, labels) in enumerate(every):
         mine = found.image == i
         np.testing.assert_allclose(boxes, found.boxes[mine], atol=1e-4)
         np.testing.assert_array_equal(labels, found.labels[mine])

@@ -1,0 +1,36 @@
+"""What `test_distributed` runs under torchrun: trainings, one after another.
+
+python -m torch.distributed.run ... -m tests.trainers.distributed FOLDER DETECTOR...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import torch.distributed as dist
+from torch import nn
+
+from tests.trainers.runs import kind
+from trainers import engine
+from trainers.config import read_toml
+
+
+def fix_norms(patch: Any = setattr) -> None:
+    """Let batch norm use its stored statistics only: those of a batch depend on how it is shared out."""
+
+    def train(self: nn.BatchNorm2d, mode: bool = True) -> Self:
+        return nn.Module.train(self, False)
+
+    patch(nn.BatchNorm2d, "train", train)
+
+
+if __name__ == "__main__":
+    fix_norms()
+    dist.init_process_group("gloo")  # once: a second group would meet the first one's addresses in torchrun's store
+    for name in ("init_process_group", "destroy_process_group"):
+        setattr(dist, name, lambda *_: None)
+    for detector in sys.argv[2:]:
+        found = kind(detector)
+        engine.train(found(**read_toml(found, Path(sys.argv[1]) / f"{detector}.toml")), detector)

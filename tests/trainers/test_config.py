@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.trainers import runs
+from trainers import checkpoint, engine
+from trainers.config import read_toml, write_toml
+from trainers.yolov2 import YOLOv2Config
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "shards is not set"),
+        (["--shards", "nowhere"], "nowhere: does not exist"),
+        (["--shards", "{shards}", "--val-split", "test"], "unknown split 'test'; known: train, val"),
+        (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
+        (["--shards", "{shards}", "--optimizer", "adam"], "optimizer is 'adam'; expected one of sgd, adamw"),
+        (["--shards", "{shards}", "--batch-size", "0"], "batch_size is 0"),
+        (["--shards", "{shards}", "--accumulate", "0"], "accumulate is 0; expected at least 1"),
+        (["--shards", "{shards}", "--accumulate", "17"], "accumulate is 17; expected at most batch_size, 16"),
+        (["--shards", "{shards}", "--patience", "3", "--val-split", ""], "patience is 3; .* a val_split"),
+        (["--shards", "{shards}", "--layer-decay", "1.5"], "layer_decay is 1.5"),
+        (["--shards", "{shards}", "--buckets", "a"], "buckets is 'a'; expected auto, or heights and widths"),
+        (["--shards", "{shards}", "--logger", "tb"], "logger is 'tb'; expected one of tensorboard"),
+        (["--shards", "{shards}", "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--shards", "{shards}", "--backbone", "resnet81", "--size", "64"], "unknown backbone 'resnet81'.*resnet18"),
+        (["--shards", "{shards}", "--augment", "wild", "--size", "64"], "unknown augmentation recipe 'wild'"),
+        (["--config", "{tmp}/typo.toml"], "unknown key 'epoch'; did you mean 'epochs'"),
+        (["--config", "{tmp}/type.toml"], "epochs is 'ten'; expected int"),
+        (["--config", "{tmp}/none.toml"], "cannot be read"),
+        (["--resume", "{tmp}"], "holds no args.toml"),
+        (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
+    ],
+)
+def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path, flags: list[str], words: str) -> None:
+    (tmp_path / "typo.toml").write_text("epoch = 3\n")
+    (tmp_path / "type.toml").write_text('epochs = "ten"\n')
+    arguments = [flag.format(shards=tiny_shards, tmp=tmp_path) for flag in flags]
+    result = CliRunner().invoke(
+        engine.command("yolov2", YOLOv2Config),
+        [*arguments, *([] if "--resume" in flags else ["--runs", str(tmp_path / "runs")])],
+    )
+    assert result.exit_code == 1, result.output
+    assert re.search(words, result.stderr), result.stderr
+    assert "Traceback" not in result.output and result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+def test_toml_round_trip(detector: str, tmp_path: Path) -> None:
+    kind = runs.kind(detector)
+    config = kind(shards='a "b" ü', size=[320, 416], lr=3e-4, compile=True, buckets="320,416,416,320")
+    write_toml(config, tmp_path / "args.toml")
+    assert kind(**read_toml(kind, tmp_path / "args.toml")) == config
+
+
+@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
+    kind, taken = runs.kind(detector), []
+    monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
+    command = engine.command(detector, kind)
+    flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
+    assert CliRunner().invoke(command, [*flags, "--no-cache"]).exit_code == 0
+    [config] = taken
+    expected = {"compile": True, "buckets": "64,96,96,64", "accumulate": 2, "patience": 5, "size": [300]}
+    assert vars(config) == vars(kind()) | expected
+    shown = CliRunner().invoke(command, ["--help"]).output
+    assert all(f"--{name.replace('_', '-')}" in shown for name in vars(kind()))

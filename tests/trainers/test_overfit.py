@@ -1,0 +1,59 @@
+"""Each detector learns 16 real pictures by heart: what it is taught, what it says and what is measured fit together."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dataforge.formats import reader
+from dataforge.ingest import ingest
+from dataforge.loader import Loader
+from tests.trainers import runs
+from trainers import checkpoint, metrics
+from trainers.evaluate import run
+from trainers.learner import Learner
+from trainers.optim import learning_rate
+from trainers.truth import truth_of_shards
+
+SMALL: dict[str, dict[str, Any]] = {
+    "yolov2": {"size": [192, 256], "width": 0.25, "lr": 2e-3},
+    "ssd": {"size": [264, 352], "backbone": "resnet10t", "style": "torchvision", "lr": 1e-3},
+    "dense": {"size": [192, 256], "channels": 3, "levels": 3, "lr": 3e-3},
+    "faster_rcnn": {"size": [192, 256], "backbone": "resnet10t", "frozen_norm": False, "regions": 64, "lr": 1e-3},
+}
+NARROW = {"faster_rcnn": {"width": 64, "hidden": 256, "sizes": [[16], [32], [64], [128], [256]]}}
+STEPS = {"yolov2": 120, "ssd": 120, "dense": 170, "faster_rcnn": 180}
+BATCH = {"yolov2": 8, "ssd": 4, "dense": 8, "faster_rcnn": 4}
+
+
+@pytest.fixture(scope="module")
+def shards(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 of the blood cells' pictures: 3 classes, 219 boxes, some a tenth as wide as the others; they touch."""
+    root = tmp_path_factory.mktemp("overfit")
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (root / "voc" / folder).mkdir(parents=True)
+        for file in sorted((shared_data / "bccd" / folder).glob(f"*{suffix}"))[::20][:16]:
+            (root / "voc" / folder / file.name).symlink_to(file)
+    ingest(reader("voc")(root / "voc"), root / "shards")
+    return root / "shards"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+def test_it_learns_16_real_pictures(detector: str, shards: Path) -> None:
+    torch.manual_seed(0)
+    kind, steps = checkpoint.detector_class(detector), STEPS[detector]
+    given = {"epochs": 1, "optimizer": "adamw", "weight_decay": 0.0, "schedule": "cosine", "warmup_steps": 20}
+    config = runs.kind(detector)(**{"ema": 0.0, **given, **SMALL[detector]})
+    loader = Loader(shards, "", BATCH[detector], (config.size[0], config.size[1]), fit=config.fit, shuffle=False)
+    model = kind(**kind.configure(config, loader.shards) | NARROW.get(detector, {}))
+    learner = Learner(config, model, torch.device("cpu"))
+    for step, batch in zip(range(steps), itertools.cycle([*loader]), strict=False):
+        learner.gradients(batch)
+        learner.update(learning_rate(config, step, steps), step)
+    found = run(learner.model, loader, "cpu")
+    assert metrics.coco(truth_of_shards(loader.shards), found)["AP50"] >= 0.95

@@ -1,0 +1,98 @@
+"""What a training step takes, alone and with the loader at work: `python -m trainers.bench yolov2 --shards DIR`.
+
+The last line that it prints is a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+
+from dataforge.batch import Batch
+from dataforge.command import Command
+from trainers import checkpoint, process
+from trainers.config import Config, read_toml
+from trainers.data import make_loaders, timed
+from trainers.learner import Learner
+
+WARM = 2  # steps before anything is measured
+LEAST = 3  # steps that are measured however long they take
+
+
+def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
+    """Train on one batch that is there, then as a training does.
+
+    Args:
+        seconds: how long each of the two lasts, if that is enough for 3 steps.
+
+    Returns:
+        "step" and "together": images a second, "waited": the share of "together"'s time in which the step waited,
+        "steps": how many were measured of each.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    config.check()
+    device = process.device_of(config.device)
+    kind = checkpoint.detector_class(detector)
+    loader, _ = make_loaders(config, kind, 0, 1, device)
+    learner = Learner(config, kind(**kind.configure(config, loader.shards)), device)
+
+    def train(batch: Batch) -> None:
+        learner.gradients(batch)
+        learner.update(config.lr, 0)
+
+    batch = next(iter(loader)).clone()
+    alone: list[float] = []
+    while len(alone) < WARM + LEAST or sum(alone[WARM:]) < seconds:
+        started = time.perf_counter()
+        train(batch)
+        alone.append(time.perf_counter() - started)
+
+    spent: list[float] = []
+    waits: list[float] = []
+    images = 0
+    while len(spent) < WARM + LEAST or sum(spent[WARM:]) < seconds:
+        for batch, waited, started in timed(loader):
+            train(batch)
+            spent.append(time.perf_counter() - started)
+            waits.append(waited)
+            images += len(batch) if len(spent) > WARM else 0
+            if len(spent) >= WARM + LEAST and sum(spent[WARM:]) >= seconds:
+                break
+        loader.set_epoch(loader.epoch + 1)
+    return {
+        "step": config.batch_size / statistics.median(alone[WARM:]),
+        "together": images / sum(spent[WARM:]),
+        "waited": sum(waits[WARM:]) / sum(spent[WARM:]),
+        "steps": [len(alone) - WARM, len(spent) - WARM],
+    }
+
+
+@click.command(cls=Command)
+@click.argument("detector")
+@click.option("--config", "toml", type=click.Path(path_type=Path), help="Flat TOML file, as trainers take it.")
+@click.option("--shards", required=True)
+@click.option("--split", default="train", show_default=True)
+@click.option("--size", type=int, nargs=2, help="Height and width.")
+@click.option("--batch-size", type=click.IntRange(1))
+@click.option("--augment", help="Recipe.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--threads", type=int, default=0, help="The loader's; 0 for one a core.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long each part lasts.")
+def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
+    """Measure what DETECTOR's training step takes."""
+    kind: type[Config] = get_type_hints(checkpoint.detector_class(detector).configure)["config"]
+    values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
+    values |= {"train_split": split, "val_split": "", "multiscale": []}
+    values["size"] = list(values.get("size", kind().size))
+    click.echo(json.dumps(measure(kind(**values), detector, seconds)))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainers.bench")

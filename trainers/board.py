@@ -1,0 +1,126 @@
+"""Where a run's curves and pictures go: TensorBoard, Weights & Biases or MLflow, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dataforge.draw import Pixels
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainers.config import Config
+
+LOGGERS = ("tensorboard", "wandb", "mlflow")  # packages by these names
+
+
+class Board(Protocol):
+    """What all of them can do."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        """Args:
+        pixels: (H, W, 3) uint8.
+        """
+
+    def close(self) -> None: ...
+
+
+def check(name: str) -> None:
+    """Refuse a logger that is not known or not installed.
+
+    Raises:
+        ConfigError: with the package to install.
+    """
+    if name not in LOGGERS:
+        raise ConfigError(f"logger is {name!r}; expected one of {', '.join(LOGGERS)}")
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {name}")
+
+
+def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
+    """The board of a run.
+
+    Args:
+        folder: the run's, where files of the board are kept.
+        step: the steps that were taken; what was written after them, by a run that died, is not shown.
+    """
+    kinds: dict[str, Callable[[Config, str, Path, int], Board]]
+    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    return kinds[config.logger](config, detector, folder, step)
+
+
+class _TensorBoard:
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.writer.add_scalar(name, value, step)
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    """A project for each detector."""
+
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        import wandb
+
+        self.wandb = wandb
+        known = _known(folder, "wandb")
+        self.run: Any = wandb.init(
+            project=detector, name=config.name, id=known, resume="allow", dir=folder, config=vars(config)
+        )
+        _keep(folder, "wandb", self.run.id)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.run.log({name: value}, step=step)
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.run.log({name: self.wandb.Image(pixels)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _MLflow:
+    """An experiment for each detector; where it is kept is MLflow's own setting (MLFLOW_TRACKING_URI)."""
+
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        import mlflow
+
+        self.mlflow = mlflow
+        mlflow.set_experiment(detector)
+        known = _known(folder, "mlflow")
+        run = mlflow.start_run(run_id=known, run_name=config.name)
+        _keep(folder, "mlflow", run.info.run_id)
+        if known is None:
+            mlflow.log_params(vars(config))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.mlflow.log_metric(name.replace("%", "percent"), value, step=step)  # % is not allowed
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.mlflow.log_image(pixels, f"{name}/{step:07d}.png")
+
+    def close(self) -> None:
+        self.mlflow.end_run()
+
+
+def _known(folder: Path, name: str) -> str | None:
+    """By what a logger knows this run, if it has seen it before."""
+    file = folder / f"{name}_run"
+    return file.read_text("utf-8") if file.exists() else None
+
+
+def _keep(folder: Path, name: str, known: str) -> None:
+    (folder / f"{name}_run").write_text(known, "utf-8")

@@ -1,0 +1,86 @@
+"""What a run saw at a step, drawn again: `dataforge replay RUN --step N`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+import PIL.Image
+import torch
+
+from dataforge.batch import Batch
+from dataforge.command import Command
+from dataforge.errors import ConfigError
+from dataforge.loader import Loader
+from trainers import checkpoint, plots, run
+from trainers.config import Config, read_toml
+from trainers.data import make_loaders
+
+SIDE = 3840  # of a sheet, so that a large batch can be looked at
+
+
+def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
+    """The batch of all processes that a run's step learned from, made on the CPU.
+
+    Args:
+        folder: of the run; step: 1 is the first, as in `steps.csv`.
+        shards: where the shards are now, if they were moved.
+
+    Raises:
+        ConfigError: no such run or step, or its shards or arguments have changed since.
+    """
+    start = run.start(folder)
+    kind = checkpoint.detector_class(start["detector"])
+    config_kind: type[Config] = get_type_hints(kind.configure)["config"]
+    config = config_kind(**read_toml(config_kind, folder / run.ARGS))
+    config = dataclasses.replace(config, val_split="", shards=shards or config.shards)
+    loader, _ = make_loaders(config, kind, 0, 1, torch.device("cpu"))
+    try:
+        loader.load_state_dict(start["loader"])
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: cannot be drawn again: {error}") from None
+    before, epoch = 0, 0
+    while step > before + len(loader) and epoch < config.epochs - 1:
+        before, epoch = before + len(loader), epoch + 1
+        loader.set_epoch(epoch)
+    if not before < step <= before + len(loader):
+        raise ConfigError(f"--step {step}; expected 1 to {before + len(loader)}, the steps of {folder}")
+    loader.load_state_dict({**start["loader"], "epoch": epoch, "step": step - before - 1})
+    return loader, next(iter(loader))
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--step", type=click.IntRange(1), required=True, help="As in RUN/steps.csv: 1 is the first.")
+@click.option("--out", type=click.Path(path_type=Path), help="The picture; RUN/step-N.png if not given.")
+@click.option("--shards", default="", help="Where the run's shards are now, if they were moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) -> None:
+    """Draw the pictures and boxes that RUN learned from at a step, and name the records."""
+    loader, batch = batch_at(folder, step, shards)
+    out = out or folder / f"step-{step}.png"
+    drawn = plots.sheet(batch.images, batch.boxes, batch.labels, loader.classes, side=SIDE)
+    try:
+        PIL.Image.fromarray(drawn).save(out)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    keys = [str(loader.shards.table.key[i]) for i in batch.index.tolist()]
+    boxes = (batch.labels >= 0).sum(1).tolist()
+    split, epoch, size = loader.shards.split, loader.epoch + 1, list(batch.images.shape[-2:])
+    if as_json:
+        columns = zip(batch.index.tolist(), keys, boxes, strict=True)
+        records = [{"split": split, "record": i, "key": key, "boxes": n} for i, key, n in columns]
+        facts: dict[str, Any] = {"step": step, "epoch": epoch, "size": size, "records": records, "out": str(out)}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(f"step {step}, epoch {epoch}, {size[0]}x{size[1]}; left to right, line by line:")
+    for key, n in zip(keys, boxes, strict=True):
+        click.echo(f"{split}  {key}  {n} boxes")
+    click.echo(f"{out}: {drawn.shape[1]}x{drawn.shape[0]}")
+
+
+if __name__ == "__main__":
+    main(prog_name="dataforge replay")
