@@ -33,11 +33,11 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
     bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
-    shared = width * height
-    union = area(a).unsqueeze(-1) + area(b).unsqueeze(-2) - shared
+    shared = width.mul_(height)
+    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(shared)
     if crowd is not None:
         union = torch.where(crowd.unsqueeze(-2), area(a).unsqueeze(-1), union)
-    return shared / union.clamp(min=_TINY)
+    return shared / union.clamp_(min=_TINY)
 
 
 def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, top: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -158,7 +158,7 @@ def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Don
 
 
 def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator[_Done]:
-    """The items, their images read in `jobs` threads, in their order.
+    """The items, their images read in threads, in their order.
 
     A thread takes some at a time, since handing over costs as much as a small image; of large ones fewer, so that the
     bytes that wait do not grow with them.
@@ -198,7 +198,8 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
         for batch in batches():
             yield from read(batch)
         return
-    pool = ThreadPoolExecutor(jobs)
+    # the caller writes meanwhile, so it is one of them; but decoding needs no interpreter, and writing little time
+    pool = ThreadPoolExecutor(jobs if decode_check else jobs - 1)
     waiting: deque[Future[list[_Done]]] = deque()
     failed = None
     try:

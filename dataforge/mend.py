@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -51,16 +52,16 @@ def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
 
 def clean(record: Record) -> tuple[Record, list[Finding]]:
     """Mend or refuse a record's boxes: those that are left lie inside the image and have an area."""
-    boxes = record.boxes
-    size = np.array([record.width, record.height], np.float32)
-    areas = record.areas
-    if (
-        (boxes[:, :2] < boxes[:, 2:]).all()
-        and (boxes[:, :2] >= 0).all()
-        and (boxes[:, 2:] <= size).all()
-        and (areas is None or ((areas >= 0) & (areas < np.inf)).all())
-    ):
-        return record, []  # nearly all are so, and the rest of this takes five times as long
+    boxes, areas = record.boxes, record.areas
+    width, height = record.width, record.height
+    if all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in boxes.tolist()):
+        # nearly all are so, and for the few boxes of an image Python is quicker than NumPy
+        if areas is None or all(0 <= area < math.inf for area in areas.tolist()):
+            return record, []
+        stated = np.isfinite(areas) & (areas >= 0)
+        full = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float32)
+        return replace(record, areas=np.where(stated, areas, full)), []
+    size = np.array([width, height], np.float32)
     finite = np.isfinite(boxes).all(1)
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
     inverted = (boxes[:, :2] > boxes[:, 2:]).any(1)

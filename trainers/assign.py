@@ -15,7 +15,7 @@ from dataforge.boxes import iou
 from dataforge.record import CROWD, DIFFICULT
 
 NEGATIVE, IGNORED = -1, -2
-BLOCK = 1 << 22  # overlaps that are held at a time: they stay in memory that is used again
+BLOCK = {"cpu": 1 << 18}  # overlaps that are held at a time: on a CPU as many as stay in its cache
 
 
 def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
@@ -62,13 +62,16 @@ def match(
     anchors = anchors.expand(count, -1, 4)
     if not places:
         return torch.full(anchors.shape[:2], NEGATIVE, device=anchors.device)
-    size = max(1, BLOCK // (count * places))
+    size = max(1, BLOCK.get(anchors.device.type, 1 << 24) // (count * places))
     best, owner, shielded = [], [], []
     top = boxes.new_zeros(count, places)  # each box's best overlap, and the anchor it is with
     first = torch.zeros_like(top, dtype=torch.int64)
     for start in range(0, anchors.shape[1], size):
         block = anchors[:, start : start + size]
-        overlap = iou(block, boxes).masked_fill_(~eligible.unsqueeze(1), -1.0)
+        overlap = iou(block, boxes, shields)  # with a shield: the share of the anchor that lies in it
+        if shields is not None:
+            shielded.append(overlap.where(shields.unsqueeze(1), 0.0).amax(2) >= shield_iou)
+        overlap.masked_fill_(~eligible.unsqueeze(1), -1.0)
         value, number = overlap.max(2)
         best.append(value)
         owner.append(number)
@@ -76,9 +79,6 @@ def match(
             value, number = overlap.max(1)
             better = value > top
             top, first = torch.where(better, value, top), torch.where(better, number + start, first)
-        if shields is not None:
-            inside = iou(block, boxes, torch.ones_like(shields)).masked_fill_(~shields.unsqueeze(1), 0.0)
-            shielded.append(inside.amax(2) >= shield_iou)
     value, number = torch.cat(best, 1), torch.cat(owner, 1)
     found = torch.where(value >= high, number, torch.where(value < low, NEGATIVE, IGNORED))
     if shields is not None:

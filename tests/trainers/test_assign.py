@@ -33,7 +33,7 @@ def test_match_is_torchvisions(force: str, block: int, seed: int) -> None:
     eligible = torch.rand(3, 8, generator=draw) < 0.6
     eligible[:, 0] = True
     high, low = (0.5, 0.5) if force == "best" else (0.6, 0.3)
-    whole, assign.BLOCK = assign.BLOCK, block
+    whole, assign.BLOCK = assign.BLOCK, {"cpu": block}
     try:
         found = assign.match(fixed, truth, eligible, high=high, low=low, force=force)  # type: ignore[arg-type]
     finally:
