@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class _Category(msgspec.Struct, gc=False):
     name: str
 
 
-class _Annotation(msgspec.Struct):
+class _Annotation(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int
     id: int | str | None = None
@@ -187,30 +188,31 @@ def _records(
         raise FormatError(f"{path}: images: id {twice.id} is given twice; expected each once")
     label_of = {category.id: classes.index(category.name) for category in file.categories}
     kept: list[_Annotation] = []
+    place_of: list[int] = []
     seen = set()
     for place, annotation in enumerate(file.annotations):
+        row, bbox = row_of.get(annotation.image_id), annotation.bbox
+        if row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of:
+            kept.append(annotation)
+            place_of.append(row)
+            if annotation.id is not None and annotation.id in seen:
+                where, reason = file.images[row].file_name, "an id that is given twice; both kept"
+                yield Finding("noted", "annotation-twice", str(path), f"annotation {annotation.id}", where, reason)
+            seen.add(annotation.id)
+            continue
         key = f"annotation {place if annotation.id is None else annotation.id}"
-        row = row_of.get(annotation.image_id)
         if row is None:
             wrong = ("unknown-image", f"image_id {annotation.image_id}", "expected an id from images; left out")
         elif annotation.category_id not in label_of:
             value = f"category_id {annotation.category_id}"
             wrong = ("unknown-class", value, "expected an id from categories; left out")
-        elif annotation.bbox is None:
-            wrong = ("box-missing", "no bbox", "expected bbox [x, y, width, height]; left out")
-        elif len(annotation.bbox) != 4:
-            wrong = ("box-missing", f"bbox {annotation.bbox}", "expected bbox [x, y, width, height]; left out")
         else:
-            kept.append(annotation)
-            if annotation.id is not None and annotation.id in seen:
-                where, reason = file.images[row].file_name, "an id that is given twice; both kept"
-                yield Finding("noted", "annotation-twice", str(path), key, where, reason)
-            seen.add(annotation.id)
-            continue
+            value = "no bbox" if bbox is None else f"bbox {bbox}"
+            wrong = ("box-missing", value, "expected bbox [x, y, width, height]; left out")
         if row is not None:
             key = f"{file.images[row].file_name} {key}"
         yield Finding("refused", wrong[0], str(path), key, wrong[1], wrong[2])
-    rows = np.array([row_of[annotation.image_id] for annotation in kept], np.int64)
+    rows = np.array(place_of, np.int64)
     order = np.argsort(rows, kind="stable")
     bounds = np.searchsorted(rows[order], np.arange(len(file.images) + 1))
     xywh = np.array([annotation.bbox for annotation in kept], np.float64).reshape(-1, 4)[order]
@@ -218,7 +220,10 @@ def _records(
         boxes = as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
         areas = np.array([annotation.area for annotation in kept], np.float64).astype(np.float32)[order]
     labels = np.array([label_of[annotation.category_id] for annotation in kept], np.int32)[order]
-    flags = np.array([_flags(annotation) for annotation in kept], np.uint8)[order]
+    flags = np.zeros(len(kept), np.uint8)
+    for name, flag in (("iscrowd", CROWD), ("difficult", DIFFICULT), ("truncated", TRUNCATED)):
+        flags[np.fromiter(map(bool, map(attrgetter(name), kept)), bool, len(kept))] |= flag
+    flags = flags[order]
     del file.annotations, kept
     for row, image in enumerate(file.images):
         there = resolve(image.file_name, folder, allow_outside)
@@ -239,11 +244,6 @@ def _records(
             id=image.id if isinstance(image.id, int) and -(1 << 63) <= image.id < 1 << 63 else -1,
             origin=str(path),
         )
-
-
-def _flags(annotation: _Annotation) -> int:
-    crowd = CROWD if annotation.iscrowd else 0
-    return crowd | (DIFFICULT if annotation.difficult else 0) | (TRUNCATED if annotation.truncated else 0)
 
 
 def write(source: Source, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import json
 import os
 import shutil
@@ -160,6 +161,8 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     Raises:
         FormatError: it cannot be read, is not JSON, or not of this type; `expected` says what was.
     """
+    collecting = gc.isenabled()
+    gc.disable()  # a million lists are made, none of them garbage; looking through them again and again takes a third
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         try:
@@ -175,6 +178,9 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
         raise FormatError(f"{path}: {error}; expected {expected}") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON: {error}; expected {expected}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
