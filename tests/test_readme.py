@@ -16,6 +16,7 @@ import pytest
 from dataforge.cli import main
 from trainers.checkpoint import DETECTORS
 from trainers.config import Config, options
+from trainers.database import with_database
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -37,7 +38,8 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     module = importlib.import_module(words[2])
     if words[2].removeprefix("trainers.") in DETECTORS:
         kinds = [k for k in vars(module).values() if isinstance(k, type) and issubclass(k, Config) and k is not Config]
-        return options(kinds[0])(click.command()(lambda **_: None)), words[3:]
+        made = options(kinds[0])(click.command()(lambda **_: None))
+        return with_database(made) if words[2] == "trainers.dense" else made, words[3:]
     return module.main, words[3:]
 
 
