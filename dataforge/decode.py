@@ -107,7 +107,9 @@ def shrink(pixels: NDArray[np.uint8], factors: tuple[int, int]) -> NDArray[np.ui
     if down or right:
         pixels = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
     size = (pixels.shape[1] // columns, pixels.shape[0] // rows)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    # halfway between two pixels bilinear sampling is their average, and four times as quick
+    how = cv2.INTER_LINEAR if max(factors) == 2 else cv2.INTER_AREA
+    return cv2.resize(pixels, size, interpolation=how)  # type: ignore[return-value]
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from dataforge.decode import shrink
 
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
+Region = tuple[tuple[int, int], tuple[int, int], int | None]  # columns, rows, OpenCV's code of their mirroring
 _scratch = threading.local()
 
 
@@ -48,20 +49,23 @@ def _factor(scale: float) -> int:
 def smooth(pixels: Pixels, matrix: Matrix, factors: tuple[int, int]) -> Pixels:
     """Blur shrunken pixels by what bilinear sampling still lacks against aliasing.
 
-    The blur brings the variance of all filters together to that of a triangle of the output's pixel size, which is
-    what an antialiased bilinear resize uses: blocks have (k^2 - 1) / 12 source pixels^2, bilinear sampling k^2 / 6.
-
     Args:
         pixels: after `shrink` by `factors`; matrix: as there, from the source.
     """
-    x, y = (
-        max(0.0, (1 / (6 * s * s) + 1 / 12) / (k * k) - 1 / 4)
-        for s, k in zip(_scales(matrix), factors[::-1], strict=True)
-    )
-    x, y = (v if v > 0.2 else 0.0 for v in (x, y))  # below (scales from 0.67 on), no blur is nearer to a Lanczos filter
+    x, y = _lacking(matrix, factors)
     if not x and not y:
         return pixels
     return cv2.sepFilter2D(pixels, -1, _taps(x), _taps(y))  # type: ignore[return-value]
+
+
+def _lacking(matrix: Matrix, factors: tuple[int, int]) -> tuple[float, float]:
+    """The variance of the blur along x and along y, in shrunken pixels^2.
+
+    It brings the variance of all filters together to that of a triangle of the output's pixel size, which is what an
+    antialiased bilinear resize uses: blocks have (k^2 - 1) / 12 source pixels^2, bilinear sampling k^2 / 6.
+    """
+    x, y = ((1 / (6 * s * s) + 1 / 12) / (k * k) - 1 / 4 for s, k in zip(_scales(matrix), factors[::-1], strict=True))
+    return x if x > 0.21 else 0.0, y if y > 0.21 else 0.0  # from scales of 2/3 on, none is nearer to a Lanczos filter
 
 
 def _taps(variance: float) -> NDArray[np.float64]:
@@ -86,6 +90,12 @@ def warp(
         dst: (H, W, 3) memory to write to.
     """
     factors = shrink_factors(matrix)
+    region = _whole_pixels(pixels, matrix, out)
+    if region is not None and not any(_lacking(matrix, factors)):
+        spans = zip(factors, region[1::-1], out, strict=True)
+        # a bilinear resize to half the size averages two by two by itself
+        if all(factor == 1 or (factor == 2 and b - a == 2 * side) for factor, (a, b), side in spans):
+            return _resize(pixels, region, out, dst)
     pixels, moved = _part(pixels, matrix, out, factors)
     moved = moved @ np.diag([factors[1], factors[0], 1.0])
     pixels = smooth(shrink(pixels, factors), matrix, factors)
@@ -93,30 +103,33 @@ def warp(
 
 
 def _warp(pixels: Pixels, matrix: Matrix, out: Shape, fill: int | tuple[int, int, int], dst: Pixels | None) -> Pixels:
-    size = (out[1], out[0])
-    region = None if matrix[2, 0] or matrix[2, 1] else _whole_pixels(pixels, matrix, out)
+    region = _whole_pixels(pixels, matrix, out)
     if region is not None:
-        (left, right), (top, bottom), turned = region
-        dst = cv2.resize(pixels[top:bottom, left:right], size, dst=dst, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        return dst if turned is None else cv2.flip(dst, turned, dst=dst)  # type: ignore[arg-type, return-value]
+        return _resize(pixels, region, out, dst)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from pixel centres, we from edges
     centred = np.linalg.inv(half) @ matrix @ half
     colour = (fill, fill, fill) if isinstance(fill, int) else fill
+    size = (out[1], out[0])
     how: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderValue": colour, "dst": dst}
     if not matrix[2, :2].any():
         return cv2.warpAffine(pixels, centred[:2] / centred[2, 2], size, **how)  # type: ignore[return-value]
     return cv2.warpPerspective(pixels, centred, size, **how)  # type: ignore[return-value]
 
 
-def _whole_pixels(
-    pixels: Pixels, matrix: Matrix, out: Shape
-) -> tuple[tuple[int, int], tuple[int, int], int | None] | None:
+def _resize(pixels: Pixels, region: Region, out: Shape, dst: Pixels | None) -> Pixels:
+    (left, right), (top, bottom), turned = region
+    part, size = pixels[top:bottom, left:right], (out[1], out[0])
+    dst = cv2.resize(part, size, dst=dst, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return dst if turned is None else cv2.flip(dst, turned, dst=dst)  # type: ignore[arg-type, return-value]
+
+
+def _whole_pixels(pixels: Pixels, matrix: Matrix, out: Shape) -> Region | None:
     """The columns and rows that fill the output and OpenCV's code of its mirroring, where no more than that is done.
 
     Then a resize gives what a warp would, in two thirds of its time. It must not enlarge: at an image's edge the one
     goes on with the last pixels, the other fades into the fill colour.
     """
-    if matrix[0, 1] or matrix[1, 0]:
+    if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
         return None
     spans, mirrored = [], []
     for axis, side in ((0, out[1]), (1, out[0])):

@@ -63,7 +63,7 @@ def _weights(n: Tensor, scale: Tensor, shift: Tensor, source: int, out: int) -> 
     whole = (1 / scale).round()
     k = torch.where((whole * scale - 1).abs() < 1e-3, whole, (0.816 / scale).floor()).clamp(min=1)
     variance = (1 / (6 * scale * scale) + 1 / 12) / (k * k) - 1 / 4
-    variance = torch.where(variance > 0.2, variance.clamp(max=1), torch.zeros_like(variance))
+    variance = torch.where(variance > 0.21, variance.clamp(max=1), torch.zeros_like(variance))
     once = variance <= 0.5  # by three taps, else by three taps twice
     first = torch.where(once, variance, variance / 2)
     second = torch.where(once, torch.zeros_like(variance), variance / 2)
