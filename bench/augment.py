@@ -1,6 +1,6 @@
 """How fast are the libraries at the same augmentation of the same batch?
 
-    python bench/augment.py [--rounds 7] [--json]
+    python bench/augment.py [--rounds 7] [--results FILE]
 
 Random-resized crop to 320x320, flip, brightness, contrast, saturation, normalisation, of 32 x 3 x 480 x 640 uint8 to
 float32, 8 boxes an image moved along. Every library has 2 threads: ours and albumentations work image by image in two
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import statistics
 import sys
 import time
@@ -155,8 +154,10 @@ def kornia(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: ThreadPo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--results", type=Path, help="a file of rows to add to")
     given = parser.parse_args()
+    from dataforge.bench.measure import record_rows
+
     cv2.setNumThreads(1)
     images, boxes = batch()
     pool = ThreadPoolExecutor(THREADS)
@@ -175,15 +176,14 @@ def main() -> None:
                 times += 1
             if turn:  # the first round warms up
                 rates[name].append(B * times / (time.perf_counter() - start))
-    ours = statistics.median(rates["dataforge"])
+    ours, rows = statistics.median(rates["dataforge"]), []
     for name, found in rates.items():
         middle = statistics.median(found)
         row = {"name": f"augment, {name}", "value": round(middle), "unit": "images/s", "low": round(min(found))}
         row |= {"high": round(max(found)), "runs": given.rounds, "threads": THREADS, "ours": round(ours / middle, 2)}
-        if given.json:
-            print(json.dumps(row))
-        else:
-            print(f"{name:22} {middle:7.0f} images/s ({min(found):.0f}..{max(found):.0f}), ours {ours / middle:.1f} x")
+        rows.append(row)
+        print(f"{name:22} {middle:7.0f} images/s ({min(found):.0f}..{max(found):.0f}), ours {ours / middle:.1f} x")
+    record_rows(rows, given.results)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    from dataforge.bench.measure import machine
+    from dataforge.bench.measure import record_rows
 
     found: dict[str, list[dict[str, float]]] = {"pycocotools": [], "dataforge": []}
     with tempfile.TemporaryDirectory(prefix="dataforge-bench-") as folder:
@@ -128,13 +128,11 @@ def main() -> None:
             values = sorted(one[figure] for one in runs)
             row = {"name": f"coco_parse, {name}, {figure}", "value": round(statistics.median(values), 2), "unit": unit}
             row |= {"low": round(values[0], 2), "high": round(values[-1], 2), "repeats": given.repeats, "cache": "warm"}
-            rows.append(row | {"images": given.images, "boxes": given.boxes, "file_mb": round(size / 1e6)} | machine())
+            rows.append(row | {"images": given.images, "boxes": given.boxes, "file_mb": round(size / 1e6)})
             print(f"{row['name']:<34}{row['value']:>9} {unit}  ({row['low']} to {row['high']})")
         theirs, ours = (row["value"] for row in rows[-2:])
         print(f"  dataforge / pycocotools, {figure}: {ours / theirs:.3f}")
-    if given.results:
-        with open(given.results, "a") as out:
-            out.writelines(json.dumps(row) + "\n" for row in rows)
+    record_rows(rows, given.results)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    from dataforge.bench.measure import machine
+    from dataforge.bench.measure import record_rows
 
     source = pictures(given.data)
     rows: list[dict[str, Any]] = []
@@ -119,22 +119,20 @@ def main() -> None:
             cpu = statistics.median(one["cpu"] for one in each)
             row = {"name": f"ingest_copy, {name}", "value": round(statistics.median(rates)), "unit": "img/s"}
             row |= {"low": round(rates[0]), "high": round(rates[-1]), "cpu_seconds": round(cpu, 2)}
-            rows.append(row | setting | machine())
+            rows.append(row | setting)
         for part in (10, 2, 1):
             shutil.rmtree(root)
             make(root, given.images // part, source)
             peak = round(ingest(root, given.jobs)["memory"])
             shutil.rmtree(out)
             row = {"name": "ingest, peak memory", "value": peak, "unit": "MiB", "images": given.images // part}
-            rows.append(row | {"runs": 1, "jobs": given.jobs} | machine())
+            rows.append(row | {"runs": 1, "jobs": given.jobs})
     for row in rows:
         more = f"({row['low']} to {row['high']}; {row['cpu_seconds']} s of CPU)" if "low" in row else row["images"]
         print(f"{row['name']:<30}{row['value']:>8} {row['unit']}  {more}")
     plain, flushed, ours = (row["value"] for row in rows[:3])
     print(f"ingest / cp -r: {ours / plain:.2f}; ingest / cp -r flushed: {ours / flushed:.2f}")
-    if given.results:
-        with open(given.results, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    record_rows(rows, given.results)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,9 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -38,9 +34,10 @@ from numpy.typing import NDArray
 
 from dataforge.augment import FITS, fit_matrix, move_boxes, warp
 from dataforge.buckets import Shape, bucket
+from dataforge.cpus import ordered
 from dataforge.errors import ConfigError, ShardError
 from dataforge.image import ImageInfo
-from dataforge.record import Record
+from dataforge.record import Record, box_areas
 from dataforge.shards import REPORT
 from dataforge.shards.origin import ORIGIN, Origin, content
 from dataforge.shards.reader import Shards
@@ -228,7 +225,7 @@ def bake(
             "origin_crc": zlib.crc32(origin),
         },
     ) as writer:
-        for done, made in enumerate(_ordered(make, range(len(table)), jobs), 1):
+        for done, made in enumerate(ordered(make, range(len(table)), jobs), 1):
             writer.add(*made)
             if progress:
                 progress(done)
@@ -239,19 +236,6 @@ def bake(
         except OSError as error:
             raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
         writer.publish()
-
-
-def _ordered(make: Callable[[int], Any], items: Iterable[int], jobs: int) -> Iterator[Any]:
-    """What `make` gives for each item, in order, made by threads that run a little ahead."""
-    with ThreadPoolExecutor(jobs, "dataforge-bake") as pool:
-        todo = iter(items)
-        ahead = deque(pool.submit(make, i) for i in islice(todo, 4 * jobs))
-        try:
-            while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(pool.submit(make, i) for i in islice(todo, 1))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -> Table:
@@ -270,9 +254,8 @@ def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -
         low = low.clip(0, np.nextafter(end, np.float32(0)))
         high = np.maximum(table.boxes[flat, 2:] * scale[flat] + shift[flat], np.nextafter(low, end)).astype(np.float32)
         boxes[flat] = np.concatenate([low, np.minimum(high, end)], 1)
-    own = table.areas == np.prod(table.boxes[:, 2:] - table.boxes[:, :2], axis=1, dtype=np.float32)
-    moved = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float32)
-    areas = np.where(own, moved, table.areas * scale.prod(1)).astype(np.float32)
+    own = table.areas == box_areas(table.boxes)
+    areas = np.where(own, box_areas(boxes), table.areas * scale.prod(1)).astype(np.float32)
     return replace(table, boxes=boxes, areas=areas)
 
 

@@ -41,8 +41,7 @@ def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
     )
     for there, code, value, reason in facts:
         if there:
-            file = record.origin if isinstance(record.image, bytes) else str(record.image)
-            yield Finding("noted", code, file, record.key, value, f"{reason}; kept", "image")
+            yield Finding("noted", code, record.file, record.key, value, f"{reason}; kept", "image")
 
 
 def _of_boxes(record: Record) -> Iterator[Finding]:

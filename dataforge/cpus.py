@@ -1,10 +1,43 @@
-"""How many CPU cores there are to use: the number of threads, where nothing else is said."""
+"""How many CPU cores there are to use, and work that is spread over them."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+AHEAD = 4  # items a thread that are done, or being done, before they are asked for
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
+    """How many CPU cores this process may use: the number of threads, where nothing else is said."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """What `work` gives for each item, in order, done by threads that run a little ahead.
+
+    The items are drawn in the caller's thread. An error that drawing them raises comes after the results of those
+    before it; one of `work` ends it at once.
+    """
+    todo, failed = iter(items), None
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, "dataforge-ordered") as pool:
+        try:
+            while True:
+                try:
+                    waiting.extend(pool.submit(work, one) for one in islice(todo, AHEAD * threads - len(waiting)))
+                except Exception as error:
+                    todo, failed = iter(()), error
+                if not waiting:
+                    break
+                yield waiting.popleft().result()
+            if failed:
+                raise failed
+        finally:
+            pool.shutdown(cancel_futures=True)

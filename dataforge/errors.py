@@ -15,6 +15,10 @@ class ImageError(DataforgeError):
     """Image bytes cannot be read or decoded."""
 
 
+class TruncatedImageError(ImageError):
+    """Image bytes stop before the image does."""
+
+
 class ShardError(DataforgeError):
     """A shard folder cannot be written, opened or trusted."""
 

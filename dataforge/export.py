@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError, ShardError
 from dataforge.formats import PARTS, holds, writer
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, box_areas
 from dataforge.shards import resolve_split
 from dataforge.shards.reader import Shards
 
@@ -145,13 +144,11 @@ def export(
 def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, int]:
     rows = np.concatenate([shards.splits[name] for name in chosen]) if chosen else np.zeros(0, np.int64)
     objects = shards.table.take(rows)
-    spans = objects.boxes[:, 2:] - objects.boxes[:, :2]
-    own: NDArray[np.float32] = np.prod(spans, axis=1, dtype=np.float32)
     counts = {
         "crowd": (objects.flags & CROWD > 0).sum(),
         "difficult": (objects.flags & DIFFICULT > 0).sum(),
         "truncated": (objects.flags & TRUNCATED > 0).sum(),
-        "areas": (objects.areas != own).sum(),
+        "areas": (objects.areas != box_areas(objects.boxes)).sum(),
         "ids": (shards.table.id[rows] >= 0).sum(),
         "splits": len(chosen) if len(chosen) > 1 else 0,
         "unions": len(_unions(shards, chosen)),

@@ -10,12 +10,13 @@ import PIL.Image
 import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 
-from dataforge.errors import ImageError
+from dataforge.errors import ImageError, TruncatedImageError
 
 MAX_PIXELS = 1 << 28  # 268 megapixels: past that a file is taken for an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # these say where they end
 _SUFFIX_OF = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "pgm": "PPM"}
 
 
@@ -41,7 +42,8 @@ def probe(data: bytes | memoryview) -> ImageInfo:
     """Read an image's header, and see that its end is there.
 
     Raises:
-        ImageError: empty, not an image, too many pixels, or cut short. The text is the reason alone, without the file.
+        TruncatedImageError: a JPEG, PNG or WebP that cannot be read and lacks its end.
+        ImageError: empty, damaged, not an image, or too many pixels. The text is the reason alone, without the file.
     """
     if len(data) == 0:
         raise ImageError("the file is empty")
@@ -59,10 +61,12 @@ def probe(data: bytes | memoryview) -> ImageInfo:
                 image.load()
     except ImageError:
         raise
-    except PIL.UnidentifiedImageError:
-        raise ImageError(f"not an image that is known here ({', '.join(FORMATS)})") from None
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot be read: {error}") from None
+        known = not isinstance(error, PIL.UnidentifiedImageError)
+        if any(data[at : at + len(mark)] == mark and not _ends_well(data, kind) for at, mark, kind in _MARKED):
+            raise TruncatedImageError(f"cannot be read: {error if known else 'it is cut short'}") from None
+        what = f"cannot be read: {error}" if known else f"not an image that is known here ({', '.join(FORMATS)})"
+        raise ImageError(what) from None
     if orientation not in range(1, 9):
         orientation = 1
     if orientation >= 5:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from dataforge.checks import look
-from dataforge.cpus import cores
-from dataforge.errors import FormatError, ImageError
+from dataforge.cpus import cores, ordered
+from dataforge.errors import FormatError, ImageError, TruncatedImageError
 from dataforge.image import ImageInfo, probe, suffix_format
 from dataforge.mend import clean, fit
 from dataforge.record import Finding, Record, Source
@@ -199,23 +197,8 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
             yield from read(batch)
         return
     # the caller writes meanwhile, so it is one of them; but decoding needs no interpreter, and writing little time
-    pool = ThreadPoolExecutor(jobs if decode_check else jobs - 1)
-    waiting: deque[Future[list[_Done]]] = deque()
-    failed = None
-    try:
-        try:
-            for batch in batches():
-                waiting.append(pool.submit(read, batch))
-                if len(waiting) > jobs:
-                    yield from waiting.popleft().result()
-        except Exception as error:
-            failed = error
-        while waiting:
-            yield from waiting.popleft().result()
-        if failed:
-            raise failed
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for batch in ordered(read, batches(), jobs if decode_check else jobs - 1):
+        yield from batch
 
 
 def take(record: Record, seen: set[tuple[str, str]], decode_check: bool = False) -> Iterator[Finding | Stored]:
@@ -258,14 +241,14 @@ def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored
         yield _refused(record, "image-unreadable", "", reason)
         return
     except ImageError as error:
-        yield _refused(record, "image-unreadable", "", str(error))
+        code = "image-truncated" if isinstance(error, TruncatedImageError) else "image-unreadable"
+        yield _refused(record, code, "", str(error))
         return
-    file = _file(record)
     promised = suffix_format(record.key)
     if promised and promised != info.format:
         reason = f"is a {info.format} by its content; kept as it is"
-        yield Finding("noted", "image-suffix", file, record.key, record.key.rpartition(".")[2], reason, "image")
-    record, found = fit(record, info, file)
+        yield Finding("noted", "image-suffix", record.file, record.key, record.key.rpartition(".")[2], reason, "image")
+    record, found = fit(record, info)
     yield from found
     record, found = clean(record)
     yield from found
@@ -273,12 +256,8 @@ def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored
     yield record, blob, info
 
 
-def _file(record: Record) -> str:
-    return str(record.image) if isinstance(record.image, Path) else record.origin
-
-
 def _refused(record: Record, code: str, value: str, reason: str) -> Finding:
-    return Finding("refused", code, _file(record), record.key, value, reason, "image")
+    return Finding("refused", code, record.file, record.key, value, reason, "image")
 
 
 def _is_unicode(text: str) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from dataforge.image import ImageInfo
-from dataforge.record import Boxes, Finding, Record
+from dataforge.record import Boxes, Finding, Record, box_areas
 
 ROUNDING = 0.0101  # pixels a box may stand over the edge without a word: numbers in text files are rounded
 
 
-def fit(record: Record, info: ImageInfo, file: str) -> tuple[Record, list[Finding]]:
+def fit(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
     """Give a record its image's true size. Boxes drawn on unrotated pixels are turned with the EXIF orientation.
 
     Orientations 2 to 4 keep the size, so there it cannot be told which pixels a box was drawn on; it is taken for
@@ -32,7 +32,7 @@ def fit(record: Record, info: ImageInfo, file: str) -> tuple[Record, list[Findin
         else:
             reason = f"the image is {info.width}x{info.height}; that is taken, boxes are kept as pixels"
             code = "size-wrong"
-        found.append(Finding("repaired", code, record.origin or file, record.key, value, reason, "image"))
+        found.append(Finding("repaired", code, record.origin or record.file, record.key, value, reason, "image"))
     if declared == upright:
         return record, found
     return replace(record, height=info.height, width=info.width, boxes=boxes), found
@@ -59,8 +59,7 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
         if areas is None or all(0 <= area < math.inf for area in areas.tolist()):
             return record, []
         stated = np.isfinite(areas) & (areas >= 0)
-        full = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float32)
-        return replace(record, areas=np.where(stated, areas, full)), []
+        return replace(record, areas=np.where(stated, areas, box_areas(boxes))), []
     size = np.array([width, height], np.float32)
     finite = np.isfinite(boxes).all(1)
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
@@ -83,7 +82,7 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
         for n in np.nonzero(rows)[0]
     ]
     if areas is not None:
-        full = np.prod(inner[:, 2:] - inner[:, :2], axis=1, dtype=np.float32)
+        full = box_areas(inner)
         wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
         areas = np.where(wrong, full, areas)[kept]
     mended = replace(record, boxes=inner[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)

@@ -53,12 +53,20 @@ class Record:
     id: int = -1
     origin: str = ""
 
+    @property
+    def file(self) -> str:
+        """What a message about the image names: its path, or `origin` where there are only bytes."""
+        return str(self.image) if isinstance(self.image, Path) else self.origin
+
+
+def box_areas(boxes: Boxes) -> NDArray[np.float32]:
+    """(n,) areas of boxes (n, 4), in pixels."""
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float32)
+
 
 def object_areas(record: Record) -> NDArray[np.float32]:
     """(n,) the areas that the source states, else those of the boxes, in pixels."""
-    if record.areas is not None:
-        return record.areas
-    return np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1, dtype=np.float32)
+    return box_areas(record.boxes) if record.areas is None else record.areas
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ object moves are alike to it. Flipped or turned pictures are not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.cpus import cores
+from dataforge.cpus import cores, ordered
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
 
@@ -79,10 +78,9 @@ def hashes(
 
     index = range(len(shards)) if rows is None else rows.tolist()
     found = np.zeros(len(index), np.uint64)
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        for n, found[n] in enumerate(pool.map(one, index)):
-            if progress:
-                progress(n + 1)
+    for n, found[n] in enumerate(ordered(one, index, threads or cores())):
+        if progress:
+            progress(n + 1)
     return found
 
 

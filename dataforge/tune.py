@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.bake import Form, free_bytes
+from dataforge.cpus import ordered
 from dataforge.decode import decode
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
@@ -153,8 +154,7 @@ def _reader(shards: Shards, form: Form | None, index: NDArray[np.int64], threads
     def make(i: int) -> bytes:
         return bytes(form.encode(form.render(shards.pixels(i), (int(sizes[i, 0]), int(sizes[i, 1])), matrix[i])))
 
-    with ThreadPoolExecutor(threads) as pool:
-        blobs = list(pool.map(make, index.tolist()))
+    blobs = list(ordered(make, index.tolist(), threads))
     if form.raw:
         shapes = [(int(h), int(w), form.channels) for h, w in sizes[index]]
         buffers = threading.local()  # as a loader copies into memory that it has: new memory would cost more than that

@@ -7,6 +7,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -35,8 +37,9 @@ class View:
         crowd, difficult: whether boxes with that flag stay.
         empty: whether images without a box stay; what counts is the boxes that the other choices leave.
         limit: the most images of a split, the first that fit all other choices.
-        sample: the share of images to draw at random. Whether an image is drawn depends on its key and the seed
-            alone, so a smaller share is a subset of a larger one, and other choices do not change it.
+        sample: the share of images to draw at random; above 1, how many of each split. A draw depends on the images'
+            keys and the seed alone, so a smaller sample is a subset of a larger one, and other choices, which are made
+            of what was drawn, do not change it.
         sample_seed: another seed draws other images.
 
     Raises:
@@ -66,8 +69,10 @@ class View:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit}; expected at least 1 image")
-        if not 0 < self.sample <= 1:
-            raise ConfigError(f"sample is {self.sample}; expected a share of the images, above 0 and up to 1")
+        if not (0 < self.sample <= 1 or (self.sample > 1 and self.sample % 1 == 0)):
+            raise ConfigError(
+                f"sample is {self.sample}; expected a share of the images, above 0 and up to 1, or how many of them"
+            )
 
     def label_of(self, known: Sequence[str]) -> NDArray[np.int32]:
         """(len(known),) the new label of each class of a set, -1 for one that is left out."""
@@ -123,12 +128,45 @@ class View:
 
     @property
     def chooses_images(self) -> bool:
-        return self.empty == "drop" or self.limit is not None or self.sample < 1
+        return self.empty == "drop" or self.limit is not None or self.sample != 1
+
+    def _lots(self, keys: Iterable[str]) -> NDArray[np.float64]:
+        """(n,) numbers in 0..1; the images with the lowest ones are drawn."""
+        numbers = np.array([zlib.crc32(key.encode("utf-8", "surrogateescape")) for key in keys], np.int64)
+        return uniform(self.sample_seed, 0, numbers, "sample")[:, 0]
 
     def drawn(self, keys: Iterable[str]) -> NDArray[np.bool_]:
-        """(n,) whether the sample has these images."""
-        numbers = np.array([zlib.crc32(key.encode("utf-8", "surrogateescape")) for key in keys], np.int64)
-        return uniform(self.sample_seed, 0, numbers, "sample")[:, 0] < self.sample
+        """(n,) whether the sample has these images.
+
+        Args:
+            keys: those of a whole split, where `sample` is how many.
+        """
+        lots = self._lots(keys)
+        return (lots if self.sample <= 1 else np.argsort(np.argsort(lots, kind="stable"))) < self.sample
+
+    def _draw(self, items: Iterator[Record | Finding], left_out: Counter[str]) -> Iterator[Record | Finding]:
+        """The same choice from a stream, which counts what it leaves out. The findings come as they are.
+
+        Where `sample` is how many, so many records of each split are held, and come in their order at the end.
+        """
+        held: dict[str, list[tuple[float, int, Record]]] = {}  # heaps: the first is the next to be left out
+        for n, item in enumerate(items):
+            if isinstance(item, Finding):
+                yield item
+                continue
+            lot = float(self._lots([item.key])[0])
+            if self.sample > 1:
+                mine = held.setdefault(item.split, [])
+                heappush(mine, (-lot, -n, item))
+                if len(mine) > self.sample:
+                    heappop(mine)
+                    left_out["sample"] += 1
+            elif lot < self.sample:
+                yield item
+            else:
+                left_out["sample"] += 1
+        for _, _, record in sorted(chain(*held.values()), key=lambda one: -one[1]):
+            yield record
 
     def filter(self, source: Source) -> Source:
         """A source with what this view keeps. What it leaves out is counted in findings at the end.
@@ -146,12 +184,9 @@ class View:
             boxes_out: Counter[tuple[str, str]] = Counter()
             images_out: Counter[str] = Counter()
             taken: Counter[str] = Counter()
-            for record in source.records:
+            for record in source.records if self.sample == 1 else self._draw(source.records, images_out):
                 if isinstance(record, Finding):
                     yield record
-                    continue
-                if self.sample < 1 and not self.drawn([record.key])[0]:
-                    images_out["sample"] += 1
                     continue
                 if self.limit is not None and taken[record.split] >= self.limit:
                     images_out["limit"] += 1
@@ -189,9 +224,8 @@ class View:
 
 
 def _mended(record: Record) -> tuple[Record, list[Finding]]:
-    file = str(record.image) if isinstance(record.image, Path) else record.origin
     blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
-    record, found = fit(record, probe(blob), file)
+    record, found = fit(record, probe(blob))
     record, more = clean(record)
     return record, found + more
 

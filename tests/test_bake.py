@@ -22,7 +22,8 @@ from dataforge.errors import ConfigError, DataError, ShardError
 from dataforge.image import probe
 from dataforge.record import Record
 from dataforge.shards import INDEX, REPORT
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
 from dataforge.tune import Read, tune
 from dataforge.view import View
@@ -312,7 +313,7 @@ def test_an_interruption_leaves_nothing_published(
     with pytest.raises(kind):
         bake(Shards(tiny_shards), out, FORMS["raw"], jobs=2, progress=stop)
     assert set(files(out)) == {REPORT}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dataforge-bake")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dataforge-ordered")]
     bake(Shards(tiny_shards), out, FORMS["raw"])  # a second run takes the folder
     assert len(Shards(out)) == 20
 

@@ -10,7 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from dataforge.errors import ImageError
+from dataforge.errors import ImageError, TruncatedImageError
 from dataforge.image import HEAD, ImageInfo, probe, read_size
 from tests import tiny
 
@@ -58,6 +58,17 @@ def test_of_a_plain_jpeg_only_the_start_is_read(
 
     monkeypatch.setattr(builtins, "open", lambda path, mode: Counted(path, mode))
     assert read_size(path) == (480, 640) and asked == [HEAD]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_what_lacks_its_end_is_told_from_what_is_damaged(kind: str) -> None:
+    data = tiny.encode(tiny.pixels(40, 72), kind)
+    for length in (20, 60, len(data) // 2, len(data) - 40):
+        with pytest.raises(TruncatedImageError, match="cannot be read"):
+            probe(data[:length])
+    with pytest.raises(ImageError) as damaged:
+        probe(data[:12] + bytes(len(data) - 76) + data[-64:])
+    assert not isinstance(damaged.value, TruncatedImageError)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"not an image at all", IMAGES["c.png"][:40]])

@@ -30,8 +30,8 @@ BELOW: dict[str, set[str]] = {
     "dataforge.summary": {"errors", "record", "shards"},
     "dataforge.ingest": {"errors", "record", "checks", "cpus", "image", "decode", "mend", "shards", "summary"},
     "dataforge.export": {"errors", "record", "formats", "shards"},
-    "dataforge.bake": {"errors", "record", "image", "augment", "buckets", "shards", "view"},
-    "dataforge.tune": {"errors", "bake", "decode", "shards"},
+    "dataforge.bake": {"errors", "record", "image", "augment", "buckets", "cpus", "shards", "view"},
+    "dataforge.tune": {"errors", "bake", "cpus", "decode", "shards"},
     "dataforge.checks": {"image", "mend", "record"},
     "dataforge.lint": {
         "errors",
@@ -67,9 +67,22 @@ BELOW: dict[str, set[str]] = {
     "dataforge.boxes": {"errors"},
     "dataforge.sampler": {"errors", "rng", "buckets"},
     "dataforge.augment": {"errors", "boxes", "decode", "batch", "rng"},
-    "dataforge.collate": {"errors", "augment", "batch", "buffers", "decode", "rng", "sampler", "shards"},
+    "dataforge.nvjpeg": {"errors", "augment", "shards"},
+    "dataforge.collate": {"errors", "augment", "batch", "buffers", "decode", "nvjpeg", "rng", "sampler", "shards"},
     "dataforge.adapters": {"errors", "record", "batch", "loader", "sampler", "shards"},
-    "dataforge.loader": {"errors", "augment", "batch", "buckets", "collate", "cpus", "sampler", "shards"},
+    "dataforge.transfer": {"batch"},
+    "dataforge.loader": {
+        "errors",
+        "augment",
+        "batch",
+        "buckets",
+        "collate",
+        "cpus",
+        "nvjpeg",
+        "sampler",
+        "shards",
+        "transfer",
+    },
 }
 LEAVES = {"cli", "commands", "bench", "demo", "web", "__main__"}
 NO_TORCH = {"errors", "record", "image", "rng", "command", "formats", "shards", "mend", "ingest", "decode", "synth"}
@@ -149,7 +162,7 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 
 def test_ingest_and_shards_work_without_torch(tiny_shards: Path) -> None:
     code = "import sys\nsys.modules['torch'] = None\nimport dataforge.ingest, dataforge.formats.coco\n"
-    code += "from dataforge import Shards\nfrom dataforge.shards.reader import verify\n"
+    code += "from dataforge import Shards\nfrom dataforge.shards.verify import verify\n"
     code += "assert not list(verify(Shards(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", code, tiny_shards], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

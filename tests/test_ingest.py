@@ -27,7 +27,8 @@ from dataforge.image import ImageInfo, probe
 from dataforge.ingest import IngestError, ingest
 from dataforge.mend import clean, turn
 from dataforge.record import Finding, Record, Source
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from tests import tiny
 from tests.formats.sets import drain
 

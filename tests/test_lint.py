@@ -169,7 +169,7 @@ JPEG = tiny.encode(pixels(1))
 DEFECTS: list[tuple[str, Plant, set[str], str]] = [
     ("no image", image(b"no image at all"), {"image-unreadable"}, KEY),
     ("empty file", image(b""), {"image-unreadable"}, KEY),
-    ("cut short", image(JPEG[: len(JPEG) // 2]), {"image-unreadable"}, KEY),
+    ("cut short", image(JPEG[: len(JPEG) // 2]), {"image-truncated"}, KEY),
     ("gone", fields(image=Path("nowhere.jpg")), {"image-missing"}, KEY),
     ("twice", fields(key="train/0.jpg"), {"image-twice"}, "train/0.jpg"),
     ("suffix", fields(key="train/1.png"), {"image-suffix"}, "train/1.png"),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError
 from dataforge.image import probe
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
 from dataforge.split import deal, groups_of, split, together
 from tests import tiny

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from dataforge.errors import ConfigError
 from dataforge.ingest import IngestError, ingest
 from dataforge.record import CROWD, DIFFICULT, Finding, Record, Source
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from dataforge.view import View
 from tests import tiny
 from tests.formats.sets import box, coco, drain, picture
@@ -43,7 +46,7 @@ VIEWS = st.builds(
     difficult=POLICY,
     empty=POLICY,
     limit=st.none() | st.integers(1, 12),
-    sample=st.floats(0.05, 1),
+    sample=st.floats(0.05, 1) | st.integers(2, 12),
     sample_seed=st.integers(-9, 9),
 )
 
@@ -119,11 +122,15 @@ def test_a_view_keeps_what_it_says_and_no_more(view: View, whole: Path) -> None:
             and (view.side is None or np.float32(view.side[0]) <= min(sides[n]) <= np.float32(view.side[1]))
         )
     rows: list[int] = []
+    drawn = {}
     for split in ("train", "val"):
+        keys = table.key[everything.splits[split]].tolist()
+        drawn[split] = dict(zip(keys, view.drawn(keys).tolist(), strict=True))
+        assert view.sample <= 1 or sum(drawn[split].values()) == min(view.sample, len(keys))
         fitting = [
             i
             for i in everything.splits[split].tolist()
-            if view.drawn([table.key[i]])[0]
+            if drawn[split][table.key[i]]
             and (view.empty == "keep" or any(kept[table.offsets[i] : table.offsets[i + 1]]))
         ]
         rows += fitting[: view.limit]
@@ -150,6 +157,12 @@ def test_a_smaller_sample_is_part_of_a_larger_one(keys: list[str], one: float, o
     small, large = (View(sample=share, sample_seed=seed).drawn(keys) for share in sorted((one, other)))
     assert not (small & ~large).any() and View(sample=1.0).drawn(keys).all()
     assert small.tolist() == [bool(View(sample=min(one, other), sample_seed=seed).drawn([key])[0]) for key in keys]
+    counts = [View(sample=count, sample_seed=seed).drawn(keys) for count in range(2, len(keys) + 2)]
+    for count, kept in enumerate(counts, 2):
+        assert kept.sum() == min(count, len(keys))
+    assert not any((few & ~more).any() for few, more in pairwise(counts))
+    for kept in (few for few in counts if few.sum() == small.sum()):
+        assert kept.tolist() == small.tolist() or len({zlib.crc32(key.encode()) for key in keys}) < len(keys)
 
 
 def test_a_sample_has_the_share_that_was_asked_for_and_other_seeds_draw_others() -> None:
@@ -180,7 +193,8 @@ def test_nothing_is_copied_where_nothing_is_left_out(whole: Path) -> None:
         ({"empty": "maybe"}, "empty is 'maybe'; expected keep or drop"),
         ({"limit": 0}, "limit is 0; expected at least 1 image"),
         ({"sample": 0.0}, "sample is 0.0; expected a share"),
-        ({"sample": 2.0}, "sample is 2.0"),
+        ({"sample": 1.5}, "sample is 1.5; .* or how many of them"),
+        ({"sample": math.inf}, "sample is inf"),
         ({"sample": math.nan}, "sample is nan"),
     ],
 )

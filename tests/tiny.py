@@ -10,6 +10,7 @@ import PIL.Image
 
 from dataforge.image import probe
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
+from dataforge.shards.lmdb import LmdbStore
 from dataforge.shards.writer import ShardWriter
 
 CLASSES = ("cat", "dog", "traffic light")
@@ -102,3 +103,13 @@ def shards(out: Path, repeat: int = 1, splits: tuple[str, ...] = ("train", "val"
                     writer.add(record, record.image, probe(record.image))
         writer.publish()
     return out
+
+
+def damage(shard: Path, number: int) -> None:
+    """Cut one of a shard's images short."""
+    blobs = [bytes(LmdbStore.open(shard)[i]) for i in range(len(LmdbStore.open(shard)))]
+    (shard / "blobs.mdb").unlink()
+    writer = LmdbStore.create(shard)
+    for i, blob in enumerate(blobs):
+        writer.append(blob[: len(blob) // 2] if i == number else blob)
+    writer.close()

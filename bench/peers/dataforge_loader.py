@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from corpus import BATCH, CROP_AREA, JITTER, MEAN, SIDE, STD, Corpus
 
 from dataforge import Loader
@@ -17,6 +16,7 @@ RECIPE = [
     {"op": "crop", "area": CROP_AREA[0], "aspect": 4 / 3},
     {"op": "flip"},
     *({"op": name, "strength": JITTER} for name in ("brightness", "contrast", "saturation")),
+    {"op": "normalise", "mean": MEAN.tolist(), "std": STD.tolist()},
 ]
 
 
@@ -46,13 +46,11 @@ def batches(name: str, augmented: bool, corpus: Corpus) -> Callable[[int], Itera
     loader = Loader(
         store(corpus, name), "train", BATCH, (SIDE, SIDE), RECIPE if augmented else None, fit="stretch", threads=2
     )
-    mean, std = torch.from_numpy(MEAN).view(3, 1, 1), torch.from_numpy(STD).view(3, 1, 1)
 
     def epoch(number: int) -> Iterator[dict]:
         loader.set_epoch(number)
         for batch in loader:
-            images = batch.images.sub_(mean).div_(std) if augmented else batch.images
-            yield {"images": images, "boxes": batch.boxes, "labels": batch.labels, "index": batch.index}
+            yield {"images": batch.images, "boxes": batch.boxes, "labels": batch.labels, "index": batch.index}
 
     return epoch
 

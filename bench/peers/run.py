@@ -16,7 +16,7 @@ from typing import Any
 
 from corpus import BATCH, SIDE, Corpus, make
 
-from dataforge.bench.measure import machine
+from dataforge.bench.measure import machine, record_rows
 
 HERE = Path(__file__).parent
 PEERS = {  # module: what it is called, and the packages whose versions a row names
@@ -212,10 +212,8 @@ def main() -> None:
     compared = ratios(rows)
     for row in compared:
         print(f"{row['value']:>6.2f} x  {row['name']}")
-    given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / f"{machine()['date']}.jsonl"
-    with open(file, "a", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row) + "\n" for row in [*rows, *compared])
+    record_rows([*rows, *compared], file)
     for line in out:
         print(f"left out: {line}")
     if rows:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import date
@@ -31,13 +32,26 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = models[0] if models else cpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     versions = {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
     return {
-        "machine": {"cpu": cpu, "cores": cores(), "memory_gib": round(memory / 2**30, 1)},
+        "machine": {"cpu": cpu, "cores": cores(), "memory_gib": round(memory() / 2**30, 1)},
         "versions": versions | {"dataforge": dataforge.__version__},
         "date": date.today().isoformat(),
     }
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has; 0 where that cannot be told."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def record_rows(rows: Iterable[Mapping[str, Any]], file: Path | None) -> None:
+    """Add rows to a file of results, with what they were measured on where they do not say so; None for nowhere."""
+    if file is not None:
+        facts = machine()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps({**row, **facts, **row}) + "\n" for row in rows)
 
 
 def measure(

@@ -110,7 +110,12 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
             click.option("--difficult", type=policy, default="keep", show_default=True, help="Boxes marked so."),
             click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
             click.option("--limit", type=int, help="The first so many images of each split that fit all this."),
-            click.option("--sample", type=float, default=1.0, help="A random share of the images, such as 0.1."),
+            click.option(
+                "--sample",
+                type=float,
+                default=1.0,
+                help="A random share (0.1), or so many of each split (500).",
+            ),
             click.option("--sample-seed", type=int, default=0, show_default=True, help="Another seed, other images."),
         )
     ):

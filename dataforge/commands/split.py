@@ -67,12 +67,11 @@ def split(
         if group_by is not None:
             group = together(group, groups_of(shards.table.key.tolist(), group_by))
         if similar >= 0:
-            from dataforge.cpus import cores
             from dataforge.similar import groups, hashes, same_bytes
 
             with progress_bar(len(shards), hidden=as_json) as progress:
-                alike = groups(hashes(shards, threads=cores(), progress=progress), similar)
-            group = together(together(group, alike), same_bytes(shards.table))
+                seen = hashes(shards, progress=progress)
+            group = together(group, groups(seen, similar, exact=same_bytes(shards.table)))
         dealt.append(run(shards, {name: share for name, share in wanted.items() if share}, group, seed))
         return source_of_dealt(shards, dealt[0]), shards.index["source"]
 

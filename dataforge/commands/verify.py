@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
     """Read, check and decode every record; exit with 1 if one is bad. Or compare all with what it was made from."""
     from dataforge.shards.reader import Shards
-    from dataforge.shards.reader import verify as check
+    from dataforge.shards.verify import verify as check
     from dataforge.view import View
 
     shards = Shards(directory)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
-from dataforge.formats.columns import NUMBER
+from dataforge.formats.cells import NUMBER
 from dataforge.record import Finding
 
 CSV = (".csv", ".tsv", ".txt")

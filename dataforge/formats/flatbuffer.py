@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from dataforge.formats import dlfs_pack
 from dataforge.formats.dlfs import Columns, load
 from dataforge.formats.layout import check_root, given, inside, new_folder, pick_splits, picture_folders
 from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
-from dataforge.record import Finding, Record, Source
+from dataforge.record import Finding, Record, Source, object_areas
 
 HOLDS = frozenset({"areas", "ids", "keys", "splits", "classes", "class_ids"})
 EXPECTED = "a DLFS FlatBuffer, or a folder of <split>.db"
@@ -264,10 +264,6 @@ def _packed(made: _Split, categories: list[tuple[int, bytes]], numbers: tuple[in
             mine, free = free, free + 1
         ids[mine] = None
     boxes = np.concatenate([record.boxes for record in records])
-    areas: list[Any] = [
-        np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1) if record.areas is None else record.areas
-        for record in records
-    ]
     parts = dlfs_pack.pack(
         made.names,
         np.array(list(ids), np.uint64),
@@ -275,7 +271,7 @@ def _packed(made: _Split, categories: list[tuple[int, bytes]], numbers: tuple[in
         np.array(made.images),
         boxes,
         np.array(numbers, np.int64)[np.concatenate([record.labels for record in records])],
-        np.concatenate(areas),
+        np.concatenate([object_areas(record) for record in records]),
         np.append(0, np.cumsum([len(record.boxes) for record in records])),
         categories,
     )

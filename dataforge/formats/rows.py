@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
+from dataforge.formats import cells
 from dataforge.formats import columns as col
 from dataforge.formats.arrow_files import ArrowFile
 from dataforge.formats.layout import as_boxes, as_size, is_picture
@@ -50,7 +51,7 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
     get: Callable[[str], pa.Array]
     if table.layout.per_image:
         listed = [columns[field] for field in columns if field in OBJECT]
-        lengths = np.stack([_lengths(col.column(batch, one)) for one in listed])  # of each column's list in each row
+        lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # of each column's list in each row
         even = (lengths == lengths[0]).all(0)
         for row in np.nonzero(~even)[0]:
             sizes = ", ".join(f"{one} {length}" for one, length in zip(listed, lengths[:, row], strict=True))
@@ -61,23 +62,23 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
         object_rows = numbers[image]
 
         def get(field: str) -> pa.Array:
-            return col.column(heads, columns[field]).flatten()
+            return cells.column(heads, columns[field]).flatten()
     else:
-        names = col.texts(col.column(batch, columns["file"]))
+        names = cells.texts(cells.column(batch, columns["file"]))
         named = names.is_valid().to_numpy(zero_copy_only=False)
         for row in np.nonzero(~named)[0]:
             yield Finding("refused", "image-path", path, f"row {rows[row]}", "", "no file is named; left out")
         batch, object_rows = batch.filter(pa.array(named)), rows[named]
         code = names.drop_null().dictionary_encode().indices.to_numpy().astype(np.int64)
         if "split" in columns:
-            part = col.texts(col.column(batch, columns["split"])).dictionary_encode("encode").indices.to_numpy()
+            part = cells.texts(cells.column(batch, columns["split"])).dictionary_encode("encode").indices.to_numpy()
             code = code + part * (code.max(initial=0) + 1)
         _, first, image = np.unique(code, return_index=True, return_inverse=True)
         image = np.argsort(np.argsort(first))[image]  # in the order in which the images come first
         heads, numbers = batch.take(pa.array(np.sort(first))), object_rows[np.sort(first)]
 
         def get(field: str) -> pa.Array:
-            return col.column(batch, columns[field])
+            return cells.column(batch, columns[field])
 
     boxes, labels, flags, areas, bad = _objects(table, get)
     if len(boxes) and not table.layout.unit and np.nanmax(boxes, initial=-np.inf) <= 1:
@@ -93,7 +94,7 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
     good[list(bad)] = False
     order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
     bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
-    blobs = col.column(heads, columns["image"]) if "image" in columns else None
+    blobs = cells.column(heads, columns["image"]) if "image" in columns else None
     splits = _texts(heads, columns, "split")
     facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
     names = [key + _suffix(key, table.layout.suffix) if key else "" for key in keys]
@@ -139,14 +140,14 @@ def _objects(
     columns, layout = table.layout.columns, table.layout
     arrays = [get(field) for field in layout.numbers]
     if layout.numbers == ("box",):
-        numbers, wrong, missing = col.fours(arrays[0])
+        numbers, wrong, missing = cells.fours(arrays[0])
     else:
-        parts = [col.floats(array) for array in arrays]
+        parts = [cells.floats(array) for array in arrays]
         numbers = np.stack([values for values, _ in parts], 1)
         wrong = np.any([one for _, one in parts], axis=0)
         missing = np.isnan(numbers).all(1) & ~wrong
     boxes = col.edges(numbers, layout)
-    texts = col.texts(get("label"))
+    texts = cells.texts(get("label"))
     place = pc.index_in(texts, value_set=pa.array(list(table.label_of), pa.string())).fill_null(-1).to_numpy()
     labels = np.array([*table.label_of.values(), -1], np.int32)[place]
     unnamed = texts.is_null().to_numpy(zero_copy_only=False)
@@ -161,12 +162,12 @@ def _objects(
             bad[n] = ("unknown-class", str(texts[n].as_py() or ""), "no class, or none of the names; left out")
     flags = np.zeros(len(labels), np.uint8)
     if "flags" in columns:
-        flags |= np.nan_to_num(col.floats(get("flags"))[0]).astype(np.uint8) & sum(FLAGS.values())
+        flags |= np.nan_to_num(cells.floats(get("flags"))[0]).astype(np.uint8) & sum(FLAGS.values())
     for name, bit in FLAGS.items():
         if name in columns:
-            flags |= col.marks(get(name)).astype(np.uint8) * np.uint8(bit)
+            flags |= cells.marks(get(name)).astype(np.uint8) * np.uint8(bit)
     with np.errstate(all="ignore"):
-        areas = col.floats(get("area"))[0] if "area" in columns else np.full(len(labels), np.nan)
+        areas = cells.floats(get("area"))[0] if "area" in columns else np.full(len(labels), np.nan)
         return boxes, labels, flags, areas.astype(np.float32), bad
 
 
@@ -182,7 +183,7 @@ def _lengths(array: pa.Array) -> NDArray[np.int64]:
 
 
 def _texts(heads: Any, columns: dict[str, str], field: str) -> list[str | None]:
-    return col.texts(col.column(heads, columns[field])).to_pylist() if field in columns else [None] * heads.num_rows
+    return cells.texts(cells.column(heads, columns[field])).to_pylist() if field in columns else [None] * heads.num_rows
 
 
 def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]:
@@ -190,10 +191,10 @@ def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]
     none = -1 if field == "id" else 0
     if field not in columns:
         return np.full(heads.num_rows, none)
-    array = col.column(heads, columns[field])
+    array = cells.column(heads, columns[field])
     if pa.types.is_integer(array.type):
         return array.fill_null(none).cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
-    values = col.floats(array)[0]
+    values = cells.floats(array)[0]
     return np.where(np.abs(values) < 2**53, values, none).astype(np.int64)
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataforge.errors import FormatError
+from dataforge.formats import cells
 from dataforge.formats import columns as col
 from dataforge.formats.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
 from dataforge.formats.layout import (
@@ -147,7 +148,7 @@ def _splits(table: Table) -> list[str]:
     found: dict[str, None] = {}
     for batch, _ in table.file.rows([path], 1 << 16, []):
         found |= dict.fromkeys(
-            name or table.split for name in pc.unique(col.texts(col.column(batch, path))).to_pylist()
+            name or table.split for name in pc.unique(cells.texts(cells.column(batch, path))).to_pylist()
         )
     return list(found)
 
@@ -162,10 +163,10 @@ def _classes(tables: list[Table]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         found: dict[str, None] = {}
         with reading(table.file.path):
             for batch, _ in table.file.rows([path], 1 << 16, []):
-                array = col.column(batch, path)
+                array = cells.column(batch, path)
                 table.count += len(array)
                 array = array.flatten() if table.layout.per_image else array
-                found |= dict.fromkeys(text for text in pc.unique(col.texts(array)).to_pylist() if text)
+                found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
         if names is None or not all(text.isdecimal() for text in found):
             stated = False
             known = _descriptions(table.file.path.parent) if table.layout.suffix else {}

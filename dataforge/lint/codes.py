@@ -11,7 +11,8 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 # error: images or boxes are lost, or a score will be wrong; warning: probably a mistake; info: worth knowing
 CODES: dict[str, tuple[Severity, str]] = {
-    "image-unreadable": ("error", "an image that is damaged, cut short or no image"),
+    "image-unreadable": ("error", "an image that is damaged, or no image"),
+    "image-truncated": ("error", "an image that is cut short: its end is missing"),
     "image-damaged": ("error", "an image whose header is fine and whose pixels cannot be decoded"),
     "image-missing": ("error", "a label whose image is not there"),
     "image-path": ("error", "an image whose name leads nowhere it may lead"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from dataforge.checks import CODES as NOTED
-from dataforge.cpus import cores
+from dataforge.cpus import cores, ordered
 from dataforge.decode import decode
 from dataforge.errors import ImageError, ShardError
 from dataforge.export import source_of
-from dataforge.image import ImageInfo
-from dataforge.ingest import take
+from dataforge.ingest import Stored, take
 from dataforge.lint.alike import digest, twins
 from dataforge.lint.codes import SEVERITIES, Severity, severity_and_meaning
 from dataforge.lint.whole import Split, of_set, to_train_on
@@ -28,7 +25,6 @@ from dataforge.shards.reader import Shards
 from dataforge.similar import hash_of, reduction
 
 EXAMPLES = 100  # findings of a code that are kept; all are counted
-AHEAD = 32  # images a thread that may wait to be decoded
 SEEN_AGAIN = NOTED | {"image-suffix"}  # of what ingest notes: the shards show it again
 WITHOUT_LABEL = ("no-label", "no-annotation")
 
@@ -110,22 +106,19 @@ def lint(
 
     for finding in found:
         add(finding)
-    for item, findings, taken, seen in _in_order(source):
-        for finding in findings:
+    for item, told, taken, seen in ordered(_see, _taken(source), cores()):
+        for finding in told:
             add(finding)
         if isinstance(item, Record):
             done += 1
             if progress:
                 progress(done)
-        if taken is None or seen is None:
+        if taken is None:
             continue
         splits.setdefault(taken.split, Split(np.zeros(len(source.classes), np.int64))).add(taken)
         report.boxes += len(taken.boxes)
-        result = seen.result()
-        if isinstance(result, Finding):
-            add(result)
-        else:
-            images.append(_Image(taken.key, _file(taken), taken.split, *result))
+        if seen is not None:
+            images.append(_Image(taken.key, taken.file, taken.split, *seen))
         if isinstance(item, Record) and not len(item.boxes):
             empty.append(_noted(taken, "image-empty", "", "no box; kept"))
     report.images = sum(split.images for split in splits.values())
@@ -166,47 +159,39 @@ def _at_ingest(path: Path) -> Iterator[Finding]:
         raise ShardError(f"{path}: cannot be read: {error}") from None
 
 
-Seen = tuple[int, int] | Finding  # digest and hash; or why there is none
+Taken = tuple[Record | Finding, list[Finding], Stored | None]
+Seen = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int] | None]
 
 
-def _in_order(
-    source: Source,
-) -> Iterator[tuple[Record | Finding, list[Finding], Record | None, Future[Seen] | None]]:
-    """Each item of the source, what was found of it, and, unless it is refused, the record as it would be stored."""
-    seen: set[tuple[str, str]] = set()
-    waiting: deque[tuple[Record | Finding, list[Finding], Record | None, Future[Seen] | None]] = deque()
-    with ThreadPoolExecutor(cores()) as pool:
-        for item in source.records:
-            findings: list[Finding] = []
-            taken, future = None, None
-            if isinstance(item, Finding):
-                findings.append(item)
+def _taken(source: Source) -> Iterator[Taken]:
+    """Each item of the source, what is to be said of it, and, unless it is refused, what would be stored."""
+    keys: set[tuple[str, str]] = set()
+    for item in source.records:
+        told: list[Finding] = []
+        stored = None
+        for one in (item,) if isinstance(item, Finding) else take(item, keys):
+            if isinstance(one, Finding):
+                told.append(one)
             else:
-                for one in take(item, seen):
-                    if isinstance(one, Finding):
-                        findings.append(one)
-                    else:
-                        taken, future = one[0], pool.submit(_see, *one)
-            waiting.append((item, findings, taken, future))
-            if len(waiting) > AHEAD * cores():
-                yield waiting.popleft()
-        yield from waiting
+                stored = one
+        yield item, told, stored
 
 
-def _see(record: Record, blob: bytes, info: ImageInfo) -> Seen:
+def _see(taken: Taken) -> Seen:
+    """The same, with the record as it would be stored, and its image's digest and hash, unless it is damaged."""
+    item, told, stored = taken
+    if stored is None:
+        return item, told, None, None
+    record, blob, info = stored
     try:
         pixels = decode(blob, info.orientation, reduction(info.height, info.width))
     except ImageError as error:
-        return _noted(record, "image-damaged", "", str(error))
-    return digest(blob), hash_of(pixels)
+        return item, [*told, _noted(record, "image-damaged", "", str(error))], record, None
+    return item, told, record, (digest(blob), hash_of(pixels))
 
 
 def _noted(record: Record, code: str, value: str, reason: str) -> Finding:
-    return Finding("noted", code, _file(record), record.key, value, reason, "image")
-
-
-def _file(record: Record) -> str:
-    return record.origin if isinstance(record.image, bytes) else str(record.image)
+    return Finding("noted", code, record.file, record.key, value, reason, "image")
 
 
 def _twins(images: list[_Image], names: list[str]) -> Iterator[Finding]:

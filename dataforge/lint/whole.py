@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.record import Finding, Record
+from dataforge.record import Finding, Record, box_areas
 
 RARE = 100  # a class is rare when the most frequent one has more than so many times its boxes
 DIVERGENCE = 0.05  # bits, of at most 1, over what chance does: two splits that are further apart are unlike each other
@@ -26,7 +26,7 @@ class Split:
     def add(self, record: Record) -> None:
         self.images += 1
         if len(record.labels):
-            side = np.sqrt(np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1))
+            side = np.sqrt(box_areas(record.boxes))
             octave = np.log2(side.clip(1)).astype(np.int64).clip(max=OCTAVES - 1)
             self.classes += np.bincount(record.labels, minlength=len(self.classes))
             self.octaves += np.bincount(octave, minlength=OCTAVES)

@@ -21,24 +21,31 @@ CODECS = ("keep", "jpeg", "raw")  # the source's bytes; encoded again; pixels
 class BlobStore(Protocol):
     """Numbered blobs in one shard. `create` it, `append` to it and `close` it; from then on it is only `open`ed.
 
-    `abort` lets go of what is being written, whatever state it is in, and raises nothing.
+    Raises:
+        ShardError, from each method but `open` and `abort`: a file cannot be written, is missing, or is damaged.
     """
 
     @classmethod
-    def create(cls, path: Path) -> BlobStore: ...
+    def create(cls, path: Path) -> BlobStore:
+        """Start a store in an existing folder."""
 
     @classmethod
-    def open(cls, path: Path) -> BlobStore: ...
+    def open(cls, path: Path) -> BlobStore:
+        """A finished store, for reading. The files are opened at the first read."""
 
-    def append(self, blob: bytes | memoryview) -> None: ...
+    def append(self, blob: bytes | memoryview) -> None:
+        """Add the next blob."""
 
-    def __getitem__(self, i: int) -> memoryview: ...
+    def __getitem__(self, i: int) -> memoryview:
+        """The i-th blob, without a copy where that can be."""
 
     def __len__(self) -> int: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish writing: everything is on the disk when this returns. Nothing is done to a store that is read."""
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        """Let go of what is being written, whatever state it is in. Nothing is finished, and nothing raised."""
 
 
 BLOBS = {

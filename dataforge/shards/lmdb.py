@@ -41,11 +41,6 @@ class LmdbStore:
 
     @classmethod
     def create(cls, path: Path) -> LmdbStore:
-        """Start a store in an existing folder.
-
-        Raises:
-            ShardError: the file cannot be made.
-        """
         try:
             env = lmdb.open(
                 str(path / "blobs.mdb"),
@@ -61,19 +56,9 @@ class LmdbStore:
 
     @classmethod
     def open(cls, path: Path) -> LmdbStore:
-        """Open a finished store for reading.
-
-        Raises:
-            ShardError: missing or damaged, at the first read.
-        """
         return cls(path, None)
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob.
-
-        Raises:
-            ShardError: it could not be written (a full disk, say).
-        """
         self._pending.append(blob)
         self._pending_bytes += len(blob)
         if self._pending_bytes >= _COMMIT_BYTES:
@@ -95,11 +80,6 @@ class LmdbStore:
             self._pending, self._pending_bytes = [], 0
 
     def __getitem__(self, i: int) -> memoryview:
-        """The i-th blob, without a copy.
-
-        Raises:
-            ShardError: the file is missing or damaged, or holds no such blob.
-        """
         blob = self._get(i)
         if blob is None:
             raise ShardError(f"{self._path}: holds no blob {i}")
@@ -142,11 +122,6 @@ class LmdbStore:
             return _open[place]
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk when this returns.
-
-        Raises:
-            ShardError: the rest could not be written.
-        """
         if self._writer is None:
             return
         try:
@@ -159,7 +134,6 @@ class LmdbStore:
             self._writer = None
 
     def abort(self) -> None:
-        """Let go of the file without writing what is pending."""
         if self._writer is not None:
             self._pending = []
             self._writer.close()

@@ -39,11 +39,6 @@ class MemmapStore:
 
     @classmethod
     def create(cls, path: Path) -> MemmapStore:
-        """Start a store in an existing folder.
-
-        Raises:
-            ShardError: the file cannot be made.
-        """
         try:
             return cls(path, open(path / "blobs.bin", "wb"))
         except OSError as error:
@@ -51,19 +46,9 @@ class MemmapStore:
 
     @classmethod
     def open(cls, path: Path) -> MemmapStore:
-        """Open a finished store for reading.
-
-        Raises:
-            ShardError: missing or damaged, at the first read.
-        """
         return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob.
-
-        Raises:
-            ShardError: it could not be written (a full disk, say).
-        """
         assert self._writer is not None, "append on a store opened for reading"
         try:
             self._writer.write(blob)
@@ -72,11 +57,6 @@ class MemmapStore:
         self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
 
     def __getitem__(self, i: int) -> memoryview:
-        """The i-th blob, without a copy.
-
-        Raises:
-            ShardError: the file is missing or damaged, or holds no such blob.
-        """
         data, ends = self._open()
         if not 0 <= i < len(ends):
             raise ShardError(f"{self._path}: holds no blob {i}")
@@ -109,11 +89,6 @@ class MemmapStore:
         return ends
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk when this returns.
-
-        Raises:
-            ShardError: the rest could not be written.
-        """
         if self._writer is None:
             return
         ends = np.array(self._ends, "<u8").tobytes()

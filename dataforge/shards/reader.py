@@ -1,10 +1,9 @@
-"""Reading a shard folder, and checking that it is what its index says."""
+"""Reading a shard folder."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,8 +122,9 @@ class Shards:
             return None
         table = self._stored
         kept = np.ones(len(table), bool)
-        if self.view.sample < 1:
-            kept &= self.view.drawn(table.key)
+        if self.view.sample != 1:
+            for part in self._stored_splits.values():
+                kept[part] = self.view.drawn(table.key[part])
         if self.view.empty == "drop":
             boxes = np.diff(table.offsets) if self._kept is None else _counts(self._kept, table.offsets)
             kept &= boxes > 0
@@ -146,8 +146,8 @@ class Shards:
     @cached_property
     def fingerprint(self) -> str:
         """8 hex digits that change with the content: the index carries the tables' checksums, they the images'."""
-        content = zlib.crc32((self.path / INDEX).read_bytes())
-        return f"{zlib.crc32(repr(self.view).encode(), content) if self.view != View() else content:08x}"
+        content = origin.content(self.path)
+        return content if self.view == View() else f"{zlib.crc32(repr(self.view).encode(), int(content, 16)):08x}"
 
     def _place(self, i: int) -> tuple[int, int]:
         """Record i's shard, and its number there."""
@@ -296,58 +296,3 @@ def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.i
     """(N,) how many boxes of each record are kept, of (S,) boxes and (N + 1,) offsets."""
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
     return np.diff(before[offsets])
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A record, or a whole shard, that is not what it should be."""
-
-    place: str
-    reason: str
-
-
-def verify(shards: Shards) -> Iterator[Fault]:
-    """Read, check and decode everything, and give each fault.
-
-    Checked: the tables' checksums; each image's size and CRC-32; that it decodes, and to the height and width in the
-    table; that boxes lie inside it with an area, and labels name a class.
-    """
-    if shards._baked:
-        file = shards.path / origin.ORIGIN
-        if not file.is_file() or zlib.crc32(file.read_bytes()) != shards._baked["origin_crc"]:
-            yield Fault(str(file), f"is missing, or its checksum is not the one in {INDEX}")
-    for shard in shards._shards:
-        file = shards.path / shard["path"] / "table.arrow"
-        if not file.is_file():
-            yield Fault(str(file), "is missing")
-        elif zlib.crc32(file.read_bytes()) != shard["table_crc"]:
-            yield Fault(str(file), f"checksum is not the one in {INDEX}")
-    try:
-        table = shards.table
-    except ShardError as error:
-        yield Fault(str(shards.path), str(error))
-        return
-    for i in range(len(table)):
-        try:
-            blob = shards.blob(i)
-        except ShardError as error:
-            yield Fault(shards.place(i), str(error))
-            continue
-        if len(blob) != table.size[i] or zlib.crc32(blob) != table.crc[i]:
-            yield Fault(shards.place(i), "the image's bytes are not those that were ingested (size or CRC-32 differs)")
-            continue
-        height, width = int(table.height[i]), int(table.width[i])
-        try:
-            shape = shards._decode(i, blob).shape[:2]
-        except ImageError as error:
-            yield Fault(shards.place(i), str(error))
-            continue
-        if shape != (height, width):
-            yield Fault(shards.place(i), f"decodes to {shape[1]}x{shape[0]}, the table says {width}x{height}")
-        rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
-        boxes, labels = table.boxes[rows], table.labels[rows]
-        inside = (boxes >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
-        for box in boxes[~(inside & (boxes[:, 2:] > boxes[:, :2]).all(1))]:
-            yield Fault(shards.place(i), f"box {box.tolist()} is not inside {width}x{height} with an area")
-        for label in labels[(labels < 0) | (labels >= len(shards.classes))]:
-            yield Fault(shards.place(i), f"label {label} names no class")

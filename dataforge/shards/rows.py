@@ -35,30 +35,15 @@ class RowsStore:
 
     @classmethod
     def create(cls, path: Path) -> RowsStore:
-        """Start a store in an existing folder.
-
-        Raises:
-            ShardError: there is no such folder.
-        """
         if not path.is_dir():
             raise ShardError(f"{path}: cannot be written: no such folder")
         return cls(path, {})
 
     @classmethod
     def open(cls, path: Path) -> RowsStore:
-        """Open a finished store for reading.
-
-        Raises:
-            ShardError: missing or damaged, at the first read.
-        """
         return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob.
-
-        Raises:
-            ShardError: it could not be written (a full disk, say).
-        """
         assert self._writers is not None, "append on a store opened for reading"
         length = len(blob)
         try:
@@ -70,11 +55,6 @@ class RowsStore:
         self._written.append(length)
 
     def __getitem__(self, i: int) -> memoryview:
-        """The i-th blob, without a copy.
-
-        Raises:
-            ShardError: a file is missing or damaged, or holds no such blob.
-        """
         lengths, rows = self._list()
         if not 0 <= i < len(lengths):
             raise ShardError(f"{self._path}: holds no blob {i}")
@@ -142,11 +122,6 @@ class RowsStore:
             return self._arrays[length]
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk when this returns.
-
-        Raises:
-            ShardError: the rest could not be written.
-        """
         if self._writers is None:
             return
         try:

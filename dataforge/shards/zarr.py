@@ -44,11 +44,6 @@ class ZarrStore:
 
     @classmethod
     def create(cls, path: Path) -> ZarrStore:
-        """Start a store in an existing folder.
-
-        Raises:
-            ShardError: it cannot be made.
-        """
         if not path.is_dir():
             raise ShardError(f"{path}: cannot be written: no such folder")
         try:
@@ -59,19 +54,9 @@ class ZarrStore:
 
     @classmethod
     def open(cls, path: Path) -> ZarrStore:
-        """Open a finished store for reading.
-
-        Raises:
-            ShardError: missing or damaged, at the first read.
-        """
         return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob.
-
-        Raises:
-            ShardError: it could not be written (a full disk, say).
-        """
         assert self._writer is not None, "append on a store opened for reading"
         self._pending += blob
         self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
@@ -89,11 +74,6 @@ class ZarrStore:
         del self._pending[:count]
 
     def __getitem__(self, i: int) -> memoryview:
-        """The i-th blob, copied.
-
-        Raises:
-            ShardError: a file is missing or damaged, or there is no such blob.
-        """
         data, ends = self._open()
         if not 0 <= i < len(ends):
             raise ShardError(f"{self._path}: holds no blob {i}")
@@ -125,11 +105,6 @@ class ZarrStore:
             raise ValueError(f"{missing[0]} is missing" if missing else "is damaged: lengths do not add up")
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk when this returns.
-
-        Raises:
-            ShardError: the rest could not be written.
-        """
         if self._writer is None:
             return
         try:
@@ -148,7 +123,6 @@ class ZarrStore:
             self.abort()
 
     def abort(self) -> None:
-        """Let go of the files without writing what is pending."""
         self._writer, self._pending = None, bytearray()
 
 

@@ -26,7 +26,8 @@ from dataforge.formats import holds, reader, writer
 from dataforge.image import probe
 from dataforge.ingest import ingest
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from tests import tiny
 
 CLASSES = ("cat", "dog", "traffic light", "Ampel grün 红绿灯 <&>", "never used")

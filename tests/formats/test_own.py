@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 from tests.formats.sets import picture, put
 from tests.test_bad_input import kinds, refused, run
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from dataforge import synth
 from dataforge.cli import main
-from dataforge.shards.reader import Shards, verify
+from dataforge.shards.reader import Shards
+from dataforge.shards.verify import verify
 
 
 @pytest.fixture(scope="module")
