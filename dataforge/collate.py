@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataforge import augment as aug
+from dataforge import nvjpeg
 from dataforge.augment import cpu
 from dataforge.augment import device as accelerator
 from dataforge.batch import Batch, pad
@@ -28,6 +29,7 @@ from dataforge.sampler import Step
 from dataforge.shards.reader import Shards
 
 Matrices = NDArray[np.float64]
+_NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of an image that is not there
 
 
 @dataclass(eq=False)
@@ -42,6 +44,7 @@ class Pending:
         matrix: (P, 3, 3) pixels as they are decoded to pixels of the part's region.
         inner: (P, 4) xyxy where the region takes decoded pixels as they are; the first is -1 where it does not.
         canvas: (B, 3, 3) pixels of `batch.images` to output pixels, where the device is to move them; else None.
+        sources: (B,) what `nvjpeg.canvas` takes, where the device is to decode; else none.
         shape: (H, W) of the output.
         key: for what `transform` draws.
         faults: row -> what is wrong with its image.
@@ -55,6 +58,7 @@ class Pending:
     matrix: Matrices
     inner: list[list[int]]
     canvas: Matrices | None
+    sources: list[Tensor]
     shape: tuple[int, int]
     key: int
     faults: dict[int, str] = field(default_factory=dict)
@@ -66,6 +70,7 @@ class Collate:
     Args:
         device: where the batches are. On the CPU whoever decodes an image moves it, too; another device moves the whole
             batch at once, but for recipes that combine records.
+        decode: "host", or "device" where that is to decode JPEGs, too.
         skip: a damaged image becomes an empty grey one without boxes, else it is an error.
         threads: how many fill a batch.
         keep: how many batches' memory is kept to be used again.
@@ -84,13 +89,14 @@ class Collate:
         seed: int,
         min_visible: float | None,
         device: torch.device,
+        decode: str,
         skip: bool,
         threads: int,
         keep: int,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.shards, self.recipe, self.fit, self.seed, self.min_visible = shards, recipe, fit, seed, min_visible
-        self.device, self.on_cpu, self.skip = device, device.type == "cpu", skip
+        self.device, self.on_cpu, self.decode, self.skip = device, device.type == "cpu", decode, skip
         self.threads, self.keep, self.transform = threads, keep, transform
         self.skipped: dict[int, str] = {}
         self._buffers = Buffers(keep, pin=device.type == "cuda")
@@ -107,7 +113,7 @@ class Collate:
         cv2.setNumThreads(1)  # processes or threads are the caller's; OpenCV's own would fight them
         pending = self.start(step, epoch)
         self.fill(pending)
-        return self.finish(pending)
+        return self.finish(pending, self.move(pending))
 
     def start(self, step: Step, epoch: int) -> Pending:
         """Lay a batch out, ready for `fill`."""
@@ -126,17 +132,20 @@ class Collate:
         size = np.stack([table.height[record], table.width[record]], 1)
         factors = np.array([cpu.shrink_factors(one) for one in layout.parameters.matrix])
         reduce = _reductions(factors)
-        matrix = layout.parameters.matrix @ _widen(reduce[:, None].repeat(2, 1))
+        matrix = _from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
         matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
-        canvas = None
+        canvas, sources = None, []
         if self.on_cpu or len(record) > len(index):
             images = self._buffers.take((len(index), *shape, 3), torch.float32 if self.recipe else torch.uint8)
         else:
             factors = np.array([cpu.shrink_factors(one) for one in matrix])  # what is left to be done after decoding
-            canvas = matrix @ _widen(factors)
+            canvas = _from_blocks(matrix, factors)
             sides = (-(-size // (factors * reduce[:, None]))).max(0).tolist()
-            images = self._buffers.take((len(index), *sides, 3), torch.uint8)
-            images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
+            if self.decode == "device" and self.shards.codec != "raw":
+                sources, images = [_NOTHING] * len(index), torch.empty((len(index), *sides, 0), dtype=torch.uint8)
+            else:
+                images = self._buffers.take((len(index), *sides, 3), torch.uint8)
+                images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
         boxes, labels, flags = pad(layout.offsets, layout.boxes, layout.labels, layout.flags)
         batch = Batch(
             images=images.permute(0, 3, 1, 2),
@@ -159,6 +168,7 @@ class Collate:
             matrix=matrix,
             inner=inner.tolist(),
             canvas=canvas,
+            sources=sources,
             shape=shape,
             key=int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1)),
         )
@@ -171,25 +181,34 @@ class Collate:
         """
         images = pending.batch.images.permute(0, 2, 3, 1).numpy()
         for rows in pending.rows:
-            i = rows.start
-            try:
-                if rows.stop - i > 1:
-                    self.shards.gather(np.array(pending.record[rows]), images[rows])
-                elif pending.canvas is None:
-                    self._paint(pending, i, images[i])
+            self._make(pending, rows, images)
+
+    def _make(self, pending: Pending, rows: slice, images: NDArray[Any], on_host: bool = False) -> None:
+        """Make some of the images, all `on_host` or but for those that the device is to decode."""
+        i, damage = rows.start, pending.layout.parameters.damage.values()
+        left = bool(pending.sources) and not on_host and not any(strength[i] > 0 for strength in damage)
+        try:
+            if rows.stop - i > 1:
+                self.shards.gather(np.array(pending.record[rows]), images[rows])
+            elif pending.canvas is None:
+                self._paint(pending, i, images[i])
+            elif left and (jpeg := nvjpeg.jpeg(self.shards, pending.record[i])) is not None:
+                pending.sources[i] = jpeg
+            else:
+                pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
+                factors = cpu.shrink_factors(pending.matrix[i])
+                small = cpu.damage(shrink(pixels, factors), pending.layout.parameters, i)
+                small = cpu.smooth(small, pending.matrix[i], factors, pending.reduce[i] > 1)
+                if pending.sources:
+                    pending.sources[i] = torch.from_numpy(small)
                 else:
-                    pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
-                    factors = cpu.shrink_factors(pending.matrix[i])
-                    small = cpu.damage(shrink(pixels, factors), pending.layout.parameters, i)
-                    small = cpu.smooth(small, pending.matrix[i], factors)
                     images[i, : small.shape[0], : small.shape[1]] = small
-            except ShardError as error:
-                raise DataError(str(error)) from None
-            except DataError as error:
-                if not self.skip:
-                    raise
-                pending.faults[i] = str(error)
-                images[i] = aug.FILL if images.dtype == np.uint8 else aug.FILL / 255
+        except ShardError as error:
+            raise DataError(str(error)) from None
+        except DataError as error:
+            if not self.skip:
+                raise
+            pending.faults[i] = str(error)
 
     def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
         """Make picture i on the CPU, straight in its place."""
@@ -207,24 +226,58 @@ class Collate:
                 continue
             pixels = self.shards.pixels(pending.record[part], pending.reduce[part])
             x1, y1, x2, y2 = layout.parts.region[part].tolist()
-            cpu.paint(pixels, pending.matrix[part], p, part, canvas[y1:y2, x1:x2], float(layout.parts.weight[part]))
+            weight, reduced = float(layout.parts.weight[part]), pending.reduce[part] > 1
+            cpu.paint(pixels, pending.matrix[part], p, part, canvas[y1:y2, x1:x2], weight, reduced)
         if self.recipe:
             cpu.finish(canvas, p, first, out)
 
-    def finish(self, pending: Pending) -> Batch:
-        """The batch, once every image is made."""
+    def move(self, pending: Pending) -> Batch:
+        """The batch on its device with its pictures painted, once every image is made. Any thread may do this."""
+        decoded = self._decoded(pending) if pending.sources else None
         batch = pending.batch
-        for i, fault in pending.faults.items():
+        for i in pending.faults:
             batch.boxes[i], batch.labels[i], batch.flags[i] = 0, -1, 0
-            record = int(batch.index[i])
-            if record not in self.skipped:
-                warnings.warn(f"skipped: {fault}", stacklevel=2)
-            self.skipped[record] = fault
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # copies from other memory are waited for
         if not self.on_cpu:
             batch = batch.to(self.device, non_blocking=True)
         if pending.canvas is not None:
-            images = accelerator.paint(batch.images, pending.canvas, pending.layout, pending.shape)
-            batch.images = images if self.recipe else (images * 255).round().byte()
+            canvas = batch.images if decoded is None else decoded
+            dtype = torch.float32 if self.recipe else torch.uint8
+            batch.images = accelerator.paint(canvas, pending.canvas, pending.layout, pending.shape, dtype)
+        for i in pending.faults:
+            batch.images[i].fill_(aug.FILL / 255 if self.recipe else aug.FILL)
+        return batch
+
+    def _decoded(self, pending: Pending) -> Tensor:
+        """The canvas, of images that the device has decoded."""
+
+        def canvas() -> Tensor:
+            sides, fill = pending.batch.images.shape[2:], pending.layout.parameters.fill
+            return nvjpeg.canvas(pending.sources, pending.matrix, pending.reduce, sides, fill, self.device)
+
+        try:
+            return canvas()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # one of a rare kind, or damaged, spoils them all: the host decodes, and says which it is
+            images = pending.batch.images.numpy()
+            for i in range(len(images)):
+                pending.sources[i] = _NOTHING
+                self._make(pending, slice(i, i + 1), images, on_host=True)
+            return canvas()
+
+    def finish(self, pending: Pending, batch: Batch) -> Batch:
+        """Tell of what was skipped, and let `transform` have its way, with what `move` gave.
+
+        It belongs in the thread that uses the batch: a warning is shown where the loop is, and what `transform` draws
+        comes from torch's one generator, which nobody else may use at that moment.
+        """
+        for i, fault in pending.faults.items():
+            record = int(pending.batch.index[i])
+            if record not in self.skipped:
+                warnings.warn(f"skipped: {fault}", stacklevel=2)
+            self.skipped[record] = fault
         if self.transform is not None:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(pending.key)
@@ -246,8 +299,6 @@ def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) ->
     return np.where((shifted & inside)[:, None], found, -1).astype(np.int64)
 
 
-def _widen(factors: NDArray[np.int64]) -> Matrices:
-    """(B, 3, 3) pixels of images made smaller by (B, 2) factors to those of the larger ones."""
-    matrix = np.zeros((len(factors), 3, 3))
-    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = factors[:, 1], factors[:, 0], 1
-    return matrix
+def _from_blocks(matrix: Matrices, factors: NDArray[np.int64]) -> Matrices:
+    """(P, 3, 3) maps from images made smaller by (P, 2) factors, given those from the larger ones."""
+    return matrix * np.insert(factors[:, ::-1], 2, 1, axis=1)[:, None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from dataforge import augment as aug
+from dataforge import nvjpeg
 from dataforge.batch import Batch
 from dataforge.buckets import Shape, auto_shapes
 from dataforge.collate import Collate, Pending
@@ -25,6 +26,7 @@ from dataforge.cpus import cores
 from dataforge.errors import ConfigError
 from dataforge.sampler import Step, plan, repeat_factors, scaled
 from dataforge.shards.reader import Shards
+from dataforge.transfer import Transfer
 
 AHEAD = 3  # batches that are being made while one is used
 
@@ -48,7 +50,7 @@ class Loader:
         budget: instead of `batch_size`, how many pixels the images of a step of one rank may have together.
         fit: "letterbox" keeps the aspect ratio, "stretch" does not.
         augment: a recipe's name, a list of `{"op": name, **values}`, or None.
-        device: where the batches are; off the CPU, pixels are moved there by the device itself.
+        device: where the batches are; off the CPU, pixels are moved there by the device itself, for 3 batches ahead.
         seed: together with the epoch and the record's number it determines all that is random.
         threads: how many decode; None takes one for each core this process may use.
         rank, world: this process's number among those that share the epoch. All take the same number of steps.
@@ -66,6 +68,8 @@ class Loader:
         transform: your own function or `nn.Module` on the images of a batch (B, 3, H, W), such as one of kornia's on
             colour; boxes stay where they are. What it draws by torch goes by (seed, epoch, the batch's first record).
             A saved state does not know it: give the same one when you go on.
+        decode: "device" has JPEGs decoded there, by nvJPEG; the host decodes all else, and what is turned, blurred or
+            the like by the recipe, or combined with others. Pixels differ by rounding from those of "host".
 
     Yields:
         `Batch`: images uint8 (B, 3, H, W), or float32 in 0..1 with a recipe (channels-last in memory).
@@ -100,6 +104,7 @@ class Loader:
         box_window: int = 1,
         on_error: str = "raise",
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        decode: str = "host",
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world or (threads is not None and threads < 1) or box_window < 1:
             raise ConfigError(
@@ -110,6 +115,8 @@ class Loader:
             raise ConfigError(f"fit is {fit!r}; expected one of {', '.join(aug.FITS)}")
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {on_error!r}; expected raise or skip")
+        if decode not in ("host", "device"):
+            raise ConfigError(f"decode is {decode!r}; expected host or device")
         self.shards = Shards(shards.path, split, shards.view) if isinstance(shards, Shards) else Shards(shards, split)
         self.shapes = self._shapes(size, buckets)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
@@ -118,6 +125,8 @@ class Loader:
         self.batch_sizes = [batch_size if budget is None else self._fitting(shape, budget) for shape in self.shapes]
         self.repeats = self._repeats(sampling, repeat_threshold)
         self.device = torch.device(device)
+        if decode == "device":
+            nvjpeg.check(self.device)
         self.recipe = aug.recipe(augment)
         self.threads = threads or cores()
         self.collate = Collate(
@@ -127,6 +136,7 @@ class Loader:
             seed=seed,
             min_visible=min_visible,
             device=self.device,
+            decode=decode,
             skip=on_error == "skip",
             threads=self.threads,
             keep=AHEAD + 2,  # the consumer's, and the one it has not let go of while it asks for the next
@@ -259,21 +269,31 @@ class Loader:
         self._first, self._next = 0, first
         cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would fight them
         pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
+        transfer = None if self.collate.on_cpu else Transfer(self.device)
         try:
             todo = iter(self.steps()[first:])
-            begun = deque(self._begin(pool, step) for step in islice(todo, AHEAD))
+            begun = deque(self._begin(pool, transfer, step) for step in islice(todo, AHEAD))
             while begun:
-                pending, work = begun.popleft()
-                for done in work:
-                    done.result()
-                begun.extend(self._begin(pool, step) for step in islice(todo, 1))
+                pending, moved = begun.popleft()
+                batch = moved()
+                begun.extend(self._begin(pool, transfer, step) for step in islice(todo, 1))
                 self._next += 1
-                yield self.collate.finish(pending)
-                del pending, work
+                yield self.collate.finish(pending, batch)
+                del pending, moved, batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            if transfer:
+                transfer.end()
 
-    def _begin(self, pool: ThreadPoolExecutor, step: Step) -> tuple[Pending, list[Future[None]]]:
+    def _begin(
+        self, pool: ThreadPoolExecutor, transfer: Transfer | None, step: Step
+    ) -> tuple[Pending, Callable[[], Batch]]:
         pending = self.collate.start(step, self.epoch)
-        workers = min(self.threads, len(step.index))
-        return pending, [pool.submit(self.collate.fill, pending) for _ in range(workers)]
+        work = [pool.submit(self.collate.fill, pending) for _ in range(min(self.threads, len(step.index)))]
+
+        def move() -> Batch:
+            for done in work:
+                done.result()
+            return self.collate.move(pending)
+
+        return pending, transfer.begin(move) if transfer else move

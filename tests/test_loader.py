@@ -180,30 +180,33 @@ def test_a_cache_of_pixels_gives_the_batches_that_its_source_does(many, tmp_path
         assert (a.images - b.images).abs().mean() < 0.01
 
 
-def test_the_device_path_gives_the_same_pictures(many):
-    ours = Loader(many, batch_size=8, size=(64, 80), augment="yolo")
-    theirs = Loader(many, batch_size=8, size=(64, 80), augment="yolo")
-    theirs.collate.on_cpu = False  # the whole-batch executor, here on the CPU
+def on_device(*args, **kwargs) -> Loader:
+    """A loader that treats its device as an accelerator: the whole-batch executor and the transfer thread, on a GPU
+    where there is one, else on the CPU."""
+    loader = Loader(*args, device="cuda" if torch.cuda.is_available() else "cpu", **kwargs)
+    loader.collate.on_cpu = False
+    return loader
+
+
+@pytest.mark.parametrize("augment", [None, "yolo", "strong"])
+def test_the_device_path_gives_the_same_pictures(many, augment):
+    ours = Loader(many, batch_size=8, size=(64, 80), augment=augment)
+    theirs = on_device(many, batch_size=8, size=(64, 80), augment=augment)
     for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.boxes, b.boxes) and torch.equal(a.labels, b.labels)
-        assert b.images.shape == a.images.shape
-        assert (a.images - b.images).abs().mean() < 0.004
+        b = b.to("cpu")
+        assert torch.equal(a.boxes, b.boxes) and torch.equal(a.labels, b.labels) and torch.equal(a.index, b.index)
+        assert b.images.shape == a.images.shape and b.images.dtype == a.images.dtype
+        assert b.images.is_contiguous(memory_format=torch.channels_last)
+        error = (a.images.float() - b.images.float()).abs() / (1 if augment else 255)
+        assert error.mean() < (0.004 if augment != "strong" else 0.01)
 
 
 @pytest.fixture(scope="module")
 def damaged(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The set with record 1 cut short."""
-    from dataforge.shards.lmdb import LmdbStore
-
     copy = tmp_path_factory.mktemp("damaged") / "copy"
     shutil.copytree(many, copy)
-    store = copy / "train/00000"
-    blobs = [bytes(LmdbStore.open(store)[i]) for i in range(len(LmdbStore.open(store)))]
-    (store / "blobs.mdb").unlink()
-    writer = LmdbStore.create(store)
-    for i, blob in enumerate(blobs):
-        writer.append(blob[: len(blob) // 2] if i == 1 else blob)
-    writer.close()
+    tiny.damage(copy / "train/00000", 1)
     return copy
 
 
@@ -211,21 +214,23 @@ NAMED = r"train/00000 record 1 \(sub dir/b.jpg\): cannot be decoded"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_damaged_record_is_named(damaged, threads):
+@pytest.mark.parametrize("make", [Loader, on_device])
+def test_a_damaged_record_is_named(damaged, threads, make):
     with pytest.raises(DataError, match=NAMED):
-        list(Loader(damaged, batch_size=8, size=SIZE, threads=threads))
+        list(make(damaged, batch_size=8, size=SIZE, threads=threads))
 
 
 @pytest.mark.parametrize("augment", [None, "yolo"])
-def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment):
+@pytest.mark.parametrize("make", [Loader, on_device])
+def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment, make):
     how = {"batch_size": 8, "size": SIZE, "augment": augment}
-    loader = Loader(damaged, on_error="skip", **how)
+    loader = make(damaged, on_error="skip", **how)
     assert not loader.skipped
     with pytest.warns(UserWarning, match=NAMED) as warned:
         found = list(loader)
     assert len(warned) == 1 and list(loader.skipped) == [1]
-    whole = Loader(many, **how)
-    for a, b in zip(found, whole, strict=True):
+    for a, b in zip(found, make(many, **how), strict=True):
+        a, b = a.to("cpu"), b.to("cpu")
         there = a.index != 1
         assert torch.equal(a.images[there], b.images[there]) and torch.equal(a.labels[there], b.labels[there])
         if not there.all():
@@ -310,39 +315,49 @@ def test_straight_to_its_place_is_what_the_warp_gives(tmp_path, source, kind):
     assert difference.mean() < 1 and np.quantile(difference, 0.98) <= 4
 
 
-def test_threads_end_when_the_loop_is_left(many):
-    def decoders() -> int:
-        return sum(thread.name.startswith("dataforge-decode") for thread in threading.enumerate())
+def working() -> int:
+    """Threads of loaders."""
+    return sum(thread.name.startswith("dataforge-") for thread in threading.enumerate())
 
-    for _ in Loader(many, batch_size=4, size=SIZE):
-        assert decoders() > 0
+
+@pytest.mark.parametrize(("make", "more"), [(Loader, 0), (on_device, 1)])
+def test_threads_end_when_the_loop_is_left(many, make, more):
+    for _ in make(many, batch_size=4, size=SIZE, threads=2):
+        assert working() == 2 + more
         break
-    assert decoders() == 0
+    assert working() == 0
     with pytest.raises(RuntimeError, match="stop"):
-        for _ in Loader(many, batch_size=4, size=SIZE):
+        for _ in make(many, batch_size=4, size=SIZE):
             raise RuntimeError("stop")
+    gc.collect()
+    assert working() == 0
 
 
 SCRIPT = """
 import sys, threading
 from dataforge import Loader
-half_way = iter(Loader(sys.argv[1], batch_size=4, size=(96, 128)))
+def begin():
+    loader = Loader(sys.argv[1], batch_size=4, size=(96, 128), threads=2)
+    loader.collate.on_cpu = sys.argv[2] == "cpu"
+    return iter(loader)
+half_way = begin()
 next(half_way)
 print("ready", flush=True)
 try:
     while True:
-        for batch in Loader(sys.argv[1], batch_size=4, size=(96, 128), threads=2):
+        for batch in begin():
             pass
 except KeyboardInterrupt:
     half_way.close()
-    print(sum(thread.name.startswith("dataforge-decode") for thread in threading.enumerate()), flush=True)
-half_way = iter(Loader(sys.argv[1], batch_size=4, size=(96, 128)))
+    print(sum(thread.name.startswith("dataforge-") for thread in threading.enumerate()), flush=True)
+half_way = begin()
 next(half_way)
 """
 
 
-def test_an_interrupted_loop_ends_and_so_does_an_interpreter_in_the_middle_of_one(many):
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(many)], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("way", ["cpu", "device"])
+def test_an_interrupted_loop_ends_and_so_does_an_interpreter_in_the_middle_of_one(many, way):
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(many), way], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     time.sleep(0.2)
     child.send_signal(signal.SIGINT)
@@ -365,9 +380,10 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="
 
 @needs_proc
 @pytest.mark.parametrize("restarts", [30, pytest.param(1000, marks=pytest.mark.slow)])
-def test_restarts_leave_nothing_behind(many, restarts):
+@pytest.mark.parametrize("make", [Loader, on_device])
+def test_restarts_leave_nothing_behind(many, restarts, make):
     def start() -> None:
-        next(iter(Loader(many, batch_size=4, size=SIZE, augment="yolo", threads=2)))
+        next(iter(make(many, batch_size=4, size=SIZE, augment="yolo", threads=2)))
 
     for _ in range(10):
         start()

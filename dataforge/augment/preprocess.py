@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dataforge.augment.cpu import LEAST, SHARP, taps
 from dataforge.augment.geometry import FILL
 
 
 class Preprocess(nn.Module):
     """Images of any size to what a detector takes, and where they are in it: `cpu.warp` by `fit_matrix`, as a graph.
 
-    All filters of `cpu.warp` (blocks, blur, bilinear sampling) are linear and go along one axis. So each axis gets one
+    All filters of `cpu.warp` (blocks, taps, bilinear sampling) are linear and go along one axis. So each axis gets one
     matrix of weights, which is computed from the image's size in the graph, and a resize is two products. On a CPU
     that is slower than `cpu.warp`; here it buys a graph of plain operations, for any size and without OpenCV.
 
@@ -42,41 +43,46 @@ class Preprocess(nn.Module):
         if self.fit == "letterbox":
             y = x = torch.minimum(y, x)
         down, right = (self.size[0] - y * h) / 2, (self.size[1] - x * w) / 2
-        rows, seen_rows = _weights(h, y, down, images.shape[-2], self.size[0])
-        columns, seen_columns = _weights(w, x, right, images.shape[-1], self.size[1])
+        # blocks, as in `cpu.shrink_factors`
+        halved = 2.0 ** (SHARP / torch.maximum(x, y)).log2().floor().clamp(0, 6)
+        twice = torch.stack([x, y]) * halved * 2
+        still = ((twice <= SHARP) | ((twice - 1).abs() < 1e-3)).all() & (halved < 64)
+        halved = torch.where(still, 2 * halved, halved)
+        ky, kx = (halved * torch.where(halved * s >= LEAST, 1.0, (SHARP / (halved * s)).floor()) for s in (y, x))
+        whole = (kx == 1) & (ky == 1)
+        rows, seen_rows = _weights(h, y, down, ky, whole, images.shape[-2], self.size[0])
+        columns, seen_columns = _weights(w, x, right, kx, whole, images.shape[-1], self.size[1])
         fitted = rows @ (images_f @ columns.T) + FILL * (1 - seen_rows[:, None] * seen_columns)
         zero, one = torch.zeros_like(x), torch.ones_like(x)
         affine = torch.stack([x, zero, right, zero, y, down, zero, zero, one]).view(1, 3, 3)
         return fitted.round().clamp(0, 255).byte(), affine.expand(images.shape[0], -1, -1)
 
 
-def _weights(n: Tensor, scale: Tensor, shift: Tensor, source: int, out: int) -> tuple[Tensor, Tensor]:
+def _weights(
+    n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, source: int, out: int
+) -> tuple[Tensor, Tensor]:
     """How much each of n = `source` pixels counts in each of m = `out`.
 
     Args:
         n: `source` as a tensor; scale, shift: source to output coordinates.
+        k: pixels in a block; whole: whether neither axis has larger ones than 1.
 
     Returns:
         (m, n), and (m,) in 0..1 how much of an output pixel is not fill: the sums of the rows.
     """
-    # the block, and the blur's variance in blocks, of `cpu.shrink_factors` and `cpu.smooth`
-    whole = (1 / scale).round()
-    k = torch.where((whole * scale - 1).abs() < 1e-3, whole, (0.816 / scale).floor()).clamp(min=1)
-    variance = (1 / (6 * scale * scale) + 1 / 12) / (k * k) - 1 / 4
-    variance = torch.where(variance > 0.21, variance.clamp(max=1), torch.zeros_like(variance))
-    once = variance <= 0.5  # by three taps, else by three taps twice
-    first = torch.where(once, variance, variance / 2)
-    second = torch.where(once, torch.zeros_like(variance), variance / 2)
+    # the taps of `cpu.smooth`
+    u = scale * k
+    even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
+    none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
+    one, two = (torch.where(none, 0.0, value) for value in taps(u))
 
     pixel = torch.arange(source, device=scale.device)
-    centre = (torch.arange(out, device=scale.device) + 0.5 - shift) / (scale * k)  # in blocks
+    centre = (torch.arange(out, device=scale.device) + 0.5 - shift) / u  # in blocks
     blocks = (n / k).ceil()
     apart = centre[:, None] - ((pixel / k).floor() + 0.5)
     weight = torch.zeros_like(apart)
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            tap = (first / 2 if i else 1 - first) * (second / 2 if j else 1 - second)
-            weight = weight + tap * (1 - (apart + (i + j)).abs()).clamp(min=0)
+    for i, tap in ((0, 1 - one - two), (-1, one / 2), (1, one / 2), (-2, two / 2), (2, two / 2)):
+        weight = weight + tap * (1 - (apart + i).abs()).clamp(min=0)
     # the last pixel fills its block up
     weight = weight * torch.where(pixel == n - 1, 1 + blocks * k - n, 1.0)
     seen = (torch.minimum(centre, blocks - centre) + 0.5).clamp(0, 1)

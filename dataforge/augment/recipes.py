@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -101,7 +102,8 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def values_of(name: str) -> dict[str, tuple[Any, tuple[float, float] | None]]:
+@cache  # asked for each batch
+def values_of(name: str) -> Mapping[str, tuple[Any, tuple[float, float] | None]]:
     """The values that an operation takes: name -> default, and lowest and highest where they are bounded.
 
     Raises:
