@@ -200,15 +200,17 @@ def measure(move: Callable[[Pixels, NDArray[Any], int], Moved], images: int) -> 
         side = boxes[0, 2:] - boxes[0, :2]
         part = seen(pixels, side)
         if not len(moved):
-            lost += part.prod() > 0.5 * side.prod()
+            lost += int(part.prod() > 0.5 * side.prod())
             continue
         height, width = pixels.shape[:2]
         inside = (moved >= 0).all() and (moved <= [width, height] * 2).all()
-        outside += not inside or not np.isfinite(moved).all()
+        outside += int(not inside or not np.isfinite(moved).all())
         inner = (truth[:2] > 0).all() and (truth[2:] < [width, height]).all()
-        all_there = inner or (part > side - 1.5).all()
+        straight = (pixels[..., 0] > 127).sum() == (truth[2:] - truth[:2]).prod()
+        all_there = inner or (straight and (part > side - 1.5).all())
         (whole if all_there else cut).append(float(np.abs(moved[0] - truth).max()))
-    row = {"value": round(max(whole), 2), "unit": "px", "mean": round(float(np.mean(whole)), 2), "whole": len(whole)}
+    worst, mean = max(whole, default=0.0), sum(whole) / max(len(whole), 1)
+    row = {"value": round(worst, 2), "unit": "px", "mean": round(mean, 2), "whole": len(whole)}
     return row | {"worst_cut": round(max(cut, default=0.0), 2), "cut": len(cut), "lost": lost, "outside": outside}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dataforge import augment as aug
 from dataforge import nvjpeg
-from dataforge.augment import cpu
+from dataforge.augment import antialias, cpu
 from dataforge.augment import device as accelerator
 from dataforge.batch import Batch, pad
 from dataforge.buffers import Buffers
@@ -130,7 +130,7 @@ class Collate:
         )
         record = layout.parts.record % len(table)
         size = np.stack([table.height[record], table.width[record]], 1)
-        factors = np.array([cpu.shrink_factors(one) for one in layout.parameters.matrix])
+        factors = np.array([antialias.shrink_factors(one) for one in layout.parameters.matrix])
         reduce = _reductions(factors)
         matrix = _from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
         matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
@@ -138,7 +138,7 @@ class Collate:
         if self.on_cpu or len(record) > len(index):
             images = self._buffers.take((len(index), *shape, 3), torch.float32 if self.recipe else torch.uint8)
         else:
-            factors = np.array([cpu.shrink_factors(one) for one in matrix])  # what is left to be done after decoding
+            factors = np.array([antialias.shrink_factors(one) for one in matrix])  # what decoding leaves to do
             canvas = _from_blocks(matrix, factors)
             sides = (-(-size // (factors * reduce[:, None]))).max(0).tolist()
             if self.decode == "device" and self.shards.codec != "raw":
@@ -196,9 +196,9 @@ class Collate:
                 pending.sources[i] = jpeg
             else:
                 pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
-                factors = cpu.shrink_factors(pending.matrix[i])
+                factors = antialias.shrink_factors(pending.matrix[i])
                 small = cpu.damage(shrink(pixels, factors), pending.layout.parameters, i)
-                small = cpu.smooth(small, pending.matrix[i], factors, pending.reduce[i] > 1)
+                small = antialias.smooth(small, pending.matrix[i], factors, pending.reduce[i] > 1)
                 if pending.sources:
                     pending.sources[i] = torch.from_numpy(small)
                 else:

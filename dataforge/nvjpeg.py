@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataforge.augment import cpu
+from dataforge.augment import antialias
 from dataforge.augment.device import send
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
@@ -77,9 +77,9 @@ def canvas(
     decoded = iter(_decode([source for source in sources if source.dim() == 1], device))
     for place, source, move, times in zip(out, sources, matrix, reduce, strict=True):
         if source.dim() == 1:
-            factors = cpu.shrink_factors(move)
+            factors = antialias.shrink_factors(move)
             block = (factors[0] * times, factors[1] * times)
-            pixels = _smaller(next(decoded), block, cpu.filters(move, factors, times > 1)).permute(1, 2, 0)
+            pixels = _smaller(next(decoded), block, antialias.filters(move, factors, times > 1)).permute(1, 2, 0)
         else:
             pixels = send(source.numpy(), device, torch.uint8)
         place[: pixels.shape[0], : pixels.shape[1]] = pixels
@@ -100,7 +100,7 @@ def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _smaller(pixels: Tensor, block: tuple[int, int], weights: Weights) -> Tensor:
-    """`decode.shrink` and `cpu.smooth` of (3, height, width) pixels."""
+    """`decode.shrink` and `antialias.smooth` of (3, height, width) pixels."""
     filtered = [(axis, along) for axis, along in zip((3, 2), weights, strict=True) if along[len(along) // 2] != 1]
     if block == (1, 1) and not filtered:
         return pixels

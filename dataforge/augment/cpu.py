@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.augment.antialias import filtered, filters, from_blocks, shrink_factors, smooth
 from dataforge.augment.geometry import FILL, Shape, scaled
 from dataforge.augment.layout import Layout
 from dataforge.augment.parameters import Parameters
@@ -23,91 +24,8 @@ Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 _scratch = threading.local()
 
-SHARP = 1 / 1.4  # at larger scales bilinear sampling alone is as good as an antialiased bilinear resize
-LEAST = 1 / 3.6  # the smallest scale that `smooth` makes up for
 _FROM_CENTRES = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from pixel centres, we from edges
 _TO_CENTRES = np.linalg.inv(_FROM_CENTRES)
-_AS_IT_IS = np.array([0.0, 1.0, 0.0])  # with a single 1, OpenCV takes thrice as long
-
-
-def shrink_factors(matrix: Matrix) -> tuple[int, int]:
-    """Whole numbers of (rows, columns) that are averaged before a warp that shrinks, against aliasing.
-
-    Both are a power of two, which is the quickest; where one side shrinks much more than the other, it gets a factor
-    of its own. They leave the warp a scale of exactly 1, or at most `SHARP`, for which `smooth` then makes up.
-
-    Args:
-        matrix: (3, 3) source to output pixels.
-    """
-    x, y = _scales(matrix)
-    both = 1
-    while both < 64 and all(2 * both * s <= SHARP or abs(2 * both * s - 1) < 1e-3 for s in (x, y)):
-        both *= 2
-    rows, columns = (both if both * s >= LEAST else both * int(SHARP / (both * s)) for s in (y, x))
-    return rows, columns
-
-
-def _scales(matrix: Matrix) -> tuple[float, float]:
-    """By how much a map enlarges along x and along y of the source, in its middle; without end at a horizon."""
-    (a, b, _), (c, d, _), (_, _, w) = matrix.tolist()
-    return (math.hypot(a, c) / w, math.hypot(b, d) / w) if w > 0 else (math.inf, math.inf)
-
-
-def smooth(pixels: Pixels, matrix: Matrix, factors: tuple[int, int], reduced: bool = False) -> Pixels:
-    """Filter shrunken pixels, so that bilinear sampling then gives what a good antialiased resize would.
-
-    Args:
-        pixels: after `shrink` by `factors`; matrix: as there, from the source.
-        reduced: the source is itself an image that was made smaller, as `decode` can.
-    """
-    return _filtered(pixels, *filters(matrix, factors, reduced))
-
-
-def _filtered(pixels: Pixels, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pixels:
-    if x is y:  # as they are
-        return pixels
-    return cv2.sepFilter2D(pixels, -1, x, y, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
-
-
-def filters(
-    matrix: Matrix, factors: tuple[int, int], reduced: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weights, of an odd number of pixels, by which `smooth` filters along x and along y; arguments as there."""
-    even = (1 / 2,) if reduced or factors != (1, 1) else (1 / 2, 2 / 3)
-    matrix = _from_blocks(matrix, factors)
-    x, y = (_AS_IT_IS if s > SHARP or _even(matrix, i, even) else _kernel(s) for i, s in enumerate(_scales(matrix)))
-    return x, y
-
-
-def _from_blocks(matrix: Matrix, factors: tuple[int, int]) -> Matrix:
-    """A matrix from shrunken pixels, given that from the source."""
-    return matrix * [factors[1], factors[0], 1.0]
-
-
-def _even(matrix: Matrix, axis: int, scales: tuple[float, ...]) -> bool:
-    """Whether bilinear sampling takes all pixels of an axis alike: at a scale of 1/2 by halves, of 2/3 by quarters.
-
-    The first gives means of two, the second is antialiasing enough for pixels as a camera gives them. And the most
-    common sizes are such: 640 pixels to 320, 480 to 320.
-    """
-    scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
-    if matrix[axis, 1 - axis] or matrix[2, 0] or matrix[2, 1] or min(abs(abs(scale) - s) for s in scales) > 1e-4:
-        return False
-    return abs(shift / scale - round(shift / scale)) < 1e-3
-
-
-def taps(scale: Any) -> tuple[Any, Any]:
-    """What `smooth` gives of a pixel to its two neighbours and to the two beyond, for a scale of `LEAST` to `SHARP`.
-
-    Fitted so that filter and bilinear sampling together come nearest to Pillow's Lanczos filter in the spectrum of
-    photographs, at any phase of the sampling, but let no more than a fifth of the finest stripes through.
-    """
-    return -0.26 + 3.53 * scale - 3.65 * scale * scale, 1.28 - 4.69 * scale + 3.59 * scale * scale
-
-
-def _kernel(scale: float) -> NDArray[np.float64]:
-    one, two = taps(scale)
-    return np.array([two / 2, one / 2, 1 - one - two, one / 2, two / 2])
 
 
 def warp(
@@ -126,13 +44,13 @@ def warp(
         out: the output's (height, width).
         fill: red, green, blue, or a grey, outside the source.
         dst: (H, W, 3) memory to write to.
-        reduced: as for `smooth`.
+        reduced: as for `antialias.smooth`.
     """
     factors = shrink_factors(matrix)
     x, y = filters(matrix, factors, reduced)
     if factors != (1, 1) or x is not y:
         pixels, matrix = _part(pixels, matrix, out, factors)
-        pixels, matrix = _filtered(shrink(pixels, factors), x, y), _from_blocks(matrix, factors)
+        pixels, matrix = filtered(shrink(pixels, factors), x, y), from_blocks(matrix, factors)
     return _warp(pixels, matrix, out, fill, dst)
 
 
@@ -263,7 +181,7 @@ def paint(
         matrix: (3, 3) from `pixels` to the pixels of `canvas`.
         canvas: (h, w, 3) uint8, all of which is painted; a view of a larger one will do.
         weight: below 1, how much it counts against what is there.
-        reduced: as for `smooth`.
+        reduced: as for `antialias.smooth`.
     """
     if not canvas.size:
         return
@@ -272,7 +190,7 @@ def paint(
     if p.damage:
         factors = shrink_factors(matrix)
         pixels = smooth(damage(shrink(pixels, factors), p, i), matrix, factors, reduced)
-        _warp(pixels, _from_blocks(matrix, factors), shape, p.fill, target)
+        _warp(pixels, from_blocks(matrix, factors), shape, p.fill, target)
     else:
         warp(pixels, matrix, shape, p.fill, target, reduced)
     if p.colour is not None:

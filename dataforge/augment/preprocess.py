@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dataforge.augment.cpu import LEAST, SHARP, taps
+from dataforge.augment.antialias import LEAST, SHARP, taps
 from dataforge.augment.geometry import FILL
 
 
@@ -43,7 +43,7 @@ class Preprocess(nn.Module):
         if self.fit == "letterbox":
             y = x = torch.minimum(y, x)
         down, right = (self.size[0] - y * h) / 2, (self.size[1] - x * w) / 2
-        # blocks, as in `cpu.shrink_factors`
+        # blocks, as in `antialias.shrink_factors`
         halved = 2.0 ** (SHARP / torch.maximum(x, y)).log2().floor().clamp(0, 6)
         twice = torch.stack([x, y]) * halved * 2
         still = ((twice <= SHARP) | ((twice - 1).abs() < 1e-3)).all() & (halved < 64)
@@ -70,7 +70,7 @@ def _weights(
     Returns:
         (m, n), and (m,) in 0..1 how much of an output pixel is not fill: the sums of the rows.
     """
-    # the taps of `cpu.smooth`
+    # the taps of `antialias.smooth`
     u = scale * k
     even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
     none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from dataforge import augment as aug
-from dataforge.augment import cpu, device
+from dataforge.augment import antialias, cpu, device
 from dataforge.augment.geometry import fit_matrix
 from tests import tiny
 
@@ -59,9 +60,9 @@ def sources(layout: aug.Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]
     """A canvas (P, 3, h, w) of what the host has damaged, shrunken and smoothed, and its matrices (P, 3, 3)."""
     p, small, matrices = layout.parameters, [], []
     for k, record in enumerate(layout.parts.record.tolist()):
-        factors = cpu.shrink_factors(p.matrix[k])
+        factors = antialias.shrink_factors(p.matrix[k])
         damaged = cpu.damage(cpu.shrink(table.pixels(record % len(table.height)), factors), p, k)
-        small.append(cpu.smooth(damaged, p.matrix[k], factors))
+        small.append(antialias.smooth(damaged, p.matrix[k], factors))
         matrices.append(p.matrix[k] @ np.diag([factors[1], factors[0], 1.0]))
     sides = np.array([s.shape[:2] for s in small]).max(0)
     canvas = np.empty((len(small), *sides, 3), np.uint8)
@@ -114,6 +115,22 @@ def test_only_what_is_seen_is_worked_on_and_it_is_the_same() -> None:
     whole = aug.warp(pixels, matrix, out)
     cut = np.array([[1, 0, 100], [0, 1, 120], [0, 0, 1.0]])
     np.testing.assert_array_equal(whole, aug.warp(pixels[120:420, 100:500], matrix @ cut, out))
+
+
+def test_where_no_pixel_reaches_is_the_fill_colour_and_the_rest_is_one_warp() -> None:
+    rng = np.random.default_rng(0)
+    half, filled = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]), 0
+    for i in range(500):
+        pixels, out = rng.integers(0, 256, (*rng.integers(1, 60, 2), 3), np.uint8), rng.integers(1, 70, 2).tolist()
+        matrix = np.diag([*rng.uniform(1, 2, 2) * rng.choice([-1, 1], 2), 1.0])  # nothing shrinks
+        matrix[:2, :2] = matrix[:2, :2] @ ([[0.8, 0.6], [-0.6, 0.8]] if i % 2 else np.eye(2))
+        matrix[:2, 2] = rng.uniform(-80, 100, 2)
+        centred = (np.linalg.inv(half) @ matrix @ half)[:2]
+        whole = cv2.warpAffine(pixels, centred, out[::-1], flags=cv2.INTER_LINEAR, borderValue=(100, 101, 102))
+        ours = aug.warp(pixels, matrix, (out[0], out[1]), (100, 101, 102), np.zeros_like(whole))
+        assert np.abs(ours.astype(int) - whole).max() <= 16  # OpenCV rounds to 1/32 pixel, from another corner on
+        filled += bool((ours == [100, 101, 102]).all(2).any())
+    assert filled > 200
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
