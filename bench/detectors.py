@@ -1,4 +1,5 @@
-"""A training step of our detectors beside torchvision's own, with the same weights, images, boxes and optimizer.
+"""A training step of our detectors beside torchvision's own: the same layers, images, boxes and optimizer, each with
+random weights of its own.
 
     python bench/detectors.py --results bench/results/DATE.jsonl
 
@@ -10,9 +11,7 @@ ours.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -22,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 
+from dataforge.adapters import to_torchvision
 from dataforge.batch import Batch
-from dataforge.bench.measure import machine
+from dataforge.bench.measure import record_rows
 from trainers.dense import Dense
 from trainers.detector import Detector
 from trainers.faster_rcnn import FasterRCNN
@@ -44,7 +44,7 @@ class Fixed(nn.Module):
 
 
 def make(name: str, size: tuple[int, int]) -> tuple[Detector, nn.Module]:
-    """Ours and theirs, not yet alike in weights: speed does not depend on these, but for how many boxes are found."""
+    """Ours and theirs."""
     plain: dict[str, Any] = {"weights": None, "weights_backbone": None, "min_size": size[0], "max_size": size[1]}
     if name == "ssd300":
         del plain["min_size"], plain["max_size"]
@@ -91,9 +91,8 @@ def pairs(name: str, count: int, size: tuple[int, int]) -> Iterator[tuple[str, C
     ours, theirs = make(name, size)
     batch = batch_of(count, size)
     first = 0 if name == "retinanet_r50_fpn" else 1  # of their classes; 0 is the background elsewhere
-    boxes, labels = batch.boxes[:, :BOXES], batch.labels[:, :BOXES] + first
-    targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
-    images = list(batch.images.contiguous())
+    images, targets = to_torchvision(batch, first)
+    images = [image.contiguous() for image in images]
     ours = ours.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     theirs = theirs.train()
     for layer in (*ours.modules(), *theirs.modules()):
@@ -103,15 +102,14 @@ def pairs(name: str, count: int, size: tuple[int, int]) -> Iterator[tuple[str, C
     other = step_of(theirs, lambda: theirs(images, targets))
     yield "step", mine, other
     with torch.no_grad():
-        found = theirs.backbone(batch.images)  # type: ignore[operator]
-    kept = OrderedDict((key, value.detach().clone().requires_grad_()) for key, value in found.items())
-    like = {"memory_format": torch.channels_last}
-    same = OrderedDict((key, value.detach().clone(**like).requires_grad_()) for key, value in kept.items())
-    theirs.backbone = Fixed(kept)
+        found = theirs.backbone(torch.stack(images))  # type: ignore[operator]
+    # each in the memory format of its own step: theirs as in the images, ours channels last
+    theirs.backbone = Fixed({key: value.requires_grad_() for key, value in found.items()})
+    maps = [value.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for value in found.values()]
     if name == "ssd300":
-        ours.features = lambda images: list(same.values())  # type: ignore[assignment]
+        ours.features = lambda images: maps  # type: ignore[assignment]
     else:
-        ours.backbone, ours.pyramid = Fixed(tuple(same.values())), Fixed(same)
+        ours.backbone, ours.pyramid = Fixed(maps), Fixed(maps)
     yield "heads", mine, other
 
 
@@ -141,12 +139,9 @@ def main() -> None:
                 "ours_s": [round(s, 3) for s in sorted(seconds[0])],
                 "theirs_s": [round(s, 3) for s in sorted(seconds[1])],
                 "setting": f"batch {given.batch_size}, {size[0]}x{size[1]}, {BOXES} boxes an image, CPU",
-                **machine(),
             }
             print(f"{row['name']}: {row['value']} ({theirs:.2f} s, {ours:.2f} s)", flush=True)
-            if given.results:
-                with given.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            record_rows([row], given.results)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,11 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
     Returns:
         (..., N, M) in 0..1.
     """
-    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)
-    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    # each coordinate by itself in memory: a CPU takes them many at a time
+    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).movedim(-1, 0).contiguous()
+    bx1, by1, bx2, by2 = b.unsqueeze(-3).movedim(-1, 0).contiguous()
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
     shared = width.mul_(height)
     union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(shared)
     if crowd is not None:

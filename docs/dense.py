@@ -37,8 +37,8 @@ COLOURS = 96  # of a picture's palette; keeps the files small
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Folder of pictures/ and of dense.md.")
-@click.option("--images", default=500, help="How many pictures are drawn; a fifth is for validation.")
-@click.option("--epochs", default=20, help="Passes over the others.")
+@click.option("--images", default=640, help="How many pictures are drawn; a fifth is for validation.")
+@click.option("--epochs", default=40, help="Passes over the others.")
 def main(out: Path, images: int, epochs: int) -> None:
     """Write OUT/pictures/dense_*.png, and the numbers into OUT/dense.md."""
     torch.manual_seed(0)
@@ -111,13 +111,14 @@ def the_image(batch: Batch) -> int:
 
 def set_up(batch: Batch, model: Dense) -> dict[str, object]:
     """How many cells and anchors there are."""
-    raw, rows_columns = model(batch.images[:1]), model.maps(batch.images[:1])[0].shape[2:]
+    raw = model(batch.images[:1])
+    rows, columns = raw.maps[0].shape[2:]
     return {
         "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
-        "rows": rows_columns[0],
-        "columns": rows_columns[1],
+        "rows": rows,
+        "columns": columns,
         "sizes": ", ".join(f"{side:g}" for side in model.sizes[0]),
-        "per_cell": len(raw.anchors) // (rows_columns[0] * rows_columns[1]),
+        "per_cell": len(raw.anchors) // (rows * columns),
         "anchors": f"{len(raw.anchors):,}",
         "scores": f"{raw.logits[0].numel():,}",
         "prior": PRIOR,
@@ -177,7 +178,7 @@ def anchors_of_a_cell(batch: Batch, model: Dense) -> Pixels:
     """The cells over an image, and the anchors of the one in the middle of its object that is nearest to the centre."""
     i = the_image(batch)
     raw = model(batch.images[:1])
-    rows, columns = model.maps(batch.images[:1])[0].shape[2:]
+    rows, columns = raw.maps[0].shape[2:]
     height, width = batch.images.shape[2:]
     step = (height // rows, width // columns)
     cells = anchors.grid(torch.tensor([[step[1], step[0]]]), rows, columns, step, 0.5)

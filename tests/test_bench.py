@@ -148,7 +148,7 @@ def test_a_step_that_never_waits(waited: float, bound: str) -> None:
     text = verdict(replace(FIGURES, step=3.14, together=3.1, threads=1, waited=waited))
     assert text.startswith(f"{bound}-bound: 1 thread delivers 1,400 img/s, the step takes 3.1")
     if bound == "step":
-        assert text.endswith(f"training waits {waited:.1%} of its time for data") and "bake" not in text
+        assert text.endswith(f"together they reach 3.1, waiting {waited:.1%} of the time") and "bake" not in text
 
 
 def test_a_change_that_gives_nothing_is_not_advised() -> None:
@@ -168,16 +168,21 @@ def test_a_verdict_is_one_sentence_and_advises_the_best_only(
     assert bool(advised) == (waited > 0.02 and max(changes.values(), default=0.0) >= 1.05 * loader)
 
 
-def test_a_training_is_weighed(setting: stages.Setting, tmp_path: Path) -> None:
-    small = replace(setting, size=(64, 64))
+def test_a_training_is_weighed(setting: stages.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(setting, size=(64, 64), fit="stretch")
     recipe = tmp_path / "small.toml"
-    recipe.write_text('width = 0.1\nanchors = "voc"\n')
+    recipe.write_text('width = 0.1\nanchors = "voc"\nfit = "stretch"\nbatch_size = 4\nsize = [96, 64]\n')
     found = stages.rows(small, sweep=False)
-    trained = training.step(small, "yolov2", recipe, 0.2)
+    given = {"config": recipe, "size": (64, 64), "device": "cpu", "threads": 2}
+    trained = training.step(setting.path, "yolov2", 0.2, **given)
+    own = {"size": (64, 64), "fit": "stretch", "batch_size": 4, "augment": "yolo", "threads": 2}
+    assert trained["loader"] == own, "what is not given is the trainer's own"
     assert 0 <= trained["waited"] <= 1 and trained["step"] > 0 and trained["together"] > 0
     assert "bake --side 64" not in training.figures(small, found, trained | {"waited": 0.0}, 5).changes
     weighed = training.figures(small, found, trained | {"waited": 0.5}, 5)
     assert weighed.costs.keys() == {"read", "decode", "resize", "augment"}
     assert weighed.loader == next(row["value"] for row in found if row["name"] == "all, yolo")
-    assert {"bake --side 64", "bake --raw --size 64 64"} <= weighed.changes.keys()
+    assert {"bake --side 64", "bake --raw --size 64 64 --fit stretch"} <= weighed.changes.keys()
     assert all(rate > 0 for rate in weighed.changes.values())
+    monkeypatch.setattr(training, "memory", lambda: 20 * 64 * 64 * 3)
+    assert not any("--raw" in name for name in training.figures(small, found, trained | {"waited": 0.5}, 5).changes)

@@ -14,8 +14,8 @@ import click
 import pytest
 
 from dataforge.cli import main
-from trainers.checkpoint import DETECTORS
-from trainers.config import Config, options
+from trainers.checkpoint import DETECTORS, config_class
+from trainers.config import options
 from trainers.database import with_database
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +35,11 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     if words[0] == "dataforge":
         return main.commands[words[1]], words[2:]
     assert words[:2] == ["python", "-m"]
-    module = importlib.import_module(words[2])
-    if words[2].removeprefix("trainers.") in DETECTORS:
-        kinds = [k for k in vars(module).values() if isinstance(k, type) and issubclass(k, Config) and k is not Config]
-        made = options(kinds[0])(click.command()(lambda **_: None))
-        return with_database(made) if words[2] == "trainers.dense" else made, words[3:]
-    return module.main, words[3:]
+    name = words[2].removeprefix("trainers.")
+    if name in DETECTORS:
+        made = options(config_class(name))(click.command()(lambda **_: None))
+        return with_database(made) if name == "dense" else made, words[3:]
+    return importlib.import_module(words[2]).main, words[3:]
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -59,6 +59,23 @@ def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], off
     return torch.cat([centre - shapes / 2, centre + shapes / 2], -1).reshape(-1, 4)
 
 
+def over(maps: Sequence[Tensor], sizes: Sequence[Sequence[float]], size: Sequence[int]) -> list[Tensor]:
+    """The anchors of each map of a pyramid: `shapes` about the upper left corners of its cells.
+
+    Args:
+        maps: (B, C, h, w) each; sizes: for each map, the sides of its squares, pixels.
+        size: (height, width) of the network's input.
+
+    Returns:
+        for each map (h * w * 3 * its squares, 4) xyxy pixels, in `grid`'s order.
+    """
+    found = []
+    for sides, level in zip(sizes, maps, strict=True):
+        rows, columns = level.shape[2:]
+        found.append(grid(shapes(sides, level.device), rows, columns, (size[0] // rows, size[1] // columns)))
+    return found
+
+
 def encode(anchors: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), times weights.
 

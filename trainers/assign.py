@@ -15,7 +15,7 @@ from dataforge.boxes import iou
 from dataforge.record import CROWD, DIFFICULT
 
 NEGATIVE, IGNORED = -1, -2
-BLOCK = {"cpu": 1 << 18}  # overlaps that are held at a time: on a CPU as many as stay in its cache
+BLOCK = {"cpu": 1 << 18}  # overlaps that are found at a time: on a CPU as many as stay in its cache
 
 
 def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
@@ -58,44 +58,48 @@ def match(
     Returns:
         (B, A) int64: the box's number, NEGATIVE or IGNORED.
     """
-    count, places = eligible.shape
-    anchors = anchors.expand(count, -1, 4)
-    if not places:
-        return torch.full(anchors.shape[:2], NEGATIVE, device=anchors.device)
-    size = max(1, BLOCK.get(anchors.device.type, 1 << 24) // (count * places))
-    best, owner, shielded = [], [], []
-    top = boxes.new_zeros(count, places)  # each box's best overlap, and the anchor it is with
-    first = torch.zeros_like(top, dtype=torch.int64)
-    for start in range(0, anchors.shape[1], size):
-        block = anchors[:, start : start + size]
-        overlap = iou(block, boxes, shields)  # with a shield: the share of the anchor that lies in it
-        if shields is not None:
-            shielded.append(overlap.where(shields.unsqueeze(1), 0.0).amax(2) >= shield_iou)
-        overlap.masked_fill_(~eligible.unsqueeze(1), -1.0)
-        value, number = overlap.max(2)
-        best.append(value)
-        owner.append(number)
-        if force != "no":
-            value, number = overlap.max(1)
-            better = value > top
-            top, first = torch.where(better, value, top), torch.where(better, number + start, first)
-    value, number = torch.cat(best, 1), torch.cat(owner, 1)
-    found = torch.where(value >= high, number, torch.where(value < low, NEGATIVE, IGNORED))
-    if shields is not None:
-        found = torch.where((found == NEGATIVE) & torch.cat(shielded, 1), IGNORED, found)
-    forced = top > 0
-    if force == "best":
-        order = torch.where(forced, torch.arange(places, device=boxes.device), -1)
-        wanted = torch.full_like(found, -1).scatter_reduce(1, first, order, "amax")
-        found = torch.where(wanted >= 0, wanted, found)
-    elif force == "ties":
-        top = torch.where(forced, top, 2.0)
-        ties = [
-            (iou(block, boxes) == top.unsqueeze(1)).logical_and_(eligible.unsqueeze(1)).any(2)
-            for block in anchors.split(size, 1)
-        ]
-        found = torch.where(torch.cat(ties, 1), number, found)
+    count, total = len(boxes), anchors.shape[-2]
+    anchors = (anchors if anchors.dim() == 3 else anchors.unsqueeze(0)).movedim(-1, 0).contiguous().movedim(0, -1)
+    wanted = _those(boxes, eligible)
+    best = boxes.new_zeros(count, total)  # each anchor's best overlap, and the box it is with
+    owner = torch.full((count, total), NEGATIVE, device=boxes.device)
+    tied = torch.zeros_like(owner, dtype=torch.bool)
+    first = []  # each box's best anchor, or `total`
+    step = max(1, BLOCK.get(boxes.device.type, 1 << 24) // max(count * total, 1))
+    for start in range(0, wanted.shape[1], step):
+        overlap = iou(wanted[:, start : start + step], anchors)
+        value, number = overlap.max(1) if step > 1 else (overlap[:, 0], 0)
+        owner = torch.where(value > best, number + start, owner)
+        best = torch.maximum(value, best)
+        if force == "best":
+            value, number = overlap.max(2)
+            first.append(torch.where(value > 0, number, total))
+        elif force == "ties":
+            top = overlap.amax(2, keepdim=True)
+            tied |= (overlap == torch.where(top > 0, top, 2.0)).any(1)
+    found = torch.where(best >= high, owner, torch.where(best < low, NEGATIVE, IGNORED))
+    if first:
+        place, order = torch.cat(first, 1), torch.arange(wanted.shape[1], device=boxes.device).expand(count, -1)
+        forced = found.new_full((count, total + 1), -1).scatter_reduce(1, place, order, "amax")[:, :total]
+        found = torch.where(forced >= 0, forced, found)
+    found = torch.where(tied, owner, found)
+    shades = boxes[:, :0] if shields is None else _those(boxes, shields)
+    if shades.shape[1]:
+        inside = [iou(block, shades, torch.ones_like(shades[..., 0], dtype=torch.bool)).amax(2) >= shield_iou
+                  for block in anchors.split(1 << 14, 1)]  # fmt: skip
+        found = torch.where((found == NEGATIVE) & torch.cat(inside, 1), IGNORED, found)
     return found
+
+
+def _those(boxes: Tensor, marked: Tensor) -> Tensor:
+    """Boxes (B, M, 4) with zeros, which overlap nothing, for those that are not marked (B, M).
+
+    On a CPU it leaves away the places behind the last that is marked; elsewhere that would wait for the device.
+    """
+    if marked.device.type == "cpu":
+        used = int(marked.any(0).nonzero().max()) + 1 if marked.any() else 0
+        boxes, marked = boxes[:, :used], marked[:, :used]
+    return boxes.where(marked.unsqueeze(-1), 0.0)
 
 
 def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,19 +118,28 @@ def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:
     return batch.boxes.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), labels
 
 
-def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> Tensor:
+def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple[Tensor, Tensor]:
     """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
 
     Args:
-        found: (B, A) as `match` gives it; keys: (B, A) random numbers, of which the smallest are drawn.
+        found: (B, A) as `match` gives it; keys: (B, A) random numbers in 0..1, of which the smallest are drawn.
 
     Returns:
-        (B, A) bool.
+        the numbers of S anchors (B, S), S the lesser of A and `count`, and what each of them has (B, S): as `found`,
+        but IGNORED where there are fewer to draw.
     """
-    is_positive, is_negative = found >= 0, found == NEGATIVE
-    kept = is_positive & (_rank(keys, is_positive) < int(count * positive))
-    room = count - kept.sum(1, keepdim=True)
-    return kept | (is_negative & (_rank(keys, is_negative) < room))
+    size = min(count, found.shape[1])
+    places, there, room = [], [], torch.full_like(found[:, :1], count)
+    for marked, most in ((found >= 0, int(count * positive)), (found == NEGATIVE, count)):
+        key, place = torch.where(marked, keys, 2.0).topk(min(most, size), dim=1, largest=False)
+        drawn = (key < 2.0) & (torch.arange(place.shape[1], device=place.device) < room)
+        room = room - drawn.sum(1, keepdim=True)
+        places.append(place)
+        there.append(drawn)
+    place, drawn = torch.cat(places, 1), torch.cat(there, 1)
+    first = torch.where(drawn, 0, 1).argsort(dim=1, stable=True)[:, :size]
+    place = place.gather(1, first)
+    return place, torch.where(drawn.gather(1, first), found.gather(1, place), IGNORED)
 
 
 def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
@@ -151,11 +164,3 @@ def _scramble(state: Tensor) -> Tensor:
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         state = ((state ^ (state >> shift)) * factor) & 0xFFFFFFFF
     return state ^ (state >> 16)
-
-
-def _rank(keys: Tensor, among: Tensor) -> Tensor:
-    """(B, A) each key's place among those marked, by rising key; meaningless for the others."""
-    order = torch.where(among, keys, torch.inf).argsort(dim=1, stable=True)
-    return torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )

@@ -6,15 +6,19 @@ Feature extractors that give maps at chosen strides: Darknet-19, VGG16, or any t
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from dataforge.errors import ConfigError
 from trainers import darknet
+from trainers.convolution import Conv3x3
 
 # "channels,kernel" of convolutions, and M, a 2x2 max-pool (YOLO9000, arXiv 1612.08242, table 6, without classifier)
 _TO_16 = "32,3 M 64,3 M 128,3 64,1 128,3 M 256,3 128,1 256,3 M 512,3 256,1 512,3 256,1 512,3"
@@ -132,7 +136,7 @@ class VGG16(Backbone):
         for stage, (depth, wide) in enumerate([(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)]):
             layers += [nn.MaxPool2d(2, ceil_mode=True)] if stage else []
             for _ in range(depth):
-                layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(inplace=True)]
+                layers += [Conv3x3(channels, wide), nn.ReLU(inplace=True)]
                 channels = wide
         self.features = nn.Sequential(*layers)
         self.channels = tuple(min(64 * stride, 512) for stride in strides)
@@ -212,6 +216,20 @@ class Timm(Backbone):
         expected = [(1, n, 64 // s, 96 // s) for n, s in zip(self.channels, self.strides, strict=True)]
         if shapes != expected:
             raise ConfigError(f"backbone {self.name!r}: gives maps {shapes} for a 64x96 image; expected {expected}")
+
+
+class Pyramid(FeaturePyramidNetwork):
+    """Torchvision's feature pyramid (arXiv 1612.03144), from maps to maps, finest first."""
+
+    def __init__(self, channels: Sequence[int], width: int, coarser: ExtraFPNBlock | None) -> None:
+        super().__init__(list(channels), width, coarser)
+        for block in self.layer_blocks:
+            layer = Conv3x3(width, width)
+            layer.load_state_dict(block[0].state_dict())  # type: ignore[index]
+            block[0] = layer  # type: ignore[index]
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
+        return list(super().forward(OrderedDict((str(i), level) for i, level in enumerate(maps))).values())
 
 
 def timm_model(name: str, *, pretrained: bool) -> Any:

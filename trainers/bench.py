@@ -9,7 +9,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import click
 
@@ -32,7 +32,7 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
 
     Returns:
         "step" and "together": images a second, "waited": the share of "together"'s time in which the step waited,
-        "steps": how many were measured of each.
+        "steps": how many were measured of each, "loader": what it was told.
 
     Raises:
         ConfigError: a value is wrong.
@@ -48,6 +48,7 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
         learner.update(config.lr, 0)
 
     batch = next(iter(loader)).clone()
+    size = len(batch)
     alone: list[float] = []
     while len(alone) < WARM + LEAST or sum(alone[WARM:]) < seconds:
         started = time.perf_counter()
@@ -67,10 +68,12 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
                 break
         loader.set_epoch(loader.epoch + 1)
     return {
-        "step": config.batch_size / statistics.median(alone[WARM:]),
+        "step": size / statistics.median(alone[WARM:]),
         "together": images / sum(spent[WARM:]),
         "waited": sum(waits[WARM:]) / sum(spent[WARM:]),
         "steps": [len(alone) - WARM, len(spent) - WARM],
+        "loader": {key: getattr(config, key) for key in ("size", "fit", "batch_size", "augment")}
+        | {"threads": loader.threads},
     }
 
 
@@ -87,7 +90,7 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="How long each part lasts.")
 def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
     """Measure what DETECTOR's training step takes."""
-    kind: type[Config] = get_type_hints(checkpoint.detector_class(detector).configure)["config"]
+    kind = checkpoint.config_class(detector)
     values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
     values |= {"train_split": split, "val_split": "", "multiscale": []}
     values["size"] = list(values.get("size", kind().size))

@@ -47,6 +47,9 @@ def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
     Args:
         folder: the run's, where files of the board are kept.
         step: the steps that were taken; what was written after them, by a run that died, is not shown.
+
+    Raises:
+        ConfigError: the logger refuses, since nobody is logged in or its server is not there; its own words.
     """
     kinds: dict[str, Callable[[Config, str, Path, int], Board]]
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -77,9 +80,11 @@ class _WandB:
 
         self.wandb = wandb
         known = _known(folder, "wandb")
-        self.run: Any = wandb.init(
-            project=detector, name=config.name, id=known, resume="allow", dir=folder, config=vars(config)
-        )
+        how: dict[str, Any] = {"project": detector, "name": config.name, "config": vars(config), "dir": folder}
+        try:
+            self.run: Any = wandb.init(id=known, resume="allow", **how)
+        except wandb.Error as error:
+            raise _refused("wandb", error) from None
         _keep(folder, "wandb", self.run.id)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -99,12 +104,15 @@ class _MLflow:
         import mlflow
 
         self.mlflow = mlflow
-        mlflow.set_experiment(detector)
         known = _known(folder, "mlflow")
-        run = mlflow.start_run(run_id=known, run_name=config.name)
+        try:
+            mlflow.set_experiment(detector)
+            run = mlflow.start_run(run_id=known, run_name=config.name)
+            if known is None:
+                mlflow.log_params(vars(config))
+        except mlflow.MlflowException as error:
+            raise _refused("mlflow", error) from None
         _keep(folder, "mlflow", run.info.run_id)
-        if known is None:
-            mlflow.log_params(vars(config))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.mlflow.log_metric(name.replace("%", "percent"), value, step=step)  # % is not allowed
@@ -114,6 +122,10 @@ class _MLflow:
 
     def close(self) -> None:
         self.mlflow.end_run()
+
+
+def _refused(name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"logger is {name!r}, which says: {next(iter(str(error).splitlines()), 'nothing')}")
 
 
 def _known(folder: Path, name: str) -> str | None:

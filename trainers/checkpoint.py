@@ -6,11 +6,12 @@ import importlib
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from dataforge.errors import ConfigError, unknown
+from trainers.config import Config
 from trainers.detector import Detector
 
 DETECTORS = {
@@ -64,6 +65,16 @@ def detector_class(name: str) -> type[Detector]:
         raise unknown("detector", name, DETECTORS)
     module, _, attribute = DETECTORS[name].partition(":")
     found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def config_class(name: str) -> type[Config]:
+    """The configuration of a detector by name.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    found: type[Config] = get_type_hints(detector_class(name).configure)["config"]
     return found
 
 

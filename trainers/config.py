@@ -45,8 +45,12 @@ class Config:
     buckets: str = value("", "train at several sizes, by aspect ratio: auto (of the area of size), or h,w,h,w,...")
     multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
     augment: str = value("yolo", "augmentation recipe")
+    sampling: str = value("none", "none, or repeat-factor: images of rare classes come more often an epoch")
+    repeat_threshold: float = value(0.001, "with repeat-factor, the share of images below which a class is rare")
+    on_error: str = value("raise", "raise at a damaged image, or skip it: grey, without boxes, told after each epoch")
     epochs: int = value(160, "passes over the training split")
     batch_size: int = value(16, "images a step, over all processes")
+    budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none")
     accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory")
     optimizer: str = value("sgd", "sgd or adamw")
     lr: float = value(1e-3, "learning rate")
@@ -66,6 +70,7 @@ class Config:
     seed: int = value(0, "of weights, order and augmentation")
     device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
     threads: int = value(0, "decode threads; 0 for one a core")
+    decode: str = value("host", "host, or device: JPEGs are decoded on a CUDA device")
     cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
     keep: int = value(4, "how many of the newest checkpoints stay")
     save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch")
@@ -82,6 +87,9 @@ class Config:
         """
         choices = {
             "fit": ("letterbox", "stretch"),
+            "sampling": ("none", "repeat-factor"),
+            "on_error": ("raise", "skip"),
+            "decode": ("host", "device"),
             "optimizer": ("sgd", "adamw"),
             "schedule": ("step", "cosine", "constant"),
             "amp": ("none", "bf16", "fp16"),
@@ -102,7 +110,9 @@ class Config:
             raise ConfigError(
                 f"layer_decay is {self.layer_decay}, bias_lr {self.bias_lr}; expected layer_decay in 0..1, bias_lr >= 0"
             )
-        if self.accumulate > self.batch_size:
+        if self.budget < 0:
+            raise ConfigError(f"budget is {self.budget}; expected pixels, or 0 to go by batch_size")
+        if self.accumulate > self.batch_size and not self.budget:
             raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
         if self.patience < 0 or (self.patience and not self.val_split):
             raise ConfigError(f"patience is {self.patience}; expected 0 or more, and with it a val_split to evaluate")

@@ -20,6 +20,7 @@ from dataforge.loader import Loader
 from dataforge.sampler import scaled
 from dataforge.shards.origin import content
 from dataforge.shards.reader import Shards
+from trainers import process
 from trainers.config import Config
 from trainers.detector import Detector
 
@@ -32,11 +33,13 @@ def make_loaders(
     Raises:
         ConfigError: a size, a split or a batch size that cannot be.
     """
-    if config.batch_size % world:
+    if config.batch_size % world and not config.budget:
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
     size = (config.size[0], config.size[1])
-    common: dict[str, Any] = {"batch_size": config.batch_size // world, "size": size, "fit": config.fit}
+    common: dict[str, Any] = {"batch_size": max(config.batch_size // world, 1), "size": size, "fit": config.fit}
     common |= {"rank": rank, "world": world, "device": device, "threads": config.threads or None}
+    common |= {"budget": config.budget // world if config.budget else None, "on_error": config.on_error}
+    common |= {"decode": config.decode}
     shards = Shards(_cache(config, rank) if config.cache else config.shards, view=config.view())
     loader = Loader(
         shards,
@@ -45,6 +48,8 @@ def make_loaders(
         seed=config.seed,
         scales=_scales(config),
         buckets=config.shapes(),
+        sampling=config.sampling,
+        repeat_threshold=config.repeat_threshold,
         **common,
     )
     if not len(loader.shards):
@@ -95,6 +100,12 @@ def _shapes(config: Config) -> list[tuple[int, int]]:
     if found == "auto":
         return [(math.isqrt(height * width),) * 2]  # the narrower side of any shape of that area is shorter
     return [(height, width)] if found is None or isinstance(found, str) else found
+
+
+def skipped(*loaders: Loader | None) -> list[str]:
+    """What is wrong with each damaged image that was skipped so far, on all ranks; all of them must call it."""
+    mine = {fault for loader in loaders if loader for fault in loader.skipped.values()}
+    return sorted(set().union(*process.gathered(mine)))
 
 
 def timed(loader: Loader) -> Iterator[tuple[Batch, float, float]]:

@@ -9,7 +9,6 @@ which anchor learns which object, and two losses.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,21 +16,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dataforge.batch import Batch
-from dataforge.boxes import nms
 from dataforge.draw import Pixels
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
 from trainers import anchors, assign, backbones, dense_pictures, losses, pretrained
 from trainers.config import Config, value
-from trainers.detector import Detections, Detector, unit
+from trainers.convolution import Conv3x3
+from trainers.detector import Detections, Detector, limit, select, unit
 
 POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor learns an object from this overlap on; below the other it is background
 PRIOR = 0.01  # how likely an anchor shows a class before anything is learnt (arXiv 1708.02002, section 3.3)
-CANDIDATES = 1000
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -60,10 +57,12 @@ class Raw(NamedTuple):
     """What the network gives.
 
     Attributes:
+        maps: what both heads see of each level, (B, width, h, w).
         logits: (B, A, C); offsets: (B, A, 4), as `anchors.encode` makes them.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
     """
 
+    maps: list[Tensor]
     logits: Tensor
     offsets: Tensor
     anchors: Tensor
@@ -117,8 +116,8 @@ class Head(nn.Module):
         self.outputs = outputs
         self.conv = nn.Sequential()
         for _ in range(depth):
-            self.conv.append(nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU()))
-        self.last = nn.Conv2d(inputs, anchors_a_cell * outputs, 3, padding=1)
+            self.conv.append(nn.Sequential(Conv3x3(inputs, inputs), nn.ReLU()))
+        self.last = Conv3x3(inputs, anchors_a_cell * outputs)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -173,7 +172,7 @@ class Dense(Detector):
             self.backbone = backbones.build(backbone, strides=(8, 16, 32)[:levels])
         self.backbone.freeze(freeze, norms=frozen_norm)
         coarser = LastLevelP6P7(width, width) if levels > len(self.backbone.channels) else None
-        self.pyramid = FeaturePyramidNetwork(list(self.backbone.channels), width, coarser)
+        self.pyramid = backbones.Pyramid(self.backbone.channels, width, coarser)
         count = 3 * len(sizes[0])
         self.classify = Head(width, depth, count, classes, bias=-math.log((1 - PRIOR) / PRIOR))
         self.regress = Head(width, depth, count, 4)
@@ -197,26 +196,15 @@ class Dense(Detector):
     def pretrain(self, config: DenseConfig) -> str:
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> what both heads see of each level, (B, width, h, w)."""
+    def forward(self, images: Tensor) -> Raw:
+        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
         x = unit(images)
         if self.channels == 1:
             x = (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
             x = x if self.backbone.name == "plain" else x.expand(-1, 3, -1, -1)
-        return list(self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(self.backbone(x)))).values())
-
-    def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
-        maps = self.maps(images)
-        height, width = images.shape[2:]
-        limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
-        fixed = [self._anchors(i, level, height, width) for i, level in enumerate(maps)]
-        return Raw(self.classify(maps), self.regress(maps), torch.cat(fixed), limit)
-
-    def _anchors(self, level: int, found: Tensor, height: int, width: int) -> Tensor:
-        rows, columns = found.shape[2:]
-        shapes = anchors.shapes(self.sizes[level], found.device)
-        return anchors.grid(shapes, rows, columns, (height // rows, width // columns))
+        maps = self.pyramid(self.backbone(x))
+        fixed = torch.cat(anchors.over(maps, self.sizes, images.shape[2:]))
+        return Raw(maps, self.classify(maps), self.regress(maps), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Focal loss over all anchors that are not ignored and L1 over positive ones, each divided by an image's
@@ -236,19 +224,13 @@ class Dense(Detector):
     def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 300) -> Detections:
         """Boxes inside the image; one anchor may give several classes."""
         boxes = anchors.decode(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
-        scores = raw.logits.float().sigmoid().flatten(1)
-        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
-        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
-        labels = torch.where(scores >= conf, order % self.classes, -1)
-        boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
-        return Detections(boxes, scores, labels)
+        return select(boxes.unsqueeze(2), raw.logits.float().sigmoid(), conf=conf, iou=iou, top=top)
 
-    def pictures(self, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
-        raw, maps = self(batch.images), self.maps(batch.images)
+    def pictures(self, raw: Raw, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
         return {
             "positive anchors": dense_pictures.positives(batch, raw.anchors, match(raw.anchors, batch)),
-            "heat maps": dense_pictures.heat(batch, raw.logits, [level.shape[2:] for level in maps], names),
-            "feature maps": dense_pictures.features(maps[0][0]),
+            "heat maps": dense_pictures.heat(batch, raw.logits, [level.shape[2:] for level in raw.maps], names),
+            "feature maps": dense_pictures.features(raw.maps[0][0]),
         }
 
 

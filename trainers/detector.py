@@ -1,4 +1,4 @@
-"""Legend: B images, M box places, K detections, C classes, H x W pixels.
+"""Legend: B images, M box places, P predictions, K detections, C classes, H x W pixels.
 
 What every detector is, and what it gives.
 """
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dataforge.batch import Batch
+from dataforge.boxes import nms
 from dataforge.draw import Pixels
 from dataforge.shards.reader import Shards
 
+CANDIDATES = 1000  # an image's best (box, class) pairs, among which overlapping ones are looked for
 _HORIZON = 1e-9  # what lies behind that of a projective map becomes far away, but stays finite
 
 
@@ -103,11 +105,11 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def pictures(self, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
+    def pictures(self, raw: Any, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
         """Pictures by name that show how this detector works, for `trainers.monitor`; called without gradients.
 
         Args:
-            batch: a few images; names: the classes' names by label.
+            raw: what `forward` gives for the batch, a few images; names: the classes' names by label.
         """
         return {}
 
@@ -115,3 +117,24 @@ class Detector(nn.Module):
 def unit(images: Tensor) -> Tensor:
     """Images as floats in 0..1, whichever of the two forms a `Batch` holds them in."""
     return images if images.is_floating_point() else images.float() / 255
+
+
+def limit(images: Tensor) -> Tensor:
+    """(4,) float32: the width, height, width and height of images (B, 3, H, W), beyond which no box goes."""
+    height, width = images.shape[2:]
+    return torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
+
+
+def select(boxes: Tensor, scores: Tensor, *, conf: float, iou: float, top: int) -> Detections:
+    """The best of an image's boxes, thinned out by NMS within each class. A box may be found as several classes.
+
+    Args:
+        boxes: (B, P, 1, 4), or (B, P, C, 4) where each class has its own.
+        scores: (B, P, C) float32.
+        conf, iou, top: as in `Detector.decode`.
+    """
+    classes, scores = scores.shape[2], scores.flatten(1)
+    best, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+    place = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
+    labels = torch.where(best >= conf, order % classes, -1)
+    return Detections(*nms(boxes.flatten(1, 2).gather(1, place), best, labels, threshold=iou, top=top))

@@ -20,10 +20,12 @@ from dataforge.errors import ConfigError, DataError
 from trainers import checkpoint, monitor, plots, process, run
 from trainers.board import open_board
 from trainers.config import Config, options, read_toml
-from trainers.data import make_loaders, timed
+from trainers.data import make_loaders, skipped, timed
 from trainers.learner import Learner
 from trainers.optim import learning_rate
 from trainers.report import draw_inputs, score, trace
+
+TOLD = 10  # damaged images that are listed after an epoch; a warning named each of them as it came
 
 
 @dataclass
@@ -90,11 +92,10 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             draw_inputs(folder, loader)
     board = open_board(config, detector, folder, done.step) if rank == 0 else None
     watched = monitor.watched(val_loader or loader) if rank == 0 else None
-    steps_an_epoch = len(loader)
     if rank == 0:
         click.echo(
             f"{detector} on {device}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{len(shards)} images, {steps_an_epoch} steps an epoch, epochs {done.epoch + 1}..{config.epochs}; {folder}"
+            f"{len(shards)} images, {len(loader)} steps an epoch, epochs {done.epoch + 1}..{config.epochs}; {folder}"
         )
 
     def snapshot() -> dict[str, Any]:
@@ -115,16 +116,17 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     while done.epoch < config.epochs and not (config.patience and done.stale >= config.patience):
         if loader.epoch != done.epoch:
             loader.set_epoch(done.epoch)
+        steps, first = len(loader), loader.state_dict()["step"]  # epochs differ where sampling meets buckets
         progress = tqdm(
-            total=steps_an_epoch,
-            initial=done.step - done.epoch * steps_an_epoch,
+            total=steps,
+            initial=first,
             desc=f"epoch {done.epoch + 1}/{config.epochs}",
             disable=None if rank == 0 else True,
             leave=False,
         )
-        for batch, waited, started in timed(loader):
-            rate = learning_rate(config, done.step, steps_an_epoch)
-            with process.memory_errors(batch, done.step, config.batch_size):
+        for place, (batch, waited, started) in enumerate(timed(loader), first):
+            rate = learning_rate(config, done.step, done.epoch + place / steps)
+            with process.memory_errors(batch, done.step + 1, config):
                 try:
                     row = learner.gradients(batch)
                 except DataError as error:
@@ -132,7 +134,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                         f"step {done.step + 1}: {error} of split {shards.split!r}; try a lower --lr, or look at them: "
                         f"dataforge replay {folder} --step {done.step + 1}"
                     ) from None
-                if board and (done.step + 1) % steps_an_epoch == 0:
+                if board and place + 1 == steps:
                     monitor.gradients(board, model, done.step + 1, learner.scaler.get_scale())
                 learner.update(rate, done.step)
             done.step += 1
@@ -148,7 +150,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                 progress.update()
                 progress.set_postfix_str(_line(row, done.sums, device))
             stopping = stop.everywhere(device)
-            due = config.save_steps and done.step % config.save_steps == 0 and done.step % steps_an_epoch
+            due = config.save_steps and done.step % config.save_steps == 0 and place + 1 < steps
             if rank == 0 and (due or stopping):
                 run.save(folder, snapshot(), done.step, config.keep)
             if stopping:
@@ -159,7 +161,8 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
         sums, done.sums = done.sums, {}
         means = {name: value / sums["steps"] for name, value in sums.items() if name not in _COUNTS}
         results: dict[str, Any] = {"epoch": done.epoch, "step": done.step, **means}
-        results |= {"lr": learning_rate(config, done.step - 1, steps_an_epoch), "mAP50": "", "mAP50-95": ""}
+        rate = learning_rate(config, done.step - 1, done.epoch - 1 / steps)
+        results |= {"lr": rate, "mAP50": "", "mAP50-95": ""}
         said, better = "", not val_loader
         if val_loader and (done.epoch % config.eval_every == 0 or done.epoch == config.epochs):
             last = done.epoch == config.epochs or 0 < config.patience <= done.stale + 1
@@ -168,6 +171,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             said = f", mAP50 {numbers['AP50']:.4f}, mAP50-95 {numbers['AP']:.4f}"
             better = numbers["AP"] > done.best
             done.best, done.stale = max(done.best, numbers["AP"]), 0 if better else done.stale + 1
+        bad = skipped(loader, val_loader)
         results |= {
             "img/s": round(sums["images"] / sums["seconds"], 1),
             "data-wait %": round(100 * sums["waited"] / sums["seconds"], 2),
@@ -180,6 +184,9 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
                 if value != "":
                     board.add_scalar(f"epoch/{name}", value, done.step)
             click.echo(f"epoch {done.epoch}/{config.epochs}: {_line(means, sums, device)}{said}")
+            if bad:
+                rest = [f"and {len(bad) - TOLD} more"] if len(bad) > TOLD else []
+                click.echo("\n  ".join([f"damaged images skipped so far: {len(bad)}", *bad[:TOLD], *rest]))
             if watched and monitor.due(done.epoch, config.epochs):
                 monitor.write(board, learner.judged, watched, loader.classes, done.step)
             state = snapshot()
@@ -223,9 +230,10 @@ def command(detector: str, kind: type[Config]) -> click.Command:
     def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value is not None}
         if resume:
-            movable = {"shards", "device", "threads"}
-            if toml or given.keys() - movable:
-                raise ConfigError(f"--resume goes with {', '.join(sorted(movable))} only; the run keeps its values")
+            if toml or given.keys() - {"shards", "device", "threads", "decode", "on_error"}:
+                raise ConfigError(
+                    "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
+                )
             toml = resume / run.ARGS
             run.last(resume)
         values = (read_toml(kind, toml) if toml else {}) | given

@@ -80,7 +80,8 @@ def run(
         DataError: a record never came.
     """
     import torch
-    import torch.distributed as dist
+
+    from trainers.process import gathered
 
     training = detector.training
     detector.eval()
@@ -100,10 +101,7 @@ def run(
             seen += len(batch.index)
     detector.train(training)
     mine = [np.concatenate([e, *x]) for e, x in zip(_EMPTY, (visits, image, boxes, scores, labels), strict=True)]
-    shares: list[Any] = [mine]
-    if dist.is_available() and dist.is_initialized():
-        shares = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, mine)
+    shares = gathered(mine)
     starts = np.cumsum([0, *(len(share[0]) for share in shares[:-1])])
     for share, start in zip(shares, starts, strict=True):
         share[1] = share[1] + start
@@ -258,27 +256,24 @@ def _of_checkpoint(
 
     from dataforge.loader import Loader
     from trainers.checkpoint import load_detector
-    from trainers.process import device_of
+    from trainers.process import place
 
     detector, checkpoint = load_detector(file)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    place = device_of(device)
+    rank, world, where = place(device)
     loader = Loader(
         shards,
         split=split,
         batch_size=batch_size,
         size=tuple(checkpoint["size"]),
         fit=checkpoint["fit"],
-        device=place,
+        device=where,
         shuffle=False,
         rank=rank,
         world=world,
     )
     truth = truth_of_shards(loader.shards)
-    if world > 1:
-        dist.init_process_group("gloo")  # only the results travel
     try:
-        found = run(detector.to(place), loader, place, conf=conf, iou=iou)
+        found = run(detector.to(where), loader, where, conf=conf, iou=iou)
     finally:
         if world > 1:
             dist.destroy_process_group()

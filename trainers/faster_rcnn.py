@@ -6,7 +6,6 @@ Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a featu
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dataforge.batch import Batch
@@ -24,15 +22,15 @@ from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
 from trainers import anchors, assign, backbones, pretrained
 from trainers.config import Config, value
-from trainers.detector import Detections, Detector, unit
-from trainers.pooling import POOLERS, pool
+from trainers.convolution import Conv3x3, conv3x3_at
+from trainers.detector import Detections, Detector, limit, select, unit
+from trainers.pooling import POOLERS, Rows, by_cell, pool
 from trainers.process import shared
 
 RPN_HIGH, RPN_LOW, RPN_SAMPLES, RPN_NMS = 0.7, 0.3, 256, 0.7
 POSITIVE, POSITIVE_SHARE = 0.5, 0.25
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 BETA = 1 / 9  # where smooth L1 turns from a square to a line: sigma 3
-CANDIDATES = 1000
 MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; what is thinner is none
 # how many proposals a level gives, and how many an image keeps: in training, and else
 KEEP = {"fpn": ((2000, 2000), (1000, 1000)), "c4": ((12000, 2000), (6000, 300))}
@@ -64,13 +62,14 @@ class Raw(NamedTuple):
     """What the first stage gives.
 
     Attributes:
-        maps: the features that regions are pooled from.
-        logits: (B, A) whether an anchor shows an object; offsets: (B, A, 4).
+        maps: the features of all levels, (B, width, h, w) each.
+        logits: (B, A) whether an anchor shows an object; offsets: (B, A, 4). Both without gradients: the loss makes
+            those again that it samples.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
         proposals: (B, P, 4) xyxy pixels, best first; there: (B, P) which of them are not padding.
     """
 
-    maps: tuple[Tensor, ...]
+    maps: Sequence[Tensor]
     logits: Tensor
     offsets: Tensor
     anchors: Tensor
@@ -117,10 +116,10 @@ class FasterRCNN(Detector):
         self.strides = (4, 8, 16, 32) if neck == "fpn" else (16,)
         self.backbone = backbones.build(backbone, strides=self.strides)
         if neck == "fpn":
-            self.pyramid = FeaturePyramidNetwork(list(self.backbone.channels), width, LastLevelMaxPool())
+            self.pyramid = backbones.Pyramid(self.backbone.channels, width, LastLevelMaxPool())
             last = hidden
             flat = nn.Linear(width * 49, hidden)
-            self.tail: nn.Module = nn.Sequential(nn.Flatten(), flat, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+            self.tail: nn.Module = nn.Sequential(Rows(), flat, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         else:
             width = self.backbone.channels[0]
             self.tail, last = self._last_stage(backbone)
@@ -128,7 +127,7 @@ class FasterRCNN(Detector):
         self.pooler = POOLERS[pooling](width, 7)
         count = 3 * len(self.sizes[0])
         inner = width if neck == "fpn" else 512
-        self.rpn_conv = nn.Conv2d(width, inner, 3, padding=1)
+        self.rpn_conv = Conv3x3(width, inner)
         self.rpn_logits, self.rpn_offsets = nn.Conv2d(inner, count, 1), nn.Conv2d(inner, 4 * count, 1)
         for layer in (self.rpn_conv, self.rpn_logits, self.rpn_offsets):
             nn.init.normal_(layer.weight, std=0.01)
@@ -140,7 +139,7 @@ class FasterRCNN(Detector):
         """What turns a region of the stride-16 map into a vector: VGG16's large layers, or a ResNet's last stage."""
         if name == "vgg16":
             one, two = nn.Linear(512 * 49, 4096), nn.Linear(4096, 4096)
-            return nn.Sequential(nn.Flatten(), one, nn.ReLU(), nn.Dropout(), two, nn.ReLU(), nn.Dropout()), 4096
+            return nn.Sequential(Rows(), one, nn.ReLU(), nn.Dropout(), two, nn.ReLU(), nn.Dropout()), 4096
         net: Any = getattr(self.backbone, "net", {})
         if "layer4" not in dict(net.named_children() if net else ()):
             raise ConfigError(f"backbone {name!r} has no layer4; neck c4 takes vgg16 and ResNets")
@@ -164,6 +163,7 @@ class FasterRCNN(Detector):
                      for ours, theirs in ((1, 0), (4, 3)) for kind in ("weight", "bias")}  # fmt: skip
             if None in large.values():
                 return f"{said}; without the large layers, which it does not have"
+            large["1.weight"] = by_cell(large["1.weight"])  # type: ignore[arg-type]
             self.tail.load_state_dict(large)
             return f"{said}, and the large layers"
         net: Any = self.backbone.net
@@ -175,31 +175,39 @@ class FasterRCNN(Detector):
 
     def forward(self, images: Tensor) -> Raw:
         """(B, 3, H, W) -> features and proposals."""
-        maps: tuple[Tensor, ...] = self.backbone(unit(images))
-        levels = maps
-        if self.neck == "fpn":
-            found = self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(maps)))
-            levels = tuple(found.values())
-            maps = levels[: len(self.strides)]
-        height, width = images.shape[2:]
-        limit = torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
-        logits, offsets, fixed = [], [], []
-        for sizes, level in zip(self.sizes, levels, strict=True):
-            inner = functional.relu(self.rpn_conv(level))
-            logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
-            offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
-            rows, columns = level.shape[2:]
-            shapes = anchors.shapes(sizes, images.device)
-            fixed.append(anchors.grid(shapes, rows, columns, (height // rows, width // columns)))
+        maps: Sequence[Tensor] = self.backbone(unit(images))
+        maps = self.pyramid(maps) if self.neck == "fpn" else maps
+        fixed, edge = anchors.over(maps, self.sizes, images.shape[2:]), limit(images)
         with torch.no_grad():
-            proposals, there = propose(logits, offsets, fixed, limit, *KEEP[self.neck][not self.training])
-        return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), limit, proposals, there)
+            logits, offsets = [], []
+            for level in maps:
+                inner = functional.relu(self.rpn_conv(level))
+                logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
+                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
+            proposals, there = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
+        return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, there)
+
+    def _first_stage_at(self, maps: Sequence[Tensor], place: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, S) and offsets (B, S, 4) of some anchors (B, S), with gradients.
+
+        A step learns from 256 anchors an image, of tens of thousands: nothing flows back from the others.
+        """
+        count = len(self.rpn_logits.weight)  # anchors a cell
+        cell, which = place.div(count, rounding_mode="floor"), (place % count).unsqueeze(-1)
+        inner = functional.relu(conv3x3_at(cell, maps, self.rpn_conv.weight, self.rpn_conv.bias))  # type: ignore[arg-type]
+        logits, offsets = (
+            functional.linear(inner, layer.weight.flatten(1), layer.bias).float()
+            for layer in (self.rpn_logits, self.rpn_offsets)
+        )
+        chosen = which.unsqueeze(-1).expand(-1, -1, 1, 4)
+        return logits.gather(2, which).squeeze(2), offsets.unflatten(2, (count, 4)).gather(2, chosen).squeeze(2)
 
     def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
-        found = self.tail(pool(self.pooler, maps, self.strides, boxes))
+        pooled, place = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
+        found = self.tail(pooled)
         logits, offsets = self.classify(found).float(), self.regress(found).float()
-        return logits.view(*boxes.shape[:2], -1), offsets.view(*boxes.shape[:2], -1, 4)
+        return logits[place], offsets[place].unflatten(2, (-1, 4))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Section 3.1.2 for the proposals; for the regions cross entropy, and smooth L1 over those with an object."""
@@ -209,13 +217,14 @@ class FasterRCNN(Detector):
                 raw.anchors, batch.boxes, eligible, high=RPN_HIGH, low=RPN_LOW, force="ties", shields=shields
             )
             keys = assign.keys(batch.index, owner.shape[1], self.steps)
-            chosen = assign.sample(owner, keys, count=RPN_SAMPLES, positive=0.5)
-            positive = (owner >= 0) & chosen
-            goal = anchors.encode(raw.anchors, assign.goals(batch, owner)[0])
-            count = shared(chosen.sum(), len(batch))
-        wrong = functional.binary_cross_entropy_with_logits(raw.logits, positive.float(), reduction="none")
-        off = functional.smooth_l1_loss(raw.offsets, goal, beta=BETA, reduction="none").sum(-1)
-        parts = {"rpn_obj": (wrong * chosen).sum() / count, "rpn_box": (off * positive).sum() / count}
+            place, owner = assign.sample(owner, keys, count=RPN_SAMPLES, positive=0.5)
+            taken, positive = owner != assign.IGNORED, owner >= 0
+            goal = anchors.encode(raw.anchors[place], assign.goals(batch, owner)[0])
+            count = shared(taken.sum(), len(batch))
+        logits, offsets = self._first_stage_at(raw.maps, place)
+        wrong = functional.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
+        off = functional.smooth_l1_loss(offsets, goal, beta=BETA, reduction="none").sum(-1)
+        parts = {"rpn_obj": (wrong * taken).sum() / count, "rpn_box": (off * positive).sum() / count}
 
         with torch.no_grad():
             regions, owner = self._regions(raw, batch, eligible, shields)
@@ -245,26 +254,17 @@ class FasterRCNN(Detector):
         )
         owner = torch.where(there, owner, assign.IGNORED)
         keys = assign.keys(batch.index, owner.shape[1], ~self.steps)
-        chosen = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
-        count = min(self.regions, owner.shape[1])
-        place = torch.where(chosen, 0, 1).argsort(dim=1, stable=True)[:, :count]
-        owner = torch.where(chosen, owner, assign.IGNORED).gather(1, place)
+        place, owner = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
         return candidates.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), owner
 
     def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 100) -> Detections:
         """Boxes inside the image; one region may give several classes."""
         logits, offsets = self.second_stage(raw.maps, raw.proposals)
-        scores = (logits.softmax(-1)[..., 1:] * raw.there.unsqueeze(-1)).flatten(1)
-        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
-        region, label = order.div(self.classes, rounding_mode="floor"), order % self.classes
-        row = region * offsets.shape[2] + (label + 1) * (offsets.shape[2] > 1)
-        offsets = offsets.flatten(1, 2).gather(1, row.unsqueeze(-1).expand(-1, -1, 4))
-        boxes = anchors.decode(offsets, raw.proposals.gather(1, region.unsqueeze(-1).expand(-1, -1, 4)), WEIGHTS)
+        boxes = anchors.decode(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
         boxes = boxes.clamp(min=0).minimum(raw.limit)
         wide = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_BOX
-        labels = torch.where((scores >= conf) & wide & raw.there.gather(1, region), label, -1)
-        boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
-        return Detections(boxes, scores, labels)
+        scores = torch.where(wide & raw.there.unsqueeze(-1), logits.softmax(-1)[..., 1:], -1)
+        return select(boxes, scores, conf=conf, iou=iou, top=top)
 
 
 def propose(
@@ -283,18 +283,19 @@ def propose(
     Returns:
         boxes (B, P, 4), best first, and which of them are not padding (B, P).
     """
-    boxes, scores, levels = [], [], []
-    for number, (logit, offset, anchor) in enumerate(zip(logits, offsets, fixed, strict=True)):
+    boxes, scores, there = [], [], []
+    for logit, offset, anchor in zip(logits, offsets, fixed, strict=True):
         best, place = logit.topk(min(per_level, logit.shape[1]))
-        moved = anchors.decode(offset.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), anchor[place])
-        boxes.append(moved.clamp(min=0).minimum(limit))
-        scores.append(best.sigmoid())
-        levels.append(torch.full_like(place, number))
-    box = torch.cat(boxes, 1)
-    wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
-    level = torch.where(wide, torch.cat(levels, 1), -1)
-    box, _, level = nms(box, torch.cat(scores, 1), level, threshold=RPN_NMS, top=an_image)
-    return box, level >= 0
+        box = anchors.decode(offset.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), anchor[place])
+        box = box.clamp(min=0).minimum(limit)
+        wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
+        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image)
+        boxes.append(box)
+        scores.append(score.where(label >= 0, -1))
+        there.append(label >= 0)
+    score = torch.cat(scores, 1)
+    place = score.topk(min(an_image, score.shape[1])).indices
+    return torch.cat(boxes, 1).gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), torch.cat(there, 1).gather(1, place)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def pictures(detector: Detector, batch: Batch, names: Sequence[str]) -> dict[str
     first = next((layer for layer in detector.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is not None and first.in_channels in (1, 3):
         shown["filters"] = tiles(first.weight)
-    shown |= detector.pictures(batch, names)
+    shown |= detector.pictures(raw, batch, names)
     detector.train(training)
     return shown
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from dataforge.batch import Batch
 from dataforge.errors import ConfigError
+from trainers.config import Config
 
 
 def device_of(name: str) -> torch.device:
@@ -54,13 +56,26 @@ def place(name: str) -> tuple[int, int, torch.device]:
     return rank, world, device
 
 
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def total(numbers: Tensor) -> Tensor:
     """The sum over all ranks; all of them must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _several():
         return numbers
     numbers = numbers.clone()
     dist.all_reduce(numbers)
     return numbers
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every rank's value, in their order; all of them must call it."""
+    if not _several():
+        return [value]
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def shared(count: Tensor, images: int) -> Tensor:
@@ -94,7 +109,7 @@ class Stop:
 
     def everywhere(self, device: torch.device) -> bool:
         """Whether any rank was asked; all of them must call it."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if not _several():
             return self.asked
         return bool(total(torch.tensor(float(self.asked), device=device)) > 0)
 
@@ -112,8 +127,11 @@ def resident() -> int:
 
 
 @contextmanager
-def memory_errors(batch: Batch, step: int, batch_size: int) -> Iterator[None]:
+def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
     """Say what to try when the memory, of the device or of the machine, does not hold a step.
+
+    Args:
+        step: 1 is the first, as in `steps.csv`.
 
     Raises:
         ConfigError: instead of the many kinds of error that torch has for it.
@@ -126,7 +144,8 @@ def memory_errors(batch: Batch, step: int, batch_size: int) -> Iterator[None]:
         if not known and not any(words in text for words in ("can't allocate memory", "out of memory")):
             raise
         height, width = batch.images.shape[2:]
+        half = max((config.budget or config.batch_size) // 2, 1)
         raise ConfigError(
             f"step {step}: out of memory with {len(batch)} images of {height}x{width} and {batch.labels.shape[1]} box "
-            f"places each; try --batch-size {max(batch_size // 2, 1)}, --accumulate 2 or --amp bf16"
+            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp bf16"
         ) from None

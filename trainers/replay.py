@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import click
 import PIL.Image
@@ -16,7 +16,7 @@ from dataforge.command import Command
 from dataforge.errors import ConfigError
 from dataforge.loader import Loader
 from trainers import checkpoint, plots, run
-from trainers.config import Config, read_toml
+from trainers.config import read_toml
 from trainers.data import make_loaders
 
 SIDE = 3840  # of a sheet, so that a large batch can be looked at
@@ -24,6 +24,8 @@ SIDE = 3840  # of a sheet, so that a large batch can be looked at
 
 def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
     """The batch of all processes that a run's step learned from, made on the CPU.
+
+    Where the device decoded or moved pixels, these differ by rounding.
 
     Args:
         folder: of the run; step: 1 is the first, as in `steps.csv`.
@@ -33,11 +35,10 @@ def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
         ConfigError: no such run or step, or its shards or arguments have changed since.
     """
     start = run.start(folder)
-    kind = checkpoint.detector_class(start["detector"])
-    config_kind: type[Config] = get_type_hints(kind.configure)["config"]
-    config = config_kind(**read_toml(config_kind, folder / run.ARGS))
-    config = dataclasses.replace(config, val_split="", shards=shards or config.shards)
-    loader, _ = make_loaders(config, kind, 0, 1, torch.device("cpu"))
+    kind = checkpoint.config_class(start["detector"])
+    config = kind(**read_toml(kind, folder / run.ARGS))
+    config = dataclasses.replace(config, val_split="", decode="host", shards=shards or config.shards)
+    loader, _ = make_loaders(config, checkpoint.detector_class(start["detector"]), 0, 1, torch.device("cpu"))
     try:
         loader.load_state_dict(start["loader"])
     except ConfigError as error:

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dataforge.batch import Batch
-from dataforge.boxes import nms
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
 from trainers import anchors, assign, backbones, losses, pretrained
 from trainers.config import Config, value
-from trainers.detector import Detections, Detector, unit
+from trainers.convolution import conv3x3
+from trainers.detector import Detections, Detector, limit, select, unit
 from trainers.process import shared
 
 VARIANCES = (10.0, 10.0, 5.0, 5.0)  # 1/.1 on the centre, 1/.2 on the size
-CANDIDATES = 1000
 RATIOS = {6: ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)), 7: ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))}
 SCALES = {  # sides of the square priors as shares of the image, and one more for the last map's second square
     ("paper", 6): (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.0),
@@ -102,7 +101,6 @@ class SSD(Detector):
         extra = list(_EXTRA[maps])
         if backbone == "vgg16":
             self.backbone = backbones.build(backbone, strides=(8, 16))
-            self.scale = nn.Parameter(torch.full((512,), 20.0))
             self.fc = nn.Sequential(
                 nn.MaxPool2d(3, stride=1, padding=1),
                 nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
@@ -117,6 +115,9 @@ class SSD(Detector):
             self.backbone = backbones.build(backbone, strides=(8, 16, 32))
             channels, extra = list(self.backbone.channels), extra[1:]
         self.backbone.freeze(freeze)
+        # of VGG16 the fine map alone differs in scale (section 3.1); of other backbones any may
+        normed = channels[:1] if backbone == "vgg16" else channels
+        self.scales = nn.ParameterList(torch.full((count,), 20.0) for count in normed)
         self.extra = nn.ModuleList()
         for inner, outer, kernel, stride, padding in extra:
             narrow, wide = nn.Conv2d(channels[-1], inner, 1), nn.Conv2d(inner, outer, kernel, stride, padding)
@@ -173,29 +174,34 @@ class SSD(Detector):
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps that the heads look at, finest first."""
         maps = list(self.backbone(unit(images)))
+        for place, scale in enumerate(self.scales):
+            maps[place] = scale.view(-1, 1, 1) * functional.normalize(maps[place], eps=1e-10)
         if self.backbone.name == "vgg16":
-            fine, coarse = maps
-            maps = [self.scale.view(1, -1, 1, 1) * functional.normalize(fine, eps=1e-10), self.fc(coarse)]
+            maps[1] = self.fc(maps[1])
         for block in self.extra:
-            maps.append(block(maps[-1]))
+            narrow, wide = maps[-1], block[2]  # type: ignore[index]
+            if min(narrow.shape[2:]) + 2 * wide.padding[0] < wide.kernel_size[0]:
+                height, width = images.shape[2:]
+                raise ConfigError(
+                    f"images of {height}x{width} leave backbone {self.backbone.name!r} a map of {narrow.shape[2]}x"
+                    f"{narrow.shape[3]} that is too small for the next; expected {32 * 9} pixels or more"
+                )
+            maps.append(block(narrow))
         return maps
 
     def forward(self, images: Tensor) -> Raw:
         """(B, 3, H, W) -> offsets, logits and priors in the order map, row, column, shape."""
         maps = self.features(images)
-        count = len(images)
-        offsets = [
-            head(x).permute(0, 2, 3, 1).reshape(count, -1, 4) for head, x in zip(self.regress, maps, strict=True)
-        ]
-        logits = [
-            head(x).permute(0, 2, 3, 1).reshape(count, -1, 1 + self.classes)
-            for head, x in zip(self.classify, maps, strict=True)
-        ]
+        offsets, logits = [], []
+        for x, *heads in zip(maps, self.regress, self.classify, strict=True):  # two convolutions in one
+            weight, bias = (torch.cat([getattr(head, name) for head in heads]) for name in ("weight", "bias"))
+            found = conv3x3(x, weight, bias).permute(0, 2, 3, 1)
+            offset, logit = found.split([len(head.weight) for head in heads], -1)  # type: ignore[arg-type]
+            offsets.append(offset.reshape(len(x), -1, 4))
+            logits.append(logit.reshape(len(x), -1, 1 + self.classes))
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        height, width = images.shape[2:]
-        fixed = priors((height, width), sizes, self.style).to(images.device)
-        limit = fixed.new_tensor([width, height, width, height])
-        return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit)
+        fixed = priors((images.shape[2], images.shape[3]), sizes, self.style).to(images.device)
+        return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy over positive priors and three times as many hard negatives, and smooth L1 over positive ones,
@@ -217,18 +223,13 @@ class SSD(Detector):
     def decode(self, raw: Raw, *, conf: float = 0.01, iou: float = 0.45, top: int = 200) -> Detections:
         """Boxes inside the image; one prior may give several classes."""
         boxes = anchors.decode(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
-        scores = raw.logits.float().softmax(-1)[..., 1:].flatten(1)
-        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
-        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
-        labels = torch.where(scores >= conf, order % self.classes, -1)
-        boxes, scores, labels = nms(boxes.gather(1, place), scores, labels, threshold=iou, top=top)
-        return Detections(boxes, scores, labels)
+        return select(boxes.unsqueeze(2), raw.logits.float().softmax(-1)[..., 1:], conf=conf, iou=iou, top=top)
 
 
 def _own_name(name: str) -> str:
     """Torchvision's name of a tensor of its SSD, as it is called here."""
     for theirs, ours in (
-        (r"backbone\.scale_weight", "scale"),
+        (r"backbone\.scale_weight", "scales.0"),
         (r"backbone\.extra\.0\.7\.", "fc."),
         (r"head\.classification_head\.module_list", "classify"),
         (r"head\.regression_head\.module_list", "regress"),

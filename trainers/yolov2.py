@@ -17,18 +17,16 @@ from torch.nn import functional
 
 from dataforge.batch import Batch
 from dataforge.boxes import iou as box_iou
-from dataforge.boxes import nms
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 from trainers import anchors as anchor_sets
 from trainers import backbones, pretrained
 from trainers.config import Config, value
-from trainers.detector import Detections, Detector, unit
+from trainers.detector import Detections, Detector, select, unit
 
 OBJECT, NO_OBJECT, CLASS, COORD, PRIOR = 5.0, 1.0, 1.0, 1.0, 0.01  # weights of the parts of the loss
 IGNORE_IOU = 0.6
 PRIOR_IMAGES = 12800
-CANDIDATES = 1000
 _MAX_LOG = 8.0  # exp of more than this, times an anchor, is no box but an overflow on its way
 _MIN_CELLS = 0.01  # a box side that augmentation has cut thinner than 0.3 pixels counts as this in the logarithm
 
@@ -204,14 +202,8 @@ class YOLOv2(Detector):
         """Boxes inside the image; one predictor may give several classes. Scores are objectness times class."""
         boxes, objectness, classes = self.predictions(raw)
         height, width = (side * self.stride for side in raw.shape[2:])
-        limit = boxes.new_tensor([width, height, width, height])
-        scores = (objectness.unsqueeze(-1) * classes).flatten(1)
-        scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
-        place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
-        boxes = boxes.clamp(min=0).minimum(limit).gather(1, place)
-        labels = torch.where(scores >= conf, order % self.classes, -1)
-        boxes, scores, labels = nms(boxes, scores, labels, threshold=iou, top=top)
-        return Detections(boxes, scores, labels)
+        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        return select(boxes.unsqueeze(2), objectness.unsqueeze(-1) * classes, conf=conf, iou=iou, top=top)
 
 
 def _corners(centre: Tensor, log_size: Tensor, anchor: Tensor) -> Tensor:

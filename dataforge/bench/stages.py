@@ -43,6 +43,7 @@ class Setting:
     path: Path
     split: str
     size: tuple[int, int]
+    fit: str
     batch_size: int
     augment: str | None
     device: str
@@ -58,9 +59,10 @@ def setting(
     path: Path,
     *,
     size: tuple[int, int] = (320, 320),
+    fit: str = "letterbox",
     batch_size: int = 32,
     images: int = 640,
-    augment: str | None = "yolo",
+    augment: str = "yolo",
     device: str = "cpu",
     threads: int | None = None,
 ) -> Setting:
@@ -69,13 +71,23 @@ def setting(
     Raises:
         ShardError, ConfigError: as `Loader`.
     """
+    split = largest(path)
+    steps = Loader(path, split, batch_size, size, augment, device).steps()
+    batches = tuple(step.index for step in steps[: max(1, images // batch_size)])
+    recipe = None if augment == "none" else augment
+    return Setting(path, split, size, fit, batch_size, recipe, device, threads or cores(), batches)
+
+
+def largest(path: Path) -> str:
+    """The split with most images.
+
+    Raises:
+        ShardError: as `Shards`. ConfigError: there are none.
+    """
     shards = Shards(path)
     if not shards.index["splits"]:
         raise ConfigError(f"{path}: holds no images")
-    split = max(shards.index["splits"], key=lambda name: len(shards.splits[name]))
-    steps = Loader(path, split, batch_size, size, augment, device).steps()
-    batches = tuple(step.index for step in steps[: max(1, images // batch_size)])
-    return Setting(path, split, size, batch_size, augment, device, threads or cores(), batches)
+    return max(shards.index["splits"], key=lambda name: len(shards.splits[name]))
 
 
 def read(given: Setting) -> Iterator[int]:
@@ -127,7 +139,7 @@ def resize(given: Setting) -> Iterator[int]:
         held += pixels[-1].nbytes
         if held > HELD_PIXELS:
             break
-    matrices = [fit_matrix(image.shape[0], image.shape[1], given.size) for image in pixels]
+    matrices = [fit_matrix(image.shape[0], image.shape[1], given.size, given.fit) for image in pixels]
 
     def one(i: int) -> int:
         image, matrix = pixels[i % len(pixels)], matrices[i % len(pixels)]
@@ -142,7 +154,7 @@ def collate(given: Setting) -> Iterator[int]:
     for index in given.batches:
         objects = table.take(index)
         row = np.repeat(np.arange(len(index)), np.diff(objects.offsets))
-        matrix = fit_matrix(table.height[index], table.width[index], given.size)
+        matrix = fit_matrix(table.height[index], table.width[index], given.size, given.fit)
         boxes, keep = move_boxes(objects.boxes, row, matrix, given.size, 0.0)
         labels = np.where(keep, objects.labels, -1)
         yield sum(part.nbytes for part in pad(objects.offsets, boxes, labels, objects.flags))
@@ -160,9 +172,8 @@ def copy(given: Setting) -> Iterator[int]:
 
 def load(given: Setting) -> Iterator[int]:
     """All of it: the loader, with the setting's recipe."""
-    loader = Loader(
-        given.path, given.split, given.batch_size, given.size, given.augment, given.device, threads=given.threads
-    )
+    how: dict[str, Any] = {"augment": given.augment, "device": given.device, "threads": given.threads, "fit": given.fit}
+    loader = Loader(given.path, given.split, given.batch_size, given.size, **how)
     return map(_arrived, islice(loader, len(given.batches)))
 
 

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dataforge.bake import Form, bake
-from dataforge.bench.measure import measure
-from dataforge.bench.stages import Setting, load
+from dataforge.bench.measure import measure, memory
+from dataforge.bench.stages import Setting, largest, load
 from dataforge.bench.verdict import WAITS, Figures
 from dataforge.cpus import cores
 from dataforge.errors import ConfigError
@@ -24,24 +24,27 @@ from dataforge.view import View
 ROOM = 1.2  # a baked picture's shorter side, in terms of the batch's: zooming in still finds pixels
 
 
-def step(given: Setting, trainer: str, config: Path | None, seconds: float) -> dict[str, float]:
-    """What `trainers.bench` says: "step", "together" and "waited".
+def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, Any]:
+    """What `trainers.bench` says: "step", "together" and "waited"; and "loader", the values that its loader had.
 
     Args:
         trainer: a detector of `trainers`.
-        config: a trainer's TOML file.
         seconds: how long each of the two measurements lasts.
+        given: "config", the trainer's TOML file, "size", "batch_size", "augment", "device", "threads"; the trainer's
+            own value is taken for what is missing.
 
     Raises:
         ConfigError: the trainer refused; its own words.
     """
-    words = ["trainers.bench", trainer, "--shards", given.path, "--split", given.split, "--device", given.device]
-    words += ["--size", *given.size, "--batch-size", given.batch_size, "--threads", given.threads]
-    words += ["--seconds", seconds, "--augment", given.augment or "none", *(["--config", config] if config else [])]
-    return dict(json.loads(_python(*words).splitlines()[-1]))
+    words = ["trainers.bench", trainer, "--shards", path, "--split", largest(path), "--seconds", seconds]
+    for key, value in given.items():
+        words += [f"--{key.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
+    found = dict(json.loads(_python(*words).splitlines()[-1]))
+    found["loader"]["size"] = tuple(found["loader"]["size"])
+    return found
 
 
-def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, float], repeats: int) -> Figures:
+def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
     """Put together what the verdict weighs, and measure what each change would give where the step waits.
 
     Args:
@@ -71,13 +74,17 @@ def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, floa
 
 
 def _baked(given: Setting, repeats: int) -> Iterator[tuple[str, float]]:
-    """Bake a sample in two ways, and load it: what was done, and images a second."""
+    """Bake a sample in two ways, and load it: what was done, and images a second.
+
+    As pixels only what the memory holds of the whole split: of a larger one the disk would be what is measured.
+    """
     height, width = given.size
-    side = round(ROOM * min(given.size) / 32) * 32
-    forms = {
-        f"bake --side {side}": Form(side=side),
-        f"bake --raw --size {height} {width}": Form(shapes=(given.size,), raw=True),
-    }
+    stretch = given.fit == "stretch"
+    side = round(ROOM * (max(given.size) if stretch else min(given.size)) / 32) * 32
+    forms = {f"bake --side {side}": Form(side=side)}
+    if len(Shards(given.path, given.split)) * height * width * 3 < memory():
+        words = f"bake --raw --size {height} {width}" + " --fit stretch" * stretch
+        forms[words] = Form(shapes=(given.size,), raw=True, fit=given.fit)
     sample = Shards(given.path, given.split, View(limit=given.images))
     with TemporaryDirectory(prefix="dataforge-bench-") as folder:
         for number, (name, form) in enumerate(forms.items()):

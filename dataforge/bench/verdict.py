@@ -39,10 +39,11 @@ def verdict(found: Figures) -> str:
         f"{threads} deliver{'' if found.threads > 1 else 's'} {_number(found.loader)} img/s, "
         f"the step takes {_number(found.step)}"
     )
+    have += f", and together they reach {_number(found.together)}"
     if found.waited <= WAITS:
-        return f"step-bound: {have}, and training waits {found.waited:.1%} of its time for data"
+        return f"step-bound: {have}, waiting {found.waited:.1%} of the time"
     cause = max(found.costs, key=lambda name: found.costs[name])
-    text = f"{cause}-bound: {have}, and together they reach {_number(found.together)}, waiting {found.waited:.0%}"
+    text = f"{cause}-bound: {have}, waiting {found.waited:.0%}"
     best = max(found.changes, key=lambda name: found.changes[name], default="")
     if best and found.changes[best] >= HELPS * found.loader:
         return f"{text} of the time; {best} gives {_number(found.changes[best])}"

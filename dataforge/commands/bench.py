@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dataforge.commands.options import json_option
 
+_OWN = "{}, or what the trainer has"
+
 
 @click.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--size", type=int, nargs=2, default=(320, 320), show_default=True, metavar="H W", help="Of the batches.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--augment", default="yolo", show_default=True, help="Recipe; none for none.")
+@click.option("--size", type=int, nargs=2, metavar="H W", help=f"Of the batches; {_OWN.format('320 320')}.")
+@click.option("--batch-size", type=click.IntRange(1), help=f"By default {_OWN.format(32)}.")
+@click.option("--augment", help=f"Recipe, or none; by default {_OWN.format('yolo')}.")
 @click.option("--device", default="cpu", show_default=True, help="Where the batches go.")
 @click.option("--threads", type=click.IntRange(1), help="That decode; as many as there are cores by default.")
 @click.option("--images", type=click.IntRange(1), default=640, show_default=True, help="How many of them are measured.")
@@ -28,9 +31,9 @@ from dataforge.commands.options import json_option
 @json_option
 def bench(
     directory: Path | None,
-    size: tuple[int, int],
-    batch_size: int,
-    augment: str,
+    size: tuple[int, int] | None,
+    batch_size: int | None,
+    augment: str | None,
     device: str,
     threads: int | None,
     images: int,
@@ -52,16 +55,14 @@ def bench(
     if config and not trainer:
         raise ConfigError(f"--config {config}: goes with --trainer")
     with stages.shards_or_drawn(directory) as path:
-        given = stages.setting(
-            path,
-            size=size,
-            batch_size=batch_size,
-            images=images,
-            augment=None if augment == "none" else augment,
-            device=device,
-            threads=threads,
-        )
-        trained = training.step(given, trainer, config, seconds) if trainer else None
+        flags = {"size": size, "batch_size": batch_size, "augment": augment, "device": device, "threads": threads}
+        how: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+        trained = None
+        if trainer:
+            own = {"config": config} if config else {}
+            trained = training.step(path, trainer, seconds, **own, **how)
+            how |= trained["loader"]
+        given = stages.setting(path, images=images, **how)
         found = stages.rows(given, repeats=repeats, sweep=sweep, cold=cold)
         for row in found if as_json else ():
             click.echo(json.dumps(row, ensure_ascii=False))

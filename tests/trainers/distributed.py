@@ -12,8 +12,7 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch import nn
 
-from tests.trainers.runs import kind
-from trainers import engine
+from trainers import checkpoint, engine
 from trainers.config import read_toml
 
 
@@ -32,5 +31,5 @@ if __name__ == "__main__":
     for name in ("init_process_group", "destroy_process_group"):
         setattr(dist, name, lambda *_: None)
     for detector in sys.argv[2:]:
-        found = kind(detector)
-        engine.train(found(**read_toml(found, Path(sys.argv[1]) / f"{detector}.toml")), detector)
+        kind = checkpoint.config_class(detector)
+        engine.train(kind(**read_toml(kind, Path(sys.argv[1]) / f"{detector}.toml")), detector)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from trainers import checkpoint, run
 from trainers.config import Config
@@ -18,16 +18,10 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def kind(detector: str) -> type[Config]:
-    """A detector's configuration."""
-    found: type[Config] = get_type_hints(checkpoint.detector_class(detector).configure)["config"]
-    return found
-
-
 def config(detector: str, shards: Path, runs: Path, **values: Any) -> Config:
     """The smallest network of each kind."""
     common = {"shards": str(shards), "runs": str(runs), "epochs": 1, "batch_size": 4, "threads": 2, "warmup_steps": 3}
-    return kind(detector)(**{**common, **SMALL[detector], **values})
+    return checkpoint.config_class(detector)(**{**common, **SMALL[detector], **values})
 
 
 def small(shards: Path, runs: Path, **values: Any) -> YOLOv2Config:

@@ -70,12 +70,19 @@ def test_crowds_shield_and_are_not_learnt() -> None:
 def test_sample_fills_up_with_negatives(seed: int, count: int, share: float) -> None:
     draw = torch.Generator().manual_seed(seed)
     found = torch.randint(-2, 2, (4, 50), generator=draw)
-    chosen = assign.sample(found, torch.rand(4, 50, generator=draw), count=count, positive=share)
-    positive, negative = (found >= 0).sum(1), (found == assign.NEGATIVE).sum(1)
-    wanted = positive.clamp(max=int(count * share))
-    assert torch.equal((chosen & (found >= 0)).sum(1), wanted)
-    assert torch.equal((chosen & (found == assign.NEGATIVE)).sum(1), torch.minimum(negative, count - wanted))
-    assert not (chosen & (found == assign.IGNORED)).any()
+    keys = torch.rand(4, 50, generator=draw)
+    place, owner = assign.sample(found, keys, count=count, positive=share)
+    assert place.shape == owner.shape == (4, min(count, 50))
+    for i in range(4):
+        drawn = place[i][owner[i] != assign.IGNORED]
+        assert torch.equal(found[i][drawn], owner[i][owner[i] != assign.IGNORED])
+        positive, negative = ((found[i] >= 0).nonzero()[:, 0], (found[i] == assign.NEGATIVE).nonzero()[:, 0])
+        wanted = min(len(positive), int(count * share))
+        expected = [
+            positive[keys[i][positive].argsort()[:wanted]],
+            negative[keys[i][negative].argsort()[: count - wanted]],
+        ]
+        assert drawn.tolist() == torch.cat(expected).tolist(), "those of the smallest keys, each once"
 
 
 def test_focal_is_torchvisions() -> None:

@@ -11,11 +11,30 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from dataforge import Shards
 from dataforge.errors import ConfigError
-from trainers import backbones, darknet, pretrained
+from tests.trainers.suite import make_batch
+from trainers import backbones, checkpoint, darknet, pretrained
 from trainers.yolov2 import YOLOv2
 
-SPREAD = ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0", "convnext_atto", "regnetx_002", "vgg11"]
+SPREAD = [
+    "convnext_atto",
+    "cs3darknet_s",
+    "edgenext_xx_small",
+    "ghostnet_050",
+    "mobilenetv3_small_050",
+    "regnetx_002",
+    "resnet18",
+    "tf_efficientnet_lite0",
+    "vgg11",
+]
+# each detector's options, the rest of its constructor's values, and the size of image
+SMALL: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, int]]] = {
+    "dense": ({"levels": 3, "width": 8, "depth": 1}, {}, (64, 96)),
+    "faster_rcnn": ({"regions": 16, "frozen_norm": False}, {"width": 8, "hidden": 16}, (64, 96)),
+    "ssd": ({"size": [288, 290]}, {}, (288, 290)),
+    "yolov2": ({"width": 0.125, "anchors": "voc"}, {}, (64, 96)),
+}
 
 
 @pytest.mark.parametrize("name", ["darknet19", *SPREAD])
@@ -28,12 +47,22 @@ def test_maps_have_strides_16_and_32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPREAD)
-def test_a_detector_on_it_trains(name: str) -> None:
-    model = YOLOv2(2, backbone=name, width=0.125)
-    raw = model(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
-    assert raw.shape == (2, 35, 2, 3)
-    raw.square().mean().backward()
-    assert all(weight.grad is not None for weight in model.parameters()), "a weight that nothing uses"
+@pytest.mark.parametrize(
+    "detector", [pytest.param(x, marks=() if x == "yolov2" else pytest.mark.slow) for x in checkpoint.DETECTORS]
+)
+def test_every_detector_trains_on_it(detector: str, name: str, tiny_shards: Path) -> None:
+    torch.manual_seed(0)
+    options, rest, size = SMALL[detector]
+    config = checkpoint.config_class(detector)(**options, backbone=name)
+    kind = checkpoint.detector_class(detector)
+    model = kind(**kind.configure(config, Shards(tiny_shards)), **rest)
+    batch = make_batch(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), [[(8, 6, 50, 60, 1)], []])
+    losses = model.loss(model(batch.images), batch)
+    assert all(value > 0 for value in losses.values()) and all(value.isfinite() for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    for weight_name, weight in model.named_parameters():
+        assert weight.grad is not None, f"nothing uses {weight_name}"
+        assert weight.grad.isfinite().all(), weight_name
 
 
 def test_timm_models_get_their_own_normalisation() -> None:

@@ -27,7 +27,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         assert not set(key) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-. :/")
         seen.append((key, value, step))
 
+    class RefusedError(Exception):
+        pass
+
     def init(**values: Any) -> SimpleNamespace:
+        if values["name"] == "stranger":
+            raise RefusedError("No API key configured.\nLog in.")
         seen.append(("init", values["project"], values["id"]))
         return SimpleNamespace(
             id=values["id"] or "abc",
@@ -36,12 +41,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         )
 
     def start_run(run_id: str | None, run_name: str) -> SimpleNamespace:
+        if run_name == "stranger":
+            raise RefusedError("No API key configured.\nLog in.")
         seen.append(("init", run_name, run_id))
         return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
 
     parts: dict[str, dict[str, Any]] = {
-        "wandb": {"init": init, "Image": lambda pixels: pixels.shape},
+        "wandb": {"init": init, "Image": lambda pixels: pixels.shape, "Error": RefusedError},
         "mlflow": {
+            "MlflowException": RefusedError,
             "set_experiment": lambda name: None,
             "start_run": start_run,
             "log_params": lambda values: seen.append(("params", values["lr"])),
@@ -72,6 +80,13 @@ def test_other_loggers(calls: list[tuple[Any, ...]], tmp_path: Path, logger: str
     assert {"wandb": ("epoch/data-wait %", 0.5, 3), "mlflow": ("epoch/data-wait percent", 0.5, 3)}[logger] in calls
     assert {"wandb": ("found", (8, 12, 3), 3), "mlflow": ("found/0000003.png", (8, 12, 3))}[logger] in calls
     assert calls.count(("finish",)) == 2
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_a_logger_that_refuses(calls: list[tuple[Any, ...]], tmp_path: Path, logger: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^logger is '{logger}', which says: No API key configured\.$"):
+        open_board(Config(shards="x", logger=logger, name="stranger"), "ssd", tmp_path, 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard(tmp_path: Path) -> None:

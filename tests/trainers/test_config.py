@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.trainers import runs
 from trainers import checkpoint, engine
 from trainers.config import read_toml, write_toml
 from trainers.yolov2 import YOLOv2Config
@@ -25,6 +24,19 @@ from trainers.yolov2 import YOLOv2Config
         (["--shards", "{shards}", "--accumulate", "17"], "accumulate is 17; expected at most batch_size, 16"),
         (["--shards", "{shards}", "--patience", "3", "--val-split", ""], "patience is 3; .* a val_split"),
         (["--shards", "{shards}", "--layer-decay", "1.5"], "layer_decay is 1.5"),
+        (["--shards", "{shards}", "--sampling", "rare"], "sampling is 'rare'; expected one of none, repeat-factor"),
+        (
+            ["--shards", "{shards}", "--sampling", "repeat-factor", "--repeat-threshold", "0"],
+            "repeat_threshold 0.0; expected .* above 0",
+        ),
+        (["--shards", "{shards}", "--on-error", "stop"], "on_error is 'stop'; expected one of raise, skip"),
+        (["--shards", "{shards}", "--decode", "gpu"], "decode is 'gpu'; expected one of host, device"),
+        (
+            ["--shards", "{shards}", "--decode", "device", "--device", "cpu"],
+            "decode is 'device' on cpu; expected a CUDA",
+        ),
+        (["--shards", "{shards}", "--budget", "-1"], "budget is -1; expected pixels"),
+        (["--shards", "{shards}", "--budget", "9"], "budget 9; expected at least the 369664 pixels of one image"),
         (["--shards", "{shards}", "--buckets", "a"], "buckets is 'a'; expected auto, or heights and widths"),
         (["--shards", "{shards}", "--logger", "tb"], "logger is 'tb'; expected one of tensorboard"),
         (["--shards", "{shards}", "--device", "gpu"], "device 'gpu' cannot be used"),
@@ -53,7 +65,7 @@ def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path
 
 @pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
 def test_toml_round_trip(detector: str, tmp_path: Path) -> None:
-    kind = runs.kind(detector)
+    kind = checkpoint.config_class(detector)
     config = kind(shards='a "b" ü', size=[320, 416], lr=3e-4, compile=True, buckets="320,416,416,320")
     write_toml(config, tmp_path / "args.toml")
     assert kind(**read_toml(kind, tmp_path / "args.toml")) == config
@@ -62,7 +74,7 @@ def test_toml_round_trip(detector: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
 def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
-    kind, taken = runs.kind(detector), []
+    kind, taken = checkpoint.config_class(detector), []
     monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
     command = engine.command(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]

@@ -47,6 +47,21 @@ def test_buckets_are_for_training(tiny_shards: Path) -> None:
     assert len(auto.shapes) > 1 and all(h * w <= 96 * 128 for h, w in auto.shapes)
 
 
+def test_a_budget_counts_pixels_instead_of_images(tiny_shards: Path) -> None:
+    loader, val = loaders("yolov2", tiny_shards, buckets="96,64,64,64", budget=12400, batch_size=1, accumulate=2)
+    largest = {shape: 12400 // (shape[0] * shape[1]) for shape in ((96, 64), (64, 64))}
+    assert {step.shape: len(step.index) for step in loader.steps()}.keys() == largest.keys()
+    assert all(len(step.index) <= largest[step.shape] for step in loader.steps())
+    assert val and max(len(step.index) for step in val.steps()) == largest[64, 64] == 3
+
+
+def test_rare_classes_come_more_often_in_training_alone(tiny_shards: Path) -> None:
+    loader, val = loaders("yolov2", tiny_shards, sampling="repeat-factor", repeat_threshold=4.0)
+    seen = sorted(i for step in loader.steps() for i in step.index.tolist())
+    assert set(seen) == set(range(10)) and len(seen) > 10, "with a threshold above 1 all classes are rare"
+    assert val and sorted(i for step in val.steps() for i in step.index.tolist()) == list(range(10))
+
+
 @pytest.mark.parametrize(
     ("detector", "values", "words"),
     [

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from dataforge import Shards
+from dataforge.adapters import to_torchvision
 from dataforge.boxes import iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
@@ -105,13 +106,7 @@ def test_outputs_and_losses_are_torchvisions(theirs: Any, objects: list[list[tup
     ours = ours_like(theirs)
     draw = torch.Generator().manual_seed(1)
     batch = make_batch(torch.rand(2, 3, 256, 320, generator=draw), objects)
-    targets = [
-        {
-            "boxes": torch.tensor([b[:4] for b in image]).float().view(-1, 4),
-            "labels": torch.tensor([b[4] for b in image], dtype=torch.int64),
-        }
-        for image in objects
-    ]
+    _, targets = to_torchvision(batch, first_label=0)
     theirs.transform.min_size, theirs.transform.max_size = (256,), 320
     with torch.no_grad():
         raw = ours(batch.images)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,15 +122,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(twenty: P
         MemoryError(),
     ],
 )
+@pytest.mark.parametrize(("budget", "smaller"), [(0, "--batch-size 2"), (4 * 64 * 64, "--budget 8192")])
 def test_too_little_memory_says_what_to_try(
-    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, budget: int, smaller: str
 ) -> None:
     def forward(self: YOLOv2, images: Tensor) -> Tensor:
         raise error
 
     monkeypatch.setattr(YOLOv2, "forward", forward)
-    with pytest.raises(ConfigError, match=r"step 0: out of memory with 4 images of 64x64 and .* try --batch-size 2, "):
-        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet"), "yolov2")
+    with pytest.raises(ConfigError, match=rf"step 1: out of memory with 4 images of 64x64 and .* try {smaller}, "):
+        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet", budget=budget), "yolov2")
 
 
 def test_an_error_of_ours_is_no_lack_of_memory(twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +193,57 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         engine, "open_board", lambda given, *rest: Quiet() if given.logger == "quiet" else opened(given, *rest)
     )
+
+
+def test_epochs_of_unequal_length(twenty: Path, tmp_path: Path) -> None:
+    """Images of rare classes in several shapes, as many a step as a budget allows: epochs of unlike length.
+
+    Milestones, what is saved in between and a run that goes on, within an epoch or at its end, know it.
+    """
+    given = {"sampling": "repeat-factor", "repeat_threshold": 1.5, "buckets": "64,96,96,64", "budget": 26000}
+    given |= {"logger": "quiet", "val_split": "", "epochs": 3, "milestones": [1, 2], "warmup_steps": 0}
+    given |= {"multiscale": [], "save_steps": 7, "keep": 99}
+    folder = engine.train(small(twenty, tmp_path, **given), "yolov2")
+    found = steps(folder)
+    per_epoch = [[row["epoch"] for row in found].count(str(epoch)) for epoch in (1, 2, 3)]
+    assert per_epoch == [7, 8, 7], "this test needs another threshold"
+    assert [row["step"] for row in found] == [str(step) for step in range(1, sum(per_epoch) + 1)]
+    rates = [1e-3, 1e-4, 1e-5]
+    assert [float(row["lr"]) for row in found] == pytest.approx(
+        [rate for rate, count in zip(rates, per_epoch, strict=True) for _ in range(count)]
+    )
+    for step in (14, 15):
+        shutil.copytree(folder, tmp_path / str(step))
+        (tmp_path / str(step) / "weights/last.pt").unlink()
+        shutil.copy(folder / f"weights/step-{step:07d}.pt", tmp_path / str(step) / "weights/last.pt")
+        go_on(tmp_path / str(step))
+        assert steps(tmp_path / str(step)) == found
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """The tiny set, whose second image is cut short in both splits."""
+    folder = tiny.shards(tmp_path / "damaged")
+    for split in ("train", "val"):
+        tiny.damage(folder / split / "00000", 1)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_damaged_images_are_an_error_or_told_of_and_counted(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"multiscale": [], "logger": "quiet", "augment": "flip"}
+    with pytest.raises(DataError, match=r"00000 record 1 \(sub dir/b.jpg\): cannot be decoded"):
+        engine.train(small(damaged, tmp_path / "raise", **given), "yolov2")
+    engine.train(small(damaged, tmp_path / "skip", **given, on_error="skip"), "yolov2")
+    said = capsys.readouterr().out
+    assert said.count("damaged images skipped so far: ") == said.count("damaged images skipped so far: 2\n") == 2
+    for split in ("train", "val"):
+        assert said.count(f"\n  {damaged / split}/00000 record 1 (sub dir/b.jpg): cannot be decoded") == 2
+    monkeypatch.setattr(engine, "TOLD", 1)
+    engine.train(small(damaged, tmp_path / "few", **given, on_error="skip", epochs=1), "yolov2")
+    assert capsys.readouterr().out.endswith("Premature end of JPEG file\n  and 1 more\n")
 
 
 def test_a_trace_of_a_few_steps(twenty: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from trainers.config import Config
 
 def test_the_learning_rate_warms_up_and_drops() -> None:
     config = Config(lr=1.0, warmup_steps=10, milestones=[2, 3], epochs=4)
-    rates = [optim.learning_rate(config, step, 20) for step in range(80)]
+    rates = [optim.learning_rate(config, step, step / 20) for step in range(80)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[39:41] == pytest.approx([1.0, 0.1]) and rates[60] == pytest.approx(0.01)
     config = Config(lr=1.0, warmup_steps=0, schedule="cosine", epochs=4)
-    cosine = [optim.learning_rate(config, step, 20) for step in range(80)]
+    cosine = [optim.learning_rate(config, step, step / 20) for step in range(80)]
     assert cosine[0] == 1.0 and cosine[40] == pytest.approx(0.505)
     assert all(a >= b for a, b in itertools.pairwise(cosine))
 
@@ -57,4 +57,4 @@ def test_every_weight_learns_at_its_rate(detector: str, tiny_shards: Path) -> No
 
 
 def test_ssds_biases_learn_twice_as_fast() -> None:
-    assert runs.kind("ssd")().bias_lr == 2.0 and runs.kind("yolov2")().bias_lr == 1.0
+    assert checkpoint.config_class("ssd")().bias_lr == 2.0 and checkpoint.config_class("yolov2")().bias_lr == 1.0

@@ -12,7 +12,6 @@ import torch
 from dataforge.formats import reader
 from dataforge.ingest import ingest
 from dataforge.loader import Loader
-from tests.trainers import runs
 from trainers import checkpoint, metrics
 from trainers.evaluate import run
 from trainers.learner import Learner
@@ -48,12 +47,12 @@ def test_it_learns_16_real_pictures(detector: str, shards: Path) -> None:
     torch.manual_seed(0)
     kind, steps = checkpoint.detector_class(detector), STEPS[detector]
     given = {"epochs": 1, "optimizer": "adamw", "weight_decay": 0.0, "schedule": "cosine", "warmup_steps": 20}
-    config = runs.kind(detector)(**{"ema": 0.0, **given, **SMALL[detector]})
+    config = checkpoint.config_class(detector)(**{"ema": 0.0, **given, **SMALL[detector]})
     loader = Loader(shards, "", BATCH[detector], (config.size[0], config.size[1]), fit=config.fit, shuffle=False)
     model = kind(**kind.configure(config, loader.shards) | NARROW.get(detector, {}))
     learner = Learner(config, model, torch.device("cpu"))
     for step, batch in zip(range(steps), itertools.cycle([*loader]), strict=False):
         learner.gradients(batch)
-        learner.update(learning_rate(config, step, steps), step)
+        learner.update(learning_rate(config, step, step / steps), step)
     found = run(learner.model, loader, "cpu")
     assert metrics.coco(truth_of_shards(loader.shards), found)["AP50"] >= 0.95

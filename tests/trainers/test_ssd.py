@@ -12,6 +12,7 @@ from torchvision.models import vgg16
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
+from dataforge.adapters import to_torchvision
 from dataforge.boxes import iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
@@ -86,8 +87,7 @@ def test_outputs_matches_and_loss_are_torchvisions(theirs: Any, objects: list[li
     batch = make_batch(torch.rand(3, 3, 300, 300, generator=draw), plain)
     ours = ours_like(theirs).train()
     theirs.train()
-    targets = [{"boxes": torch.tensor([b[:4] for b in image]).float().view(-1, 4),
-                "labels": torch.tensor([b[4] + 1 for b in image], dtype=torch.int64)} for image in plain]  # fmt: skip
+    _, targets = to_torchvision(batch)
     with torch.no_grad():
         raw = ours(batch.images)
         images, _ = theirs.transform(list(batch.images))
@@ -130,6 +130,13 @@ def test_a_vanished_map_gives_numbers() -> None:
     batch = make_batch(torch.rand(1, 3, 260, 260), [[(9, 15, 39, 47, 0)]])
     torch.stack(list(model.loss(model(batch.images), batch).values())).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_backbone_that_rounds_down_needs_larger_images() -> None:
+    model = ssd.SSD(2, backbone="test_convnext").eval()
+    assert model(torch.rand(1, 3, 288, 300)).priors.shape[1] == 4
+    with pytest.raises(ConfigError, match=r"260x280 leave backbone 'test_convnext' a map of 2x2.*expected 288 pixels"):
+        model(torch.rand(1, 3, 260, 280))
 
 
 def test_vgg16s_large_layers_are_thinned_out() -> None:
