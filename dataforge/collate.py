@@ -170,7 +170,9 @@ class Collate:
             canvas=canvas,
             sources=sources,
             shape=shape,
-            key=int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1)),
+            key=int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
+            if self.transform
+            else 0,
         )
 
     def fill(self, pending: Pending) -> None:
@@ -301,4 +303,6 @@ def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) ->
 
 def _from_blocks(matrix: Matrices, factors: NDArray[np.int64]) -> Matrices:
     """(P, 3, 3) maps from images made smaller by (P, 2) factors, given those from the larger ones."""
-    return matrix * np.insert(factors[:, ::-1], 2, 1, axis=1)[:, None]
+    larger = np.ones((len(factors), 1, 3))
+    larger[:, 0, :2] = factors[:, ::-1]
+    return matrix * larger

@@ -292,7 +292,7 @@ def test_an_interruption_publishes_nothing_and_a_second_run_works(tmp_path: Path
     process.send_signal(number)
     os.close(pipe)  # ends the read, should the signal have come just before it began
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and stderr == "interrupted; nothing was published\n"
+    assert (process.returncode, stderr) == (130, "interrupted; nothing was published\n")
     assert [path.name for path in out.iterdir()] == ["ingest.jsonl"]
     stuck.unlink()
     put(stuck, picture())

@@ -6,6 +6,7 @@ OpenCV has no antialiased resize that is quick. Halving is, and so is a filter o
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -30,7 +31,11 @@ def shrink_factors(matrix: Matrix) -> tuple[int, int]:
     Args:
         matrix: (3, 3) source to output pixels.
     """
-    x, y = _scales(matrix)
+    return _factors(*_scales(matrix))
+
+
+@lru_cache(1 << 12)
+def _factors(x: float, y: float) -> tuple[int, int]:
     both = 1
     while both < 64 and all(2 * both * s <= SHARP or abs(2 * both * s - 1) < 1e-3 for s in (x, y)):
         both *= 2

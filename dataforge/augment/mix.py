@@ -49,6 +49,8 @@ class Parts:
 
     def sort(self) -> None:
         """By owner, otherwise as they were added."""
+        if (np.diff(self.owner) >= 0).all():
+            return
         order = np.argsort(self.owner, kind="stable")
         for name, value in vars(self).items():
             setattr(self, name, value[order])

@@ -60,21 +60,29 @@ def move_boxes(
     """
     limit = np.tile(np.array([0.0, 0.0, out[1], out[0]]), (len(matrix), 1)) if region is None else region.astype(float)
     limit, moved = limit[image], matrix[image]
-    whole = hull(project(corners_of(boxes), moved))
-    straight = (moved[:, [0, 1, 2, 2], [1, 0, 0, 1]] == 0).all(1)
+    straight = (matrix[:, [0, 1, 2, 2], [1, 0, 0, 1]] == 0).all(1)[image]
+    whole = _moved_straight(boxes, moved) if straight.all() else hull(project(corners_of(boxes), moved))
     inside = np.concatenate([whole[:, :2].clip(limit[:, :2]), whole[:, 2:].clip(max=limit[:, 2:])], 1)
     if not straight.all():
         inside[~straight] = _clipped(boxes[~straight], moved[~straight], limit[~straight])
-    side = inside[:, 2:] - inside[:, :2]
-    seen = (side > 0).all(1)
+    side = (inside[:, 2:] - inside[:, :2]).T
+    seen = side.min(0, initial=np.inf) > 0
     inside = np.where(seen[:, None], inside, 0.0)
-    with np.errstate(invalid="ignore"):
-        area = (whole[:, 2:] - whole[:, :2]).prod(1)
-    keep = seen & (side.prod(1) >= min_visible * area if min_visible > 0 else True) & (side >= min_size).all(1)
+    keep = seen & (side.min(0, initial=np.inf) >= min_size)
+    if min_visible > 0:
+        with np.errstate(invalid="ignore"):
+            keep &= side.prod(0) >= min_visible * (whole[:, 2:] - whole[:, :2]).T.prod(0)
     if centre:
         middle = project(((boxes[:, None, :2] + boxes[:, None, 2:]) / 2).astype(np.float64), moved)[:, 0]
         keep &= (middle >= limit[:, :2]).all(1) & (middle <= limit[:, 2:]).all(1)
     return inside.astype(np.float32), keep
+
+
+def _moved_straight(boxes: NDArray[np.float32], matrix: Floats) -> Floats:
+    """(s, 4) boxes moved by matrices that do not turn; two corners say it all, many times as fast."""
+    factor, shift = matrix[:, [0, 1], [0, 1]] / matrix[:, 2, 2:], matrix[:, :2, 2] / matrix[:, 2, 2:]
+    one, other = boxes[:, :2] * factor + shift, boxes[:, 2:] * factor + shift
+    return np.concatenate([np.minimum(one, other), np.maximum(one, other)], 1)
 
 
 def _clipped(boxes: NDArray[np.float32], matrix: Floats, limit: Floats) -> Floats:
