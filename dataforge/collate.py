@@ -72,7 +72,6 @@ class Collate:
             batch at once, but for recipes that combine records.
         decode: "host", or "device" where that is to decode JPEGs, too.
         skip: a damaged image becomes an empty grey one without boxes, else it is an error.
-        threads: how many fill a batch.
         keep: how many batches' memory is kept to be used again.
         transform: what is done to a batch's images at the end.
 
@@ -91,13 +90,12 @@ class Collate:
         device: torch.device,
         decode: str,
         skip: bool,
-        threads: int,
         keep: int,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.shards, self.recipe, self.fit, self.seed, self.min_visible = shards, recipe, fit, seed, min_visible
         self.device, self.on_cpu, self.decode, self.skip = device, device.type == "cpu", decode, skip
-        self.threads, self.keep, self.transform = threads, keep, transform
+        self.keep, self.transform = keep, transform
         self.skipped: dict[int, str] = {}
         self._buffers = Buffers(keep, pin=device.type == "cuda")
 
@@ -158,7 +156,7 @@ class Collate:
         inner = np.full((len(record), 4), -1) if self.recipe else _inner(matrix, -(-size // reduce[:, None]), shape)
         stored = self.shards.codec == "raw" and self.shards.channels == 3
         copied = stored and canvas is None and (reduce == 1).all() and (inner == [0, 0, shape[1], shape[0]]).all()
-        share = -(-len(index) // self.threads) if copied else 1  # those that are all there are copied in few parts
+        share = len(index) if copied else 1  # one that is all there is one copy
         return Pending(
             batch=batch,
             rows=iter([slice(i, min(i + share, len(index))) for i in range(0, len(index), share)]),

@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,6 @@ class Loader:
             device=self.device,
             decode=decode,
             skip=on_error == "skip",
-            threads=self.threads,
             keep=AHEAD + 2,  # the consumer's, and the one it has not let go of while it asks for the next
             transform=transform,
         )
@@ -268,7 +268,7 @@ class Loader:
         first = self._first
         self._first, self._next = 0, first
         cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would fight them
-        pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
+        pool = ThreadPoolExecutor(self._workers, "dataforge-decode")
         transfer = None if self.collate.on_cpu else Transfer(self.device)
         try:
             todo = iter(self.steps()[first:])
@@ -285,11 +285,24 @@ class Loader:
             if transfer:
                 transfer.end()
 
+    @cached_property
+    def _workers(self) -> int:
+        """How many threads decode: one less where all batches are copies of stored pixels.
+
+        While one core copies such a batch, the caller's is busy with laying out the next ones; of two that copied on
+        two cores, one would wait for the other, at three quarters of the speed.
+        """
+        table, shards = self.shards.table, self.shards
+        if shards.codec != "raw" or shards.channels != 3 or self.recipe or not self.collate.on_cpu:
+            return self.threads
+        fitting = [(table.height == h) & (table.width == w) for h, w in self.shapes]
+        return max(1, self.threads - 1) if self.scales == (1.0,) and np.any(fitting, 0).all() else self.threads
+
     def _begin(
         self, pool: ThreadPoolExecutor, transfer: Transfer | None, step: Step
     ) -> tuple[Pending, Callable[[], Batch]]:
         pending = self.collate.start(step, self.epoch)
-        work = [pool.submit(self.collate.fill, pending) for _ in range(min(self.threads, len(step.index)))]
+        work = [pool.submit(self.collate.fill, pending) for _ in range(min(self._workers, len(step.index)))]
 
         def move() -> Batch:
             for done in work:
