@@ -32,6 +32,7 @@ def test_match_is_torchvisions(force: str, block: int, seed: int) -> None:
     fixed, truth = boxes(draw, 200), boxes(draw, 3, 8)
     eligible = torch.rand(3, 8, generator=draw) < 0.6
     eligible[:, 0] = True
+    eligible &= iou(truth, fixed).amax(2) > 0  # with a box that meets no anchor, torchvision forces the first one
     high, low = (0.5, 0.5) if force == "best" else (0.6, 0.3)
     whole, assign.BLOCK = assign.BLOCK, {"cpu": block}
     try:
