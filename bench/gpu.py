@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataforge import Loader, Shards
 from dataforge import augment as aug
 from dataforge.augment import device as accelerator
-from dataforge.bench.measure import machine
+from dataforge.bench.measure import machine, record_rows
 from dataforge.bench.stages import largest, shards_or_drawn
 from trainers.config import Config
 
@@ -288,9 +288,7 @@ def main() -> None:
             for found in {"kernel": kernel, "loader": loader, "training": training}[part](place, given.repeats, *how):
                 extra = {key: found[key] for key in ("of_copy", "ours", "ratio", "step") if key in found}
                 print(f"{found['name']}: {found['value']} {found['unit']} {extra or ''}", flush=True)
-                if given.results:
-                    with given.results.open("a") as file:
-                        file.write(json.dumps(found) + "\n")
+                record_rows([found], given.results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from dataforge.augment import antialias, cpu
 from dataforge.augment import device as accelerator
 from dataforge.batch import Batch, pad
 from dataforge.buffers import Buffers
-from dataforge.decode import shrink
 from dataforge.errors import DataError, ShardError
 from dataforge.rng import bits
 from dataforge.sampler import Step
@@ -130,14 +129,14 @@ class Collate:
         size = np.stack([table.height[record], table.width[record]], 1)
         factors = np.array([antialias.shrink_factors(one) for one in layout.parameters.matrix])
         reduce = _reductions(factors)
-        matrix = _from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
+        matrix = antialias.from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
         matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
         canvas, sources = None, []
         if self.on_cpu or len(record) > len(index):
             images = self._buffers.take((len(index), *shape, 3), torch.float32 if self.recipe else torch.uint8)
         else:
             factors = np.array([antialias.shrink_factors(one) for one in matrix])  # what decoding leaves to do
-            canvas = _from_blocks(matrix, factors)
+            canvas = antialias.from_blocks(matrix, factors)
             sides = (-(-size // (factors * reduce[:, None]))).max(0).tolist()
             if self.decode == "device" and self.shards.codec != "raw":
                 sources, images = [_NOTHING] * len(index), torch.empty((len(index), *sides, 0), dtype=torch.uint8)
@@ -157,6 +156,9 @@ class Collate:
         stored = self.shards.codec == "raw" and self.shards.channels == 3
         copied = stored and canvas is None and (reduce == 1).all() and (inner == [0, 0, shape[1], shape[0]]).all()
         share = len(index) if copied else 1  # one that is all there is one copy
+        key = 0
+        if self.transform is not None:
+            key = int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
         return Pending(
             batch=batch,
             rows=iter([slice(i, min(i + share, len(index))) for i in range(0, len(index), share)]),
@@ -168,9 +170,7 @@ class Collate:
             canvas=canvas,
             sources=sources,
             shape=shape,
-            key=int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
-            if self.transform
-            else 0,
+            key=key,
         )
 
     def fill(self, pending: Pending) -> None:
@@ -196,9 +196,8 @@ class Collate:
                 pending.sources[i] = jpeg
             else:
                 pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
-                factors = antialias.shrink_factors(pending.matrix[i])
-                small = cpu.damage(shrink(pixels, factors), pending.layout.parameters, i)
-                small = antialias.smooth(small, pending.matrix[i], factors, pending.reduce[i] > 1)
+                parameters, reduced = pending.layout.parameters, pending.reduce[i] > 1
+                small, _ = cpu.ready(pixels, pending.matrix[i], parameters, i, reduced)
                 if pending.sources:
                     pending.sources[i] = torch.from_numpy(small)
                 else:
@@ -297,10 +296,3 @@ def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) ->
     shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (found[:, :2] % 1 == 0).all(1)
     inside = (found[:, :2] >= 0).all(1) & (found[:, 2:] <= shape[::-1]).all(1)
     return np.where((shifted & inside)[:, None], found, -1).astype(np.int64)
-
-
-def _from_blocks(matrix: Matrices, factors: NDArray[np.int64]) -> Matrices:
-    """(P, 3, 3) maps from images made smaller by (P, 2) factors, given those from the larger ones."""
-    larger = np.ones((len(factors), 1, 3))
-    larger[:, 0, :2] = factors[:, ::-1]
-    return matrix * larger

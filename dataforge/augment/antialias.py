@@ -76,9 +76,11 @@ def filters(
     return x, y
 
 
-def from_blocks(matrix: Matrix, factors: tuple[int, int]) -> Matrix:
-    """A matrix from shrunken pixels, given that from the source."""
-    return matrix * [factors[1], factors[0], 1.0]
+def from_blocks(matrix: Matrix, factors: Any) -> Matrix:
+    """Matrices (..., 3, 3) from pixels shrunken by factors (..., 2), given those from the source."""
+    larger = np.ones((*np.shape(factors)[:-1], 1, 3))
+    larger[..., 0, 1], larger[..., 0, 0] = np.moveaxis(np.asarray(factors), -1, 0)
+    return matrix * larger
 
 
 def _even(matrix: Matrix, axis: int, scales: tuple[float, ...]) -> bool:

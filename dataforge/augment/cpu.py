@@ -165,6 +165,16 @@ _DAMAGE: dict[str, Callable[[Pixels, float, int], Pixels]] = {
 }
 
 
+def ready(pixels: Pixels, matrix: Matrix, p: Parameters, i: int, reduced: bool) -> tuple[Pixels, Matrix]:
+    """Image i shrunken, damaged and smoothed, as a plain bilinear warp takes it, and that warp's matrix.
+
+    Args: as for `paint`.
+    """
+    factors = shrink_factors(matrix)
+    pixels = smooth(damage(shrink(pixels, factors), p, i), matrix, factors, reduced)
+    return pixels, from_blocks(matrix, factors)
+
+
 def paint(
     pixels: Pixels,
     matrix: Matrix,
@@ -188,9 +198,8 @@ def paint(
     shape = (canvas.shape[0], canvas.shape[1])
     target = canvas if weight == 1 else memory("blend", shape)
     if p.damage:
-        factors = shrink_factors(matrix)
-        pixels = smooth(damage(shrink(pixels, factors), p, i), matrix, factors, reduced)
-        _warp(pixels, from_blocks(matrix, factors), shape, p.fill, target)
+        pixels, matrix = ready(pixels, matrix, p, i, reduced)
+        _warp(pixels, matrix, shape, p.fill, target)
     else:
         warp(pixels, matrix, shape, p.fill, target, reduced)
     if p.colour is not None:
