@@ -56,6 +56,7 @@ class FasterRCNNConfig(Config):
     pooling: str = value("align", "pool, align, crop or deform: how a region becomes 7x7")
     class_agnostic: bool = value(False, "one box a region, not one for each class")
     regions: int = value(512, "regions an image that the second stage learns from")
+    width: int = value(256, "channels of the pyramid (fpn); its two last layers have four times as many")
 
 
 class Raw(NamedTuple):
@@ -83,8 +84,7 @@ class FasterRCNN(Detector):
 
     Args:
         classes: C.
-        neck, backbone, freeze, frozen_norm, pooling, class_agnostic, regions: as in `FasterRCNNConfig`.
-        width: channels of the pyramid; hidden: of the pyramid's two last layers.
+        neck, backbone, freeze, frozen_norm, pooling, class_agnostic, regions, width: as in `FasterRCNNConfig`.
         sizes: for each level, the sides of its square anchors in pixels.
     """
 
@@ -103,7 +103,6 @@ class FasterRCNN(Detector):
         class_agnostic: bool = False,
         regions: int = 512,
         width: int = 256,
-        hidden: int = 1024,
         sizes: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__()
@@ -117,9 +116,9 @@ class FasterRCNN(Detector):
         self.backbone = backbones.build(backbone, strides=self.strides)
         if neck == "fpn":
             self.pyramid = backbones.Pyramid(self.backbone.channels, width, LastLevelMaxPool())
-            last = hidden
-            flat = nn.Linear(width * 49, hidden)
-            self.tail: nn.Module = nn.Sequential(Rows(), flat, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+            last = 4 * width
+            flat = nn.Linear(width * 49, last)
+            self.tail: nn.Module = nn.Sequential(Rows(), flat, nn.ReLU(), nn.Linear(last, last), nn.ReLU())
         else:
             width = self.backbone.channels[0]
             self.tail, last = self._last_stage(backbone)
@@ -148,7 +147,7 @@ class FasterRCNN(Detector):
 
     @classmethod
     def configure(cls, config: FasterRCNNConfig, shards: Shards) -> dict[str, Any]:
-        keys = ("neck", "backbone", "freeze", "frozen_norm", "pooling", "class_agnostic", "regions")
+        keys = ("neck", "backbone", "freeze", "frozen_norm", "pooling", "class_agnostic", "regions", "width")
         return {"classes": len(shards.classes)} | {key: getattr(config, key) for key in keys}
 
     def pretrain(self, config: FasterRCNNConfig) -> str:

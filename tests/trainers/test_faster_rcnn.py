@@ -41,7 +41,7 @@ class _Suite(DetectorSuite):
 
 
 class TestPyramid(_Suite):
-    config: ClassVar[dict[str, Any]] = {**SMALL, "width": 16, "hidden": 32, "sizes": [[4], [8], [16], [32], [64]]}
+    config: ClassVar[dict[str, Any]] = {**SMALL, "width": 16, "sizes": [[4], [8], [16], [32], [64]]}
 
 
 class TestC4(_Suite):
@@ -303,7 +303,7 @@ def test_keys_depend_on_record_and_step_alone() -> None:
 
 
 def test_norms_stay_frozen() -> None:
-    model = FasterRCNN(2, backbone="test_resnet", width=8, hidden=8).train()
+    model = FasterRCNN(2, backbone="test_resnet", width=8).train()
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and not any(m.training or m.weight.requires_grad for m in norms)
     assert model.backbone.training
@@ -314,7 +314,7 @@ def test_more_boxes_than_regions_are_all_seen() -> None:
     grid = [(x, y, x + 6, y + 4, 1) for y in range(0, 60, 4) for x in range(0, 120, 6)]
     assert len(grid) == 300
     batch = make_batch(torch.zeros(1, 3, 64, 128), [grid], 512)
-    model = FasterRCNN(3, backbone="test_resnet", width=8, hidden=8, regions=32, sizes=[[4], [8], [16], [32], [64]])
+    model = FasterRCNN(3, backbone="test_resnet", width=8, regions=32, sizes=[[4], [8], [16], [32], [64]])
     raw = model.eval()(batch.images)
     eligible, shields = assign.targets(batch, difficult=False)
     owner = assign.match(raw.anchors, batch.boxes, eligible, high=0.7, low=0.3, force="ties")

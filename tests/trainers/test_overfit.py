@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dense": {"size": [192, 256], "channels": 3, "levels": 3, "lr": 3e-3},
     "faster_rcnn": {"size": [192, 256], "backbone": "resnet10t", "frozen_norm": False, "regions": 64, "lr": 1e-3},
 }
-NARROW = {"faster_rcnn": {"width": 64, "hidden": 256, "sizes": [[16], [32], [64], [128], [256]]}}
+NARROW = {"faster_rcnn": {"width": 64, "sizes": [[16], [32], [64], [128], [256]]}}
 STEPS = {"yolov2": 120, "ssd": 120, "dense": 230, "faster_rcnn": 180}
 BATCH = {"yolov2": 8, "ssd": 4, "dense": 8, "faster_rcnn": 4}
 
