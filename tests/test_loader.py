@@ -53,11 +53,11 @@ def test_without_augmentation_images_and_boxes_are_the_source_letterboxed(tiny_s
             assert (batch.labels[i, n:] == -1).all() and (batch.boxes[i, n:] == 0).all()
             assert batch.labels[i, :n].tolist() == truth.labels.tolist()
             assert batch.flags[i, :n].tolist() == truth.flags.tolist()
-            scale, x, y = batch.affine[i, 0, 0], batch.affine[i, 0, 2], batch.affine[i, 1, 2]
-            expected = torch.from_numpy(truth.boxes) * scale + torch.stack([x, y, x, y])
+            (sx, _, x), (_, sy, y) = batch.affine[i, :2]
+            expected = torch.from_numpy(truth.boxes) * torch.stack([sx, sy] * 2) + torch.stack([x, y] * 2)
             torch.testing.assert_close(batch.boxes[i, :n], expected, atol=1e-3, rtol=0)
             pixels = decode(shards.blob(record), int(shards.table.orientation[record]))
-            h, w = round(float(pixels.shape[0] * scale)), round(float(pixels.shape[1] * scale))
+            h, w = round(float(pixels.shape[0] * sy)), round(float(pixels.shape[1] * sx))
             inner = batch.images[i, :, round(float(y)) : round(float(y)) + h, round(float(x)) : round(float(x)) + w]
             assert abs(inner.float().mean() - pixels.mean()) < 6
     assert seen == list(range(len(shards)))

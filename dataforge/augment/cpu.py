@@ -56,12 +56,18 @@ def warp(
 
 def _warp(pixels: Pixels, matrix: Matrix, out: Shape, fill: int | tuple[int, int, int], dst: Pixels | None) -> Pixels:
     region, size = _whole_pixels(pixels, matrix, out), (out[1], out[0])
-    if region is not None:
-        (left, right), (top, bottom), turned = region
-        dst = cv2.resize(pixels[top:bottom, left:right], size, dst=dst, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        return dst if turned is None else cv2.flip(dst, turned, dst=dst)  # type: ignore[arg-type, return-value]
-    centred = _TO_CENTRES @ matrix @ _FROM_CENTRES
     colour = (fill, fill, fill) if isinstance(fill, int) else fill
+    if region is not None:
+        (left, right), (top, bottom), (x1, x2), (y1, y2), mirrored = region
+        dst = np.empty((*out, *pixels.shape[2:]), np.uint8) if dst is None else dst
+        if (x2 - x1) * (y2 - y1) < out[0] * out[1]:
+            cv2.rectangle(dst, (0, 0), size, colour, cv2.FILLED)
+        part, seen = pixels[top:bottom, left:right], dst[y1:y2, x1:x2]
+        cv2.resize(part, (x2 - x1, y2 - y1), dst=seen, interpolation=cv2.INTER_LINEAR)
+        if mirrored is not None:
+            cv2.flip(seen, mirrored, dst=seen)
+        return dst
+    centred = _TO_CENTRES @ matrix @ _FROM_CENTRES
     how: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderValue": colour}
     if matrix[2, 0] or matrix[2, 1]:
         return cv2.warpPerspective(pixels, centred, size, dst=dst, **how)  # type: ignore[return-value]
@@ -87,26 +93,35 @@ def _reach(pixels: Pixels, matrix: Matrix, out: Shape) -> list[int]:
 
 def _whole_pixels(
     pixels: Pixels, matrix: Matrix, out: Shape
-) -> tuple[tuple[int, int], tuple[int, int], int | None] | None:
-    """The columns and rows that fill the output and OpenCV's code of its mirroring, where no more than that is done.
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], int | None] | None:
+    """The columns and rows that are seen, those of the output that they fill, and OpenCV's code of their mirroring.
 
-    Then a resize gives what a warp would, in two thirds of its time. It must not enlarge: at an image's edge the one
-    goes on with the last pixels, the other fades into the fill colour.
+    Where they are whole pixels of both, a resize gives what a warp would, in two thirds of its time and with finer
+    weights. It must not enlarge: at an image's edge the one goes on with the last pixels, the other fades into the fill
+    colour.
+
+    Returns:
+        None where they are not, or where the matrix does more than that.
     """
     if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
         return None
-    spans, mirrored = [], []
+    sources, targets, mirrored = [], [], []
     for axis, side in ((0, out[1]), (1, out[0])):
-        scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
-        ends = sorted((-shift / scale, (side - shift) / scale))
-        first, last = round(ends[0]), round(ends[1])
-        exact = abs(ends[0] - first) < 1e-3 and abs(ends[1] - last) < 1e-3
-        if abs(scale) > 1 or not exact or first < 0 or last > pixels.shape[1 - axis]:
+        scale, shift, length = float(matrix[axis, axis]), float(matrix[axis, 2]), pixels.shape[1 - axis]
+        ends = sorted((shift, shift + scale * length))
+        low, high = max(ends[0], 0.0), min(ends[1], float(side))
+        first, last = round(low), round(high)
+        if abs(scale) > 1 or first >= last or abs(low - first) > 1e-3 or abs(high - last) > 1e-3:
             return None
-        spans.append((first, last))
+        back = sorted(((first - shift) / scale, (last - shift) / scale))
+        begin, end = round(back[0]), round(back[1])
+        if abs(back[0] - begin) > 1e-3 or abs(back[1] - end) > 1e-3 or begin < 0 or end > length:
+            return None
+        sources.append((begin, end))
+        targets.append((first, last))
         mirrored.append(scale < 0)
     code = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}[mirrored[0], mirrored[1]]
-    return spans[0], spans[1], code
+    return sources[0], sources[1], targets[0], targets[1], code
 
 
 def _part(pixels: Pixels, matrix: Matrix, out: Shape, factors: tuple[int, int]) -> tuple[Pixels, Matrix]:

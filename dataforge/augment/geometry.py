@@ -63,19 +63,23 @@ class View:
 
 
 def fit_matrix(height: Any, width: Any, out: Shape, fit: str = "letterbox") -> Matrices:
-    """Source pixels to output pixels.
+    """Source pixels to output pixels, so that the source fills whole pixels.
 
     Args:
         height, width: (n,) or a single number, of the source.
-        fit: "letterbox" keeps the aspect ratio and centres the image; "stretch" fills the output.
+        fit: "letterbox" keeps the aspect ratio, to the nearest pixel, and puts the image in the middle, a half pixel up
+            or left of it where the rest is odd; "stretch" fills the output.
 
     Returns:
         (n, 3, 3), or (3, 3) for single numbers.
     """
-    y, x = out[0] / np.asarray(height, float), out[1] / np.asarray(width, float)
+    height, width = np.asarray(height, float), np.asarray(width, float)
+    h, w = np.broadcast_arrays(float(out[0]), float(out[1]), height)[:2]
     if fit == "letterbox":
-        y = x = np.minimum(x, y)
-    return scaled(x, y, (out[1] - x * width) / 2, (out[0] - y * height) / 2)
+        limited = out[0] * width <= out[1] * height  # by its height
+        h = np.where(limited, h, np.maximum(np.floor((2 * height * out[1] + width) / (2 * width)), 1))
+        w = np.where(limited, np.maximum(np.floor((2 * width * out[0] + height) / (2 * height)), 1), w)
+    return scaled(w / width, h / height, (out[1] - w) // 2, (out[0] - h) // 2)
 
 
 def scaled(x: Any, y: Any, dx: Any = 0.0, dy: Any = 0.0) -> Matrices:

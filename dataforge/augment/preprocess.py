@@ -1,23 +1,27 @@
-"""Legend: B images, h x w source pixels, H x W output pixels, n x m source x output pixels along one axis.
+"""Legend: B images, h x w source pixels, H x W output pixels, m output pixels along one axis.
 
 What the loader does to an image without a recipe, as a module that can be exported together with a detector.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dataforge.augment.antialias import LEAST, SHARP, taps
-from dataforge.augment.geometry import FILL
+from dataforge.augment.cpu import warp
+from dataforge.augment.geometry import FILL, fit_matrix
+
+FINE = 2048  # OpenCV's steps between two pixels
 
 
 class Preprocess(nn.Module):
-    """Images of any size to what a detector takes, and where they are in it: `cpu.warp` by `fit_matrix`, as a graph.
+    """Images of any size to what a detector takes, and where they are in it: `cpu.warp` by `fit_matrix`.
 
-    All filters of `cpu.warp` (blocks, taps, bilinear sampling) are linear and go along one axis. So each axis gets one
-    matrix of weights, which is computed from the image's size in the graph, and a resize is two products. On a CPU
-    that is slower than `cpu.warp`; here it buys a graph of plain operations, for any size and without OpenCV.
+    On a CPU it is that. In an exported graph and on other devices it is plain operations of torch that give the same
+    for any size: means of blocks, the taps of `antialias.smooth`, and bilinear sampling, each rounded as OpenCV rounds.
 
     Args:
         size: (height, width) of the output.
@@ -37,12 +41,25 @@ class Preprocess(nn.Module):
         Returns:
             (B, 3, H, W) uint8, and (B, 3, 3) float32, source pixels to output pixels.
         """
-        images_f = images.float()
-        h, w = (torch.full((), side, dtype=torch.float32, device=images.device) for side in images.shape[-2:])
-        y, x = self.size[0] / h, self.size[1] / w
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or images.device.type != "cpu":
+            return self._graph(images)
+        matrix = fit_matrix(images.shape[2], images.shape[3], self.size, self.fit)
+        fitted = torch.empty((len(images), *self.size, 3), dtype=torch.uint8)
+        for pixels, out in zip(images.permute(0, 2, 3, 1).numpy(), fitted.numpy(), strict=True):
+            warp(np.ascontiguousarray(pixels), matrix, self.size, dst=out)
+        return fitted.permute(0, 3, 1, 2), torch.from_numpy(matrix).float().expand(len(images), 3, 3)
+
+    def _graph(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h, w = (torch.full((), side, dtype=torch.int64, device=images.device) for side in images.shape[2:])
+        high, wide = (torch.full_like(h, side) for side in self.size)
         if self.fit == "letterbox":
-            y = x = torch.minimum(y, x)
-        down, right = (self.size[0] - y * h) / 2, (self.size[1] - x * w) / 2
+            limited = high * w <= wide * h
+            high, wide = (
+                torch.where(limited, high, ((2 * h * wide + w) // (2 * w)).clamp(min=1)),
+                torch.where(limited, ((2 * w * high + h) // (2 * h)).clamp(min=1), wide),
+            )
+        down, right = (self.size[0] - high) // 2, (self.size[1] - wide) // 2
+        y, x = high.double() / h, wide.double() / w
         # blocks, as in `antialias.shrink_factors`
         halved = 2.0 ** (SHARP / torch.maximum(x, y)).log2().floor().clamp(0, 6)
         twice = torch.stack([x, y]) * halved * 2
@@ -50,40 +67,72 @@ class Preprocess(nn.Module):
         halved = torch.where(still, 2 * halved, halved)
         ky, kx = (halved * torch.where(halved * s >= LEAST, 1.0, (SHARP / (halved * s)).floor()) for s in (y, x))
         whole = (kx == 1) & (ky == 1)
-        rows, seen_rows = _weights(h, y, down, ky, whole, images.shape[-2], self.size[0])
-        columns, seen_columns = _weights(w, x, right, kx, whole, images.shape[-1], self.size[1])
-        fitted = rows @ (images_f @ columns.T) + FILL * (1 - seen_rows[:, None] * seen_columns)
-        zero, one = torch.zeros_like(x), torch.ones_like(x)
-        affine = torch.stack([x, zero, right, zero, y, down, zero, zero, one]).view(1, 3, 3)
-        return fitted.round().clamp(0, 255).byte(), affine.expand(images.shape[0], -1, -1)
+
+        rows = _Axis(h, y, down, ky, whole, self.size[0])
+        columns = _Axis(w, x, right, kx, whole, self.size[1])
+        blocks = columns.summed(rows.summed(images.int()).transpose(2, 3)).transpose(2, 3) / (ky * kx)
+        blocks = torch.where(torch.maximum(ky, kx) == 2, (blocks + 0.5).floor(), blocks.round()).float()
+        smooth = columns.smoothed(rows.smoothed(blocks).transpose(2, 3)).round().clamp(0, 255).int()
+
+        # bilinear sampling in whole numbers: as cv2.resize (see `cpu._whole_pixels`), else as cv2.warpAffine
+        resize = (torch.maximum(x, y) <= 1) & (rows.blocks * rows.k == h) & (columns.blocks * columns.k == w)
+        (before, after), share, seen_x = columns.between(smooth, resize)
+        across = (before * (FINE - share) + after * share).transpose(2, 3)
+        (above, below), share, seen_y = rows.between(across, resize)
+        resized = above // 16 * (FINE - share) // 65536 + below // 16 * share // 65536 + 2
+        warped = (above * (FINE - share) + below * share) / FINE**2
+        seen = seen_y[:, None] * seen_x
+        warped = (warped * seen + FILL * (1 - seen) + 0.5).floor()
+        fitted = torch.where(resize & (seen == 1), resized // 4, warped.int()).byte()
+        zero, one, down, right = torch.zeros_like(x), torch.ones_like(x), down.double(), right.double()
+        affine = torch.stack([x, zero, right, zero, y, down, zero, zero, one]).view(1, 3, 3).float()
+        return fitted, affine.expand(images.shape[0], -1, -1)
 
 
-def _weights(
-    n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, source: int, out: int
-) -> tuple[Tensor, Tensor]:
-    """How much each of n = `source` pixels counts in each of m = `out`.
+class _Axis:
+    """What happens to (B, 3, n, ...) pixels along an axis of n.
 
     Args:
-        n: `source` as a tensor; scale, shift: source to output coordinates.
-        k: pixels in a block; whole: whether neither axis has larger ones than 1.
-
-    Returns:
-        (m, n), and (m,) in 0..1 how much of an output pixel is not fill: the sums of the rows.
+        n: as a tensor; scale, shift: source to output coordinates; k: pixels in a block.
+        whole: whether neither axis has larger blocks than 1; out: m.
     """
-    # the taps of `antialias.smooth`
-    u = scale * k
-    even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
-    none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
-    one, two = (torch.where(none, 0.0, value) for value in taps(u))
 
-    pixel = torch.arange(source, device=scale.device)
-    centre = (torch.arange(out, device=scale.device) + 0.5 - shift) / u  # in blocks
-    blocks = (n / k).ceil()
-    apart = centre[:, None] - ((pixel / k).floor() + 0.5)
-    weight = torch.zeros_like(apart)
-    for i, tap in ((0, 1 - one - two), (-1, one / 2), (1, one / 2), (-2, two / 2), (2, two / 2)):
-        weight = weight + tap * (1 - (apart + i).abs()).clamp(min=0)
-    # the last pixel fills its block up
-    weight = weight * torch.where(pixel == n - 1, 1 + blocks * k - n, 1.0)
-    seen = (torch.minimum(centre, blocks - centre) + 0.5).clamp(0, 1)
-    return weight * (seen / weight.sum(1).clamp(min=1e-6))[:, None], seen
+    def __init__(self, n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, out: int) -> None:
+        self.n, self.k, self.blocks = n, k.long(), (n / k).ceil().long()
+        u = scale * k
+        even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
+        none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
+        self.one, self.two = (torch.where(none, 0.0, value).float() for value in taps(u))
+        self.place = (torch.arange(out, device=scale.device, dtype=torch.float64) + 0.5 - shift) / u - 0.5
+
+    def summed(self, pixels: Tensor) -> Tensor:
+        """int32 pixels to the sums of blocks, and of the last one again until there are n.
+
+        A block beyond the image goes on with the last pixel.
+        """
+        upto = functional.pad(pixels.cumsum(2, dtype=torch.int32), (0, 0, 1, 0))
+        first = torch.minimum(torch.arange(pixels.shape[2], device=pixels.device), self.blocks - 1) * self.k
+        last = first + self.k
+        more = (last - self.n).clamp(min=0).int()[:, None] * pixels[:, :, -1:]
+        return upto.index_select(2, torch.minimum(last, self.n)) - upto.index_select(2, first) + more
+
+    def smoothed(self, blocks: Tensor) -> Tensor:
+        """Blocks after the filter."""
+        n = blocks.shape[2]
+        a, b, c, d, e = (functional.pad(blocks, (0, 0, 2, 2), "replicate")[:, :, i : i + n] for i in range(5))
+        return (1 - self.one - self.two) * c + self.one / 2 * (b + d) + self.two / 2 * (a + e)
+
+    def between(self, blocks: Tensor, resize: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """What each of m pixels is drawn from.
+
+        Returns:
+            the blocks before and after its centre; (m, 1) how much the second counts, of `FINE`; (m,) how much of the
+            pixel is not fill.
+        """
+        steps = (((self.place * 1024).round() + 16) / 32).floor()  # as cv2.warpAffine counts
+        place = torch.where(resize, self.place, steps / 32)
+        first = place.floor()
+        one, two = (i.clamp(min=0).minimum(self.blocks - 1).long() for i in (first, first + 1))
+        seen = torch.minimum(place + 1, self.blocks - place).clamp(0, 1)
+        share = ((place - first) * FINE).round().int()
+        return (blocks.index_select(2, one), blocks.index_select(2, two)), share[:, None], seen

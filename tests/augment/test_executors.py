@@ -152,6 +152,17 @@ def test_a_crop_of_whole_pixels_is_the_same_by_resizing(turn: tuple[int, int]) -
     for axis, (first, last) in enumerate(ends):
         matrix[axis, axis] = size[1 - axis] / (last - first)
         matrix[axis, 2] = -first * matrix[axis, axis]
+    check_resized(pixels, matrix, size)
+
+
+@pytest.mark.parametrize("turn", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("out", [(150, 150), (100, 220), (90, 120)])
+def test_a_letterboxed_image_is_the_same_by_resizing(out: tuple[int, int], turn: tuple[int, int]) -> None:
+    mirror = np.array([[turn[0], 0, (turn[0] < 0) * out[1]], [0, turn[1], (turn[1] < 0) * out[0]], [0, 0, 1.0]])
+    check_resized(tiny.pixels(200, 300), mirror @ fit_matrix(200, 300, out), out)
+
+
+def check_resized(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> None:
     shifted = matrix + np.array([[0, 0, 0.01], [0, 0, 0.01], [0, 0, 0]])
     resized, warped = (aug.warp(pixels, m, size).astype(int) for m in (matrix, shifted))
     assert np.abs(resized - warped).max() <= 3 and np.abs(resized - warped).mean() < 0.7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -167,8 +168,23 @@ def test_quarter_turns_only_move_pixels_and_come_back() -> None:
 def test_fit(fit: str) -> None:
     matrix = fit_matrix(np.array([50]), np.array([200]), (100, 100), fit)[0]
     corners = matrix @ np.array([[0, 0, 1], [200, 50, 1]]).T
-    expected = [[0, 37.5], [100, 62.5]] if fit == "letterbox" else [[0, 0], [100, 100]]
+    expected = [[0, 37], [100, 62]] if fit == "letterbox" else [[0, 0], [100, 100]]
     np.testing.assert_allclose(corners[:2].T, expected)
+
+
+SIDE = st.integers(1, 5000)
+
+
+@given(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE))
+def test_a_letterboxed_image_fills_whole_pixels_within_half_a_pixel_of_its_aspect(
+    source: tuple[int, int], out: tuple[int, int]
+) -> None:
+    (height, width), (y, x) = source, (Fraction(out[0], source[0]), Fraction(out[1], source[1]))
+    (x1, x2), (y1, y2) = ((fit_matrix(*source, out) @ np.array([[0, 0, 1], [width, height, 1]]).T)[:2]).tolist()
+    for low, high, length, side in ((x1, x2, width * min(x, y), out[1]), (y1, y2, height * min(x, y), out[0])):
+        assert abs(low - round(low)) < 1e-9 and abs(high - round(high)) < 1e-9
+        assert abs(round(high - low) - length) <= Fraction(1, 2) or round(high - low) == 1 > length
+        assert round(low) >= 0 and 0 <= side - round(high) - round(low) <= 1
 
 
 def test_against_torchvision() -> None:

@@ -28,40 +28,47 @@ def batch_of(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
-def apart(mine: Tensor, theirs: np.ndarray) -> np.ndarray:
-    return np.abs(mine[0].permute(1, 2, 0).numpy().astype(int) - theirs)
+def check(preprocess: Preprocess, pixels: np.ndarray) -> None:
+    """The graph's operations, run as they are, give what the CPU's path gives, to a thousandth of the range of values.
+
+    Single pixels may be a few grey levels off where an image is enlarged: OpenCV moves it in steps of 1/32 pixel, and
+    rounding may fall to either side.
+    """
+    images, affine = preprocess._graph(batch_of(pixels))
+    fitted, matrix = preprocess(batch_of(pixels))
+    assert images.shape == fitted.shape == (1, 3, *preprocess.size) and images.dtype == fitted.dtype == torch.uint8
+    torch.testing.assert_close(affine, matrix, rtol=1e-6, atol=1e-6)
+    difference = (images.int() - fitted.int()).abs().numpy() / 255
+    shrinks = max(affine[0, 0, 0], affine[0, 1, 1]) <= 1
+    assert difference.mean() < (1e-4 if shrinks else 1e-3) and difference.max() <= (1 if shrinks else 16) / 255
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 @pytest.mark.parametrize("out", [(96, 128), (224, 160), (320, 320)])
 def test_drawn_pictures_of_any_size_are_what_the_warp_gives(out: tuple[int, int], fit: str) -> None:
-    preprocess = Preprocess(out, fit)
     for height, width in SIZES:
         pixels = tiny.pixels(height, width)
+        check(Preprocess(out, fit), pixels)
         matrix = fit_matrix(height, width, out, fit)
-        images, affine = preprocess(batch_of(pixels))
-        assert images.shape == (1, 3, *out) and images.dtype == torch.uint8
-        np.testing.assert_allclose(affine[0], matrix, rtol=1e-5, atol=1e-3)
-        difference = apart(images, warp(pixels, matrix, out))
-        assert difference.mean() < 0.75 and np.quantile(difference, 0.99) <= 3, (height, width)
+        images, affine = Preprocess(out, fit)(batch_of(pixels))
+        np.testing.assert_allclose(affine[0], matrix, rtol=1e-6)
+        np.testing.assert_array_equal(images[0].permute(1, 2, 0), warp(pixels, matrix, out))
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 def test_photographs_are_what_the_warp_gives(shared_data: Path, fit: str) -> None:
     files = sorted(shared_data.glob("coco_mini/val2017/*.jpg"))[:12]
     assert len(files) == 12
-    for out in ((416, 416), (320, 320), (224, 352)):
+    for out in ((416, 416), (320, 320), (224, 352), (640, 640)):
         for file in files:
-            pixels = decode(file.read_bytes())
-            images, _ = Preprocess(out, fit)(batch_of(pixels))
-            difference = apart(images, warp(pixels, fit_matrix(*pixels.shape[:2], out, fit), out))
-            assert difference.mean() < 0.5 and np.quantile(difference, 0.99) <= 2, file
+            check(Preprocess(out, fit), decode(file.read_bytes()))
 
 
 def test_one_colour_stays_and_the_rest_is_fill() -> None:
-    images, _ = Preprocess((64, 128))(torch.full((2, 3, 200, 100), 37, dtype=torch.uint8))
-    assert images.shape == (2, 3, 64, 128)
-    assert (images[..., 48:80] == 37).all() and (images[..., :48] == 114).all() and (images[..., 80:] == 114).all()
+    preprocess, grey = Preprocess((64, 128)), torch.full((2, 3, 200, 100), 37, dtype=torch.uint8)
+    for images, affine in (preprocess(grey), preprocess._graph(grey)):
+        assert images.shape == (2, 3, 64, 128) and affine.shape == (2, 3, 3)
+        assert (images[..., 48:80] == 37).all() and (images[..., :48] == 114).all() and (images[..., 80:] == 114).all()
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
@@ -107,7 +114,7 @@ def test_the_graph_takes_any_size(fit: str, tmp_path: Path) -> None:
         images = batch_of(tiny.pixels(height, width)).repeat(1 + height % 2, 1, 1, 1)
         theirs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         fitted, affine, boxes = module(images)
-        difference = np.abs(fitted.numpy().astype(int) - theirs[0])
-        assert difference.max() <= 1 and difference.mean() < 1e-2, (height, width)
+        difference = np.abs(fitted.numpy().astype(int) - theirs[0]) / 255
+        assert difference.max() <= 16 / 255 and difference.mean() < 1e-3, (height, width)
         np.testing.assert_allclose(affine, theirs[1], rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(boxes, theirs[2], rtol=1e-4, atol=1e-3)
