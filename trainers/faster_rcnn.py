@@ -7,6 +7,7 @@ Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a featu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,8 +205,10 @@ class FasterRCNN(Detector):
     def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
         pooled, place = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
-        found = self.tail(pooled)
-        logits, offsets = self.classify(found).float(), self.regress(found).float()
+        kind = maps[0].dtype  # as the maps were made, so are the large layers run; the loss is outside of autocast
+        with nullcontext() if kind == torch.float32 else torch.autocast(pooled.device.type, kind):
+            found = self.tail(pooled)
+            logits, offsets = self.classify(found).float(), self.regress(found).float()
         return logits[place], offsets[place].unflatten(2, (-1, 4))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:

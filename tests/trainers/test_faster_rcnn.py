@@ -309,6 +309,21 @@ def test_norms_stay_frozen() -> None:
     assert model.backbone.training
 
 
+def test_large_layers_run_in_the_precision_of_the_maps() -> None:
+    """Also where the loss calls them, outside of autocast."""
+    model = FasterRCNN(3, backbone="test_resnet", width=8, regions=32, sizes=[[4], [8], [16], [32], [64]]).eval()
+    kinds = []
+    model.tail[1].register_forward_hook(lambda _, given, made: kinds.append(made.dtype))  # type: ignore[index]
+    boxes = torch.tensor([[[0.0, 0, 30, 40], [20, 10, 90, 60]]])
+    found = []
+    for kind in (torch.float32, torch.bfloat16):
+        maps = [map_.to(kind) for map_ in model(torch.ones(1, 3, 64, 128)).maps]
+        found.append(model.second_stage(maps, boxes))
+        assert found[-1][0].dtype == found[-1][1].dtype == torch.float32
+    assert kinds == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0.05)
+
+
 def test_more_boxes_than_regions_are_all_seen() -> None:
     """300 boxes are all learnt by the first stage; the second samples of them."""
     grid = [(x, y, x + 6, y + 4, 1) for y in range(0, 60, 4) for x in range(0, 120, 6)]
