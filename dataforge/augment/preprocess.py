@@ -118,8 +118,8 @@ class _Axis:
 
     def smoothed(self, blocks: Tensor) -> Tensor:
         """Blocks after the filter."""
-        n = blocks.shape[2]
-        a, b, c, d, e = (functional.pad(blocks, (0, 0, 2, 2), "replicate")[:, :, i : i + n] for i in range(5))
+        n, longer = blocks.shape[2], functional.pad(blocks, (0, 0, 2, 2), "replicate")
+        a, b, c, d, e = (longer[:, :, i : i + n] for i in range(5))
         return (1 - self.one - self.two) * c + self.one / 2 * (b + d) + self.two / 2 * (a + e)
 
     def between(self, blocks: Tensor, resize: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
