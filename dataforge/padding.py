@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataforge.augment.geometry import letterboxed
 from dataforge.sampler import Step, box_places
 from dataforge.shards.table import Table
 
@@ -40,8 +41,7 @@ def padding_waste(table: Table, steps: Sequence[Step]) -> Waste:
     counts = np.array([len(step.index) for step in steps])
     index = np.concatenate([step.index for step in steps])
     height, width = np.repeat(np.array([step.shape for step in steps], float), counts, axis=0).T
-    scale = np.minimum(height / table.height[index], width / table.width[index])
-    filled = (table.height[index] * scale) @ (table.width[index] * scale)
+    high, wide = letterboxed(table.height[index], table.width[index], height, width)
     pixels = int((height * width).sum())
 
     boxes = np.diff(table.offsets)[index]
@@ -51,7 +51,7 @@ def padding_waste(table: Table, steps: Sequence[Step]) -> Waste:
         steps=len(steps),
         images=len(index),
         pixels=pixels,
-        padded_pixels=max(0.0, 1 - float(filled) / pixels),
+        padded_pixels=max(0.0, 1 - float(high @ wide) / pixels),
         places=total,
         padded_places=1 - int(boxes.sum()) / total,
     )

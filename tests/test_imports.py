@@ -55,7 +55,7 @@ BELOW: dict[str, set[str]] = {
     "dataforge.draw": set(),
     "dataforge.show": {"errors", "augment", "draw", "rng", "shards"},
     "dataforge.page": set(),
-    "dataforge.padding": {"sampler", "shards"},
+    "dataforge.padding": {"augment", "sampler", "shards"},
     "dataforge.stats": {"record", "buckets", "padding", "sampler", "shards"},
     "dataforge.charts": {"stats"},
     "dataforge.pairing": set(),

@@ -53,8 +53,8 @@ def test_it_is_what_the_matrices_and_the_batch_leave_empty(
     steps = plan(facts.height, facts.width, [(32 * h, 32 * w) for h, w in shapes], batch_size)
     pixels = filled = places = 0.0
     for step in steps:
-        scale = fit_matrix(facts.height[step.index], facts.width[step.index], step.shape)[:, 0, 0]
-        filled += float((facts.height[step.index] * facts.width[step.index] * scale**2).sum())
+        matrix = fit_matrix(facts.height[step.index], facts.width[step.index], step.shape)
+        filled += float((facts.height[step.index] * facts.width[step.index] * matrix[:, 0, 0] * matrix[:, 1, 1]).sum())
         pixels += len(step.index) * step.shape[0] * step.shape[1]
         objects = facts.take(step.index)
         places += pad(objects.offsets, objects.boxes, objects.labels.astype(np.int64), objects.flags)[1].numel()

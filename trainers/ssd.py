@@ -115,8 +115,8 @@ class SSD(Detector):
             self.backbone = backbones.build(backbone, strides=(8, 16, 32))
             channels, extra = list(self.backbone.channels), extra[1:]
         self.backbone.freeze(freeze)
-        # of VGG16 the fine map alone differs in scale (section 3.1); of other backbones any may. A value is then about as
-        # large as one of VGG16's 512 channels, whose vector gets the length 20.
+        # of VGG16 the fine map alone differs in scale (section 3.1), of other backbones any may; each of their values
+        # becomes as large as one of VGG16's 512 channels, whose vector gets the length 20
         normed = channels[:1] if backbone == "vgg16" else channels
         self.scales = nn.ParameterList(torch.full((count,), 20 * (count / 512) ** 0.5) for count in normed)
         self.extra = nn.ModuleList()

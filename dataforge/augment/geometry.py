@@ -73,13 +73,18 @@ def fit_matrix(height: Any, width: Any, out: Shape, fit: str = "letterbox") -> M
     Returns:
         (n, 3, 3), or (3, 3) for single numbers.
     """
+    h, w = letterboxed(height, width, *out) if fit == "letterbox" else out
+    x, y = w / np.asarray(width, float), h / np.asarray(height, float)
+    return scaled(x, y, (out[1] - w) // 2, (out[0] - h) // 2)
+
+
+def letterboxed(height: Any, width: Any, out_height: Any, out_width: Any) -> tuple[Floats, Floats]:
+    """The (height, width) in whole pixels of images as large as they can be in the outputs; numbers or arrays (n,)."""
     height, width = np.asarray(height, float), np.asarray(width, float)
-    h, w = np.broadcast_arrays(float(out[0]), float(out[1]), height)[:2]
-    if fit == "letterbox":
-        limited = out[0] * width <= out[1] * height  # by its height
-        h = np.where(limited, h, np.maximum(np.floor((2 * height * out[1] + width) / (2 * width)), 1))
-        w = np.where(limited, np.maximum(np.floor((2 * width * out[0] + height) / (2 * height)), 1), w)
-    return scaled(w / width, h / height, (out[1] - w) // 2, (out[0] - h) // 2)
+    limited = out_height * width <= out_width * height  # by its height
+    high = np.where(limited, out_height, np.maximum(np.floor((2 * height * out_width + width) / (2 * width)), 1))
+    wide = np.where(limited, np.maximum(np.floor((2 * width * out_height + height) / (2 * height)), 1), out_width)
+    return high, wide
 
 
 def scaled(x: Any, y: Any, dx: Any = 0.0, dy: Any = 0.0) -> Matrices:

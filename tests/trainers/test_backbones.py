@@ -28,12 +28,12 @@ SPREAD = [
     "tf_efficientnet_lite0",
     "vgg11",
 ]
-# each detector's options, the rest of its constructor's values, and the size of image
-SMALL: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, int]]] = {
-    "dense": ({"levels": 3, "width": 8, "depth": 1}, {}, (64, 96)),
-    "faster_rcnn": ({"regions": 16, "frozen_norm": False}, {"width": 8}, (64, 96)),
-    "ssd": ({"size": [288, 290]}, {}, (288, 290)),
-    "yolov2": ({"width": 0.125, "anchors": "voc"}, {}, (64, 96)),
+# each detector's options, and the size of image
+SMALL: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "dense": ({"levels": 3, "width": 8, "depth": 1}, (64, 96)),
+    "faster_rcnn": ({"regions": 16, "frozen_norm": False, "width": 8}, (64, 96)),
+    "ssd": ({"size": [288, 290]}, (288, 290)),
+    "yolov2": ({"width": 0.125, "anchors": "voc"}, (64, 96)),
 }
 
 
@@ -52,10 +52,10 @@ def test_maps_have_strides_16_and_32(name: str) -> None:
 )
 def test_every_detector_trains_on_it(detector: str, name: str, tiny_shards: Path) -> None:
     torch.manual_seed(0)
-    options, rest, size = SMALL[detector]
+    options, size = SMALL[detector]
     config = checkpoint.config_class(detector)(**options, backbone=name)
     kind = checkpoint.detector_class(detector)
-    model = kind(**kind.configure(config, Shards(tiny_shards)), **rest)
+    model = kind(**kind.configure(config, Shards(tiny_shards)))
     batch = make_batch(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), [[(8, 6, 50, 60, 1)], []])
     losses = model.loss(model(batch.images), batch)
     assert all(value > 0 for value in losses.values()) and all(value.isfinite() for value in losses.values())
