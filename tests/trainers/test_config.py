@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from dataforge.augment.recipes import recipe
 from trainers import checkpoint, engine
 from trainers.config import read_toml, write_toml
 from trainers.yolov2 import YOLOv2Config
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,16 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vars(config) == vars(kind()) | expected
     shown = CliRunner().invoke(command, ["--help"]).output
     assert all(f"--{name.replace('_', '-')}" in shown for name in vars(kind()))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.stem)
+def test_what_configs_hold_is_valid(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where their heads say that they are used
+    detector = {"retinanet": "dense"}.get(file.stem, file.stem.rpartition("_")[0])
+    if detector not in checkpoint.DETECTORS:
+        assert recipe(file)
+        return
+    kind = checkpoint.config_class(detector)
+    config = kind(**read_toml(kind, file), shards="shards")
+    config.check()
+    assert recipe(config.augment)
