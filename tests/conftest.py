@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and what it starts does, too
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared"
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dataforge.cli import main
-from dataforge.commands.options import polite_kill
-from dataforge.errors import DataError
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from tests import tiny
@@ -300,15 +297,3 @@ def test_an_interruption_publishes_nothing_and_a_second_run_works(tmp_path: Path
     stuck.unlink()
     put(stuck, picture())
     assert run("coco", root, "--out", out).exit_code == 0 and len(Shards(out)) == 2
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_that_a_callback_swallows_is_none_the_less_one(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), polite_kill():
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(number)
-        raise DataError("a read that was cut off")
-    with pytest.raises(DataError, match="damaged"), polite_kill():
-        raise DataError("damaged")
-    assert signal.getsignal(number) is before

@@ -90,4 +90,5 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
         detector.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
         raise ConfigError(f"{path}: the weights do not fit the configuration: {str(error).splitlines()[0]}") from None
-    return detector.eval(), checkpoint
+    # laid out as in training: other kernels round otherwise, and the run's own figures should come out again
+    return detector.to(memory_format=torch.channels_last).eval(), checkpoint  # type: ignore[call-overload]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -204,30 +203,12 @@ def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
 
 @contextmanager
 def polite_kill() -> Iterator[None]:
-    """SIGTERM ends what happens here as Ctrl-C does.
-
-    Python drops an exception that a callback raises, an interruption too: what then fails here counts as interrupted.
-    """
-    came = False
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-        signal.default_int_handler(number, frame)
-
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
-        numbers.append(signal.SIGINT)
-    previous = [signal.signal(number, end) for number in numbers]
+    """SIGTERM ends what happens here as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except Exception:
-        if came:
-            raise KeyboardInterrupt from None
-        raise
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
