@@ -138,5 +138,6 @@ class DetectorSuite:
         facts = {"classes": ["a", "b", "c"], "class_ids": [0, 1, 2], "size": list(self.size), "fit": "letterbox"}
         checkpoint.save(path, {"detector": self.name, "config": self.config, "model": detector.state_dict(), **facts})
         loaded, _ = checkpoint.load_detector(path)
+        detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             torch.testing.assert_close(loaded(batch.images), detector(batch.images), rtol=0, atol=0)
