@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.bench.measure import record_rows
+from trainers.run import RESULTS
 
-PLACES = ("--shards", "--pretrained")  # of this machine
+PLACES = {"--shards", "--pretrained"}  # of this machine
 
 
 def rows(
@@ -32,10 +33,10 @@ def rows(
     Args:
         run: its folder; flags: what the trainer was given.
     """
-    pairs = list(zip(flags[::2], flags[1::2], strict=True))
-    recipe = " ".join(f"{flag} {value}" for flag, value in pairs if flag not in PLACES)
+    before = ["", *flags]
+    recipe = " ".join(word for word, last in zip(flags, before, strict=False) if not {word, last} & PLACES)
     same = {"runs": 1, "recipe": f"trainers.{run.parent.name} {recipe}", "data": data}
-    with open(run / "results.csv", encoding="utf-8", newline="") as file:
+    with open(run / RESULTS, encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     name = f"{run.parent.name} on {data.partition(',')[0]}"
     for unit in ("mAP50", "mAP50-95"):
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("detector")
     parser.add_argument("--data", required=True, help="what it is trained and tested on, in words")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("flags", nargs="+", help="--flag value, in pairs, behind --")
+    parser.add_argument("flags", nargs="+", help="those of the trainer, behind --")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = ["--runs", folder, "--name", "run"]

@@ -55,15 +55,15 @@ def warp(
 
 
 def _warp(pixels: Pixels, matrix: Matrix, out: Shape, fill: int | tuple[int, int, int], dst: Pixels | None) -> Pixels:
-    region, size = _whole_pixels(pixels, matrix, out), (out[1], out[0])
+    resized, size = _whole_pixels(pixels, matrix, out), (out[1], out[0])
     colour = (fill, fill, fill) if isinstance(fill, int) else fill
-    if region is not None:
-        (left, right), (top, bottom), (x1, x2), (y1, y2), mirrored = region
-        dst = np.empty((*out, *pixels.shape[2:]), np.uint8) if dst is None else dst
-        if (x2 - x1) * (y2 - y1) < out[0] * out[1]:
+    dst = np.empty((*out, *pixels.shape[2:]), np.uint8) if dst is None else dst
+    if resized is not None:
+        source, target, mirrored = resized
+        seen = dst[target]
+        if seen.size < dst.size:
             cv2.rectangle(dst, (0, 0), size, colour, cv2.FILLED)
-        part, seen = pixels[top:bottom, left:right], dst[y1:y2, x1:x2]
-        cv2.resize(part, (x2 - x1, y2 - y1), dst=seen, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels[source], seen.shape[1::-1], dst=seen, interpolation=cv2.INTER_LINEAR)
         if mirrored is not None:
             cv2.flip(seen, mirrored, dst=seen)
         return dst
@@ -72,7 +72,6 @@ def _warp(pixels: Pixels, matrix: Matrix, out: Shape, fill: int | tuple[int, int
     if matrix[2, 0] or matrix[2, 1]:
         return cv2.warpPerspective(pixels, centred, size, dst=dst, **how)  # type: ignore[return-value]
     left, top, right, bottom = _reach(pixels, matrix, out)
-    dst = np.empty((*out, *pixels.shape[2:]), np.uint8) if dst is None else dst
     if (right - left) * (bottom - top) < out[0] * out[1]:
         cv2.rectangle(dst, (0, 0), size, colour, cv2.FILLED)
     if left < right and top < bottom:
@@ -93,8 +92,8 @@ def _reach(pixels: Pixels, matrix: Matrix, out: Shape) -> list[int]:
 
 def _whole_pixels(
     pixels: Pixels, matrix: Matrix, out: Shape
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], int | None] | None:
-    """The columns and rows that are seen, those of the output that they fill, and OpenCV's code of their mirroring.
+) -> tuple[tuple[slice, slice], tuple[slice, slice], int | None] | None:
+    """The rows and columns that are seen, those of the output that they fill, and OpenCV's code of their mirroring.
 
     Where they are whole pixels of both, a resize gives what a warp would, in two thirds of its time and with finer
     weights. It must not enlarge: at an image's edge the one goes on with the last pixels, the other fades into the fill
@@ -106,7 +105,7 @@ def _whole_pixels(
     if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
         return None
     sources, targets, mirrored = [], [], []
-    for axis, side in ((0, out[1]), (1, out[0])):
+    for axis, side in ((1, out[0]), (0, out[1])):
         scale, shift, length = float(matrix[axis, axis]), float(matrix[axis, 2]), pixels.shape[1 - axis]
         ends = sorted((shift, shift + scale * length))
         low, high = max(ends[0], 0.0), min(ends[1], float(side))
@@ -117,11 +116,11 @@ def _whole_pixels(
         begin, end = round(back[0]), round(back[1])
         if abs(back[0] - begin) > 1e-3 or abs(back[1] - end) > 1e-3 or begin < 0 or end > length:
             return None
-        sources.append((begin, end))
-        targets.append((first, last))
+        sources.append(slice(begin, end))
+        targets.append(slice(first, last))
         mirrored.append(scale < 0)
-    code = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}[mirrored[0], mirrored[1]]
-    return sources[0], sources[1], targets[0], targets[1], code
+    code = {(False, False): None, (True, False): 0, (False, True): 1, (True, True): -1}[mirrored[0], mirrored[1]]
+    return (sources[0], sources[1]), (targets[0], targets[1]), code
 
 
 def _part(pixels: Pixels, matrix: Matrix, out: Shape, factors: tuple[int, int]) -> tuple[Pixels, Matrix]:
