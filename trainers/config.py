@@ -20,11 +20,11 @@ from trainers import board
 RANGES = ("area", "side")  # two numbers each
 
 
-def value(default: Any, text: str) -> Any:
-    """A field with its help text."""
+def value(default: Any, text: str, least: float | None = None) -> Any:
+    """A field with its help text, and the smallest number that it may be."""
     make = (lambda: list(default)) if isinstance(default, list) else None
     keywords: dict[str, Any] = {"default_factory": make} if make else {"default": default}
-    return field(**keywords, metadata={"help": text})
+    return field(**keywords, metadata={"help": text, "least": least})
 
 
 @dataclass
@@ -48,10 +48,10 @@ class Config:
     sampling: str = value("none", "none, or repeat-factor: images of rare classes come more often an epoch")
     repeat_threshold: float = value(0.001, "with repeat-factor, the share of images below which a class is rare")
     on_error: str = value("raise", "raise at a damaged image, or skip it: grey, without boxes, told after each epoch")
-    epochs: int = value(160, "passes over the training split")
-    batch_size: int = value(16, "images a step, over all processes")
+    epochs: int = value(160, "passes over the training split", least=1)
+    batch_size: int = value(16, "images a step, over all processes", least=1)
     budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none")
-    accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory")
+    accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory", least=1)
     optimizer: str = value("sgd", "sgd or adamw")
     lr: float = value(1e-3, "learning rate")
     bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)")
@@ -72,9 +72,9 @@ class Config:
     threads: int = value(0, "decode threads; 0 for one a core")
     decode: str = value("host", "host, or device: JPEGs are decoded on a CUDA device")
     cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
-    keep: int = value(4, "how many of the newest checkpoints stay")
+    keep: int = value(4, "how many of the newest checkpoints stay", least=1)
     save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch")
-    eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated")
+    eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
     patience: int = value(0, "end after so many evaluations without a better mAP50-95; 0 never does")
     logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
@@ -97,9 +97,10 @@ class Config:
         for key, known in choices.items():
             if getattr(self, key) not in known:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
-        for key in ("epochs", "batch_size", "accumulate", "keep", "eval_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1")
+        for item in dataclasses.fields(self):
+            least = item.metadata["least"]
+            if least is not None and getattr(self, item.name) < least:
+                raise ConfigError(f"{item.name} is {getattr(self, item.name)}; expected at least {least}")
         if len(self.size) == 1:
             self.size = self.size * 2
         if len(self.size) != 2 or min(self.size) < 32:

@@ -44,10 +44,10 @@ class FasterRCNNConfig(Config):
 
     size: list[int] = value([608, 1024], "network input, height,width (or one number)")
     augment: str = value("flip", "augmentation recipe")
-    batch_size: int = value(4, "images a step, over all processes")
+    batch_size: int = value(4, "images a step, over all processes", least=1)
     lr: float = value(5e-3, "learning rate")
     weight_decay: float = value(1e-4, "on weights; biases and norms go without")
-    epochs: int = value(12, "passes over the training split")
+    epochs: int = value(12, "passes over the training split", least=1)
     milestones: list[int] = value([8, 11], "epochs at which the learning rate drops")
     neck: str = value("fpn", "fpn (a pyramid), or c4 (one map at stride 16, for vgg16 and ResNets)")
     backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
@@ -56,8 +56,8 @@ class FasterRCNNConfig(Config):
     frozen_norm: bool = value(True, "batch norm by its stored statistics and weights")
     pooling: str = value("align", "pool, align, crop or deform: how a region becomes 7x7")
     class_agnostic: bool = value(False, "one box a region, not one for each class")
-    regions: int = value(512, "regions an image that the second stage learns from")
-    width: int = value(256, "channels of the pyramid (fpn); its two last layers have four times as many")
+    regions: int = value(512, "regions an image that the second stage learns from", least=1)
+    width: int = value(256, "channels of the pyramid (fpn); its two last layers have four times as many", least=1)
 
 
 class Raw(NamedTuple):

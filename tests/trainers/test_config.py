@@ -103,3 +103,18 @@ def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: 
     config.check()
     training, _ = make_loaders(config, checkpoint.detector_class(detector), 0, 1, torch.device("cpu"))
     assert training.recipe
+
+
+@pytest.mark.parametrize(
+    ("detector", "key", "given", "least"),
+    [
+        ("faster_rcnn", "width", 0, 1),
+        ("faster_rcnn", "regions", -1, 1),
+        ("dense", "width", 0, 1),
+        ("dense", "depth", -1, 0),
+    ],
+)
+def test_numbers_that_are_too_small(detector: str, key: str, given: int, least: int, tiny_shards: Path) -> None:
+    flags = ["--shards", str(tiny_shards), f"--{key}", str(given)]
+    result = CliRunner().invoke(engine.command(detector, checkpoint.config_class(detector)), flags)
+    assert result.exit_code == 1 and result.stderr == f"error: {key} is {given}; expected at least {least}\n"
