@@ -49,10 +49,12 @@ def in_threads(pool: ThreadPoolExecutor, work: Callable[[int], Any]) -> list[Any
 
 
 def dataforge(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: ThreadPoolExecutor) -> dict[str, Run]:
-    from dataforge import augment as aug
-    from dataforge.augment import cpu
+    from dataforge.augment.executors import cpu
+    from dataforge.augment.move import move_boxes
+    from dataforge.augment.parameters import parameters
+    from dataforge.augment.recipes import recipe
 
-    steps = aug.recipe(
+    steps = recipe(
         [
             {"op": "crop", "area": 0.3},
             {"op": "flip"},
@@ -68,8 +70,8 @@ def dataforge(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: Threa
 
     def run() -> None:
         index = np.arange(B) + B * next(turn)
-        p = aug.parameters(steps, index, height, width, shape, fit="stretch", boxes=flat, image=row)
-        aug.move_boxes(flat, row, p.matrix, shape)
+        p = parameters(steps, index, height, width, shape, fit="stretch", boxes=flat, image=row)
+        move_boxes(flat, row, p.matrix, shape)
 
         def one(i: int) -> None:
             canvas = cpu.memory("canvas", shape)

@@ -73,17 +73,20 @@ def boxes_of(seed: int) -> list[NDArray[np.float32]]:
 
 
 def dataforge() -> dict[str, Callable[[Pixels, NDArray[Any], int], Moved]]:
-    from dataforge import augment as aug
+    from dataforge.augment.executors.cpu import warp
+    from dataforge.augment.move import move_boxes
+    from dataforge.augment.parameters import parameters
+    from dataforge.augment.recipes import recipe
 
     def of(*steps: dict[str, Any], out: tuple[int, int] = (HEIGHT, WIDTH), fit: str = "stretch") -> Any:
-        steps = tuple(aug.recipe(steps))
+        steps = tuple(recipe(steps))
 
         def move(pixels: Pixels, boxes: NDArray[Any], seed: int) -> Moved:
             size = np.array([pixels.shape[0]]), np.array([pixels.shape[1]])
             rows = np.zeros(len(boxes), int)
-            p = aug.parameters(steps, np.array([seed]), *size, out, fit=fit, boxes=boxes, image=rows)
-            moved, keep = aug.move_boxes(boxes, rows, p.matrix, out, 0.25)
-            return aug.warp(pixels, p.matrix[0], out, fill=0), moved[keep]
+            p = parameters(steps, np.array([seed]), *size, out, fit=fit, boxes=boxes, image=rows)
+            moved, keep = move_boxes(boxes, rows, p.matrix, out, 0.25)
+            return warp(pixels, p.matrix[0], out, fill=0), moved[keep]
 
         return move
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from dataforge.adapters import to_torchvision
-from dataforge.batch import Batch
 from dataforge.bench.measure import record_rows
+from dataforge.loading.batch import Batch
 from trainers.dense import Dense
-from trainers.detector import Detector
 from trainers.faster_rcnn import FasterRCNN
+from trainers.models.detector import Detector
 from trainers.ssd import SSD
 
 CLASSES, BOXES = 20, 100

@@ -33,15 +33,17 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataforge import Loader, Shards
-from dataforge import augment as aug
-from dataforge.augment import device as accelerator
+from dataforge.augment.executors import device as accelerator
+from dataforge.augment.layout import Layout, lay_out
+from dataforge.augment.operations.registry import Recipe
+from dataforge.augment.recipes import recipe
 from dataforge.bench.measure import machine, record_rows
 from dataforge.bench.stages import largest, shards_or_drawn
 from trainers.config import Config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BOXES, WORKERS, AREA, JITTER = 8, 16, 0.3, 0.3
-STEPS = aug.recipe(
+STEPS = recipe(
     [
         {"op": "crop", "area": AREA},
         {"op": "flip"},
@@ -96,8 +98,8 @@ def ours(canvas: Tensor, boxes: np.ndarray, side: int) -> dict[str, Run]:
     table = SimpleNamespace(height=np.full(count, side), width=np.full(count, side), take=lambda index: held)
     turn = iter(range(10**9))
 
-    def layout(steps: aug.Recipe) -> aug.Layout:
-        return aug.lay_out(steps, np.arange(count), table, shape, fit="stretch", epoch=next(turn))
+    def layout(steps: Recipe) -> Layout:
+        return lay_out(steps, np.arange(count), table, shape, fit="stretch", epoch=next(turn))
 
     def whole() -> Tensor:
         made = layout(STEPS)

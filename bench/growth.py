@@ -63,7 +63,7 @@ print(json.dumps({"s": time.perf_counter() - started, "MiB": memory() - before})
 
 def make(out: Path, records: int) -> None:
     """Write a set, its pictures about 72 x 96."""
-    from dataforge.image import probe
+    from dataforge.images.header import probe
     from dataforge.record import Record
     from dataforge.shards.writer import ShardWriter
 
@@ -112,7 +112,7 @@ def start(sets: dict[int, Path]) -> list[dict[str, Any]]:
 
 def plans() -> list[dict[str, Any]]:
     """Time and memory of planning an epoch."""
-    from dataforge.sampler import plan
+    from dataforge.loading.sampler import plan
 
     rows = []
     for records in PLANNED:

@@ -30,8 +30,8 @@ sys.path.insert(0, str(REPO))
 
 def pictures(data: Path | None) -> list[tuple[bytes, int, int]]:
     """(bytes, height, width) of what is repeated."""
-    from dataforge.image import probe
-    from dataforge.synth import write
+    from dataforge.images.header import probe
+    from dataforge.images.synth import write
 
     with tempfile.TemporaryDirectory() as folder:
         found = [path for name in ("fod_a_2k", "bccd") for path in sorted((data or Path()).glob(f"{name}/**/*.jpg"))]

@@ -27,21 +27,22 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataforge import augment as aug
-from dataforge.augment import cpu
-from dataforge.augment.recipes import OPERATIONS, values_of
-from dataforge.draw import contact_sheet
+from dataforge.augment.executors import cpu
+from dataforge.augment.layout import lay_out
+from dataforge.augment.operations.registry import OPERATIONS, Recipe, values_of
+from dataforge.augment.recipes import RECIPES
 from dataforge.errors import DataforgeError
+from dataforge.images.draw import contact_sheet
 from dataforge.shards.reader import Shards
 
 LARGE, SMALL = (240, 320), (96, 128)  # pictures in an HTML page, and beside one in Markdown
 
 
 def picture(
-    shards: Shards, steps: aug.Recipe, record: int, epoch: int, size: tuple[int, int]
+    shards: Shards, steps: Recipe, record: int, epoch: int, size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
     """What a recipe makes of a record in an epoch: pixels, boxes and labels."""
-    layout = aug.lay_out(steps, np.array([record]), shards.table, size, epoch=epoch)
+    layout = lay_out(steps, np.array([record]), shards.table, size, epoch=epoch)
     canvas = np.empty((*size, 3), np.uint8)
     cpu.picture(layout, 0, shards.pixels, canvas)
     return canvas, layout.boxes, layout.labels
@@ -50,11 +51,11 @@ def picture(
 def rows(shards: Shards, record: int, columns: int, size: tuple[int, int]) -> Iterator[tuple[str, str, str, bytes]]:
     """For each operation and recipe: its kind, its name, its values or steps in words, and its row as JPEG."""
     names = shards.classes if size == LARGE else [""] * len(shards.classes)  # small ones have no room for names
-    groups = {kind: group for kind, group in OPERATIONS.items() if kind != "settings"} | {"recipes": aug.RECIPES}
+    groups = {kind: group for kind, group in OPERATIONS.items() if kind != "settings"} | {"recipes": RECIPES}
     for kind, group in groups.items():
         for name in group:
             whole = kind == "recipes"
-            steps: list[dict[str, Any]] = [*aug.RECIPES[name]] if whole else [{"op": name, "p": 1.0}]
+            steps: list[dict[str, Any]] = [*RECIPES[name]] if whole else [{"op": name, "p": 1.0}]
             words = [step["op"] for step in steps] if whole else [f"{k} {v}" for k, (v, _) in values_of(name).items()]
             made = [picture(shards, (), record, 0, size)]
             made += [picture(shards, steps, record, epoch, size) for epoch in range(columns)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.bench.measure import record_rows
-from trainers.run import RESULTS
+from trainers.training.run import RESULTS
 
 PLACES = {"--shards", "--pretrained"}  # of this machine
 

@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 __all__ = ["Batch", "DataforgeError", "Loader", "ShardWriter", "Shards"]
 
 _HOMES = {
-    "Batch": "dataforge.batch",
+    "Batch": "dataforge.loading.batch",
     "DataforgeError": "dataforge.errors",
-    "Loader": "dataforge.loader",
+    "Loader": "dataforge.loading.loader",
     "Shards": "dataforge.shards.reader",
     "ShardWriter": "dataforge.shards.writer",
 }

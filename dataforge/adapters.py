@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataforge.batch import Batch
 from dataforge.errors import ConfigError
-from dataforge.loader import Loader
+from dataforge.loading.batch import Batch
+from dataforge.loading.loader import Loader
+from dataforge.loading.sampler import Step
 from dataforge.record import CROWD
-from dataforge.sampler import Step
 from dataforge.shards.reader import Shards
 
 

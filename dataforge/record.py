@@ -11,13 +11,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dataforge.errors import unknown
 
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 
@@ -81,6 +83,8 @@ class Finding:
         value: what stands there.
         reason: what was expected, and what was done.
         scope: "image" when a whole record is concerned, else "box" or "set".
+        box: the box's number in the annotation of its image, from 0.
+        xyxy: the box in question, in pixels and edge coordinates, as far as it could be read.
     """
 
     action: Literal["refused", "repaired", "noted"]
@@ -90,6 +94,8 @@ class Finding:
     value: str
     reason: str
     scope: Literal["image", "box", "set"] = "box"
+    box: int | None = None
+    xyxy: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,38 @@ class Source:
     class_ids: tuple[int, ...] = ()
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     total: int = 0
+
+
+def as_boxes(numbers: object) -> Boxes:
+    """(n, 4) float32 from any numbers; what float32 cannot hold becomes infinite, and ingest refuses it."""
+    with np.errstate(all="ignore"):
+        return np.asarray(numbers, np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def resolve_split(name: str, splits: Sequence[str]) -> str:
+    """A split by its name, or by the one split whose name starts so ("train" finds COCO's "train2017").
+
+    Raises:
+        ConfigError: no split fits, or more than one does.
+    """
+    if name in splits:
+        return name
+    fitting = [split for split in splits if split.startswith(name)]
+    if len(fitting) != 1:
+        raise unknown("split", name, splits)
+    return fitting[0]
+
+
+def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    """The splits to take, in the source's order: all of them, or those whose names or whose names' starts are wanted.
+
+    Raises:
+        ConfigError: a wanted name fits no split, or more than one.
+    """
+    known = list(known)
+    if not wanted:
+        return known
+    picked = set()
+    for name in wanted:
+        picked.add(resolve_split(name, known))
+    return [split for split in known if split in picked]

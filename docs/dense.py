@@ -19,16 +19,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dataforge import boxes as geometry
-from dataforge import synth
-from dataforge.batch import Batch
-from dataforge.draw import Pixels, contact_sheet
 from dataforge.errors import ConfigError
 from dataforge.formats import coco
-from dataforge.ingest import ingest
-from dataforge.loader import Loader
-from trainers import anchors, assign, checkpoint, engine, losses, monitor, plots
+from dataforge.images import synth
+from dataforge.images.draw import Pixels, contact_sheet
+from dataforge.ingest.run import ingest
+from dataforge.loading.batch import Batch
+from dataforge.loading.loader import Loader
+from trainers import checkpoint
 from trainers.dense import PRIOR, Dense, DenseConfig, match
+from trainers.models import anchors, assign, losses
+from trainers.models import boxes as geometry
+from trainers.results import monitor, plots
+from trainers.training import engine
 
 HERE = Path(__file__).parent
 SLOT = re.compile(r"(<!--=(\w+)-->).*?(<!--/-->)", re.DOTALL)

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from dataforge.cli import main
-from trainers.checkpoint import DETECTORS, config_class
+from dataforge.cli.main import main
 from trainers.config import options
-from trainers.database import with_database
+from trainers.registry import DETECTORS, config_class
+from trainers.training.database import with_database
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from dataforge.image import probe
+from dataforge.images.header import probe
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
-from dataforge.shards.lmdb import LmdbStore
+from dataforge.shards.stores.lmdb import LmdbStore
 from dataforge.shards.writer import ShardWriter
 
 CLASSES = ("cat", "dog", "traffic light")

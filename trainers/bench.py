@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from dataforge.batch import Batch
 from dataforge.command import Command
-from trainers import checkpoint, process
+from dataforge.loading.batch import Batch
+from trainers import distributed, registry
 from trainers.config import Config, read_toml
-from trainers.data import make_loaders, timed
-from trainers.learner import Learner
+from trainers.training.data import make_loaders, timed
+from trainers.training.learner import Learner
 
 WARM = 2  # steps before anything is measured
 LEAST = 3  # steps that are measured however long they take
@@ -38,8 +38,8 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
         ConfigError: a value is wrong.
     """
     config.check()
-    device = process.device_of(config.device)
-    kind = checkpoint.detector_class(detector)
+    device = distributed.device_of(config.device)
+    kind = registry.detector_class(detector)
     loader, _ = make_loaders(config, kind, 0, 1, device)
     learner = Learner(config, kind(**kind.configure(config, loader.shards)), device)
 
@@ -90,7 +90,7 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="How long each part lasts.")
 def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
     """Measure what DETECTOR's training step takes."""
-    kind = checkpoint.config_class(detector)
+    kind = registry.config_class(detector)
     values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
     values |= {"train_split": split, "val_split": "", "multiscale": []}
     values["size"] = list(values.get("size", kind().size))

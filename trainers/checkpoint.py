@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
-from dataforge.errors import ConfigError, unknown
-from trainers.config import Config
-from trainers.detector import Detector
-
-DETECTORS = {
-    "dense": "trainers.dense:Dense",
-    "faster_rcnn": "trainers.faster_rcnn:FasterRCNN",
-    "ssd": "trainers.ssd:SSD",
-    "yolov2": "trainers.yolov2:YOLOv2",
-}
+from dataforge.errors import ConfigError
+from trainers.models.detector import Detector
+from trainers.registry import detector_class
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -53,29 +45,6 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "detector" not in checkpoint:
         raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")
     return checkpoint
-
-
-def detector_class(name: str) -> type[Detector]:
-    """A detector's class by name.
-
-    Raises:
-        ConfigError: the name is not known.
-    """
-    if name not in DETECTORS:
-        raise unknown("detector", name, DETECTORS)
-    module, _, attribute = DETECTORS[name].partition(":")
-    found: type[Detector] = getattr(importlib.import_module(module), attribute)
-    return found
-
-
-def config_class(name: str) -> type[Config]:
-    """The configuration of a detector by name.
-
-    Raises:
-        ConfigError: the name is not known.
-    """
-    found: type[Config] = get_type_hints(detector_class(name).configure)["config"]
-    return found
 
 
 def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import tomllib
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.errors import ConfigError
-from dataforge.view import View
-from trainers import board
+from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
+
+
+LOGGERS = ("tensorboard", "wandb", "mlflow")  # packages by these names
 
 
 def value(default: Any, text: str, least: float | None = None) -> Any:
@@ -117,7 +120,7 @@ class Config:
             raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
         if self.patience < 0 or (self.patience and not self.val_split):
             raise ConfigError(f"patience is {self.patience}; expected 0 or more, and with it a val_split to evaluate")
-        board.check(self.logger)
+        check_logger(self.logger)
         self.shapes()
         if not self.shards:
             raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")
@@ -221,3 +224,15 @@ def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., 
         return command
 
     return decorate
+
+
+def check_logger(name: str) -> None:
+    """Refuse a logger that is not known or not installed.
+
+    Raises:
+        ConfigError: with the package to install.
+    """
+    if name not in LOGGERS:
+        raise ConfigError(f"logger is {name!r}; expected one of {', '.join(LOGGERS)}")
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {name}")

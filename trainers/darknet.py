@@ -1,34 +1,22 @@
-"""Darknet's `.weights` and `.cfg` files of YOLOv2 on Darknet-19.
+"""Darknet's `.weights` and `.cfg` files of YOLOv2 to checkpoints of these trainers, and back.
 
-A `.weights` file is little-endian: int32 major, minor and revision; the number of images seen, uint64 from version 0.2
-on and uint32 before; then float32 layer by layer: the biases, with batch norm its scales, means and variances, and the
-convolution's weights (out, in, y, x).
+python -m trainers.darknet import|export
 """
 
 from __future__ import annotations
 
 import struct
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from dataforge.command import Group
 from dataforge.errors import ConfigError
-
-if TYPE_CHECKING:
-    from trainers.yolov2 import YOLOv2
-
-# Batch norm divides by sqrt(variance + EPSILON), as OpenCV's reader does. Darknet itself divides by
-# sqrt(variance) + 1e-6 on the CPU and by sqrt(variance + 1e-5) on the GPU; for trained variances all three agree.
-EPSILON = 1e-6
-
-_HEADER = struct.Struct("<3i")
+from trainers import checkpoint
+from trainers.models import anchors as anchor_sets
+from trainers.models.darknet_files import HEADER, fill, layers_of, read_values
+from trainers.yolov2 import YOLOv2
 
 
 def load_weights(model: YOLOv2, path: str | Path) -> str:
@@ -43,32 +31,13 @@ def load_weights(model: YOLOv2, path: str | Path) -> str:
         ConfigError: not YOLOv2 on Darknet-19; no such file; a number of values that fits no whole layers.
     """
     _need_darknet(model)
-    layers = _layers(model)
-    seen, values = _read(Path(path))
-    loaded, used = _fill(layers, values, Path(path), surplus=False)
+    layers = layers_of(model)
+    seen, values = read_values(Path(path))
+    loaded, used = fill(layers, values, Path(path), surplus=False)
     if loaded == len(layers):
         model.seen.fill_(seen)
         return f"{path}: all {loaded} convolutions, {used:,} values, {seen:,} images seen"
     return f"{path}: the first {loaded} of {len(layers)} convolutions, {used:,} values; the file ends there"
-
-
-def load_backbone(backbone: nn.Module, path: str | Path) -> str:
-    """Load the layers of Darknet-19 from the start of a classifier's, a detector's or a cut file.
-
-    Returns:
-        What was loaded, in words.
-
-    Raises:
-        ConfigError: not Darknet-19; no such file; it ends inside a layer or before the backbone does.
-    """
-    if getattr(backbone, "name", "") != "darknet19":
-        raise ConfigError(f"{path}: Darknet weights fit the backbone darknet19 alone, not {backbone.name!r}")
-    layers = _layers(backbone)
-    _, values = _read(Path(path))
-    loaded, used = _fill(layers, values, Path(path), surplus=True)
-    if loaded < len(layers):
-        return f"{path}: the first {loaded} of {len(layers)} convolutions, {used:,} values; the file ends there"
-    return f"{path}: all {loaded} convolutions, {used:,} values; {len(values) - used:,} left over"
 
 
 def save_weights(model: YOLOv2, path: str | Path) -> None:
@@ -79,8 +48,8 @@ def save_weights(model: YOLOv2, path: str | Path) -> None:
     """
     _need_darknet(model)
     with open(path, "wb") as file:
-        file.write(_HEADER.pack(0, 2, 0) + struct.pack("<Q", int(model.seen)))
-        for layer in _layers(model):
+        file.write(HEADER.pack(0, 2, 0) + struct.pack("<Q", int(model.seen)))
+        for layer in layers_of(model):
             for tensor in layer:
                 file.write(tensor.detach().cpu().numpy().astype("<f4").tobytes())
 
@@ -132,53 +101,6 @@ def _need_darknet(model: YOLOv2) -> None:
         raise ConfigError(f"Darknet files hold YOLOv2 on darknet19 alone; this is {name!r}")
 
 
-def _layers(module: nn.Module) -> list[list[Tensor]]:
-    """Each convolution's tensors in the file's order. Modules are registered in the order of the `.cfg`."""
-    parts = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
-    layers: list[list[Tensor]] = []
-    for part, following in zip_longest(parts, parts[1:]):
-        if isinstance(part, nn.BatchNorm2d):
-            continue
-        if isinstance(following, nn.BatchNorm2d):
-            layer = [following.bias, following.weight, following.running_mean, following.running_var, part.weight]
-        else:
-            layer = [part.bias, part.weight]
-        layers.append([tensor for tensor in layer if tensor is not None])
-    return layers
-
-
-def _read(path: Path) -> tuple[int, NDArray[np.float32]]:
-    """The images seen, and all values."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    major, minor, _ = _HEADER.unpack_from(data.ljust(_HEADER.size, b"\0"))
-    seen_format = "<Q" if major * 10 + minor >= 2 else "<I"
-    start = _HEADER.size + struct.calcsize(seen_format)
-    if len(data) < start or (len(data) - start) % 4:
-        raise ConfigError(f"{path}: {len(data):,} bytes; expected Darknet's header of {start} and then float32 values")
-    return struct.unpack_from(seen_format, data, _HEADER.size)[0], np.frombuffer(data, "<f4", offset=start)
-
-
-@torch.no_grad()
-def _fill(layers: list[list[Tensor]], values: NDArray[np.float32], path: Path, *, surplus: bool) -> tuple[int, int]:
-    """Copy as many whole layers as there are; gives their number and that of the values used."""
-    ends = np.cumsum([0, *(sum(tensor.numel() for tensor in layer) for layer in layers)])
-    loaded = int(np.searchsorted(ends, len(values), "right")) - 1
-    used = int(ends[loaded])
-    if not loaded or (used != len(values) and not (surplus and loaded == len(layers))):
-        where = "more than the model has" if loaded == len(layers) else f"the end is inside convolution {loaded + 1}"
-        raise ConfigError(
-            f"{path}: {len(values):,} values, {where}; expected {int(ends[-1]):,} for {len(layers)} layers"
-        )
-    tensors = [tensor for layer in layers[:loaded] for tensor in layer]
-    parts = torch.from_numpy(values[:used].astype(np.float32)).split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
-    return loaded, used
-
-
 @click.group(cls=Group)
 def main() -> None:
     """Darknet's YOLOv2 weights to a checkpoint of these trainers, and back."""
@@ -192,9 +114,6 @@ def main() -> None:
 @click.option("--size", default=416, show_default=True, help="side of the network's input, a multiple of 32")
 def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:
     """Turn Darknet's WEIGHTS of YOLOv2 into a checkpoint for trainers.evaluate and trainers.predict."""
-    from trainers import anchors as anchor_sets
-    from trainers import checkpoint
-    from trainers.yolov2 import YOLOv2
 
     try:
         classes = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
@@ -214,7 +133,6 @@ def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: in
 )
 def export_weights(file: Path, out: Path) -> None:
     """Write a CHECKPOINT of YOLOv2 on darknet19 as Darknet's files."""
-    from trainers import checkpoint
 
     model, facts = checkpoint.load_detector(file)
     _need_darknet(model)  # type: ignore[arg-type]

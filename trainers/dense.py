@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from dataforge.batch import Batch
-from dataforge.draw import Pixels
 from dataforge.errors import ConfigError
+from dataforge.images.draw import Pixels
+from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers import anchors, assign, backbones, dense_pictures, losses, pretrained
 from trainers.config import Config, value
-from trainers.convolution import Conv3x3
-from trainers.detector import Detections, Detector, limit, select, unit
+from trainers.models import anchors, assign, backbones, losses, pretrained
+from trainers.models.convolution import Conv3x3
+from trainers.models.detector import Detections, Detector, limit, select, unit
+from trainers.results import dense_pictures
 
 POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor learns an object from this overlap on; below the other it is background
 PRIOR = 0.01  # how likely an anchor shows a class before anything is learnt (arXiv 1708.02002, section 3.3)
@@ -235,7 +236,7 @@ class Dense(Detector):
 
 
 if __name__ == "__main__":
-    from trainers.database import with_database
-    from trainers.engine import command
+    from trainers.training.database import with_database
+    from trainers.training.engine import command
 
     with_database(command("dense", DenseConfig))(prog_name="python -m trainers.dense")

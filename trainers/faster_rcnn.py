@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from dataforge.batch import Batch
-from dataforge.boxes import nms
 from dataforge.errors import ConfigError
+from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers import anchors, assign, backbones, pretrained
 from trainers.config import Config, value
-from trainers.convolution import Conv3x3, conv3x3_at
-from trainers.detector import Detections, Detector, limit, select, unit
-from trainers.pooling import POOLERS, Rows, by_cell, pool
-from trainers.process import shared
+from trainers.distributed import shared
+from trainers.models import anchors, assign, backbones, pretrained
+from trainers.models.boxes import nms
+from trainers.models.convolution import Conv3x3, conv3x3_at
+from trainers.models.detector import Detections, Detector, limit, select, unit
+from trainers.models.pooling import POOLERS, Rows, by_cell, pool
 
 RPN_HIGH, RPN_LOW, RPN_SAMPLES, RPN_NMS = 0.7, 0.3, 256, 0.7
 POSITIVE, POSITIVE_SHARE = 0.5, 0.25
@@ -301,6 +301,6 @@ def propose(
 
 
 if __name__ == "__main__":
-    from trainers.engine import command
+    from trainers.training.engine import command
 
     command("faster_rcnn", FasterRCNNConfig)(prog_name="python -m trainers.faster_rcnn")

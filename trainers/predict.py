@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 
 from dataforge.augment.preprocess import Preprocess
 from dataforge.command import Command
-from dataforge.decode import decode
-from dataforge.draw import Pixels, draw
 from dataforge.errors import ConfigError, ImageError
-from dataforge.image import SUFFIXES, probe
+from dataforge.images.decode import decode
+from dataforge.images.draw import Pixels, draw
+from dataforge.images.header import SUFFIXES, probe
 from trainers.checkpoint import load_detector
-from trainers.detector import Detector
-from trainers.evaluate import write_json
-from trainers.process import device_of
-from trainers.truth import Predictions, coco_rows
-from trainers.video import Video, VideoFile, is_video
+from trainers.distributed import device_of
+from trainers.models.detector import Detector
+from trainers.results.truth import Predictions, coco_rows, write_json
+from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
 Picture = tuple[int, str, Pixels]  # its number among all, its name, (height, width, 3) RGB

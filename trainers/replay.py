@@ -11,13 +11,15 @@ import click
 import PIL.Image
 import torch
 
-from dataforge.batch import Batch
 from dataforge.command import Command
 from dataforge.errors import ConfigError
-from dataforge.loader import Loader
-from trainers import checkpoint, plots, run
+from dataforge.loading.batch import Batch
+from dataforge.loading.loader import Loader
+from trainers import registry
 from trainers.config import read_toml
-from trainers.data import make_loaders
+from trainers.results import plots
+from trainers.training import run
+from trainers.training.data import make_loaders
 
 SIDE = 3840  # of a sheet, so that a large batch can be looked at
 
@@ -35,10 +37,10 @@ def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
         ConfigError: no such run or step, or its shards or arguments have changed since.
     """
     start = run.start(folder)
-    kind = checkpoint.config_class(start["detector"])
+    kind = registry.config_class(start["detector"])
     config = kind(**read_toml(kind, folder / run.ARGS))
     config = dataclasses.replace(config, val_split="", decode="host", shards=shards or config.shards)
-    loader, _ = make_loaders(config, checkpoint.detector_class(start["detector"]), 0, 1, torch.device("cpu"))
+    loader, _ = make_loaders(config, registry.detector_class(start["detector"]), 0, 1, torch.device("cpu"))
     try:
         loader.load_state_dict(start["loader"])
     except ConfigError as error:

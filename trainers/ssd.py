@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dataforge.batch import Batch
 from dataforge.errors import ConfigError
+from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers import anchors, assign, backbones, losses, pretrained
 from trainers.config import Config, value
-from trainers.convolution import conv3x3
-from trainers.detector import Detections, Detector, limit, select, unit
-from trainers.process import shared
+from trainers.distributed import shared
+from trainers.models import anchors, assign, backbones, losses, pretrained
+from trainers.models.convolution import conv3x3
+from trainers.models.detector import Detections, Detector, limit, select, unit
 
 VARIANCES = (10.0, 10.0, 5.0, 5.0)  # 1/.1 on the centre, 1/.2 on the size
 RATIOS = {6: ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)), 7: ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))}
@@ -268,6 +268,6 @@ def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = 
 
 
 if __name__ == "__main__":
-    from trainers.engine import command
+    from trainers.training.engine import command
 
     command("ssd", SSDConfig)(prog_name="python -m trainers.ssd")

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dataforge.batch import Batch
-from dataforge.boxes import iou as box_iou
+from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
-from trainers import anchors as anchor_sets
-from trainers import backbones, pretrained
 from trainers.config import Config, value
-from trainers.detector import Detections, Detector, select, unit
+from trainers.models import anchors as anchor_sets
+from trainers.models import backbones, pretrained
+from trainers.models.boxes import iou as box_iou
+from trainers.models.detector import Detections, Detector, select, unit
 
 OBJECT, NO_OBJECT, CLASS, COORD, PRIOR = 5.0, 1.0, 1.0, 1.0, 0.01  # weights of the parts of the loss
 IGNORE_IOU = 0.6
@@ -249,6 +249,6 @@ def assign(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, in
 
 
 if __name__ == "__main__":
-    from trainers.engine import command
+    from trainers.training.engine import command
 
     command("yolov2", YOLOv2Config)(prog_name="python -m trainers.yolov2")

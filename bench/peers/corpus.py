@@ -130,7 +130,7 @@ def _photographs(data: Path) -> list[Picture]:
 
 def _drawn(images: int) -> list[Picture]:
     """Drawn pictures of about 640 x 480 with as much fine detail as a photograph, at quality 90 to 95."""
-    from dataforge.synth import picture
+    from dataforge.images.synth import picture
 
     found = []
     for i in range(images):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.augment.geometry import Floats, Shape
-from dataforge.augment.mix import MIXERS, Parts, Split, single
 from dataforge.augment.move import move_boxes
+from dataforge.augment.operations.geometry import Floats, Shape
+from dataforge.augment.operations.mix import MIXERS, Parts, Split, single
+from dataforge.augment.operations.registry import Recipe, setting
 from dataforge.augment.parameters import Parameters, chosen, dice, parameters
-from dataforge.augment.recipes import Recipe, setting
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.augment.geometry import FILL, Draw, Floats, Shape, View, fit_matrix
-from dataforge.augment.photo import COLOUR, CURVES, DAMAGE, ERASE
-from dataforge.augment.recipes import GEOMETRY, P, Recipe, setting
+from dataforge.augment.operations.geometry import FILL, Draw, Floats, Shape, View, fit_matrix
+from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
+from dataforge.augment.operations.registry import GEOMETRY, P, Recipe, setting
 from dataforge.rng import bits, uniform
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dataforge.augment.antialias import LEAST, SHARP, taps
-from dataforge.augment.cpu import warp
-from dataforge.augment.geometry import FILL, fit_matrix
+from dataforge.augment.executors.antialias import LEAST, SHARP, taps
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.operations.geometry import FILL, fit_matrix
 
 FINE = 2048  # OpenCV's steps between two pixels
 

@@ -4,56 +4,11 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
-from dataforge.augment import crops, geometry, mix
-from dataforge.augment.geometry import FILL, Share
-from dataforge.augment.move import MIN_VISIBLE
-from dataforge.augment.photo import COLOUR, CURVES, DAMAGE, ERASE
+from dataforge.augment.operations.registry import OPERATIONS, Recipe, values_of
 from dataforge.errors import ConfigError, unknown
-
-Recipe = Sequence[dict[str, Any]]
-
-GEOMETRY: dict[str, Callable[..., Any]] = {
-    "flip": geometry.flip,
-    "vflip": geometry.vflip,
-    "rotate90": geometry.rotate90,
-    "rotate": geometry.rotate,
-    "shear": geometry.shear,
-    "scale": geometry.scale,
-    "translate": geometry.translate,
-    "perspective": geometry.perspective,
-    "crop": geometry.crop,
-    "jitter": geometry.jitter,
-    "expand": geometry.expand,
-    "iou_crop": crops.iou_crop,
-    "aspect_limit": crops.aspect_limit,
-}
-PHOTO = DAMAGE | COLOUR | CURVES | ERASE
-Level = Annotated[float, 0, 255]
-P = {"flip": 0.5, "vflip": 0.5, "expand": 0.5}  # what `p` is by default; 1 for all others
-
-
-def keep(*, visible: Share = MIN_VISIBLE, centre: bool = False, min_size: float = 0.0) -> None:
-    """Which moved boxes are used: at least this share of the box is seen, its centre is seen, its sides have at least
-    so many pixels."""
-
-
-def fill(*, red: Level = FILL, green: Level = FILL, blue: Level = FILL) -> None:
-    """The colour, in 0..255, of what lies outside the source image."""
-
-
-def normalise(
-    *, mean: tuple[float, ...] = (0.485, 0.456, 0.406), std: tuple[float, ...] = (0.229, 0.224, 0.225)
-) -> None:
-    """Subtract the mean and divide by the standard deviation of each channel, in 0..1; not for detectors that do so."""
-
-
-SETTINGS: dict[str, Callable[..., Any]] = {"keep": keep, "fill": fill, "normalise": normalise}
-OPERATIONS = {"moves": GEOMETRY, "combines": mix.MIXERS, "colours": PHOTO, "settings": SETTINGS}
 
 _COLOURS: Recipe = (
     {"op": "brightness", "strength": 0.4},
@@ -100,33 +55,6 @@ RECIPES: dict[str, Recipe] = {
         {"op": "erase", "p": 0.1},
     ),
 }
-
-
-@cache  # asked for each batch
-def values_of(name: str) -> Mapping[str, tuple[Any, tuple[float, float] | None]]:
-    """The values that an operation takes: name -> default, and lowest and highest where they are bounded.
-
-    Raises:
-        ConfigError: no such operation.
-    """
-    known = {key: function for group in OPERATIONS.values() for key, function in group.items()}
-    if name not in known:
-        raise unknown("augmentation", name, known)
-    types = get_type_hints(known[name], include_extras=True)
-    found: dict[str, tuple[Any, tuple[float, float] | None]] = {}
-    for key, value in inspect.signature(known[name]).parameters.items():
-        if value.kind is value.KEYWORD_ONLY:
-            found[key] = (value.default, getattr(types[key], "__metadata__", None))
-    if name not in SETTINGS:
-        found["p"] = (P.get(name, 1.0), (0, 1))
-    return found
-
-
-def setting(steps: Recipe, name: str) -> dict[str, Any]:
-    """The values of one of `SETTINGS` in a recipe: the last one's, with the defaults for what is not given."""
-    given = [step for step in steps if step["op"] == name]
-    found = {key: default for key, (default, _) in values_of(name).items()}
-    return found | {key: value for key, value in (given[-1] if given else {}).items() if key != "op"}
 
 
 def recipe(augment: str | Path | Recipe | None) -> Recipe:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import dataforge
-from dataforge.cpus import cores
 from dataforge.errors import ConfigError
+from dataforge.threads import cores
 
 LEAST_REPEATS = 5
 

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataforge.augment import fit_matrix, move_boxes, warp
-from dataforge.batch import Batch, pad
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.move import move_boxes
+from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.bench.measure import machine, measure
-from dataforge.cpus import cores
 from dataforge.errors import ConfigError
-from dataforge.loader import Loader
+from dataforge.loading.batch import Batch, pad
+from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
+from dataforge.threads import cores
 
 AHEAD = 3  # batches in the making, as in the loader
 HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" goes over
@@ -249,8 +251,8 @@ def shards_or_drawn(path: Path | None, images: int = 320) -> Iterator[Path]:
         yield path
         return
     from dataforge.formats.coco import read as read_coco
-    from dataforge.ingest import ingest
-    from dataforge.synth import write
+    from dataforge.images.synth import write
+    from dataforge.ingest.run import ingest
 
     with TemporaryDirectory(prefix="dataforge-bench-") as folder:
         write(Path(folder) / "pictures", images=images, size=(480, 640))

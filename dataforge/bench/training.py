@@ -12,14 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dataforge.bake import Form, bake
 from dataforge.bench.measure import measure, memory
 from dataforge.bench.stages import Setting, largest, load
 from dataforge.bench.verdict import WAITS, Figures
-from dataforge.cpus import cores
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
-from dataforge.view import View
+from dataforge.sources.view import View
+from dataforge.threads import cores
+from dataforge.transform.bake import Form, bake
 
 ROOM = 1.2  # a baked picture's shorter side, in terms of the batch's: zooming in still finds pixels
 

@@ -47,7 +47,7 @@ def reader(name: str) -> Callable[..., Source]:
         ConfigError: the format, the file or the function is not known. FormatError: the file cannot be run.
     """
     if ".py:" in name or name.endswith(".py"):
-        from dataforge.formats.own import load
+        from dataforge.formats.own_reader import load
 
         return load(name)
     read: Callable[..., Source] = _module(name).read

@@ -13,19 +13,11 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
+from dataforge.files import check_root, new_folder
 from dataforge.formats.decimals import decimals
-from dataforge.formats.layout import (
-    as_boxes,
-    as_size,
-    check_root,
-    given,
-    new_folder,
-    pick_splits,
-    put_picture,
-    read_json,
-)
-from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, object_areas
+from dataforge.formats.json_files import read_json
+from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, put_picture, resolve
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, object_areas, pick_splits
 
 EXPECTED = (
     "annotations/instances_<split>.json with <split>/, images/<split>/ or images/; "

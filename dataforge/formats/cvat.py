@@ -13,19 +13,10 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.formats.layout import (
-    as_boxes,
-    as_size,
-    check_root,
-    given,
-    iterparse,
-    new_folder,
-    pick_splits,
-    picture_folders,
-    put_picture,
-)
-from dataforge.formats.locate import locate
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
+from dataforge.files import check_root, new_folder
+from dataforge.formats.pictures import as_size, given, locate, picture_folders, put_picture
+from dataforge.formats.xml_files import iterparse
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "annotations.xml (CVAT for images 1.1) with images/<subset>/ or images/"
 FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}

@@ -14,23 +14,10 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.formats.layout import (
-    as_boxes,
-    as_size,
-    check_root,
-    exists,
-    given,
-    inside,
-    json_splits,
-    new_folder,
-    pick_splits,
-    put_picture,
-    put_text,
-    read_json,
-    read_text,
-)
-from dataforge.formats.locate import locate
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
+from dataforge.files import check_root, exists, inside, new_folder, put_text, read_text
+from dataforge.formats.json_files import json_splits, read_json
+from dataforge.formats.pictures import as_size, given, locate, put_picture
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"

@@ -12,20 +12,10 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.formats.layout import (
-    as_boxes,
-    check_root,
-    given,
-    inside,
-    new_folder,
-    pick_splits,
-    picture_folders,
-    put_picture,
-    put_text,
-    read_json,
-)
-from dataforge.formats.locate import locate
-from dataforge.record import DIFFICULT, Finding, Record, Source
+from dataforge.files import check_root, inside, new_folder, put_text
+from dataforge.formats.json_files import read_json
+from dataforge.formats.pictures import given, locate, picture_folders, put_picture
+from dataforge.record import DIFFICULT, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "TRAIN_images.json (paths), TRAIN_objects.json (boxes, labels, difficulties), TEST_... and label_map.json"
 IMAGES, OBJECTS, LABEL_MAP = "_images.json", "_objects.json", "label_map.json"

@@ -10,20 +10,10 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError, unknown
-from dataforge.formats.layout import (
-    as_boxes,
-    check_root,
-    given,
-    json_splits,
-    new_folder,
-    pick_splits,
-    picture_folders,
-    put_picture,
-    put_text,
-    read_json,
-)
-from dataforge.formats.locate import locate
-from dataforge.record import Boxes, Finding, Record, Source
+from dataforge.files import check_root, new_folder, put_text
+from dataforge.formats.json_files import json_splits, read_json
+from dataforge.formats.pictures import given, locate, picture_folders, put_picture
+from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "a JSON file, or several in one folder or in <split>/: rows of an image path (Var1) and a key for each class"
 IMAGE_KEYS = ("Var1", "imageFilename")  # what `jsonencode` makes of a table without names, and MATLAB's own name

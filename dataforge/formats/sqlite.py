@@ -14,19 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.formats.layout import (
-    as_boxes,
-    as_size,
-    check_root,
-    exists,
-    given,
-    new_folder,
-    pick_splits,
-    picture_folders,
-    put_picture,
-)
-from dataforge.formats.locate import NOT_BELOW, likeliest, resolve
-from dataforge.record import CROWD, Finding, Record, Source
+from dataforge.files import check_root, exists, new_folder
+from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, picture_folders, put_picture, resolve
+from dataforge.record import CROWD, Finding, Record, Source, as_boxes, pick_splits
 
 HOLDS = frozenset({"crowd", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 SUFFIXES = (".db", ".sqlite", ".sqlite3")

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import DataError, ImageError, ShardError
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED
-from dataforge.shards import INDEX, BlobStore, origin, read_index, resolve_split, store
-from dataforge.shards.rows import RowsStore
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, resolve_split
+from dataforge.shards import cache_origin
+from dataforge.shards.index import INDEX, read_index
+from dataforge.shards.stores.registry import BlobStore, store
+from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, read_tables
-from dataforge.view import View
+from dataforge.sources.view import View
 
 
 class Shards:
@@ -49,7 +51,7 @@ class Shards:
         self._baked: dict[str, Any] | None = self.index.get("baked")
         self.codec: str = self.index["codec"]
         self.channels: int = self._baked["channels"] if self._baked else 3
-        self._parent_is_there = self._baked is not None and origin.parent_is_there(self.path, self._baked)
+        self._parent_is_there = self._baked is not None and cache_origin.parent_is_there(self.path, self._baked)
         known = tuple(self.index["classes"])
         self._label_of = self.view.label_of(known)
         self.classes: tuple[str, ...] = self.view.names(known)
@@ -146,7 +148,7 @@ class Shards:
     @cached_property
     def fingerprint(self) -> str:
         """8 hex digits that change with the content: the index carries the tables' checksums, they the images'."""
-        content = origin.content(self.path)
+        content = cache_origin.content(self.path)
         return content if self.view == View() else f"{zlib.crc32(repr(self.view).encode(), int(content, 16)):08x}"
 
     def _place(self, i: int) -> tuple[int, int]:
@@ -202,21 +204,21 @@ class Shards:
                 out[mine] = part
 
     @cached_property
-    def _stored_origin(self) -> origin.Origin | None:
+    def _stored_origin(self) -> cache_origin.Origin | None:
         """The source images of all records of these splits, whatever the view; None where they are what is stored."""
         if self._baked is None:
             return None
-        found = origin.read(self.path)
+        found = cache_origin.read(self.path)
         counts = {name: sum(shard["images"] for shard in shards) for name, shards in self.index["splits"].items()}
         if len(found.height) != sum(counts.values()):
-            raise ShardError(f"{self.path / origin.ORIGIN}: holds {len(found.height)} records; expected {counts}")
+            raise ShardError(f"{self.path / cache_origin.ORIGIN}: holds {len(found.height)} records; expected {counts}")
         first = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
         return found.records(
             np.concatenate([np.arange(first[name], first[name] + counts[name]) for name in self._stored_splits])
         )
 
     @cached_property
-    def _origin(self) -> origin.Origin | None:
+    def _origin(self) -> cache_origin.Origin | None:
         found = self._stored_origin
         return found if found is None or self._rows is None else found.records(self._rows)
 
@@ -232,7 +234,7 @@ class Shards:
         """Record i's image, decoded and upright: (height, width, 3) RGB.
 
         Args:
-            reduce, out: as `dataforge.decode.decode` takes them: smaller pixels, and where they may go.
+            reduce, out: as `dataforge.images.decode.decode` takes them: smaller pixels, and where they may go.
 
         Raises:
             DataError: it is missing or damaged; the text names its shard, number and key.
@@ -245,7 +247,7 @@ class Shards:
     def _decode(
         self, i: int, blob: memoryview, reduce: int = 1, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        from dataforge.decode import decode, unpack  # here, so that looking at the facts loads no decoder
+        from dataforge.images.decode import decode, unpack
 
         if self.codec == "raw":
             shape = (int(self.table.height[i]), int(self.table.width[i]), self.channels)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dataforge.errors import ImageError, ShardError
-from dataforge.shards import INDEX
-from dataforge.shards.origin import ORIGIN
+from dataforge.shards.cache_origin import ORIGIN
+from dataforge.shards.index import INDEX
 from dataforge.shards.reader import Shards
 
 

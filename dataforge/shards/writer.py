@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from dataforge.errors import ShardError
-from dataforge.image import ImageInfo
+from dataforge.images.header import ImageInfo
 from dataforge.record import Record, object_areas
-from dataforge.shards import FORMAT_VERSION, INDEX, JOURNAL, REPORT, BlobStore, store, write_index
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, REPORT, write_index
+from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
 
 SHARD_BYTES = 1 << 30

@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dataforge import augment as aug
-from dataforge.augment.geometry import fit_matrix, scaled
-from dataforge.decode import decode
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.operations.geometry import fit_matrix, scaled
+from dataforge.images.decode import decode
 
 LANCZOS, BILINEAR = PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BILINEAR
 INNER = (slice(2, -2), slice(2, -2))  # a warp's border fades into the fill colour
@@ -40,6 +40,6 @@ def test_it_is_as_good_as_an_antialiased_resize(photographs: list[np.ndarray], d
         for found, box in zip(better, ((0, 0, width, height), (3.3, 5.7, width - 7.4, height - 2.2)), strict=True):
             best, theirs = (np.asarray(image.resize(out[::-1], how, box)) for how in (LANCZOS, BILINEAR))
             matrix = fit_matrix(box[3] - box[1], box[2] - box[0], out, "stretch") @ scaled(1, 1, -box[0], -box[1])
-            found.append(psnr(aug.warp(pixels, matrix, out), best) - psnr(theirs, best))
+            found.append(psnr(warp(pixels, matrix, out), best) - psnr(theirs, best))
     assert np.mean(better[0]) > 0.5 and np.mean(better[1]) > 0.5
     assert np.min(better) > -1  # on each photograph

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from dataforge import augment as aug
-from dataforge.augment import antialias, cpu, device
-from dataforge.augment.geometry import fit_matrix
+from dataforge.augment.executors import antialias, cpu, device
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.layout import Layout, lay_out
+from dataforge.augment.operations.geometry import FITS, fit_matrix
+from dataforge.augment.operations.registry import GEOMETRY, PHOTO
+from dataforge.augment.recipes import RECIPES, recipe
 from tests import tiny
 
 
@@ -44,19 +47,19 @@ class Table:
         return Objects
 
 
-def picture(layout: aug.Layout, i: int, pixels_of: Callable[[int], np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def picture(layout: Layout, i: int, pixels_of: Callable[[int], np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) float, picture i as a decode thread paints it."""
     out = np.empty((*shape, 3), np.float32)
     cpu.picture(layout, i, pixels_of, out)
     return out
 
 
-def on_cpu(layout: aug.Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
+def on_cpu(layout: Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
     """(n, H, W, 3)."""
     return np.stack([picture(layout, i, table.pixels, shape) for i in range(len(layout.first) - 1)])
 
 
-def sources(layout: aug.Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]:
+def sources(layout: Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]:
     """A canvas (P, 3, h, w) of what the host has damaged, shrunken and smoothed, and its matrices (P, 3, 3)."""
     p, small, matrices = layout.parameters, [], []
     for k, record in enumerate(layout.parts.record.tolist()):
@@ -72,25 +75,23 @@ def sources(layout: aug.Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]
     return torch.from_numpy(canvas).permute(0, 3, 1, 2), np.stack(matrices)
 
 
-def in_torch(layout: aug.Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
+def in_torch(layout: Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
     """(n, H, W, 3) as a device paints it."""
     canvas, matrix = sources(layout, table)
     return device.paint(canvas, matrix, layout, shape).permute(0, 2, 3, 1).numpy()
 
 
-EVERYTHING = [
-    [{"op": name, "p": 1.0}] for name in (*aug.GEOMETRY, *aug.PHOTO, "mosaic", "cutmix", "copy_paste", "mixup")
-]
+EVERYTHING = [[{"op": name, "p": 1.0}] for name in (*GEOMETRY, *PHOTO, "mosaic", "cutmix", "copy_paste", "mixup")]
 
 
-@pytest.mark.parametrize("fit", aug.FITS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(
-    "steps", [*EVERYTHING, *sorted(aug.RECIPES)], ids=lambda s: s if isinstance(s, str) else s[0]["op"]
+    "steps", [*EVERYTHING, *sorted(RECIPES)], ids=lambda s: s if isinstance(s, str) else s[0]["op"]
 )
 def test_cpu_and_torch_executors_agree(steps: Any, fit: str) -> None:
     """Both interpolate the same pictures by the same matrices; OpenCV rounds its coordinates to 1/32 pixel."""
     table, shape = Table(), (64, 48)
-    layout = aug.lay_out(aug.recipe(steps), np.arange(12), table, shape, fit=fit, seed=3)
+    layout = lay_out(recipe(steps), np.arange(12), table, shape, fit=fit, seed=3)
     ours, theirs = on_cpu(layout, table, shape), in_torch(layout, table, shape)
     error = np.abs(ours - theirs)
     if layout.parameters.curve is not None:  # a table's steps turn a rounding into a jump
@@ -104,7 +105,7 @@ def test_shrinking_averages() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[::2] = 255  # single lines, which plain bilinear sampling would turn black or white
     for side in (16, 21, 30):
-        small = aug.warp(pixels, fit_matrix(64, 64, (side, side)), (side, side))
+        small = warp(pixels, fit_matrix(64, 64, (side, side)), (side, side))
         assert np.abs(small[2:-2].astype(int) - 127).max() <= 26
 
 
@@ -112,9 +113,9 @@ def test_only_what_is_seen_is_worked_on_and_it_is_the_same() -> None:
     """A part of a large picture: the same pixels as of the picture without the rest."""
     pixels, out = tiny.pixels(500, 700), (60, 90)
     matrix = np.array([[0.6, 0.05, -120], [-0.04, 0.55, -100], [0, 0, 1.0]])
-    whole = aug.warp(pixels, matrix, out)
+    whole = warp(pixels, matrix, out)
     cut = np.array([[1, 0, 100], [0, 1, 120], [0, 0, 1.0]])
-    np.testing.assert_array_equal(whole, aug.warp(pixels[120:420, 100:500], matrix @ cut, out))
+    np.testing.assert_array_equal(whole, warp(pixels[120:420, 100:500], matrix @ cut, out))
 
 
 def test_where_no_pixel_reaches_is_the_fill_colour_and_the_rest_is_one_warp() -> None:
@@ -127,7 +128,7 @@ def test_where_no_pixel_reaches_is_the_fill_colour_and_the_rest_is_one_warp() ->
         matrix[:2, 2] = rng.uniform(-80, 100, 2)
         centred = (np.linalg.inv(half) @ matrix @ half)[:2]
         whole = cv2.warpAffine(pixels, centred, out[::-1], flags=cv2.INTER_LINEAR, borderValue=(100, 101, 102))
-        ours = aug.warp(pixels, matrix, (out[0], out[1]), (100, 101, 102), np.zeros_like(whole))
+        ours = warp(pixels, matrix, (out[0], out[1]), (100, 101, 102), np.zeros_like(whole))
         assert np.abs(ours.astype(int) - whole).max() <= 16  # OpenCV rounds to 1/32 pixel, from another corner on
         filled += bool((ours == [100, 101, 102]).all(2).any())
     assert filled > 200
@@ -139,7 +140,7 @@ def test_render_writes_where_it_is_told_and_nowhere_else(kind: Any) -> None:
     batch = np.full((3, 40, 40, 3), 7, kind)
     cpu.render(pixels, fit_matrix(50, 70, (40, 40)), None, batch[1])
     assert (batch[[0, 2]] == 7).all()
-    expected = aug.warp(pixels, fit_matrix(50, 70, (40, 40)), (40, 40))
+    expected = warp(pixels, fit_matrix(50, 70, (40, 40)), (40, 40))
     np.testing.assert_allclose(batch[1], expected / 255 if kind == np.float32 else expected, atol=1e-6)
 
 
@@ -164,14 +165,14 @@ def test_a_letterboxed_image_is_the_same_by_resizing(out: tuple[int, int], turn:
 
 def check_resized(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> None:
     shifted = matrix + np.array([[0, 0, 0.01], [0, 0, 0.01], [0, 0, 0]])
-    resized, warped = (aug.warp(pixels, m, size).astype(int) for m in (matrix, shifted))
+    resized, warped = (warp(pixels, m, size).astype(int) for m in (matrix, shifted))
     assert np.abs(resized - warped).max() <= 3 and np.abs(resized - warped).mean() < 0.7
     assert cpu._whole_pixels(pixels, matrix, size) is not None and cpu._whole_pixels(pixels, shifted, size) is None
 
 
 def test_a_fill_colour() -> None:
-    layout = aug.lay_out(
-        aug.recipe([{"op": "expand", "p": 1.0}, {"op": "fill", "red": 10, "green": 20, "blue": 30}]),
+    layout = lay_out(
+        recipe([{"op": "expand", "p": 1.0}, {"op": "fill", "red": 10, "green": 20, "blue": 30}]),
         np.arange(12),
         (table := Table()),
         (50, 50),

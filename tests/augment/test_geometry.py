@@ -15,9 +15,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from bench.boxes import found, painted
-from dataforge import augment as aug
-from dataforge.augment.geometry import fit_matrix
-from dataforge.augment.recipes import values_of
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.move import move_boxes
+from dataforge.augment.operations.geometry import FITS, fit_matrix
+from dataforge.augment.operations.registry import GEOMETRY, values_of
+from dataforge.augment.parameters import Parameters, parameters
+from dataforge.augment.recipes import recipe
 from tests import tiny
 
 OUT = (96, 128)
@@ -28,18 +31,18 @@ def always(name: str, **values: Any) -> dict[str, Any]:
     return {"op": name, "p": 1.0, **values}
 
 
-def lay(steps: Any, index: np.ndarray, size: np.ndarray, fit: str = "letterbox", boxes: Any = None) -> aug.Parameters:
+def lay(steps: Any, index: np.ndarray, size: np.ndarray, fit: str = "letterbox", boxes: Any = None) -> Parameters:
     rows = np.arange(len(index)) if boxes is not None else None
-    return aug.parameters(steps, index, size[:, 0], size[:, 1], OUT, fit=fit, seed=1, epoch=2, boxes=boxes, image=rows)
+    return parameters(steps, index, size[:, 0], size[:, 1], OUT, fit=fit, seed=1, epoch=2, boxes=boxes, image=rows)
 
 
 def check(size: np.ndarray, box: np.ndarray, matrix: np.ndarray, within: float = 1.0) -> bool:
     """One painted rectangle against its moved box; whether enough of it is in the picture to tell."""
     half = 0.5 / FINE  # the outermost pixels' centres: what a picture can show of a side that runs along its edge
     seen = np.array([[half, half, OUT[1] - half, OUT[0] - half]])
-    moved, keep = aug.move_boxes(box[None], np.zeros(1, int), matrix[None], OUT, 0.0, region=seen)
+    moved, keep = move_boxes(box[None], np.zeros(1, int), matrix[None], OUT, 0.0, region=seen)
     fine = np.diag([FINE, FINE, 1.0]) @ matrix
-    truth = found(aug.warp(painted(*size, box), fine, (FINE * OUT[0], FINE * OUT[1]), fill=0))
+    truth = found(warp(painted(*size, box), fine, (FINE * OUT[0], FINE * OUT[1]), fill=0))
     if truth is None or (truth[2:] - truth[:2]).min() < FINE:
         assert not keep[0] or (moved[0, 2:] - moved[0, :2]).min() < 2.5
         return False
@@ -56,8 +59,8 @@ def some_boxes(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([low[:, ::-1], high[:, ::-1]], 1).astype(np.float32)
 
 
-@pytest.mark.parametrize("fit", aug.FITS)
-@pytest.mark.parametrize("name", sorted(aug.GEOMETRY))
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("name", sorted(GEOMETRY))
 def test_painted_rectangles_and_moved_boxes_agree(name: str, fit: str) -> None:
     rng = np.random.default_rng(3)
     sizes = rng.integers(40, 300, (60, 2))
@@ -74,7 +77,7 @@ def test_random_compositions(part: int) -> None:
     seen = 0
     for _ in range(50):
         steps = []
-        for name in rng.choice(sorted(aug.GEOMETRY), rng.integers(2, 7)):
+        for name in rng.choice(sorted(GEOMETRY), rng.integers(2, 7)):
             values = {}
             if name in ("rotate", "shear"):
                 values["degrees"] = rng.uniform(0, 40)
@@ -87,14 +90,14 @@ def test_random_compositions(part: int) -> None:
             steps.append(always(str(name), **values))
         sizes = rng.integers(60, 300, (20, 2))
         boxes = some_boxes(rng, sizes)
-        p = lay(aug.recipe(steps), rng.integers(0, 10**6, 20), sizes, str(rng.choice(aug.FITS)), boxes)
+        p = lay(recipe(steps), rng.integers(0, 10**6, 20), sizes, str(rng.choice(FITS)), boxes)
         seen += sum(check(*each) for each in zip(sizes, boxes, p.matrix, strict=True))
     assert seen > 200
 
 
 @settings(max_examples=200, deadline=None)
 @example(["aspect_limit", "perspective", "aspect_limit"], 0, "letterbox")  # sources behind the horizon
-@given(st.lists(st.sampled_from(sorted(aug.GEOMETRY)), max_size=6), st.integers(0, 10**6), st.sampled_from(aug.FITS))
+@given(st.lists(st.sampled_from(sorted(GEOMETRY)), max_size=6), st.integers(0, 10**6), st.sampled_from(FITS))
 def test_boxes_never_leave_the_picture_and_are_never_nan(names: list[str], record: int, fit: str) -> None:
     sizes = np.array([[1, 1], [3, 4000], [4000, 3], [70, 51], [640, 480]])
     whole = np.concatenate([np.zeros((5, 2)), sizes[:, ::-1]], 1)
@@ -102,31 +105,29 @@ def test_boxes_never_leave_the_picture_and_are_never_nan(names: list[str], recor
     point[:, 2:] = 1  # one pixel in the corner
     boxes = np.concatenate([whole, point]).astype(np.float32).reshape(2, 5, 4).transpose(1, 0, 2).reshape(10, 4)
     image = np.repeat(np.arange(5), 2)
-    p = aug.parameters(
-        [always(n) for n in names], np.arange(5) + record, *sizes.T, OUT, fit=fit, boxes=boxes, image=image
-    )
+    p = parameters([always(n) for n in names], np.arange(5) + record, *sizes.T, OUT, fit=fit, boxes=boxes, image=image)
     assert np.isfinite(p.matrix).all()
     for least in (0.0, 0.25):
-        moved, keep = aug.move_boxes(boxes, image, p.matrix, OUT, least)
+        moved, keep = move_boxes(boxes, image, p.matrix, OUT, least)
         assert np.isfinite(moved).all()
         assert (moved >= 0).all() and (moved <= [128, 96, 128, 96]).all()
         assert (moved[:, 2:] >= moved[:, :2]).all()
         assert (moved[keep, 2:] > moved[keep, :2]).all()
 
 
-@pytest.mark.parametrize("name", sorted(aug.GEOMETRY))
+@pytest.mark.parametrize("name", sorted(GEOMETRY))
 def test_nothing_happens_with_no_boxes_no_images_or_no_chance(name: str) -> None:
     none = np.zeros((0, 4), np.float32)
     sizes = np.array([[70, 51], [300, 40]])
     p = lay([always(name)], np.arange(2), sizes)
-    moved, keep = aug.move_boxes(none, np.zeros(0, int), p.matrix, OUT)
+    moved, keep = move_boxes(none, np.zeros(0, int), p.matrix, OUT)
     assert moved.shape == (0, 4) and keep.shape == (0,)
     assert lay([always(name)], np.arange(0), np.zeros((0, 2), int)).matrix.shape == (0, 3, 3)
     never = lay([{"op": name, "p": 0.0}], np.arange(2), sizes)
     np.testing.assert_array_equal(never.matrix, fit_matrix(sizes[:, 0], sizes[:, 1], OUT))
 
 
-@pytest.mark.parametrize("name", sorted(aug.GEOMETRY))
+@pytest.mark.parametrize("name", sorted(GEOMETRY))
 def test_the_look_of_a_record_does_not_depend_on_its_batch(name: str) -> None:
     rng = np.random.default_rng(0)
     index = rng.permutation(1000)[:40]
@@ -145,18 +146,16 @@ def test_flip_twice_is_the_identity() -> None:
         np.testing.assert_array_equal(twice, np.eye(3))
     flip = lay([always("flip")], np.zeros(1, int), one).matrix[0]
     pixels = tiny.pixels(*OUT)
-    np.testing.assert_array_equal(aug.warp(pixels, flip, OUT), pixels[:, ::-1])
-    np.testing.assert_array_equal(aug.warp(pixels, np.eye(3), OUT), pixels)
+    np.testing.assert_array_equal(warp(pixels, flip, OUT), pixels[:, ::-1])
+    np.testing.assert_array_equal(warp(pixels, np.eye(3), OUT), pixels)
 
 
 def test_quarter_turns_only_move_pixels_and_come_back() -> None:
     pixels, square = tiny.pixels(96, 96), (96, 96)
     seen = set()
     for record in range(12):
-        matrix = aug.parameters(
-            [always("rotate90")], np.array([record]), np.array([96]), np.array([96]), square
-        ).matrix[0]
-        turned = aug.warp(pixels, matrix, square)
+        matrix = parameters([always("rotate90")], np.array([record]), np.array([96]), np.array([96]), square).matrix[0]
+        turned = warp(pixels, matrix, square)
         k = [np.array_equal(turned, np.rot90(pixels, k)) for k in range(4)]
         assert sum(k) == 1
         seen.add(k.index(True))
@@ -164,7 +163,7 @@ def test_quarter_turns_only_move_pixels_and_come_back() -> None:
     assert seen == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("fit", aug.FITS)
+@pytest.mark.parametrize("fit", FITS)
 def test_fit(fit: str) -> None:
     matrix = fit_matrix(np.array([50]), np.array([200]), (100, 100), fit)[0]
     corners = matrix @ np.array([[0, 0, 1], [200, 50, 1]]).T
@@ -205,11 +204,11 @@ def test_against_torchvision() -> None:
         centre = np.array([64, 48])
         matrix = np.eye(3)
         matrix[:2, :2], matrix[:2, 2] = linear_part, centre + shift - linear_part @ centre
-        ours = aug.warp(pixels, matrix, OUT, fill=0)
+        ours = warp(pixels, matrix, OUT, fill=0)
         inner = (slice(25, -25), slice(35, -35))
         error = ours[inner].astype(int) - theirs.permute(1, 2, 0).numpy()[inner]
         assert np.abs(error).max() <= 6 and np.abs(error).mean() < 1.0
-        moved, _ = aug.move_boxes(box, np.zeros(1, int), matrix[None], OUT, 0.0)
+        moved, _ = move_boxes(box, np.zeros(1, int), matrix[None], OUT, 0.0)
         np.testing.assert_allclose(moved, their_box.numpy(), atol=0.01)
 
 
@@ -229,7 +228,7 @@ def test_the_iou_crop_keeps_ssd_s_rule() -> None:
             boxes.append([*low, *np.minimum(low + rng.uniform(5, 200, 2), [width, height])])
             image.append(i)
     where = {"boxes": np.array(boxes, np.float32), "image": np.array(image)}
-    p = aug.parameters([always("iou_crop")], np.arange(n), *sizes.T, (300, 300), fit="stretch", **where)
+    p = parameters([always("iou_crop")], np.arange(n), *sizes.T, (300, 300), fit="stretch", **where)
     best, whole = [], 0
     for i, (height, width) in enumerate(sizes):
         back = np.linalg.inv(p.matrix[i]) @ np.array([[0, 0, 1], [300, 300, 1]]).T
@@ -258,7 +257,7 @@ def test_the_aspect_limit_keeps_boxes_that_fit(record: int, empty: bool, ratio: 
     box = np.array([[*low, *np.minimum(low + 60, [width, height])]], np.float32)
     boxes, image = (np.zeros((0, 4), np.float32), np.zeros(0, int)) if empty else (box, np.zeros(1, int))
     size = np.array([height]), np.array([width])
-    p = aug.parameters(
+    p = parameters(
         [always("aspect_limit")], np.array([record]), *size, (120, 120), fit="stretch", boxes=boxes, image=image
     )
     back = np.linalg.inv(p.matrix[0]) @ np.array([[0, 0, 1], [120, 120, 1]]).T
@@ -299,14 +298,14 @@ def test_the_large_scale_jitter_shows_as_much_of_the_image_as_it_can() -> None:
     sizes = np.tile([60, 120], (n, 1))
     p = lay([always("jitter")], np.arange(n), sizes)
     whole = np.tile(np.array([0, 0, 120, 60], np.float32), (n, 1))
-    moved, _ = aug.move_boxes(whole, np.arange(n), p.matrix, OUT, 0.0)
+    moved, _ = move_boxes(whole, np.arange(n), p.matrix, OUT, 0.0)
     zoom = p.matrix[:, 0, 0]
     np.testing.assert_allclose(moved[:, 2] - moved[:, 0], np.minimum(120 * zoom, 128), atol=1e-3)
     np.testing.assert_allclose(moved[:, 3] - moved[:, 1], np.minimum(60 * zoom, 96), atol=1e-3)
 
 
 def test_every_value_has_a_default_within_its_bounds() -> None:
-    for name, function in aug.GEOMETRY.items():
+    for name, function in GEOMETRY.items():
         assert inspect.getdoc(function), name
         for key, (default, bounds) in values_of(name).items():
             assert bounds is not None and bounds[0] <= default <= bounds[1], (name, key)

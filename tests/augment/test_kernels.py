@@ -12,19 +12,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dataforge import augment as aug
-from dataforge.augment import device
+from dataforge.augment.executors import device
+from dataforge.augment.layout import lay_out
+from dataforge.augment.operations import geometry
+from dataforge.augment.parameters import parameters
+from dataforge.augment.recipes import RECIPES, recipe
 from tests import tiny
 from tests.augment.test_executors import Table, sources
 
 pytest.importorskip("triton")
 PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-GREY = torch.full((3,), float(aug.FILL), device=PLACE)
+GREY = torch.full((3,), float(geometry.FILL), device=PLACE)
 
 
 def fresh() -> Any:
-    sys.modules.pop("dataforge.augment.kernels", None)
-    return importlib.import_module("dataforge.augment.kernels")
+    sys.modules.pop("dataforge.augment.executors.kernels", None)
+    return importlib.import_module("dataforge.augment.executors.kernels")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +36,12 @@ def kernels() -> Iterator[Any]:
         if PLACE.type == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")
         yield fresh()
-    sys.modules.pop("dataforge.augment.kernels", None)
+    sys.modules.pop("dataforge.augment.executors.kernels", None)
 
 
 def inputs(steps: Any, out: tuple[int, int], n: int = 3) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
     """Canvas, output pixels to canvas pixels, and colour matrices."""
-    p = aug.parameters(aug.recipe(steps), np.arange(n), np.full(n, 50), np.full(n, 70), out, seed=4)
+    p = parameters(recipe(steps), np.arange(n), np.full(n, 50), np.full(n, 70), out, seed=4)
     canvas = torch.from_numpy(np.stack([tiny.pixels(50, 70, i) for i in range(n)])).permute(0, 3, 1, 2)
     return canvas.to(PLACE), np.linalg.inv(p.matrix), p.colour
 
@@ -101,14 +104,14 @@ CURVED = [*({"op": name, "p": 0.7} for name in ("perspective", "rotate", "gamma"
 
 @pytest.mark.parametrize(
     "steps",
-    [*sorted(aug.RECIPES), [{"op": "mixup"}], CURVED, [*CURVED, {"op": "normalise"}]],
+    [*sorted(RECIPES), [{"op": "mixup"}], CURVED, [*CURVED, {"op": "normalise"}]],
     ids=lambda s: s if isinstance(s, str) else f"{len(s)} steps",
 )
 def test_pictures_are_the_same_by_the_kernel_as_by_torch(
     kernels: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, n = (24, 66), 4
-    layout = aug.lay_out(aug.recipe(steps), np.arange(n), Table(), out, seed=3)
+    layout = lay_out(recipe(steps), np.arange(n), Table(), out, seed=3)
     p = layout.parameters
     canvas, matrix = sources(layout, Table())
     canvas, calls = canvas.to(PLACE), []
@@ -165,7 +168,7 @@ def test_every_launch_compiles_for_hopper_without_one(
         pytest.skip("this build of Triton has no backend for NVIDIA's GPUs")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     kernels, made = fresh(), []
-    sys.modules.pop("dataforge.augment.kernels")
+    sys.modules.pop("dataforge.augment.executors.kernels")
     compile_only = kernels._warp.warmup
 
     class Launch:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dataforge import augment as aug
-from dataforge.loader import Loader
+from dataforge.augment.recipes import RECIPES
+from dataforge.loading.loader import Loader
 from tests import tiny
 
 SIZE = (72, 96)
@@ -20,7 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.shards(tmp_path_factory.mktemp("loading") / "shards", repeat=2, splits=("train",))
 
 
-@pytest.mark.parametrize("augment", [*sorted(aug.RECIPES), "everything"])
+@pytest.mark.parametrize("augment", [*sorted(RECIPES), "everything"])
 def test_both_executors_give_the_same_batches(shards: Path, augment: Any) -> None:
     steps = augment
     if augment == "everything":

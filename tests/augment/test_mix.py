@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from bench.boxes import found, painted
-from dataforge import augment as aug
-from dataforge.augment.mix import MIXERS
+from dataforge.augment.layout import lay_out
+from dataforge.augment.operations.geometry import FITS
+from dataforge.augment.operations.mix import MIXERS
+from dataforge.augment.recipes import RECIPES, recipe
 from tests.augment.test_executors import Table, on_cpu, picture
 
 OUT = (96, 128)
@@ -48,11 +50,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("fit", aug.FITS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("steps", CASES, ids=lambda steps: "+".join(s["op"] for s in steps))
 def test_boxes_lie_on_what_is_seen_of_their_records(steps: list[Any], fit: str) -> None:
     table = Painted()
-    layout = aug.lay_out(aug.recipe([*steps, DARK]), np.arange(N), table, OUT, fit=fit, seed=2, min_visible=0.0)
+    layout = lay_out(recipe([*steps, DARK]), np.arange(N), table, OUT, fit=fit, seed=2, min_visible=0.0)
     covered = any(step["op"] in ("cutmix", "copy_paste") for step in steps)
     checked = same = 0
     for i in range(N):
@@ -74,7 +76,7 @@ def test_boxes_lie_on_what_is_seen_of_their_records(steps: list[Any], fit: str) 
 
 @pytest.mark.parametrize("name", sorted(MIXERS))
 def test_regions_and_shares(name: str) -> None:
-    layout = aug.lay_out(aug.recipe([always(name)]), np.arange(N), Painted(), OUT, seed=5)
+    layout = lay_out(recipe([always(name)]), np.arange(N), Painted(), OUT, seed=5)
     parts, first = layout.parts, layout.first
     assert (np.diff(parts.owner) >= 0).all() and (parts.record[first[:-1]] == np.arange(N)).all()
     assert (parts.region >= 0).all() and (parts.region <= [128, 96, 128, 96]).all()
@@ -99,11 +101,11 @@ def test_regions_and_shares(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MIXERS))
 def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
-    steps = aug.recipe([always(name), *aug.RECIPES["yolo"]])
+    steps = recipe([always(name), *RECIPES["yolo"]])
     table = Painted()
-    whole = aug.lay_out(steps, np.arange(N), table, OUT, seed=1, epoch=3)
+    whole = lay_out(steps, np.arange(N), table, OUT, seed=1, epoch=3)
     for rows in (np.array([17]), np.array([30, 4])):
-        part = aug.lay_out(steps, rows, table, OUT, seed=1, epoch=3)
+        part = lay_out(steps, rows, table, OUT, seed=1, epoch=3)
         for i, row in enumerate(rows):
             mine, theirs = slice(*part.first[i : i + 2]), slice(*whole.first[row : row + 2])
             for field in ("record", "region", "weight"):
@@ -118,7 +120,7 @@ def test_until_ends_it_and_p_says_how_often() -> None:
     table = Painted()
 
     def parts(epoch: int, **values: Any) -> int:
-        return len(aug.lay_out([always("mosaic", **values)], np.arange(N), table, OUT, epoch=epoch).parts.owner)
+        return len(lay_out([always("mosaic", **values)], np.arange(N), table, OUT, epoch=epoch).parts.owner)
 
     assert parts(4, until=5) == 4 * N and parts(5, until=5) == N and parts(99) == 4 * N
     assert N < parts(0, p=0.5) < 4 * N
@@ -126,7 +128,7 @@ def test_until_ends_it_and_p_says_how_often() -> None:
 
 def test_a_covered_box_is_dropped_and_one_with_a_covered_side_is_cut() -> None:
     from dataforge.augment.layout import _uncover
-    from dataforge.augment.mix import single
+    from dataforge.augment.operations.mix import single
 
     parts = single(np.array([0]), OUT)
     parts.add(np.array([0]), np.array([1]), region=np.array([[40, 0, 80, 96]]))
@@ -142,11 +144,11 @@ def test_a_covered_box_is_dropped_and_one_with_a_covered_side_is_cut() -> None:
 def test_no_boxes_at_all() -> None:
     table = Painted()
     table.boxes = [np.zeros((0, 4), np.float32)] * N
-    for name in aug.RECIPES:
-        layout = aug.lay_out(aug.recipe(name), np.arange(8), table, OUT)
+    for name in RECIPES:
+        layout = lay_out(recipe(name), np.arange(8), table, OUT)
         assert layout.boxes.shape == (0, 4) and layout.offsets.tolist() == [0] * 9
         assert on_cpu(layout, table, OUT).shape == (8, *OUT, 3)
     for name in MIXERS:
-        layout = aug.lay_out([always(name)], np.arange(8), table, OUT)
+        layout = lay_out([always(name)], np.arange(8), table, OUT)
         assert on_cpu(layout, table, OUT).shape == (8, *OUT, 3)
         assert layout.offsets.tolist() == [0] * 9

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.augment.geometry import fit_matrix, scaled
 from dataforge.augment.move import corners_of, hull, move_boxes, project
+from dataforge.augment.operations.geometry import fit_matrix, scaled
 
 OUT = (96, 128)
 

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from dataforge import augment as aug
-from dataforge.augment import cpu
-from dataforge.augment.photo import COLOUR, CURVES, DAMAGE
+from dataforge.augment.executors import cpu
+from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE
+from dataforge.augment.operations.registry import PHOTO
+from dataforge.augment.parameters import parameters
+from dataforge.augment.recipes import recipe
 from tests import tiny
 
 GREY = np.array([0.299, 0.587, 0.114])
@@ -24,7 +26,7 @@ def always(name: str, **values: Any) -> dict[str, Any]:
 def look(steps: list[dict[str, Any]], pixels: np.ndarray, record: int = 0, kind: Any = np.uint8) -> np.ndarray:
     """The picture that a recipe makes of pixels, without a change of size."""
     shape = pixels.shape[:2]
-    p = aug.parameters(aug.recipe(steps), np.array([record]), np.array(shape[:1]), np.array(shape[1:]), shape)
+    p = parameters(recipe(steps), np.array([record]), np.array(shape[:1]), np.array(shape[1:]), shape)
     out = np.empty((*shape, 3), kind)
     canvas = out if kind == np.uint8 else np.empty((*shape, 3), np.uint8)
     cpu.paint(pixels, p.matrix[0], p, 0, canvas)
@@ -70,10 +72,10 @@ def test_several_curves_and_colours_become_one() -> None:
     one_by_one = look([always("posterize", bits=4)], look([always("gamma", low=2.0, high=2.0)], pixels))
     np.testing.assert_array_equal(both, one_by_one)
     steps = [always("brightness", strength=0.2), always("saturation")]
-    p = aug.parameters(steps, np.arange(3), *np.full((2, 3), 50), SIZE)
+    p = parameters(steps, np.arange(3), *np.full((2, 3), 50), SIZE)
     skipped = {"op": "flip", "p": 0.0}  # draws go by the place in the list
     parts = [
-        aug.parameters([skipped] * i + [step], np.arange(3), *np.full((2, 3), 50), SIZE).colour
+        parameters([skipped] * i + [step], np.arange(3), *np.full((2, 3), 50), SIZE).colour
         for i, step in enumerate(steps)
     ]
     assert p.colour is not None and parts[0] is not None and parts[1] is not None
@@ -82,11 +84,11 @@ def test_several_curves_and_colours_become_one() -> None:
 
 def test_colours_stay_without_chance_and_clip_at_the_ends() -> None:
     pixels = tiny.pixels(*SIZE)
-    for name in aug.PHOTO:
+    for name in PHOTO:
         np.testing.assert_array_equal(look([{"op": name, "p": 0.0}], pixels), pixels)
     bright = look([always("gain", strength=1.0)], np.full((8, 8, 3), 200, np.uint8), record=4)
     assert bright.dtype == np.uint8
-    expected = aug.parameters([always("gain", strength=1.0)], np.array([4]), *np.full((2, 1), 8), (8, 8)).colour
+    expected = parameters([always("gain", strength=1.0)], np.array([4]), *np.full((2, 1), 8), (8, 8)).colour
     assert expected is not None
     np.testing.assert_allclose(bright[0, 0], (200 * np.diag(expected[0])).clip(0, 255), atol=0.51)
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dataforge.augment import fit_matrix, warp
+from dataforge.augment.executors.cpu import warp
+from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.augment.preprocess import Preprocess
-from dataforge.decode import decode
-from dataforge.loader import Loader
+from dataforge.images.decode import decode
+from dataforge.loading.loader import Loader
 from tests import tiny
 from tests.trainers import fake
-from trainers.detector import Detections
-from trainers.evaluate import run
+from trainers.models.detector import Detections
+from trainers.results.evaluation import run
 
 SIZES = [(64, 96), (150, 90), (300, 320), (33, 500), (1, 1), (7, 1), (901, 640), (1200, 1601), (96, 64)]
 

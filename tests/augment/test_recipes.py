@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataforge import augment as aug
-from dataforge.augment.recipes import OPERATIONS, setting, table, values_of
+from dataforge.augment import recipes
+from dataforge.augment.operations.registry import OPERATIONS, setting, values_of
+from dataforge.augment.parameters import parameters
+from dataforge.augment.recipes import RECIPES, recipe, table
 from dataforge.errors import ConfigError
 
 OUT = (96, 128)
-README = Path(aug.__file__).with_name("README.md")
+README = Path(recipes.__file__).with_name("README.md")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ README = Path(aug.__file__).with_name("README.md")
 )
 def test_a_wrong_recipe_is_refused(augment, words):
     with pytest.raises(ConfigError, match=words):
-        aug.recipe(augment)
+        recipe(augment)
 
 
 @pytest.mark.parametrize(
@@ -57,22 +59,22 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, text, words):
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=words) as caught:
-        aug.recipe(str(path))
+        recipe(str(path))
     assert "my recipe.toml" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_recipe_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('steps = [\n  { op = "flip" },\n  { op = "scale", low = 0.5, high = 2 },\n]\n')
-    assert list(aug.recipe(path)) == [{"op": "flip"}, {"op": "scale", "low": 0.5, "high": 2}]
+    assert list(recipe(path)) == [{"op": "flip"}, {"op": "scale", "low": 0.5, "high": 2}]
     path.write_text('[[steps]]\nop = "flip"\n')
-    assert list(aug.recipe(str(path))) == [{"op": "flip"}]
+    assert list(recipe(str(path))) == [{"op": "flip"}]
 
 
-@pytest.mark.parametrize("name", sorted(aug.RECIPES))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_built_in_recipes_pass_their_own_check(name):
-    assert list(aug.recipe(list(aug.RECIPES[name]))) == list(aug.RECIPES[name])
-    assert aug.recipe(name) is aug.RECIPES[name]
+    assert list(recipe(list(RECIPES[name]))) == list(RECIPES[name])
+    assert recipe(name) is RECIPES[name]
 
 
 def test_settings_are_the_last_one_s_with_defaults():
@@ -81,15 +83,15 @@ def test_settings_are_the_last_one_s_with_defaults():
     assert setting([], "fill") == {"red": 114, "green": 114, "blue": 114}
 
 
-@given(st.integers(1, 60), st.integers(0, 9), st.sampled_from(sorted(aug.RECIPES)))
+@given(st.integers(1, 60), st.integers(0, 9), st.sampled_from(sorted(RECIPES)))
 def test_parameters_do_not_depend_on_the_batch(n, seed, name):
     index = np.random.default_rng(seed).permutation(1000)[:n]
     h, w = 40 + index % 50, 60 + index % 70
     boxes = np.array([[3, 4, 30, 35]], np.float32).repeat(n, 0)
-    steps, half = aug.RECIPES[name], slice(n // 2, n)
-    whole = aug.parameters(steps, index, h, w, OUT, seed=seed, epoch=1, boxes=boxes, image=np.arange(n))
+    steps, half = RECIPES[name], slice(n // 2, n)
+    whole = parameters(steps, index, h, w, OUT, seed=seed, epoch=1, boxes=boxes, image=np.arange(n))
     rest = np.arange(n - n // 2)
-    part = aug.parameters(steps, index[half], h[half], w[half], OUT, seed=seed, epoch=1, boxes=boxes[half], image=rest)
+    part = parameters(steps, index[half], h[half], w[half], OUT, seed=seed, epoch=1, boxes=boxes[half], image=rest)
     for key, value in vars(part).items():
         mine = getattr(whole, key)
         if isinstance(value, np.ndarray):
@@ -104,7 +106,7 @@ def test_parameters_do_not_depend_on_the_batch(n, seed, name):
 def test_parameters_differ_between_records_epochs_and_seeds():
     def draw(index: int, epoch: int, seed: int) -> tuple[float, ...]:
         one = np.array([index])
-        p = aug.parameters(aug.RECIPES["yolo"], one, one * 0 + 50, one * 0 + 70, OUT, seed=seed, epoch=epoch)
+        p = parameters(RECIPES["yolo"], one, one * 0 + 50, one * 0 + 70, OUT, seed=seed, epoch=epoch)
         return tuple(p.matrix.ravel())
 
     assert len({draw(i, e, s) for i in range(5) for e in range(5) for s in range(5)}) == 125

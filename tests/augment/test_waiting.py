@@ -12,11 +12,12 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataforge import Loader
-from dataforge import augment as aug
-from dataforge.augment import device
+from dataforge.augment import recipes
+from dataforge.augment.executors import device
+from dataforge.augment.layout import lay_out
 from tests.augment.test_executors import Table, sources
 
-RECIPES = {name: name for name in aug.RECIPES} | {"curve": [{"op": "erase"}, {"op": "gamma"}, {"op": "normalise"}]}
+RECIPES = {name: name for name in recipes.RECIPES} | {"curve": [{"op": "erase"}, {"op": "gamma"}, {"op": "normalise"}]}
 
 
 class Watch(TorchDispatchMode):
@@ -43,11 +44,11 @@ class Watch(TorchDispatchMode):
 def test_painting_waits_for_nothing(recipe: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's fake tensors can be on a GPU that is not there: all that torch would do is seen."""
     table, shape, kernels = Table(), (32, 48), None
-    layout = aug.lay_out(aug.recipe(RECIPES[recipe]), np.arange(6), table, shape, seed=3)
+    layout = lay_out(recipes.recipe(RECIPES[recipe]), np.arange(6), table, shape, seed=3)
     canvas, matrix = sources(layout, table)
     if way == "kernel":
         pytest.importorskip("triton")
-        from dataforge.augment import kernels
+        from dataforge.augment.executors import kernels
 
         monkeypatch.setattr(kernels, "_warp", {(4, 6): lambda *args, **kwargs: None})  # 2 x 2 tiles, 6 pictures
     monkeypatch.setattr(device, "fused", lambda place: kernels)
@@ -70,7 +71,7 @@ def test_the_watch_sees_what_waits() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("recipe", aug.RECIPES)
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_nor_does_the_loader_on_a_gpu(tiny_shards: Path, recipe: str) -> None:
     loader = Loader(tiny_shards, batch_size=4, size=(64, 96), augment=recipe, device="cuda")
     list(loader)  # compiles

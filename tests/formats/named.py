@@ -8,7 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from dataforge.cli import main
+from dataforge.cli.main import main
 from tests.formats import test_flatbuffer, test_sqlite
 from tests.formats.sets import box, coco_json, put, voc_object, voc_xml
 

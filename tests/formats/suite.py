@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from dataforge.errors import FormatError
 from dataforge.formats import holds, reader, writer
-from dataforge.image import probe
-from dataforge.ingest import ingest
+from dataforge.images.header import probe
+from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify

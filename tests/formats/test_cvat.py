@@ -9,9 +9,9 @@ import pytest
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.cvat import read, write
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source
+from tests.cli.test_bad_input import kinds, refused, run
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite
-from tests.test_bad_input import kinds, refused, run
 
 BOX = '<box label="cat" occluded="0" xtl="1.50" ytl="2.00" xbr="10.00" ybr="20.25" z_order="0"></box>'
 

@@ -10,7 +10,7 @@ import pytest
 
 from dataforge.errors import DataforgeError
 from dataforge.formats import reader, writer
-from dataforge.ingest import ingest
+from dataforge.ingest.run import ingest
 from dataforge.record import Record, Source
 from tests.formats.sets import picture
 

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats import dlfs_pack
-from dataforge.formats.flatbuffer import read, write
-from dataforge.ingest import ingest
+from dataforge.formats.flatbuffer import dlfs_pack
+from dataforge.formats.flatbuffer.reader import read, write
+from dataforge.ingest.run import ingest
 from dataforge.record import Record, Source
 from dataforge.shards.reader import Shards
+from tests.cli.test_bad_input import refused, run
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import CLASS_IDS, CLASSES, FormatSuite, awkward
-from tests.test_bad_input import refused, run
 
 SLOTS = {  # as the schema has them
     "Annotation": {"bbox": 0, "cat_id": 1, "id": 2, "image_id": 3, "area": 4},

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dataforge.errors import FormatError
+from dataforge.files import inside
 from dataforge.formats import FORMATS, holds, reader, writer
-from dataforge.formats.layout import inside
 from dataforge.record import Record, Source
 from dataforge.shards.reader import Shards
 from tests.formats.named import WRITE, run

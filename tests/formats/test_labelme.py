@@ -11,9 +11,9 @@ import pytest
 from dataforge.errors import FormatError
 from dataforge.formats.labelme import read, write
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Source
+from tests.cli.test_bad_input import kinds, refused, run
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite
-from tests.test_bad_input import kinds, refused, run
 
 
 class TestLabelmeRoundTrip(FormatSuite):

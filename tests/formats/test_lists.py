@@ -10,9 +10,9 @@ from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import voc
 from dataforge.formats.lists import read, write
 from dataforge.record import DIFFICULT, Source
+from tests.cli.test_bad_input import refused
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
 from tests.formats.suite import FormatSuite
-from tests.test_bad_input import refused
 
 LABELS = {"cat": 1, "dog": 2, "background": 0}
 

@@ -12,9 +12,9 @@ from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.matlab import read
 from dataforge.record import Record
 from dataforge.shards.reader import Shards
+from tests.cli.test_bad_input import kinds, refused, run
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite
-from tests.test_bad_input import kinds, refused, run
 
 
 class TestMatlabRoundTrip(FormatSuite):

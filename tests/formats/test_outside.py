@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataforge.formats import FORMATS
-from dataforge.formats.locate import resolve
+from dataforge.formats.pictures import resolve
 from dataforge.shards.reader import Shards
 from tests.formats.named import WRITE, run
 from tests.formats.sets import picture, put

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dataforge.cli import main
+from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.sqlite import read
 from dataforge.record import CROWD

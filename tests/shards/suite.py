@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dataforge.errors import ShardError
-from dataforge.shards import BlobStore, store
+from dataforge.shards.stores.registry import BlobStore, store
 
 
 def blob(i: int) -> bytes:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lmdb
 
-from dataforge.shards.lmdb import LmdbStore
+from dataforge.shards.stores.lmdb import LmdbStore
 from tests.shards.suite import BlobStoreSuite, blob
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataforge.errors import ShardError
-from dataforge.shards.memmap import MAGIC, MemmapStore
+from dataforge.shards.stores.memmap import MAGIC, MemmapStore
 from tests.shards.suite import BlobStoreSuite, blob
 
 

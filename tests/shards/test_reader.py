@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from dataforge.cli import main
+from dataforge.cli.main import main
 from dataforge.errors import ShardError
-from dataforge.image import probe
+from dataforge.images.header import probe
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import SCHEMA, read_tables
 from dataforge.shards.writer import ShardWriter

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataforge.errors import ShardError
-from dataforge.shards.rows import RowsStore
+from dataforge.shards.stores.rows import RowsStore
 from tests.shards.suite import BlobStoreSuite
 
 

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pytest
 
 import dataforge.shards
-from dataforge import synth
-from dataforge.bake import Form, bake
 from dataforge.formats.coco import read
-from dataforge.ingest import ingest
-from dataforge.shards import BLOBS, CODECS, FORMAT_VERSION, INDEX, REPORT, store
-from dataforge.shards.origin import SCHEMA as ORIGIN
+from dataforge.images import synth
+from dataforge.ingest.run import ingest
+from dataforge.shards.cache_origin import SCHEMA as ORIGIN
+from dataforge.shards.index import CODECS, FORMAT_VERSION, INDEX, REPORT
 from dataforge.shards.reader import Shards
+from dataforge.shards.stores.registry import BLOBS, store
 from dataforge.shards.table import OBJECT, SCHEMA
 from dataforge.shards.writer import SHARD_BYTES
+from dataforge.transform.bake import Form, bake
 
 TEXT = (Path(dataforge.shards.__file__).parent / "README.md").read_text("utf-8")
 
@@ -81,8 +82,8 @@ def test_the_files(made: Path) -> None:
 
 
 def test_stores_and_their_files(tmp_path: Path) -> None:
-    from dataforge.shards.memmap import MAGIC
-    from dataforge.shards.zarr import CHUNK, SHARD
+    from dataforge.shards.stores.memmap import MAGIC
+    from dataforge.shards.stores.zarr import CHUNK, SHARD
 
     for name in BLOBS:
         (tmp_path / name).mkdir()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dataforge import synth
-from dataforge.cli import main
+from dataforge.cli.main import main
+from dataforge.images import synth
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 

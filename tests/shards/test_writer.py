@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dataforge.errors import ConfigError, ShardError
-from dataforge.image import probe
+from dataforge.images.header import probe
 from dataforge.record import Record
-from dataforge.shards import INDEX, REPORT, read_index
+from dataforge.shards.index import INDEX, REPORT, read_index
 from dataforge.shards.reader import Shards
 from dataforge.shards.writer import ShardWriter
 from tests import tiny

@@ -23,7 +23,7 @@ class TestZarr(BlobStoreSuite):
         assert found == [blob(i) for i in range(self.COUNT)]
 
     def test_blobs_over_several_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import dataforge.shards.zarr as module
+        import dataforge.shards.stores.zarr as module
 
         monkeypatch.setattr(module, "CHUNK", 1 << 10)
         monkeypatch.setattr(module, "SHARD", 1 << 14)
@@ -53,6 +53,6 @@ class TestZarr(BlobStoreSuite):
 
 
 def test_without_the_package_the_error_names_the_extra() -> None:
-    code = "import sys\nsys.modules['zarr'] = None\nfrom dataforge.shards import store\nstore('zarr')"
+    code = "import sys\nsys.modules['zarr'] = None\nfrom dataforge.shards.stores.registry import store\nstore('zarr')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ConfigError: store 'zarr' needs the zarr package" in done.stderr and "dataforge[zarr]" in done.stderr

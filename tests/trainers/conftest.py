@@ -6,7 +6,7 @@ import pytest
 
 from tests import tiny
 from tests.trainers import runs
-from trainers import engine
+from trainers.training import engine
 
 
 @pytest.fixture(scope="session")

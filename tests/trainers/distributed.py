@@ -12,8 +12,9 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch import nn
 
-from trainers import checkpoint, engine
+from trainers import registry
 from trainers.config import read_toml
+from trainers.training import engine
 
 
 def fix_norms(patch: Any = setattr) -> None:
@@ -31,5 +32,5 @@ if __name__ == "__main__":
     for name in ("init_process_group", "destroy_process_group"):
         setattr(dist, name, lambda *_: None)
     for detector in sys.argv[2:]:
-        kind = checkpoint.config_class(detector)
+        kind = registry.config_class(detector)
         engine.train(kind(**read_toml(kind, Path(sys.argv[1]) / f"{detector}.toml")), detector)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dataforge.batch import Batch
-from dataforge.image import probe
+from dataforge.images.header import probe
+from dataforge.loading.batch import Batch
 from dataforge.record import DIFFICULT, Record
 from dataforge.shards.writer import ShardWriter
 from tests import tiny
-from trainers import checkpoint
-from trainers.detector import Detections, Detector
+from trainers import checkpoint, registry
+from trainers.models.detector import Detections, Detector
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 CLASSES = ("red", "green", "blue")
@@ -112,7 +112,7 @@ def files(out: Path) -> Path:
 
 def saved(file: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Path:
     """A checkpoint of `Painted`."""
-    monkeypatch.setitem(checkpoint.DETECTORS, "painted", "tests.trainers.fake:Painted")
+    monkeypatch.setitem(registry.DETECTORS, "painted", "tests.trainers.fake:Painted")
     detector = Painted()
     facts = {
         "detector": "painted",

@@ -6,8 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from trainers import checkpoint, run
+from trainers import registry
 from trainers.config import Config
+from trainers.training import run
 from trainers.yolov2 import YOLOv2Config
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def config(detector: str, shards: Path, runs: Path, **values: Any) -> Config:
     """The smallest network of each kind."""
     common = {"shards": str(shards), "runs": str(runs), "epochs": 1, "batch_size": 4, "threads": 2, "warmup_steps": 3}
-    return checkpoint.config_class(detector)(**{**common, **SMALL[detector], **values})
+    return registry.config_class(detector)(**{**common, **SMALL[detector], **values})
 
 
 def small(shards: Path, runs: Path, **values: Any) -> YOLOv2Config:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dataforge.batch import Batch
+from dataforge.loading.batch import Batch
 from dataforge.record import CROWD, DIFFICULT
-from trainers import checkpoint
-from trainers.detector import Detector
+from trainers import checkpoint, registry
+from trainers.models.detector import Detector
 
 
 def make_batch(images: Tensor, objects: list[list[tuple]], places: int = 8) -> Batch:
@@ -33,7 +33,7 @@ class DetectorSuite:
     """Inherit it and set the attributes.
 
     Attributes:
-        name: in `checkpoint.DETECTORS`; config: the constructor's keyword values, for a small detector of 3 classes.
+        name: in `registry.DETECTORS`; config: the constructor's keyword values, for a small detector of 3 classes.
         size: (height, width), not square.
         objects: boxes of three images, the second of them empty, with a crowd and a difficult one; no two of them may
             compete for the same place in the detector.
@@ -51,7 +51,7 @@ class DetectorSuite:
     @pytest.fixture
     def detector(self) -> Detector:
         torch.manual_seed(0)
-        return checkpoint.detector_class(self.name)(**self.config).eval()
+        return registry.detector_class(self.name)(**self.config).eval()
 
     @pytest.fixture
     def batch(self) -> Batch:

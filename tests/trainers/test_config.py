@@ -8,9 +8,10 @@ import torch
 from click.testing import CliRunner
 
 from dataforge.augment.recipes import recipe
-from trainers import checkpoint, engine
+from trainers import registry
 from trainers.config import read_toml, write_toml
-from trainers.data import make_loaders
+from trainers.training import engine
+from trainers.training.data import make_loaders
 from trainers.yolov2 import YOLOv2Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,18 +69,18 @@ def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_toml_round_trip(detector: str, tmp_path: Path) -> None:
-    kind = checkpoint.config_class(detector)
+    kind = registry.config_class(detector)
     config = kind(shards='a "b" ü', size=[320, 416], lr=3e-4, compile=True, buckets="320,416,416,320")
     write_toml(config, tmp_path / "args.toml")
     assert kind(**read_toml(kind, tmp_path / "args.toml")) == config
 
 
-@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
-    kind, taken = checkpoint.config_class(detector), []
+    kind, taken = registry.config_class(detector), []
     monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
     command = engine.command(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
@@ -95,13 +96,13 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # where their heads say that they are used
     detector = {"retinanet": "dense"}.get(file.stem, file.stem.rpartition("_")[0])
-    if detector not in checkpoint.DETECTORS:
+    if detector not in registry.DETECTORS:
         assert recipe(file)
         return
-    kind = checkpoint.config_class(detector)
+    kind = registry.config_class(detector)
     config = kind(**read_toml(kind, file) | {"train_split": "train", "val_split": "val"}, shards=str(tiny_shards))
     config.check()
-    training, _ = make_loaders(config, checkpoint.detector_class(detector), 0, 1, torch.device("cpu"))
+    training, _ = make_loaders(config, registry.detector_class(detector), 0, 1, torch.device("cpu"))
     assert training.recipe
 
 
@@ -116,5 +117,5 @@ def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: 
 )
 def test_numbers_that_are_too_small(detector: str, key: str, given: int, least: int, tiny_shards: Path) -> None:
     flags = ["--shards", str(tiny_shards), f"--{key}", str(given)]
-    result = CliRunner().invoke(engine.command(detector, checkpoint.config_class(detector)), flags)
+    result = CliRunner().invoke(engine.command(detector, registry.config_class(detector)), flags)
     assert result.exit_code == 1 and result.stderr == f"error: {key} is {given}; expected at least {least}\n"

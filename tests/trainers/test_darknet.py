@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from dataforge.boxes import nms
 from dataforge.errors import ConfigError
-from trainers import backbones, checkpoint, darknet
+from trainers import checkpoint, darknet
+from trainers.models import backbones, darknet_files
+from trainers.models.boxes import nms
 from trainers.yolov2 import YOLOv2
 
 needs_reader = pytest.mark.skipif(
@@ -125,7 +126,7 @@ def test_the_order_in_the_file_is_darknets(tmp_path: Path) -> None:
 def test_a_file_of_the_backbone_alone(model: YOLOv2, tmp_path: Path) -> None:
     whole, part = tmp_path / "whole.weights", tmp_path / "darknet19.conv.23"
     darknet.save_weights(model, whole)
-    count = sum(tensor.numel() for layer in darknet._layers(model.backbone) for tensor in layer)
+    count = sum(tensor.numel() for layer in darknet_files.layers_of(model.backbone) for tensor in layer)
     part.write_bytes(whole.read_bytes()[: 20 + 4 * count])
     other = YOLOv2(3, width=0.125)
     before = other.head[0][0].weight.clone()  # type: ignore[index]
@@ -138,7 +139,7 @@ def test_a_file_of_the_backbone_alone(model: YOLOv2, tmp_path: Path) -> None:
 
     for path, rest in ((whole, "left over"), (part, "0 left over")):
         backbone = backbones.build("darknet19", 0.125)
-        assert rest in darknet.load_backbone(backbone, path)
+        assert rest in darknet_files.load_backbone(backbone, path)
         assert torch.equal(backbone.eval()(images)[1], model.backbone(images)[1])
 
 
@@ -177,7 +178,7 @@ def test_a_real_files_header(shared_data: Path) -> None:
     path = shared_data.parent / "weights/yolo_fastest_darknet/yolo-fastest-1.1.weights"
     if not path.is_file():
         pytest.skip("no Darknet file beside the data")
-    _, values = darknet._read(path)
+    _, values = darknet_files.read_values(path)
     assert len(values) == 346_062 and np.isfinite(values).all()
 
 

@@ -13,12 +13,12 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 from dataforge import Shards
 from dataforge.adapters import to_torchvision
-from dataforge.boxes import iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.suite import DetectorSuite, make_batch
 from trainers.config import read_toml
 from trainers.dense import Dense, DenseConfig
+from trainers.models.boxes import iou
 
 RETINANET: dict[str, Any] = {
     "sizes": [[x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))] for x in (32, 64, 128, 256, 512)],

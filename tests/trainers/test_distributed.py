@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dataforge.loader import Loader
+from dataforge.loading.loader import Loader
 from tests.trainers import distributed, runs
-from trainers import checkpoint, engine, run
+from trainers import checkpoint, registry
 from trainers.config import Config, write_toml
-from trainers.report import score
+from trainers.results.report import score
+from trainers.training import engine, run
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -29,16 +30,16 @@ def config(detector: str, shards: Path, folder: Path) -> Config:
 def by_two(twenty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all detectors' runs by two processes."""
     folder = tmp_path_factory.mktemp("two")
-    for detector in checkpoint.DETECTORS:
+    for detector in registry.DETECTORS:
         write_toml(config(detector, twenty, folder), folder / f"{detector}.toml")
-    program = ["-m", "tests.trainers.distributed", str(folder), *checkpoint.DETECTORS]
+    program = ["-m", "tests.trainers.distributed", str(folder), *registry.DETECTORS]
     done = subprocess.run([*LAUNCH, *program], timeout=550, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_two_processes_train_as_one(
     by_two: Path, twenty: Path, tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +52,7 @@ def test_two_processes_train_as_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_two_processes_evaluate_as_one(by_two: Path, twenty: Path, detector: str) -> None:
     """The last evaluation of the run, which two processes did, and one of its weights alone."""
     folder = by_two / detector / "run"

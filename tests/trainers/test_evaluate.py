@@ -15,12 +15,13 @@ import torch.multiprocessing as mp
 from click.testing import CliRunner, Result
 
 from dataforge.errors import ConfigError, DataError, FormatError
-from dataforge.loader import Loader
+from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests.trainers import fake
-from trainers.evaluate import by_name, main, run
-from trainers.metrics import COCO_KEYS, coco
-from trainers.truth import Predictions, read_predictions, truth_of_coco, truth_of_shards
+from trainers.evaluate import main
+from trainers.results.evaluation import by_name, run
+from trainers.results.metrics import COCO_KEYS, coco
+from trainers.results.truth import Predictions, read_predictions, truth_of_coco, truth_of_shards
 
 
 @pytest.fixture(scope="module")

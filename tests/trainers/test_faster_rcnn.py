@@ -18,9 +18,10 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
 from tests.trainers.suite import DetectorSuite, make_batch
-from trainers import assign, faster_rcnn, pooling
-from trainers.detector import Detector
+from trainers import faster_rcnn
 from trainers.faster_rcnn import FasterRCNN
+from trainers.models import assign, pooling
+from trainers.models.detector import Detector
 
 SMALL: dict[str, Any] = {"classes": 3, "backbone": "test_resnet", "frozen_norm": False, "regions": 64}
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from dataforge.formats import reader
-from dataforge.ingest import ingest
-from dataforge.loader import Loader
-from trainers import checkpoint, metrics
-from trainers.evaluate import run
-from trainers.learner import Learner
-from trainers.optim import learning_rate
-from trainers.truth import truth_of_shards
+from dataforge.ingest.run import ingest
+from dataforge.loading.loader import Loader
+from trainers import registry
+from trainers.results import metrics
+from trainers.results.evaluation import run
+from trainers.results.truth import truth_of_shards
+from trainers.training.learner import Learner
+from trainers.training.optim import learning_rate
 
 SMALL: dict[str, dict[str, Any]] = {
     "yolov2": {"size": [192, 256], "width": 0.25, "lr": 2e-3},
@@ -42,12 +43,12 @@ def shards(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", list(checkpoint.DETECTORS))
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_it_learns_16_real_pictures(detector: str, shards: Path) -> None:
     torch.manual_seed(0)
-    kind, steps = checkpoint.detector_class(detector), STEPS[detector]
+    kind, steps = registry.detector_class(detector), STEPS[detector]
     given = {"epochs": 1, "optimizer": "adamw", "weight_decay": 0.0, "schedule": "cosine", "warmup_steps": 20}
-    config = checkpoint.config_class(detector)(**{"ema": 0.0, **given, **SMALL[detector]})
+    config = registry.config_class(detector)(**{"ema": 0.0, **given, **SMALL[detector]})
     loader = Loader(shards, "", BATCH[detector], (config.size[0], config.size[1]), fit=config.fit, shuffle=False)
     model = kind(**kind.configure(config, loader.shards) | NARROW.get(detector, {}))
     learner = Learner(config, model, torch.device("cpu"))

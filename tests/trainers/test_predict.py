@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from dataforge.loader import Loader
+from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests import tiny
 from tests.trainers import fake
-from trainers.evaluate import run
 from trainers.predict import detect, main, sources
-from trainers.truth import read_predictions, truth_of_shards
+from trainers.results.evaluation import run
+from trainers.results.truth import read_predictions, truth_of_shards
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_it_detects_what_evaluate_detects(fit: str, tmp_path: Path) -> None:
     shards = Shards(fake.shards(tmp_path / "shards"), "val")
     loader = Loader(shards, "val", batch_size=5, size=(224, 160), fit=fit, shuffle=False)
     found = run(fake.Painted(), loader, "cpu", conf=0.001)
-    from dataforge.decode import decode
+    from dataforge.images.decode import decode
 
     pictures = [decode(fake.encoded(name)) for name in fake.PICTURES]
     every = detect(fake.Painted(), pictures, (224, 160), fit, "cpu", 0.001, 0.5)  # type: ignore[arg-type]

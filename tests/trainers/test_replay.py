@@ -13,13 +13,14 @@ import PIL.Image
 import pytest
 import torch
 
-from dataforge.batch import Batch
 from dataforge.errors import ConfigError, DataError
+from dataforge.loading.batch import Batch
 from tests import tiny
 from tests.trainers.runs import small
-from trainers import engine, plots
-from trainers.learner import Learner
 from trainers.replay import SIDE, batch_at
+from trainers.results import plots
+from trainers.training import engine
+from trainers.training.learner import Learner
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
 from dataforge.adapters import to_torchvision
-from dataforge.boxes import iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.suite import DetectorSuite, make_batch
-from trainers import assign, ssd
+from trainers import ssd
+from trainers.models import assign
+from trainers.models.boxes import iou
 
 # one of each size, so that every map has something to learn
 OBJECTS: list[list[tuple]] = [

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dataforge.batch import Batch
-from dataforge.boxes import iou
+from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from tests.trainers.suite import DetectorSuite, make_batch
+from trainers.models.boxes import iou
 from trainers.yolov2 import YOLOv2, assign, reorg
 
 ANCHORS = [(0.8, 0.7), (1.5, 1.1), (0.4, 1.2)]

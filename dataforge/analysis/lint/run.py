@@ -1,0 +1,205 @@
+"""Look through a source, or a shard folder: every record by ingest's own checks, then the set as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataforge.analysis.lint.alike import digest, twins
+from dataforge.analysis.lint.codes import SEVERITIES, Severity, severity_and_meaning
+from dataforge.analysis.lint.whole import Split, of_set, to_train_on
+from dataforge.errors import ImageError, ShardError
+from dataforge.images.decode import decode
+from dataforge.images.hashing import hash_of, reduction
+from dataforge.ingest.run import Stored, take
+from dataforge.record import Finding, Record, Source
+from dataforge.shards.as_source import source_of
+from dataforge.shards.index import REPORT
+from dataforge.shards.reader import Shards
+from dataforge.sources.checks import CODES as NOTED
+from dataforge.threads import cores, ordered
+
+EXAMPLES = 100  # findings of a code that are kept; all are counted
+SEEN_AGAIN = NOTED | {"image-suffix"}  # of what ingest notes: the shards show it again
+WITHOUT_LABEL = ("no-label", "no-annotation")
+
+
+@dataclass
+class Kind:
+    """All findings of one code."""
+
+    severity: Severity
+    meaning: str
+    count: int = 0
+    examples: list[Finding] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What was found. `kinds`: by code."""
+
+    images: int = 0
+    boxes: int = 0
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    def add(self, finding: Finding) -> None:
+        kind = self.kinds.setdefault(finding.code, Kind(*severity_and_meaning(finding)))
+        kind.count += 1
+        if len(kind.examples) < EXAMPLES:
+            kind.examples.append(finding)
+
+    def sorted(self) -> list[tuple[str, Kind]]:
+        """(code, kind), the worst first, among these the most frequent."""
+        return sorted(self.kinds.items(), key=lambda it: (SEVERITIES.index(it[1].severity), -it[1].count, it[0]))
+
+    def count(self, severity: Severity) -> int:
+        return sum(kind.count for kind in self.kinds.values() if kind.severity == severity)
+
+    def facts(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return {
+            "images": self.images,
+            "boxes": self.boxes,
+            **{severity: self.count(severity) for severity in SEVERITIES},
+            "findings": [{"code": code, **asdict(kind)} for code, kind in self.sorted()],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    key: str
+    file: str
+    split: str
+    digest: int
+    hash: int
+
+
+def lint(
+    source: Source, name: str, found: Iterable[Finding] = (), progress: Callable[[int], None] | None = None
+) -> Report:
+    """Look through a source. Its images are read and decoded, though as small as will do.
+
+    Args:
+        name: what the set is called in findings that are about all of it.
+        found: what is known already.
+        progress: called with the number of records dealt with, after each.
+
+    Raises:
+        FormatError: the source found something that it cannot go on from.
+    """
+    report = Report()
+    splits: dict[str, Split] = {}
+    images: list[_Image] = []
+    empty: list[Finding] = []
+    unlabelled: set[str] = set()
+    done = 0
+
+    def add(finding: Finding) -> None:
+        report.add(finding)
+        if finding.code in WITHOUT_LABEL:
+            unlabelled.add(finding.key)
+
+    for finding in found:
+        add(finding)
+    for item, told, taken, seen in ordered(_see, _taken(source), cores()):
+        for finding in told:
+            add(finding)
+        if isinstance(item, Record):
+            done += 1
+            if progress:
+                progress(done)
+        if taken is None:
+            continue
+        splits.setdefault(taken.split, Split(np.zeros(len(source.classes), np.int64))).add(taken)
+        report.boxes += len(taken.boxes)
+        if seen is not None:
+            images.append(_Image(taken.key, taken.file, taken.split, *seen))
+        if isinstance(item, Record) and not len(item.boxes):
+            empty.append(_noted(taken, "image-empty", "", "no box; kept"))
+    report.images = sum(split.images for split in splits.values())
+    for finding in empty:
+        if finding.key not in unlabelled:
+            report.add(finding)
+    if splits:
+        first = to_train_on(splits)
+        names = [first, *(split for split in splits if split != first)]
+        for finding in (*_twins(images, names), *of_set(source.classes, splits, name)):
+            report.add(finding)
+    return report
+
+
+def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -> Report:
+    """Look through a shard folder, and through what its ingest reported.
+
+    Raises:
+        ShardError: it is a cache, or an image or the report is damaged.
+    """
+    if shards.codec != "keep":
+        parent = shards.index["baked"]["parent"]
+        raise ShardError(f"{shards.path}: is a cache; look through what it was baked from, {parent}")
+    return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress)
+
+
+def _at_ingest(path: Path) -> Iterator[Finding]:
+    """What an ingest reported, but for what the shards themselves show again."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                facts = json.loads(line)
+                if "code" in facts and facts["code"] not in SEEN_AGAIN:
+                    yield Finding(**facts)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError) as error:
+        raise ShardError(f"{path}: cannot be read: {error}") from None
+
+
+Taken = tuple[Record | Finding, list[Finding], Stored | None]
+Seen = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int] | None]
+
+
+def _taken(source: Source) -> Iterator[Taken]:
+    """Each item of the source, what is to be said of it, and, unless it is refused, what would be stored."""
+    keys: set[tuple[str, str]] = set()
+    for item in source.records:
+        told: list[Finding] = []
+        stored = None
+        for one in (item,) if isinstance(item, Finding) else take(item, keys):
+            if isinstance(one, Finding):
+                told.append(one)
+            else:
+                stored = one
+        yield item, told, stored
+
+
+def _see(taken: Taken) -> Seen:
+    """The same, with the record as it would be stored, and its image's digest and hash, unless it is damaged."""
+    item, told, stored = taken
+    if stored is None:
+        return item, told, None, None
+    record, blob, info = stored
+    try:
+        pixels = decode(blob, info.orientation, reduction(info.height, info.width))
+    except ImageError as error:
+        return item, [*told, _noted(record, "image-damaged", "", str(error))], record, None
+    return item, told, record, (digest(blob), hash_of(pixels))
+
+
+def _noted(record: Record, code: str, value: str, reason: str) -> Finding:
+    return Finding("noted", code, record.file, record.key, value, reason, "image")
+
+
+def _twins(images: list[_Image], names: list[str]) -> Iterator[Finding]:
+    yield from twins(
+        [image.key for image in images],
+        [image.file for image in images],
+        np.array([names.index(image.split) for image in images], np.int64),
+        names,
+        np.array([image.digest for image in images], np.uint64),
+        np.array([image.hash for image in images], np.uint64),
+    )

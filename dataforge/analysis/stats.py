@@ -1,0 +1,218 @@
+"""What a set is like, in numbers: counts, histograms and shares, made from the table alone; no image is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.analysis.padding import padding_waste
+from dataforge.loading.buckets import AUTO, Shape, auto_shapes
+from dataforge.loading.sampler import plan
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED
+from dataforge.shards.table import Table
+
+Rows = tuple[Sequence[str], list[list[object]]]  # a table's header and rows
+
+CELLS = 40  # of a heat map's side
+SMALL, LARGE = 32**2, 96**2  # pixels: COCO's small objects are below the one, its large ones above the other
+WINDOW = 16  # steps that deal their records out by the number of boxes
+
+
+def measure(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Everything that can be said of a set, ready for JSON.
+
+    Args:
+        classes: the classes' names by label.
+        splits: split -> the numbers of its records; splits share no record.
+
+    Returns:
+        images, boxes: how many; splits, classes: the same for each and more; then of boxes, areas, aspect ratios,
+        boxes an image and image sizes: "spread" (minimum, percentiles 5, 25, 50, 75, 95, maximum) and "histogram"
+        (edges, counts); centres and relative_sizes: heat maps of `CELLS` x `CELLS` counts, rows from the top (of the
+        relative heights: from 0 on).
+    """
+    side = table.boxes[:, 2:] - table.boxes[:, :2]
+    image_size = np.stack([table.width, table.height], 1).astype(np.float32)[table.image]
+    unit = side / image_size
+    centre = (table.boxes[:, :2] + table.boxes[:, 2:]) / 2 / image_size
+    counts = np.diff(table.offsets)
+    sizes, times = np.unique(np.stack([table.height, table.width], 1), axis=0, return_counts=True)
+    common = np.argsort(-times, kind="stable")[:20]
+    areas = table.areas
+    return {
+        "images": len(table),
+        "boxes": len(table.boxes),
+        "splits": {name: _split(table, rows) for name, rows in splits.items()},
+        "classes": _classes(table, classes, splits),
+        "coco_areas": {
+            "small": int((areas < SMALL).sum()),
+            "medium": int(((areas >= SMALL) & (areas <= LARGE)).sum()),
+            "large": int((areas > LARGE).sum()),
+        },
+        "box_width": _spread(side[:, 0]),
+        "box_height": _spread(side[:, 1]),
+        "box_side": _spread(np.sqrt(side.prod(1)), _octaves(1, 1 << 13, 4)),
+        "box_side_share": _spread(np.sqrt(unit.prod(1)), np.linspace(0, 1, CELLS + 1)),
+        "box_aspect": _spread(side[:, 0] / np.maximum(side[:, 1], 1e-6), _octaves(1 / 16, 16, 6)),
+        "image_aspect": _spread(table.width / np.maximum(table.height, 1), _octaves(1 / 4, 4, 12)),
+        "boxes_per_image": _spread(counts, _whole(int(counts.max(initial=0)))),
+        "image_height": _spread(table.height),
+        "image_width": _spread(table.width),
+        "image_sizes": {
+            "different": len(sizes),
+            "common": [[*size, n] for size, n in zip(sizes[common].tolist(), times[common].tolist(), strict=True)],
+        },
+        "centres": _heat(centre),
+        "relative_sizes": _heat(unit),
+    }
+
+
+def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
+    """What letterboxing to one size wastes, and to buckets of at most as many pixels.
+
+    Returns:
+        for each plan by its name: the shapes, and `dataforge.analysis.padding.Waste`'s numbers.
+
+    Raises:
+        ConfigError: no bucket is as small as `size`.
+    """
+    plans: dict[str, tuple[list[Shape], int]] = {"1 size": ([size], 1)}
+    if len(table):
+        for most in (3, AUTO):
+            plans[f"up to {most} buckets"] = auto_shapes(table.height, table.width, size[0] * size[1], most), 1
+        plans[f"... and alike in boxes, {WINDOW} steps"] = plans[f"up to {AUTO} buckets"][0], WINDOW
+    boxes, found = np.diff(table.offsets), {}
+    for name, (shapes, window) in plans.items():
+        how: dict[str, Any] = {"boxes": boxes, "box_window": window}
+        steps = plan(table.height, table.width, shapes, batch_size, **how) if len(table) else []
+        found[name] = {"shapes": [list(shape) for shape in shapes], **vars(padding_waste(table, steps))}
+    return found
+
+
+def text(facts: Mapping[str, Any]) -> str:
+    """What `measure` found, with `padding`'s under "padding", for a terminal."""
+    head = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
+    shares = ", ".join(f"{name} {n / max(facts['boxes'], 1):.1%}" for name, n in facts["coco_areas"].items())
+    tables = [_columns(*rows(facts)) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
+    return "\n\n".join([head, *tables[:2], f"boxes by COCO's areas: {shares}", *tables[2:]])
+
+
+def split_rows(facts: Mapping[str, Any]) -> Rows:
+    """A row for each split: what it holds, and the shares of its images or boxes."""
+    head = ("split", "images", "boxes", "empty", "crowd", "difficult", "truncated")
+    rows: list[list[object]] = []
+    for name, split in facts["splits"].items():
+        shares = [f"{split['empty'] / max(split['images'], 1):.1%}"]
+        shares += [f"{split[flag] / max(split['boxes'], 1):.1%}" for flag in head[4:]]
+        rows.append([name, split["images"], split["boxes"], *shares])
+    return head, rows
+
+
+def spread_rows(facts: Mapping[str, Any]) -> Rows:
+    """A row for each quantity: its name with its unit, then its spread."""
+    rows: list[list[object]] = []
+    for name, words in (
+        ("image_width", "image width, px"),
+        ("image_height", "image height, px"),
+        ("image_aspect", "image width / height"),
+        ("box_width", "box width, px"),
+        ("box_height", "box height, px"),
+        ("box_side", "√ box area, px"),
+        ("box_side_share", "√ (box area / image area)"),
+        ("box_aspect", "box width / height"),
+        ("boxes_per_image", "boxes an image"),
+    ):
+        rows.append([words, *(f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in facts[name]["spread"])])
+    return ("", "min", "5 %", "25 %", "median", "75 %", "95 %", "max"), rows
+
+
+def padding_rows(facts: Mapping[str, Any]) -> Rows:
+    """A row for each plan: its name, steps, shares of padded pixels and box places, shapes."""
+    rows: list[list[object]] = []
+    for name, waste in facts["padding"].items():
+        shares = (f"{waste[part]:.1%}" for part in ("padded_pixels", "padded_places"))
+        rows.append([name, waste["steps"], *shares, " ".join(f"{h}x{w}" for h, w in waste["shapes"])])
+    return ("padding of", "steps", "pixels", "box places", "height x width"), rows
+
+
+def class_rows(facts: Mapping[str, Any]) -> Rows:
+    """A row for each class, the most boxes first: its name, boxes, images, and boxes of each split."""
+    rows: list[list[object]] = [
+        [name, sum(found["boxes"].values()), sum(found["images"].values()), *found["boxes"].values()]
+        for name, found in by_boxes(facts)
+    ]
+    return ("class", "boxes", "images", *(f"boxes, {split}" for split in facts["splits"])), rows
+
+
+def image_size_rows(facts: Mapping[str, Any], most: int = 12) -> list[tuple[str, int]]:
+    """The commonest image sizes as "WIDTHxHEIGHT" and how many images have them, then all others together."""
+    rows = [(f"{w}x{h}", n) for h, w, n in facts["image_sizes"]["common"][:most]]
+    others = facts["images"] - sum(n for _, n in rows)
+    return [*rows, ("others", others)] if others else rows
+
+
+def by_boxes(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The classes, the most boxes first."""
+    return sorted(facts["classes"].items(), key=lambda item: -sum(item[1]["boxes"].values()))
+
+
+def _split(table: Table, rows: NDArray[np.int64]) -> dict[str, int]:
+    counts, flags = np.diff(table.offsets)[rows], table.take(rows).flags
+    return {
+        "images": len(rows),
+        "boxes": int(counts.sum()),
+        "empty": int((counts == 0).sum()),
+        "crowd": int((flags & CROWD > 0).sum()),
+        "difficult": int((flags & DIFFICULT > 0).sum()),
+        "truncated": int((flags & TRUNCATED > 0).sum()),
+    }
+
+
+def _classes(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: {"boxes": {}, "images": {}} for name in classes}
+    for split, rows in splits.items():
+        objects = table.take(rows)
+        image = np.repeat(np.arange(len(rows)), np.diff(objects.offsets))
+        once = np.unique(image * len(classes) + objects.labels) % max(len(classes), 1)  # one for each image and class
+        for part, labels in (("boxes", objects.labels), ("images", once)):
+            for name, n in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+                found[name][part][split] = n
+    return found
+
+
+def _spread(values: NDArray[Any], edges: NDArray[np.float64] | None = None) -> dict[str, Any]:
+    """Percentiles, and a histogram whose outer bins take what lies beyond."""
+    points = np.percentile(values, [0, 5, 25, 50, 75, 95, 100]).tolist() if len(values) else [0.0] * 7
+    if edges is None:
+        return {"spread": points}
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return {"spread": points, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def _octaves(low: float, high: float, parts: int) -> NDArray[np.float64]:
+    """Edges from low to high, `parts` bins to each doubling."""
+    return low * np.exp2(np.arange(round(np.log2(high / low) * parts) + 1) / parts)
+
+
+def _whole(most: int) -> NDArray[np.float64]:
+    """Edges around 0..most, in at most 50 bins of whole numbers."""
+    step = most // 50 + 1
+    return np.arange(0.0, most + step + 1, step) - 0.5
+
+
+def _heat(points: NDArray[Any]) -> list[list[int]]:
+    heat, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=CELLS, range=((0, 1), (0, 1)))
+    return heat.astype(int).tolist()
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in columns as wide as needed, the first to the left."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
+        for row in cells
+    )

@@ -1,0 +1,1 @@
+"""What applies drawn parameters to pixels: `cpu` image by image, `device` a whole batch."""

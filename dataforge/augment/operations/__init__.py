@@ -1,0 +1,1 @@
+"""What recipes are made of: one function an operation, found by name in `registry`."""

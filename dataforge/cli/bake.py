@@ -1,0 +1,111 @@
+"""`dataforge bake`: a cache whose pixels cost less to decode."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.info import describe
+from dataforge.cli.options import json_option, polite_kill, progress_bar, store_option, view_options
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.sources.view import View
+    from dataforge.transform.bake import Form
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--side", "shorter", type=int, metavar="N", help="Shrink the shorter side to N pixels; none is enlarged.")
+@click.option("--size", type=int, nargs=2, metavar="H W", help="Fit every image into this shape.")
+@click.option("--buckets", metavar="HxW,HxW,...", help="Fit each image into the nearest of these shapes.")
+@click.option(
+    "--fit",
+    type=click.Choice(["letterbox", "stretch"]),
+    default="letterbox",
+    show_default=True,
+    help="How an image fits a shape: with its aspect ratio, or filling it.",
+)
+@click.option("--gray", is_flag=True, help="Keep one grey channel.")
+@click.option("--quality", type=int, help="Of the JPEGs, 1 to 100; 92 by default.")
+@click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: large, and nothing is left to decode.")
+@click.option(
+    "--target-imgs-per-s", "target", type=float, metavar="N", help="Measure here what gives N, and bake that."
+)
+@click.option("--split", help="Only this split.")
+@click.option("--jobs", type=click.IntRange(1), help="Threads; one for each core by default.")
+@store_option
+@functools.partial(view_options, side="--box-side")
+@json_option
+def bake(
+    directory: Path,
+    out: Path,
+    split: str | None,
+    view: View,
+    target: float | None,
+    jobs: int | None,
+    store_name: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Write a cache of DIRECTORY: the same records, smaller, in grey, or as pixels. Everything reads it like shards."""
+    from dataforge.shards.reader import Shards
+    from dataforge.threads import cores
+    from dataforge.transform.bake import bake as run
+
+    jobs, said = jobs or cores(), {}
+    try:
+        with polite_kill():
+            shards, form = Shards(directory, split, view), _form(target=target, **given)
+            if target is not None:
+                from dataforge.transform.tune import tune
+
+                choice = tune(shards, target, form, out, threads=jobs)
+                said = {"target": choice.facts()}
+                click.echo(choice.text(), err=as_json)
+                if choice.chosen.form is None:
+                    why = "no cache is needed" if choice.reached else "no cache is faster"
+                    click.echo(json.dumps(said) if as_json else f"{why}; nothing was written")
+                    return
+                form = choice.chosen.form
+            with progress_bar(len(shards), hidden=as_json) as progress:
+                run(shards, out, form, store_name=store_name, jobs=jobs, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was published", err=True)
+        sys.exit(130)
+    facts = Shards(out).info()
+    click.echo(json.dumps(facts | said, ensure_ascii=False) if as_json else describe(facts))
+
+
+def _form(
+    target: float | None,
+    shorter: int | None,
+    size: tuple[int, int] | None,
+    buckets: str | None,
+    fit: str,
+    gray: bool,
+    quality: int | None,
+    raw: bool,
+) -> Form:
+    from dataforge.transform.bake import QUALITY, Form
+
+    if size and buckets:
+        raise ConfigError("--size and --buckets: expected one of them")
+    if target is not None and (shorter or raw):
+        raise ConfigError("--target-imgs-per-s picks the side and the codec itself; leave --side and --raw out")
+    if raw and quality is not None:
+        raise ConfigError("--quality is of JPEGs; leave it out with --raw")
+    shapes: tuple[tuple[int, int], ...] = (size,) if size else ()
+    if buckets:
+        found = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]
+        shapes = tuple((int(one[1]), int(one[2])) for one in found if one)
+        if len(shapes) != len(found):
+            raise ConfigError(f"--buckets {buckets}: expected heights and widths such as 320x320,256x384")
+    return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality)

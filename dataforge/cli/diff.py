@@ -1,0 +1,98 @@
+"""`dataforge diff`: what differs between two shard folders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.options import json_option
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.shards.reader import Shards
+
+SHOWN = 24  # images in the report
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--iou",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Boxes that overlap less are not the same box, moved.",
+)
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with pictures here.")
+@json_option
+def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> None:
+    """What was added, removed, moved and relabelled from shard folder A to shard folder B.
+
+    Exits with 0 if they hold the same, with 1 if they differ (as it does after an error, which is told on stderr).
+    """
+    from dataforge.analysis.diff import diff as compare
+    from dataforge.analysis.diff import text
+    from dataforge.shards.reader import Shards
+
+    old, new = Shards(a), Shards(b)
+    found = compare(old, new, iou)
+    facts = found.facts()
+    if report is not None:
+        html = _page(facts, old, new)
+        try:
+            report.write_text(html, "utf-8")
+        except OSError as error:
+            raise ConfigError(f"--report {report}: cannot be written: {error.strerror or error}") from None
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else text(facts))
+    if not found.equal:
+        sys.exit(1)
+
+
+def _page(facts: dict[str, Any], old: Shards, new: Shards) -> str:
+    from dataforge.analysis.diff import place
+    from dataforge.analysis.html_page import Section, page
+
+    counts = [[kind, facts[what][kind], what] for what in ("images", "boxes") for kind in facts[what]]
+    sections = [Section("Counts", table=(("", "", ""), [[what, kind, n] for kind, n, what in counts]))]
+    classes = [[kind, name] for kind in ("removed", "added") for name in facts["classes"][kind]]
+    classes += [["renamed", f"{one} -> {other}"] for one, other in facts["classes"]["renamed"]]
+    if classes:
+        sections.append(Section("Classes", table=(("", "class"), classes)))
+    for kind in ("removed", "added"):
+        if facts[kind]:
+            rows = [[one["split"], one["key"], one["boxes"]] for one in facts[kind]]
+            sections.append(Section(f"Images {kind}", table=(("split", "key", "boxes"), rows)))
+    if facts["changed"]:
+        rows = [[place(one["old"]), place(one["new"]), ", ".join(one["changes"])] for one in facts["changed"]]
+        sections.append(Section("Images changed", table=(("old", "new", "changes"), rows)))
+    with_boxes = [one for one in facts["changed"] if one["boxes"]]
+    for one in with_boxes[:SHOWN]:
+        left = f"old: {place(one['old'])}, {one['old']['boxes']} boxes"
+        right = f"new: {place(one['new'])}, {one['new']['boxes']} boxes"
+        pictures = [(left, _picture(old, one, "old")), (right, _picture(new, one, "new"))]
+        sections.append(Section(place(one["new"]), "Only the boxes that differ are drawn.", pictures=pictures))
+    if len(with_boxes) > SHOWN:
+        sections.append(Section("More", f"{len(with_boxes) - SHOWN} more images with other boxes are not drawn."))
+    return page(f"{facts['a']} and {facts['b']}", sections)
+
+
+def _picture(shards: Shards, image: dict[str, Any], side: str) -> bytes:
+    """The image with those of its boxes that differ, as JPEG."""
+    import numpy as np
+
+    from dataforge.images.draw import thumbnail
+
+    def name(box: dict[str, Any], side: str) -> str:
+        return f"{box[side]['class']}, {' and '.join(box['changes'])}"
+
+    # numbered over both sides, so that a name has one colour
+    names = sorted({name(box, one) for box in image["boxes"] for one in ("old", "new") if one in box})
+    shown = [box for box in image["boxes"] if side in box]
+    labels = np.array([names.index(name(box, side)) for box in shown], np.int64)
+    boxes = np.array([box[side]["box"] for box in shown], np.float64).reshape(-1, 4)
+    return thumbnail(shards.pixels(image[side]["record"]), boxes, labels, names)

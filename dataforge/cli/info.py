@@ -1,0 +1,53 @@
+"""`dataforge info`: what a shard folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.options import json_option, view_options
+
+if TYPE_CHECKING:
+    from dataforge.sources.view import View
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@view_options
+@json_option
+def info(directory: Path, view: View, as_json: bool) -> None:
+    """What a shard folder holds: splits, classes, sizes, box counts."""
+    from dataforge.shards.reader import Shards
+
+    facts = Shards(directory, view=view).info()
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe(facts))
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """`Shards.info()` as text."""
+    lines = [
+        f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes, "
+        f"{facts['bytes'] / 1e6:.1f} MB of images ({facts['store']}, codec {facts['codec']}, from {facts['source']})"
+    ]
+    for name in ("height", "width", "boxes_per_image"):
+        low, middle, high = facts[name]
+        lines.append(f"{name.replace('_', ' ')}: {low} to {high}, median {middle}")
+    if facts["baked"]:
+        baked = facts["baked"]
+        state = "unchanged" if baked["parent_is_there"] else "not there now"
+        what = f", {baked['view']}" if baked["view"] else ""
+        lines.append(f"a cache of {baked['parent']} ({state}){what}")
+    splits = facts["splits"]
+    wide = max([5, *map(len, facts["classes"])])
+    lines.append("  ".join([" " * wide, *(f"{name:>10}" for name in splits)]))
+    for row in ("images", "boxes", "empty", "crowd", "difficult", "truncated"):
+        lines.append("  ".join([f"{row:<{wide}}", *(f"{split[row]:>10}" for split in splits.values())]))
+    lines.append("boxes per class")
+    for name in facts["classes"]:
+        lines.append("  ".join([f"{name:<{wide}}", *(f"{split['per_class'][name]:>10}" for split in splits.values())]))
+    for name, parts in facts["unions"].items():
+        lines.append(f"{name} = {' + '.join(parts)}, stored once")
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""`dataforge lint`: what is wrong with a set, or odd about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.options import json_option, named, names, open_source, progress_bar, source_options
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.analysis.lint.run import Report
+    from dataforge.record import Source
+
+SHOWN = 3  # examples of a kind
+
+
+@click.command()
+@click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", default="auto", show_default=True, help="ROOT's format, or your own reader.")
+@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@source_options
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with pictures here.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info"]),
+    default="error",
+    show_default=True,
+    help="Exit with 1 if anything as bad as this is found.",
+)
+@json_option
+def lint(
+    root: Path,
+    format_name: str,
+    splits: tuple[str, ...],
+    report: Path | None,
+    fail_on: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Look for mistakes in annotated images, before ingest (ROOT) or after it (DIR, a shard folder).
+
+    Images are decoded, to find damage and near-duplicates. Exits with 1 if errors are found.
+    """
+    from dataforge.analysis.lint.codes import SEVERITIES
+    from dataforge.analysis.lint.run import lint as look
+    from dataforge.analysis.lint.run import lint_shards
+    from dataforge.shards.as_source import source_of
+    from dataforge.shards.index import INDEX
+    from dataforge.shards.reader import Shards
+    from dataforge.sources.view import View
+
+    def source() -> Source:
+        return source_of(shards) if shards else open_source(format_name, root, names(splits), **given)[0]
+
+    shards = None
+    if (root / INDEX).is_file():
+        if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
+            raise ConfigError(f"{root}: is a shard folder; options for reading a source do not go with it")
+        shards = Shards(root)
+        with progress_bar(len(shards), hidden=as_json) as progress:
+            found = lint_shards(shards, progress)
+    else:
+        format_name = named(format_name, root)
+        opened = source()
+        with progress_bar(opened.total, hidden=as_json) as progress:
+            found = look(opened, str(root), progress=progress)
+    if report is not None:
+        _write_page(report, f"{root.resolve().name}: {found.images} images, {found.boxes} boxes", found, source())
+    click.echo(json.dumps(found.facts(), ensure_ascii=False) if as_json else text(found))
+    if any(found.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
+        sys.exit(1)
+
+
+def text(report: Report) -> str:
+    """A line for each kind of finding, the worst first, and below it the first examples."""
+    from dataforge.analysis.lint.codes import SEVERITIES
+    from dataforge.ingest.report import line, line_safe
+
+    lines = []
+    for code, kind in report.sorted():
+        lines.append(line_safe(f"{kind.severity:8}{code:22}{kind.count:>7}  {kind.meaning}"))
+        lines += [f"    {line(finding)}" for finding in kind.examples[:SHOWN]]
+        if kind.count > SHOWN:
+            lines.append(f"    and {kind.count - SHOWN} more")
+    counts = ", ".join(f"{(n := report.count(one))} {one}{'s' * (n != 1)}" for one in SEVERITIES)
+    return "\n".join([*lines, f"{report.images} images, {report.boxes} boxes: {counts}"])
+
+
+def _write_page(path: Path, title: str, found: Report, source: Source) -> None:
+    from dataforge.analysis.html_page import page
+    from dataforge.analysis.lint.pictures import sections
+
+    html = page(title, sections(found, source))
+    try:
+        path.write_text(html, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--report {path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,32 @@
+"""The `dataforge` command: all its commands. None of their files imports anything heavy: `--help` is instant."""
+
+from __future__ import annotations
+
+import click
+
+from dataforge import __version__
+from dataforge.cli.bake import bake
+from dataforge.cli.bench import bench
+from dataforge.cli.demo import demo
+from dataforge.cli.diff import diff
+from dataforge.cli.export import export
+from dataforge.cli.info import info
+from dataforge.cli.ingest import ingest, merge
+from dataforge.cli.lint import lint
+from dataforge.cli.replay import replay
+from dataforge.cli.show import show
+from dataforge.cli.split import split
+from dataforge.cli.stats import stats
+from dataforge.cli.synth import synth
+from dataforge.cli.verify import verify
+from dataforge.command import Group
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    commands=(ingest, merge, split, diff, lint, info, show, stats, verify, export, bake, synth, bench, demo, replay),
+)
+@click.version_option(__version__, prog_name="dataforge")
+def main() -> None:
+    """Annotated images to shards, shards to batches."""

@@ -1,0 +1,237 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.record import Source
+    from dataforge.sources.view import View
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    option = click.option(
+        "--store",
+        "store_name",
+        default="lmdb",
+        show_default=True,
+        metavar="lmdb|memmap|zarr",
+        help="How images are kept.",
+    )
+    return option(command)
+
+
+def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the formats' readers take beyond the folder; a command gets them all as `**given`."""
+    for option in reversed(
+        (
+            click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file."),
+            click.option(
+                "--images", type=click.Path(path_type=Path), help="The folder of the pictures, where it is another."
+            ),
+            click.option(
+                "--allow-outside",
+                is_flag=True,
+                default=None,
+                help="Take pictures that an annotation names by an absolute path or ../, wherever that leads.",
+            ),
+            click.option(
+                "--voc-offset",
+                type=int,
+                help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.",
+            ),
+            click.option("--map", metavar="FIELD=COLUMN,...|FILE.toml", help="table: which columns hold what."),
+            click.option("--boxes", metavar="xyxy|xywh|cxcywh", help="table: what a box's four numbers are."),
+            click.option("--unit", metavar="pixel|unit", help="table: pixels, or fractions of the image's size."),
+            click.option(
+                "--inclusive", is_flag=True, default=None, help="table: xmax and ymax are the last pixels' numbers."
+            ),
+            click.option(
+                "--corners", help="matlab: matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y]."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[..., Any]:
+    """Which classes, boxes and images are wanted; a command gets them as `view`, a `View`.
+
+    Args:
+        side: another name for `--side`, where the command has one of its own.
+    """
+
+    policy = click.Choice(["keep", "drop"])
+    between: dict[str, Any] = {"type": float, "nargs": 2, "metavar": "MIN MAX"}
+
+    @functools.wraps(command)
+    def with_view(
+        *args: Any,
+        classes: tuple[str, ...],
+        area: tuple[float, float] | None,
+        side: tuple[float, float] | None,
+        crowd: Any,
+        difficult: Any,
+        empty: Any,
+        limit: int | None,
+        sample: float,
+        sample_seed: int,
+        **others: Any,
+    ) -> Any:
+        from dataforge.sources.view import View
+
+        view = View(names(classes) or (), area, side, crowd, difficult, empty, limit, sample, sample_seed)
+        return command(*args, view=view, **others)
+
+    for option in reversed(
+        (
+            click.option("--classes", multiple=True, help="Only boxes of these, numbered in this order."),
+            click.option("--area", **between, help="Only objects of this area, in pixels; inf for no end."),
+            click.option(side, "side", **between, help="Only boxes whose shorter side is so long, in pixels."),
+            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes around crowds."),
+            click.option("--difficult", type=policy, default="keep", show_default=True, help="Boxes marked so."),
+            click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
+            click.option("--limit", type=int, help="The first so many images of each split that fit all this."),
+            click.option(
+                "--sample",
+                type=float,
+                default=1.0,
+                help="A random share (0.1), or so many of each split (500).",
+            ),
+            click.option("--sample-seed", type=int, default=0, show_default=True, help="Another seed, other images."),
+        )
+    ):
+        with_view = option(with_view)
+    return with_view
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How annotated images are read, joined, renamed and chosen from; a command gets them all as `**given`."""
+    for option in reversed(
+        (
+            click.option(
+                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name."
+            ),
+            click.option(
+                "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
+            ),
+        )
+    ):
+        command = option(command)
+    return format_options(view_options(command))
+
+
+def open_source(
+    format_name: str,
+    root: Path,
+    splits: tuple[str, ...] | None,
+    view: View,
+    add: tuple[str, ...],
+    class_map: Path | None,
+    **given: Any,
+) -> tuple[Source, str]:
+    """What `source_options` ask for, and the name of its format."""
+    from dataforge.sources.join import join, read_class_map, rename
+    from dataforge.sources.view import View
+
+    name = named(format_name, root)
+    source, called = read_source(name, root, splits, given), name
+    if add:
+        places = [format_and_root(text, "--add") for text in add]
+        called = " + ".join([name, *(other for other, _ in places)])
+        too = {"allow_outside": given.get("allow_outside")}
+        more = [(place.resolve().name, read_source(other, place, splits, too)) for other, place in places]
+        source = join([(root.resolve().name, source), *more])
+    if class_map:
+        source = rename(source, read_class_map(class_map))
+    return source if view == View() else view.filter(source), called
+
+
+def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
+    """Read ROOT with those options that were given, which must be ones that the format takes."""
+    from dataforge.formats import reader
+
+    read = reader(format_name)
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options.keys() - inspect.signature(read).parameters.keys():
+        raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
+    return read(root, split=splits, **options)
+
+
+def format_and_root(text: str, option: str) -> tuple[str, Path]:
+    """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
+    found = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
+    if not found:
+        raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
+    root = Path(found[2] or ".")
+    return named(found[1], root), root
+
+
+def named(format_name: str, root: Path) -> str:
+    """The format's name; where it is `auto`, the one that ROOT is in, and what was seen of it is said."""
+    if format_name != "auto":
+        return format_name
+    from dataforge.formats.sniff import detect
+
+    found, saw = detect(root)
+    click.echo(f"{root}: {found} ({saw})", err=True)
+    return found
+
+
+def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names in a repeated option, each of which may hold several between commas."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip()) or None
+
+
+@contextmanager
+def polite_kill() -> Iterator[None]:
+    """SIGTERM ends what happens here as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal, else a line every tenth of the way, but not several a second."""
+    if hidden:
+        yield None
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total or None, unit=" images", leave=False) as bar:
+
+            def advance(done: int) -> None:
+                bar.update(done - bar.n)
+
+            yield advance
+    else:
+        last, said = 0, time.monotonic()
+
+        def say(done: int) -> None:
+            nonlocal last, said
+            if done - last >= max(total / 10, 1) and time.monotonic() - said > 0.5:
+                last, said = done, time.monotonic()
+                click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
+
+        yield say

@@ -1,0 +1,40 @@
+"""`dataforge show`: a contact sheet of a shard folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.options import view_options
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.sources.view import View
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("show.jpg"), show_default=True, help="The picture."
+)
+@click.option("--n", type=click.IntRange(1, 400), default=16, show_default=True, help="How many images.")
+@click.option("--split", help="Only of this split.")
+@click.option("--class", "class_name", help="Only images that hold this class.")
+@click.option("--augment", metavar="RECIPE", help="As this augmentation recipe makes them.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice, and of the augmentation.")
+@view_options
+def show(directory: Path, out: Path, split: str | None, view: View, **what: Any) -> None:
+    """Write a contact sheet: images with their boxes and class names."""
+    import PIL.Image
+
+    from dataforge.analysis.show import show as draw
+    from dataforge.shards.reader import Shards
+
+    sheet = PIL.Image.fromarray(draw(Shards(directory, split, view), **what))
+    try:
+        sheet.save(out, quality=90)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    click.echo(f"{out}: {sheet.width}x{sheet.height}")

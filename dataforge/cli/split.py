@@ -1,0 +1,78 @@
+"""`dataforge split`: new splits of a shard folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dataforge.cli.ingest import publish
+from dataforge.cli.options import json_option, progress_bar, store_option
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.record import Source
+    from dataforge.transform.split import Dealt
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--val", type=float, default=0.1, show_default=True, help="Its share of the images; 0 for no such split.")
+@click.option("--test", type=float, default=0.0, show_default=True, help="Likewise; train gets what is left.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed deals otherwise.")
+@click.option("--from", "old", metavar="SPLIT", help="Only its records; by default those of all splits.")
+@click.option(
+    "--group-by",
+    metavar="folder|REGEX",
+    help="Images in one folder, or in whose name the REGEX's first group matches the same, stay together.",
+)
+@click.option(
+    "--similar",
+    type=click.IntRange(-1, 64),
+    default=4,
+    show_default=True,
+    help="So do images whose 64-bit hashes differ in at most this many bits; -1 does not look at pixels.",
+)
+@store_option
+@json_option
+def split(
+    directory: Path,
+    out: Path,
+    val: float,
+    test: float,
+    seed: int,
+    old: str | None,
+    group_by: str | None,
+    similar: int,
+    store_name: str,
+    as_json: bool,
+) -> None:
+    """Make new train, val and test splits: classes shared out alike, what belongs together kept together."""
+    import numpy as np
+
+    from dataforge.shards.reader import Shards
+    from dataforge.transform.split import groups_of, source_of_dealt, together
+    from dataforge.transform.split import split as run
+
+    dealt: list[Dealt] = []
+
+    def make() -> tuple[Source, str]:
+        if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+            raise ConfigError(f"--val {val} --test {test}: expected shares from 0, that leave some for train")
+        wanted = {"train": 1 - val - test, "val": val, "test": test}
+        shards = Shards(directory, old)
+        group = np.arange(len(shards))
+        if group_by is not None:
+            group = together(group, groups_of(shards.table.key.tolist(), group_by))
+        if similar >= 0:
+            from dataforge.transform.similar import groups, hashes, same_bytes
+
+            with progress_bar(len(shards), hidden=as_json) as progress:
+                seen = hashes(shards, progress=progress)
+            group = together(group, groups(seen, similar, exact=same_bytes(shards.table)))
+        dealt.append(run(shards, {name: share for name, share in wanted.items() if share}, group, seed))
+        return source_of_dealt(shards, dealt[0]), shards.index["source"]
+
+    publish(make, out, as_json, dealt, store_name=store_name)

@@ -1,0 +1,73 @@
+"""`dataforge stats`: what a set is like, as a table, charts and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from dataforge.cli.options import json_option
+from dataforge.errors import ConfigError
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--split", help="Only this split.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("stats"), show_default=True, help="Folder of the pages."
+)
+@click.option(
+    "--size",
+    type=(click.IntRange(1), click.IntRange(1)),
+    metavar="HEIGHT WIDTH",
+    default=(320, 320),
+    show_default=True,
+    help="Of the padding's plan.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the padding's plan.")
+@json_option
+def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], batch_size: int, as_json: bool) -> None:
+    """Count what a shard folder holds: classes, sizes, shapes, places, and what padding wastes.
+
+    Prints tables; --out gets index.html, which holds everything, and the charts as PNG.
+    """
+    from dataforge.analysis.charts import draw
+    from dataforge.analysis.html_page import Section, page
+    from dataforge.analysis.stats import class_rows, measure, padding, padding_rows, split_rows, spread_rows, text
+    from dataforge.shards.reader import Shards
+
+    shards = Shards(directory, split)
+    parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
+    facts = measure(shards.table, shards.classes, parts)
+    facts["padding"] = padding(shards.table, size, batch_size)
+    charts = draw(facts)
+
+    def pictures(*names: str) -> list[tuple[str, bytes]]:
+        return [charts[name] for name in names]
+
+    plan = (
+        f"Letterboxed to {size[0]}x{size[1]} and batches of {batch_size} images; buckets have at most as many pixels."
+    )
+    sections = [
+        Section("Splits", table=split_rows(facts)),
+        Section("Classes", table=class_rows(facts), pictures=pictures("classes.png")),
+        Section(
+            "Sizes, shapes and places",
+            table=spread_rows(facts),
+            pictures=pictures(
+                "box_sizes.png", "box_places.png", "aspect_ratios.png", "boxes_per_image.png", "image_sizes.png"
+            ),
+        ),
+        Section("Padding", plan, table=padding_rows(facts), pictures=pictures("padding.png")),
+    ]
+    name = f"{shards.path.resolve().name}, {shards.split}" if shards.split else shards.path.resolve().name
+    html = page(f"{name}: {len(shards)} images, {facts['boxes']} boxes", sections)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, (_, png) in charts.items():
+            (out / file).write_bytes(png)
+        (out / "index.html").write_text(html, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else f"{text(facts)}\n\n{out / 'index.html'}")

@@ -1,0 +1,63 @@
+"""`dataforge verify`: are the shards whole, and what they were made from?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dataforge.cli.options import format_and_root, json_option, open_source, progress_bar, source_options
+from dataforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataforge.shards.reader import Shards
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
+@source_options
+@json_option
+def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
+    """Read, check and decode every record; exit with 1 if one is bad. Or compare all with what it was made from."""
+    from dataforge.shards.reader import Shards
+    from dataforge.shards.verify import verify as check
+    from dataforge.sources.view import View
+
+    shards = Shards(directory)
+    if origin is not None:
+        _prove(shards, origin, given, as_json)
+        return
+    asked = [name.replace("_", "-") for name, value in given.items() if value not in (None, (), View())]
+    if asked:
+        what = ", ".join(f"--{name}" if name != "view" else "a choice of classes, boxes or images" for name in asked)
+        raise ConfigError(f"{what}: only goes with --source")
+    faults = list(check(shards))
+    if as_json:
+        click.echo(json.dumps({"images": len(shards), "faults": [vars(fault) for fault in faults]}, ensure_ascii=False))
+    else:
+        for fault in faults:
+            click.echo(f"{fault.place}: {fault.reason}", err=True)
+        click.echo(f"{len(shards)} images checked, {len(faults)} faults")
+    if faults:
+        sys.exit(1)
+
+
+def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) -> None:
+    from dataforge.ingest.prove import first_difference
+
+    format_name, root = format_and_root(origin, "--source")
+    source, _ = open_source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), **given)
+    with progress_bar(len(shards), hidden=as_json) as progress:
+        found = first_difference(shards, source, progress)
+    if as_json:
+        click.echo(json.dumps({"images": len(shards), "difference": found and vars(found)}, ensure_ascii=False))
+    elif found is None:
+        click.echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
+    else:
+        click.echo(found.text(), err=True)
+    if found:
+        sys.exit(1)

@@ -1,0 +1,116 @@
+"""Files and folders that users name: names that stay inside, text in and out, and what is below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataforge.errors import DataforgeError, FormatError
+
+
+@contextmanager
+def reading(path: object, error: type[DataforgeError] = FormatError) -> Iterator[None]:
+    """Raise `error` with "PATH: cannot be read: REASON" for every `OSError` in the block."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{path}: cannot be read: {cause.strerror or cause}") from None
+
+
+@contextmanager
+def writing(path: object, error: type[DataforgeError] = FormatError) -> Iterator[None]:
+    """Raise `error` with "PATH: cannot be written: REASON" for every `OSError` in the block."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{path}: cannot be written: {cause.strerror or cause}") from None
+
+
+def exists(path: Path) -> bool:
+    """`Path.exists`, but False, not an error, for a name that the system refuses: names come from users' files."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def inside(name: str) -> str | None:
+    """A relative path with forward slashes and no detours, or None where it is empty, absolute or leaves its folder."""
+    path = os.path.normpath(name.replace("\\", "/"))
+    if "\0" in name or path in (".", "..") or path.startswith(("../", "/")) or path[1:3] == ":/":
+        return None
+    return path
+
+
+def check_root(root: Path, expected: str) -> None:
+    """See that a folder is there and holds something.
+
+    Args:
+        expected: the layouts that the format understands, for the message.
+
+    Raises:
+        FormatError: missing, a file, not readable, or empty.
+    """
+    try:
+        empty = next(root.iterdir(), None) is None
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise FormatError(f"{root}: {reason}; expected {expected}") from None
+    if empty:
+        raise FormatError(f"{root}: the folder is empty; expected {expected}")
+
+
+def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
+    """The files below a folder whose names fit, sorted. Links are followed, but never in a circle."""
+    found = []
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or circles(Path(place)):
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if fits(name)]
+    return sorted(found)
+
+
+def circles(folder: Path) -> bool:
+    """True for a link to a folder that it lies in: what is below it is there already."""
+    return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        FormatError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with reading(path):
+            return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}") from None
+
+
+def new_folder(root: Path) -> None:
+    """Make the folder that a format writes into.
+
+    Raises:
+        FormatError: it is there and not empty, or cannot be made.
+    """
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        taken = next(root.iterdir(), None)
+    if taken:
+        raise FormatError(f"{root}: is not empty; expected a new folder")
+
+
+def put_text(path: Path, data: bytes) -> None:
+    """Write an annotation file.
+
+    Raises:
+        FormatError: it cannot be written, or stands where a picture is.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            file.write(data)

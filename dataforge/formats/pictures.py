@@ -1,0 +1,194 @@
+"""Where the pictures are that an annotation file names, by its own paths or by those of another machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from dataforge.errors import ConfigError, FormatError, ImageError
+from dataforge.files import exists, files_below, inside
+from dataforge.images.header import SUFFIXES, probe
+from dataforge.record import Finding, Record
+
+NOT_BELOW = "expected a path below the image folder (others need --allow-outside); left out"
+
+
+def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, Path] | None:
+    """The key and the file of a picture that an annotation names, or None for a name that is not allowed.
+
+    One that leaves the folder is allowed with `allow_outside` alone. Its key is what is left without what leads out:
+    `other/a.jpg` for `../other/a.jpg`, and for `/other/a.jpg`.
+    """
+    key = inside(name)
+    if key is not None:
+        return key, folder / key
+    if not name or "\0" in name:
+        return None
+    plain = name.replace("\\", "/")
+    path = Path(os.path.abspath(folder / plain))  # noqa: PTH100
+    key = inside(os.path.relpath(path, folder))
+    if key is None and allow_outside:
+        key = inside(below_its_own(os.path.normpath(plain)))
+    return (key, path) if key is not None else None
+
+
+def below_its_own(path: str) -> str:
+    """A path without the drive, the slashes and the `..` that it begins with."""
+    return re.sub(r"^([A-Za-z]:/)?(/|\.\./)*", "", path)
+
+
+def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
+    """That one of some folders that holds most of the first names, the earlier one if several do."""
+    sample = list(islice(names, 50))
+
+    def held(folder: Path) -> int:
+        places = (resolve(name, folder, allow_outside) for name in sample)
+        return sum(exists(place[1]) for place in places if place)
+
+    return max(folders, key=held) if len(folders) > 1 else folders[0]
+
+
+def locate(
+    names: Iterable[str],
+    folders: Sequence[Path],
+    below: Path,
+    origin: Path,
+    *,
+    anywhere: bool = False,
+    allow_outside: bool = False,
+) -> tuple[dict[str, tuple[str, Path]], list[Finding]]:
+    """Find the pictures that an annotation file names.
+
+    A relative name is taken below that one of `folders` that holds most of them, else below another. An absolute one,
+    of another machine mostly, is looked for by its last part below `below`; of several pictures the one that shares
+    most of the path is meant. `anywhere` does so with relative names that are not there too: else a picture that is
+    missing in one split could be taken from another. `allow_outside` takes names that lead out for what they are,
+    where there is such a file.
+
+    Returns:
+        name -> (key, file), and the findings: a refused one for each name that is not in there.
+    """
+    names = list(dict.fromkeys(names))
+    first = likeliest([*folders, below], names, allow_outside)
+    places = [first, *(place for place in (*folders, below) if place != first)]
+    found: dict[str, tuple[str, Path]] = {}
+    for name in names:
+        tries = (resolve(name, place, allow_outside) for place in places)
+        there = next((one for one in tries if one and exists(one[1])), None)
+        if there:
+            found[name] = there
+    known: dict[str, list[PurePosixPath]] = {}
+    if len(found) < len(names):
+        for path in files_below(below, is_picture):
+            known.setdefault(path.name, []).append(PurePosixPath(path.relative_to(below).as_posix()))
+    wrong: list[tuple[str, str, str]] = []
+    guessed: dict[str, str] = {}
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if name in found:
+            continue
+        if ".." in parts or "\0" in name or not parts[-1]:
+            wrong.append(("image-path", name, NOT_BELOW))
+            continue
+        leads_out = inside(name) is None
+        same = known.get(parts[-1], ()) if anywhere or leads_out else ()
+        shared = {path: _common_end(parts, path.parts) for path in same}
+        best = [path for path, count in shared.items() if count == max(shared.values())]
+        if not best:
+            hint = "; --allow-outside takes it as it stands" if leads_out and not allow_outside else ""
+            wrong.append(("image-missing", name, f"no such picture below {below}{hint}; left out"))
+        elif len(best) > 1:
+            reason = f"may be {best[0]} or {best[1]} below {below}; left out"
+            wrong.append(("image-ambiguous", name, reason))
+        else:
+            guessed[name] = str(best[0])
+    direct = [path for _, path in found.values() if known and path.is_relative_to(below)]
+    taken = Counter(guessed.values()) + Counter(str(path.relative_to(below)) for path in direct)
+    for name, key in guessed.items():
+        if taken[key] > 1:
+            wrong.append(("image-ambiguous", name, f"{key} below {below} has another such name too; left out"))
+        else:
+            found[name] = (key, below / key)
+    findings = [Finding("refused", code, str(origin), name, "", reason, "image") for code, name, reason in wrong]
+    count = sum(taken[key] == 1 for key in guessed.values())
+    if count:
+        reason = f"are not where the file says; found by their names below {below}"
+        findings.append(Finding("noted", "images-by-name", str(origin), "", f"{count} images", reason, "set"))
+    return found, findings
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many last parts two paths share."""
+    same = [a == b for a, b in zip(reversed(one), reversed(other), strict=False)]
+    return [*same, False].index(False)
+
+
+def is_picture(name: str) -> bool:
+    """True when a file's suffix is an image's. Hidden files are not pictures: some systems leave `._a.jpg` about."""
+    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+
+
+def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -> list[Path]:
+    """Where a split's pictures may be, the likeliest first. `images` is what the user gave, if anything."""
+    places = (
+        (images / split, images)
+        if images
+        else (root / "images" / split, root / split, root / "images", origin.parent, root)
+    )
+    return [place for place in places if place.is_dir()]
+
+
+def given(root: Path, path: Path | None, option: str) -> Path | None:
+    """A path that the user gave, as it is or below the root.
+
+    Raises:
+        ConfigError: it is in neither place; `option` is what to name.
+    """
+    if path is None or exists(path):
+        return path
+    if exists(root / path):
+        return root / path
+    raise ConfigError(f"{option} {path}: does not exist")
+
+
+def as_size(value: float | str | None) -> int:
+    """A height or width as an annotation states it, in pixels; 0, which means unknown, where it is no such thing."""
+    try:
+        return max(int(float(value or 0)), 0)
+    except (ValueError, OverflowError):
+        return 0
+
+
+def picture_name(record: Record) -> str:
+    """A record's key, with a suffix where it has none that is a picture's: some formats find pictures by it."""
+    if is_picture(record.key) or PurePosixPath(record.key).name.startswith("."):
+        return record.key
+    try:
+        kind = probe(record.image.read_bytes() if isinstance(record.image, Path) else record.image).format
+    except (OSError, ImageError) as error:
+        raise FormatError(f"{record.origin}: {record.key!r}: cannot be read: {error}") from None
+    return f"{record.key}.{'jpg' if kind == 'JPEG' else kind.lower()}"
+
+
+def put_picture(record: Record, folder: Path) -> None:
+    """Write a record's image, byte for byte, as `folder/key`.
+
+    Raises:
+        FormatError: the key leaves the folder, or the image cannot be read or written.
+    """
+    name = inside(record.key)
+    if name is None:
+        raise FormatError(f"{record.origin}: {record.key!r}: expected a key that is a path below a folder")
+    try:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(record.image, Path):
+            shutil.copyfile(record.image, folder / name)
+        else:
+            (folder / name).write_bytes(record.image)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{folder / name}: cannot be written: {getattr(error, 'strerror', '') or error}") from None

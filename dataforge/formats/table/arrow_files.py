@@ -1,0 +1,205 @@
+"""Files of `table` as Arrow rows: CSV, TSV, JSON lines, Parquet, Arrow and Feather."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dataforge.errors import FormatError
+from dataforge.formats.table.cells import NUMBER
+from dataforge.record import Finding
+
+CSV = (".csv", ".tsv", ".txt")
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+ARROW = (".arrow", ".feather")
+RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
+
+Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its rows' numbers in the file, from 1
+
+
+@dataclass(frozen=True)
+class ArrowFile:
+    """Attributes:
+    schema: the columns.
+    rows: (the columns' paths, the rows at a time, a list that broken rows are added to) -> pieces of the file.
+    """
+
+    path: Path
+    schema: pa.Schema
+    rows: Callable[[list[str], int, list[Finding]], Iterator[Rows]]
+
+
+def open_file(path: Path) -> ArrowFile:
+    """Look at a file's columns, by its suffix. This and what it gives are used inside of `reading`.
+
+    Raises:
+        FormatError: the suffix is not known, the file is empty, or a column is there twice.
+    """
+    suffix = path.suffix.lower()
+    for suffixes, opened in ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow)):
+        if suffix in suffixes:
+            return opened(path)
+    known = ", ".join((*CSV, *JSON_LINES, *PARQUET, *ARROW))
+    raise FormatError(f"{path}: suffix {suffix!r}; expected a table, one of {known}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong in here with Arrow, text or the file is an error of this file.
+
+    Raises:
+        FormatError: it cannot be read, is cut short, or is not what its suffix says.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, csv.Error, UnicodeDecodeError) as error:
+        text = _not_text(path) if path.suffix.lower() in (*CSV, *JSON_LINES) else ""
+        reason = text or f"cannot be read as {path.suffix[1:].lower()}: {getattr(error, 'strerror', None) or error}"
+        raise FormatError(f"{path}: {reason}") from None
+
+
+def _not_text(path: Path) -> str:
+    """Where a text file is not UTF-8, if anywhere."""
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                number += 1
+                line.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text: byte {error.object[error.start]:#04x} in line {number}"
+    except OSError:
+        pass
+    return ""
+
+
+def _csv(path: Path) -> ArrowFile:
+    with open(path, encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
+        while text.read(1 << 20):
+            pass
+    first = 0  # the first row's line, counted from 0
+    with open(path, "rb") as file:
+        for line in file:
+            head = line.decode("utf-8-sig").strip("\r\n")
+            if head.strip():
+                break
+            first += 1
+        else:
+            raise FormatError(f"{path}: the file is empty; expected a table")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
+    names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
+    numbers = pa.array(names[1:5], pa.string())
+    if len(names) == 6 and pc.match_substring_regex(numbers, f"^$|{NUMBER}").to_numpy(zero_copy_only=False).all():
+        names = RETINANET  # it has no header
+    else:
+        first += 1
+    _each_once(path, names)
+    schema = pa.schema([(name, pa.string()) for name in names])
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        broken: list[int] = []
+
+        def note(row: Any) -> str:
+            broken.append(row.number)
+            text = row.text if len(row.text) <= 60 else row.text[:57] + "..."
+            hint = "; decimal commas?" if row.actual_columns > row.expected_columns else ""
+            reason = f"{row.actual_columns} columns, expected {row.expected_columns}{hint}; left out"
+            findings.append(Finding("refused", "line-broken", str(path), f"row {row.number}", text, reason))
+            return "skip"
+
+        table = pyarrow.csv.read_csv(
+            path,
+            pyarrow.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=first),
+            pyarrow.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note),
+            pyarrow.csv.ConvertOptions(column_types=schema, include_columns=columns, strings_can_be_null=False),
+        )
+        count = len(table) + len(broken)
+        yield table, np.setdiff1d(np.arange(first + 1, first + 1 + count), np.array(broken, np.int64))
+
+    return ArrowFile(path, schema, rows)
+
+
+def _json(path: Path) -> ArrowFile:
+    with open(path, "rb") as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        # in one block, since a row must not be longer than a block, and types are found block by block
+        block = min(max(path.stat().st_size, 1), (1 << 31) - 1)
+        table = pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=block))
+    table.validate(full=True)
+    return ArrowFile(path, table.schema, lambda columns, size, findings: _numbered(iter(table.to_batches(size))))
+
+
+def _parquet(path: Path) -> ArrowFile:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    _each_once(path, schema.names)
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        # a structure's parts are read apart; a list of structures is read whole
+        whole = {name for name in schema.names if not pa.types.is_struct(schema.field(name).type)}
+        wanted = [max((n for n in whole if _names(n, path)), key=len, default=path) for path in columns]
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch, numbers in _numbered(file.iter_batches(batch_size=size, columns=wanted, use_threads=False)):
+                batch.validate(full=True)
+                yield batch, numbers
+
+    return ArrowFile(path, schema, rows)
+
+
+def _arrow(path: Path) -> ArrowFile:
+    def batches() -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        mapped = pa.memory_map(str(path))
+        try:
+            file = pa.ipc.open_file(mapped)
+        except pa.ArrowInvalid:
+            mapped.seek(0)
+            stream = pa.ipc.open_stream(mapped)  # what Hugging Face's save_to_disk writes
+            return stream.schema, iter(stream)
+        return file.schema, (file.get_batch(n) for n in range(file.num_record_batches))
+
+    schema, _ = batches()
+    _each_once(path, schema.names)
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        tops = [name for name in schema.names if any(_names(name, path) for path in columns)]
+        done = 0
+        for whole in batches()[1]:
+            batch = whole.select(tops)
+            batch.validate(full=True)  # offsets in a mapped file are anybody's
+            for part, numbers in _numbered(batch.slice(n, size) for n in range(0, batch.num_rows, size)):
+                yield part, numbers + done
+            done += batch.num_rows
+
+    return ArrowFile(path, schema, rows)
+
+
+def _names(top: str, path: str) -> bool:
+    return path == top or path.startswith(top + ".")
+
+
+def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[Rows]:
+    start = 1
+    for batch in batches:
+        yield batch, np.arange(start, start + batch.num_rows)
+        start += batch.num_rows
+
+
+def _each_once(path: Path, names: list[str]) -> None:
+    twice = [name for n, name in enumerate(names) if name in names[:n]]
+    if twice:
+        raise FormatError(f"{path}: column {twice[0]!r} is given twice; columns found: {', '.join(names)}")

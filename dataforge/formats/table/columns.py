@@ -1,0 +1,239 @@
+"""For `table`: which column holds what. A path such as "objects.bbox" names a nested column."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError, FormatError
+from dataforge.files import read_text
+from dataforge.formats.table.cells import is_list
+
+CORNERS = {
+    "xyxy": ("xmin", "ymin", "xmax", "ymax"),
+    "xywh": ("x", "y", "w", "h"),
+    "cxcywh": ("cx", "cy", "w", "h"),
+}
+UNITS = ("pixel", "unit")
+FLAG_FIELDS = ("crowd", "difficult", "truncated")
+BOX_FIELDS = ("box", *dict.fromkeys(name for names in CORNERS.values() for name in names))
+FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAG_FIELDS, "flags", "area")
+
+FILES = "filename|file|file_name|path|image_path"
+LABELS = "class|label|class_name|category"
+HUGGING_FACE = {
+    "box": "objects.bbox|objects.bboxes|objects.boxes",
+    "label": "objects.category|objects.categories|objects.label|objects.labels",
+}
+# What is recognised: all of these fields have one of their columns. Then the boxes' convention, unit and files' suffix.
+KNOWN: tuple[tuple[dict[str, str], str, str, str], ...] = (
+    ({"image": "image.bytes", "file": "image.path", **HUGGING_FACE}, "xywh", "pixel", ""),
+    ({"file": FILES, **HUGGING_FACE}, "xywh", "pixel", ""),
+    (
+        {"file": "ImageID", "label": "LabelName", "xmin": "XMin", "ymin": "YMin", "xmax": "XMax", "ymax": "YMax"},
+        "xyxy",
+        "unit",
+        ".jpg",
+    ),
+    (
+        {"file": FILES, "label": LABELS, "xmin": "xmin|x1", "ymin": "ymin|y1", "xmax": "xmax|x2", "ymax": "ymax|y2"},
+        "xyxy",
+        "pixel",
+        "",
+    ),
+    ({"file": FILES, "label": LABELS, "x": "x", "y": "y", "w": "w", "h": "h"}, "xywh", "pixel", ""),
+    ({"file": FILES, "label": LABELS, "cx": "cx", "cy": "cy", "w": "w", "h": "h"}, "cxcywh", "pixel", ""),
+)
+OPTIONAL = {
+    "width": "width",
+    "height": "height",
+    "id": "image_id",
+    "split": "split",
+    "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd",
+    "difficult": "difficult|objects.difficult",
+    "truncated": "truncated|IsTruncated|objects.truncated",
+    "flags": "objects.flags",
+    "area": "area|objects.area",
+}
+EXPECTED = (
+    "TensorFlow's filename, class, xmin, ymin, xmax, ymax; keras-retinanet's six columns without a header; OpenImages' "
+    "ImageID, LabelName, XMin, XMax, YMin, YMax; Hugging Face's image{bytes, path} and objects{bbox, category}; or "
+    "--map file=COLUMN,label=COLUMN,... with --boxes xyxy (xmin, ymin, xmax, ymax), xywh (x, y, w, h) or cxcywh "
+    "(cx, cy, w, h), or box=COLUMN for a list of four numbers"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Attributes:
+    columns: field -> path of its column.
+    boxes: "xyxy", "xywh" or "cxcywh"; unit: fractions of the image's size, not pixels.
+    inclusive: xmax and ymax are the last pixels' numbers.
+    suffix: what a file's name lacks.
+    per_image: a row is an image and its boxes are lists; else a row is a box.
+    """
+
+    columns: dict[str, str]
+    boxes: str
+    unit: bool
+    inclusive: bool
+    suffix: str
+    per_image: bool
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The fields of a box's four numbers, or the one that holds all four."""
+        return ("box",) if "box" in self.columns else CORNERS[self.boxes]
+
+
+def parse_map(text: str | None) -> dict[str, str]:
+    """`file=filename,xmin=x1` or the path of a TOML file of such lines, to field -> column.
+
+    Raises:
+        ConfigError: not of this form, or a field that is not known. FormatError: the file cannot be read.
+    """
+    if not text:
+        return {}
+    found: Mapping[str, Any]
+    if text.lower().endswith(".toml"):
+        try:
+            found = tomllib.loads(read_text(Path(text)))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{text}: not TOML: {error}") from None
+    else:
+        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+        found = {field.strip(): column.strip() for field, _, column in pairs}
+    for field, column in found.items():
+        if field not in FIELDS or not isinstance(column, str) or not column:
+            known = ", ".join(FIELDS)
+            raise ConfigError(f"--map {field}={column}: expected FIELD=COLUMN; the fields are {known}")
+    return dict(found)
+
+
+def paths(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns by path, those in structures and in lists of structures too; the latter's types are lists."""
+    found: dict[str, pa.DataType] = {}
+
+    def add(path: str, kind: pa.DataType, listed: bool) -> None:
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        inner = kind.value_type if is_list(kind) and not listed else kind
+        if pa.types.is_struct(inner):
+            for part in inner:
+                add(f"{path}.{part.name}", part.type, listed or inner is not kind)
+        else:
+            found.setdefault(path, pa.list_(kind) if listed else kind)
+
+    for field in schema:
+        add(field.name, field.type, False)
+    return found
+
+
+def recognise(
+    path: Path, schema: pa.Schema, mapped: dict[str, str], boxes: str | None, unit: str | None, inclusive: bool
+) -> Layout:
+    """Find the columns. What the user says goes before what is known.
+
+    Raises:
+        FormatError: columns are missing. ConfigError: options that do not go together.
+    """
+    if boxes not in (None, *CORNERS):
+        raise ConfigError(f"--boxes {boxes}: expected one of {', '.join(CORNERS)}")
+    if unit not in (None, *UNITS):
+        raise ConfigError(f"--unit {unit}: expected one of {', '.join(UNITS)}")
+    present = paths(schema)
+    listed = f"columns found: {', '.join(present)}"
+    for field, column in mapped.items():
+        if column not in present:
+            raise FormatError(f"{path}: --map {field}={column}: no such column; {listed}")
+
+    def pick(names: str) -> str:
+        return next((name for name in names.split("|") if name in present), "")
+
+    columns = {field: pick(names) for field, names in OPTIONAL.items()}
+    form, measure, suffix = "", "pixel", ""
+    for known, *rest in KNOWN:
+        here = {field: mapped.get(field) or pick(names) for field, names in known.items()}
+        if all(here.values()) and (boxes in (None, rest[0]) or "box" in here):
+            columns |= here
+            form, measure, suffix = rest
+            break
+    else:  # the fields' own names serve too
+        columns |= {field: field for field in FIELDS if field in present}
+        columns |= {
+            "file": pick("image.path|file|" + FILES),
+            "label": pick("label|" + LABELS),
+            "image": pick("image.bytes"),
+        }
+    columns = {field: column for field, column in (columns | mapped).items() if column}
+    given = [name for name, corners in CORNERS.items() if all(corner in columns for corner in corners)]
+    form = boxes or form or (given[0] if len(given) == 1 else "")
+    if "box" in mapped and not boxes:
+        raise ConfigError(f"--map box={mapped['box']}: say with --boxes {'|'.join(CORNERS)} what its numbers are")
+    missing = [field for field in ("label",) if field not in columns]
+    if not {"file", "image"} & columns.keys():
+        missing.insert(0, "file")
+    if "box" not in columns:
+        missing += [corner for corner in CORNERS[form or "xyxy"] if corner not in columns]
+    if missing:
+        raise FormatError(f"{path}: no column for {', '.join(missing)}; {listed}; expected {EXPECTED}")
+    if not form:
+        raise ConfigError(f"{path}: say with --boxes {'|'.join(CORNERS)} what the boxes' numbers are; {listed}")
+    is_unit = (unit or measure) == "unit"
+    if inclusive and (form != "xyxy" or is_unit):
+        raise ConfigError("--inclusive: is for corners in pixels alone, --boxes xyxy --unit pixel")
+    numbers = ("box",) if "box" in columns else CORNERS[form]
+    depth = [
+        _depth(present[columns[field]]) - (field == "box" and is_list(present[columns[field]])) for field in numbers
+    ]
+    per_image = depth[0] > 0
+    if len({*depth, _depth(present[columns["label"]])}) > 1 or depth[0] > 1:
+        kinds = ", ".join(f"{columns[field]} {present[columns[field]]}" for field in (*numbers, "label"))
+        raise FormatError(f"{path}: {kinds}: expected single values, a row a box, or lists, a row an image")
+    for field in {*FLAG_FIELDS, "flags", "area"} & columns.keys():
+        if _depth(present[columns[field]]) != depth[0]:  # such as an image's area
+            if field in mapped:
+                kind = present[columns[field]]
+                raise FormatError(f"{path}: --map {field}={columns[field]}: is {kind}; expected one for each box")
+            del columns[field]
+    if "image" in columns and not per_image:
+        raise FormatError(f"{path}: images are embedded, but a row is a box; expected a row an image, with lists")
+    return Layout(columns, form, is_unit, inclusive, suffix, per_image)
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + _depth(kind.value_type) if is_list(kind) else 0
+
+
+def class_names(schema: pa.Schema, path: str) -> list[str] | None:
+    """The names of a ClassLabel column, from the schema that Hugging Face's datasets leave in a file."""
+    try:
+        node: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        for part in path.split("."):
+            while part not in node:
+                node = node["feature"]  # a list of it
+            node = node[part]
+        while "names" not in node:
+            node = node["feature"]
+        names = node["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def edges(numbers: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
+    """Boxes (n, 4) in a layout's convention, to x1, y1, x2, y2 in edge coordinates, still in its unit."""
+    first, second = numbers[:, :2], numbers[:, 2:]
+    if layout.boxes == "xywh":
+        second = first + second
+    elif layout.boxes == "cxcywh":
+        first, second = first - second / 2, first + second / 2
+    return np.concatenate([first, second + layout.inclusive], 1)

@@ -1,0 +1,212 @@
+"""For `table`: rows to records. A row is a box, or an image whose boxes are lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dataforge.errors import ImageError
+from dataforge.formats.pictures import NOT_BELOW, as_size, is_picture, likeliest, resolve
+from dataforge.formats.table import cells
+from dataforge.formats.table import columns as col
+from dataforge.formats.table.arrow_files import ArrowFile
+from dataforge.images.header import probe, read_size
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, as_boxes
+
+FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+OBJECT = (*col.BOX_FIELDS, "label", *FLAGS, "flags", "area")
+ROWS = 64  # images at a time, where they are embedded
+
+
+@dataclass
+class Table:
+    """One file. `labels`: what stands in its label column -> the class's name."""
+
+    file: ArrowFile
+    split: str
+    layout: col.Layout
+    folders: list[Path]
+    allow_outside: bool = False
+    splits: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    label_of: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+
+    @property
+    def size(self) -> int:
+        return ROWS if self.layout.per_image else 1 << 16
+
+
+def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Record | Finding]:
+    """The images of some rows. `heads` has a row for each image, `image` says of each box whose it is."""
+    columns, path = table.layout.columns, str(table.file.path)
+    get: Callable[[str], pa.Array]
+    if table.layout.per_image:
+        listed = [columns[field] for field in columns if field in OBJECT]
+        lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # of each column's list in each row
+        even = (lengths == lengths[0]).all(0)
+        for row in np.nonzero(~even)[0]:
+            sizes = ", ".join(f"{one} {length}" for one, length in zip(listed, lengths[:, row], strict=True))
+            reason = "its lists have different lengths; left out"
+            yield Finding("refused", "row-uneven", path, f"row {rows[row]}", sizes, reason, "image")
+        heads, numbers = batch.filter(pa.array(even)), rows[even]
+        image = np.repeat(np.arange(len(numbers)), lengths[0][even])
+        object_rows = numbers[image]
+
+        def get(field: str) -> pa.Array:
+            return cells.column(heads, columns[field]).flatten()
+    else:
+        names = cells.texts(cells.column(batch, columns["file"]))
+        named = names.is_valid().to_numpy(zero_copy_only=False)
+        for row in np.nonzero(~named)[0]:
+            yield Finding("refused", "image-path", path, f"row {rows[row]}", "", "no file is named; left out")
+        batch, object_rows = batch.filter(pa.array(named)), rows[named]
+        code = names.drop_null().dictionary_encode().indices.to_numpy().astype(np.int64)
+        if "split" in columns:
+            part = cells.texts(cells.column(batch, columns["split"])).dictionary_encode("encode").indices.to_numpy()
+            code = code + part * (code.max(initial=0) + 1)
+        _, first, image = np.unique(code, return_index=True, return_inverse=True)
+        image = np.argsort(np.argsort(first))[image]  # in the order in which the images come first
+        heads, numbers = batch.take(pa.array(np.sort(first))), object_rows[np.sort(first)]
+
+        def get(field: str) -> pa.Array:
+            return cells.column(batch, columns[field])
+
+    boxes, labels, flags, areas, bad = _objects(table, get)
+    if len(boxes) and not table.layout.unit and np.nanmax(boxes, initial=-np.inf) <= 1:
+        reason = "no number is above 1; if these are fractions of the image's size, say --unit unit"
+        yield Finding("noted", "looks-unit", path, "", f"{len(boxes)} boxes", reason, "set")
+    keys = _texts(heads, columns, "file")
+    for n, (kind, value, reason) in bad.items():
+        if kind:
+            where = f"{keys[image[n]] or ''} row {object_rows[n]}".strip()
+            where += f" box {n - np.searchsorted(image, image[n])}" if table.layout.per_image else ""
+            yield Finding("refused", kind, path, where, value if len(value) <= 60 else value[:57] + "...", reason)
+    good = np.ones(len(image), bool)
+    good[list(bad)] = False
+    order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
+    bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
+    blobs = cells.column(heads, columns["image"]) if "image" in columns else None
+    splits = _texts(heads, columns, "split")
+    facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
+    names = [key + _suffix(key, table.layout.suffix) if key else "" for key in keys]
+    table.folders = [likeliest(table.folders or [table.file.path.parent], names, table.allow_outside)]
+    for n, key in enumerate(keys):
+        blob = blobs[n].as_py() if blobs is not None else None
+        name = names[n] or _unnamed(blob, f"{table.file.path.stem}-{numbers[n]:08d}")
+        there = resolve(name, table.folders[0], table.allow_outside)
+        if there is None:
+            yield Finding("refused", "image-path", path, f"row {numbers[n]}", key or "no name", NOT_BELOW, "image")
+            continue
+        mine = order[bounds[n] : bounds[n + 1]]
+        height, width, number = (int(values[n]) for values in facts)
+        source = blob or there[1]
+        xyxy = boxes[mine]
+        if table.layout.unit:
+            try:
+                height, width = _size(source)
+            except (OSError, ValueError, ImageError):
+                mine, xyxy = mine[:0], xyxy[:0]  # ingest opens it too, and says what is wrong
+            xyxy = xyxy * (width, height, width, height)
+        stated = areas[mine]
+        yield Record(
+            key=there[0],
+            split=splits[n] or table.split,
+            image=source,
+            height=as_size(height),
+            width=as_size(width),
+            boxes=as_boxes(xyxy),
+            labels=labels[mine],
+            flags=flags[mine],
+            areas=None if np.isnan(stated).all() else stated,
+            id=max(number, -1),
+            origin=path,
+        )
+
+
+def _objects(
+    table: Table, get: Callable[[str], pa.Array]
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.uint8], Boxes, dict[int, tuple[str, str, str]]]:
+    """Edges, labels, flags and areas of all boxes; and by number those to leave out, with a finding's code (none for a
+    row that only says that its image has no boxes), value and reason."""
+    columns, layout = table.layout.columns, table.layout
+    arrays = [get(field) for field in layout.numbers]
+    if layout.numbers == ("box",):
+        numbers, wrong, missing = cells.fours(arrays[0])
+    else:
+        parts = [cells.floats(array) for array in arrays]
+        numbers = np.stack([values for values, _ in parts], 1)
+        wrong = np.any([one for _, one in parts], axis=0)
+        missing = np.isnan(numbers).all(1) & ~wrong
+    boxes = col.edges(numbers, layout)
+    texts = cells.texts(get("label"))
+    place = pc.index_in(texts, value_set=pa.array(list(table.label_of), pa.string())).fill_null(-1).to_numpy()
+    labels = np.array([*table.label_of.values(), -1], np.int32)[place]
+    unnamed = texts.is_null().to_numpy(zero_copy_only=False)
+    bad: dict[int, tuple[str, str, str]] = {}
+    for n in np.nonzero(wrong | missing | (labels < 0))[0].tolist():
+        if missing[n] and unnamed[n] and not layout.per_image:
+            bad[n] = ("", "", "")
+        elif wrong[n] or missing[n]:
+            value = ", ".join(str(array[n].as_py()) for array in arrays)
+            bad[n] = ("line-broken", value, "expected four numbers, with points for decimals; left out")
+        else:
+            bad[n] = ("unknown-class", str(texts[n].as_py() or ""), "no class, or none of the names; left out")
+    flags = np.zeros(len(labels), np.uint8)
+    if "flags" in columns:
+        flags |= np.nan_to_num(cells.floats(get("flags"))[0]).astype(np.uint8) & sum(FLAGS.values())
+    for name, bit in FLAGS.items():
+        if name in columns:
+            flags |= cells.marks(get(name)).astype(np.uint8) * np.uint8(bit)
+    with np.errstate(all="ignore"):
+        areas = cells.floats(get("area"))[0] if "area" in columns else np.full(len(labels), np.nan)
+        return boxes, labels, flags, areas.astype(np.float32), bad
+
+
+def _size(source: bytes | Path) -> tuple[int, int]:
+    if isinstance(source, Path):
+        return read_size(source)
+    info = probe(source)
+    return info.height, info.width
+
+
+def _lengths(array: pa.Array) -> NDArray[np.int64]:
+    return pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _texts(heads: Any, columns: dict[str, str], field: str) -> list[str | None]:
+    return cells.texts(cells.column(heads, columns[field])).to_pylist() if field in columns else [None] * heads.num_rows
+
+
+def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]:
+    """A column of whole numbers; where there is none, -1 for ids and 0, which means unknown, for sizes."""
+    none = -1 if field == "id" else 0
+    if field not in columns:
+        return np.full(heads.num_rows, none)
+    array = cells.column(heads, columns[field])
+    if pa.types.is_integer(array.type):
+        return array.fill_null(none).cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
+    values = cells.floats(array)[0]
+    return np.where(np.abs(values) < 2**53, values, none).astype(np.int64)
+
+
+def _suffix(key: str | None, suffix: str) -> str:
+    return "" if key is None or is_picture(key) else suffix
+
+
+def _unnamed(blob: bytes | None, place: str) -> str:
+    """A name for an image that has none: its place, with the suffix of its content; "" where there is no image."""
+    if not blob:
+        return ""
+    try:
+        kind = probe(blob).format.lower()
+    except ImageError:
+        kind = "jpeg"
+    return f"{place}.{'jpg' if kind == 'jpeg' else kind}"

@@ -1,0 +1,143 @@
+"""Where a VOC set's XML files and pictures are: by the lists of ImageSets/Main, or by its folders alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dataforge.errors import FormatError
+from dataforge.files import exists, inside, read_text
+from dataforge.formats.pictures import below_its_own, is_picture, resolve
+from dataforge.record import Finding
+
+EXPECTED = (
+    "ImageSets/Main/*.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of pictures; "
+    "or one folder with both"
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split's ids, and the files by id: an id is a path below its folder, without the suffix.
+
+    `folder` is the pictures', which an XML file's `<filename>` is relative to.
+    """
+
+    ids: list[str]
+    xml: dict[str, list[Path]]
+    pictures: dict[str, list[Path]]
+    folder: Path
+
+
+def read_lists(main: Path, found: list[Finding]) -> dict[str, list[str]]:
+    """The split files: those that are not per-class files, which have a second column of 1, -1 or 0."""
+    found_lists = {}
+    for path in sorted(main.glob("*.txt")):
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if lines and all(map(is_per_class, lines)):
+            continue
+        found_lists[path.stem] = ids = list(dict.fromkeys(lines))
+        if len(ids) < len(lines):
+            counted = dict.fromkeys(lines, 0)
+            for line in lines:
+                counted[line] += 1
+            for line in [line for line, count in counted.items() if count > 1]:
+                value = f"{counted[line]} times"
+                found.append(Finding("noted", "listed-twice", str(path), line, value, "taken once", "set"))
+    return found_lists
+
+
+def is_per_class(line: str) -> bool:
+    return len(line.split()) > 1 and line.split()[-1] in ("1", "-1", "0")
+
+
+def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, Split]:
+    annotations, pictures = root / "Annotations", root / "JPEGImages"
+    if annotations.is_dir() and pictures.is_dir():
+        xml, images, folder = _by_id(annotations, True), _by_id(pictures, False), pictures
+    else:
+        pairs = list(from_folders(root).values())
+        if len(pairs) != 1:
+            raise FormatError(f"{root}: ImageSets/Main is there, but not Annotations/ and JPEGImages/")
+        xml, images, folder = pairs[0].xml, pairs[0].pictures, pairs[0].folder
+
+    def clean(name: str) -> str:
+        stem = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else name
+        return stem if name not in xml and stem in xml else name
+
+    return {name: Split([clean(i) for i in ids], xml, images, folder) for name, ids in listed.items()}
+
+
+def from_folders(root: Path) -> dict[str, Split]:
+    """Splits where there are no lists: a folder with both kinds of files, or folders of each."""
+    with_xml: list[Path] = []
+    with_pictures: list[Path] = []
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        deep = len(folder.relative_to(root).parts) >= 2
+        folders[:] = [] if deep else sorted(sub for sub in folders if not sub.startswith("."))
+        if any(file.lower().endswith(".xml") for file in files):
+            with_xml.append(folder)
+        if any(is_picture(file) for file in files):
+            with_pictures.append(folder)
+    if not with_xml or not with_pictures:
+        lacking = "XML files" if not with_xml else "pictures"
+        inner = next((sub.parent.parent for sub in root.glob("*/ImageSets/Main")), None)
+        hint = f"; did you mean {inner}?" if inner else ""
+        raise FormatError(f"{root}: no {lacking} found; expected {EXPECTED}{hint}")
+    if len(with_xml) == 1:
+        xml = _by_id(with_xml[0], True, deep=False)
+        candidates = [_by_id(folder, False, deep=False) for folder in with_pictures]
+        if with_xml[0] in with_pictures:
+            n = with_pictures.index(with_xml[0])
+        else:
+            n = max(range(len(candidates)), key=lambda n: len(candidates[n].keys() & xml.keys()))
+        return {"train": Split(sorted({*xml, *candidates[n]}), xml, candidates[n], with_pictures[n])}
+    splits: dict[str, Split] = {}
+    for folder in with_xml:
+        partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
+        if len(partners) != 1 or folder.name in splits:
+            names = ", ".join(str(path) for path in with_xml)
+            raise FormatError(
+                f"{root}: XML files in several folders ({names}), and no telling which pictures are whose"
+            )
+        xml, pictures = _by_id(folder, True, deep=False), _by_id(partners[0], False, deep=False)
+        splits[folder.name] = Split(sorted({*xml, *pictures}), xml, pictures, partners[0])
+    return splits
+
+
+def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+        if path.name.lower().endswith(".xml") if xml else is_picture(path.name):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
+
+
+def picture_of(i: str, filename: str, part: Split, allow_outside: bool) -> Path | None:
+    """The picture named like the XML file; `<filename>` decides between several, and serves where there is none."""
+    name = inside(filename)
+    same = part.pictures.get(i, [])
+    if same:
+        return next((path for path in same if name and path.name == PurePosixPath(name).name), same[0])
+    for path in part.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
+        if path.name == PurePosixPath(str(name)).name:
+            return path
+    there = resolve(filename, part.folder, allow_outside) if name is None else None
+    return there[1] if there and exists(there[1]) else None
+
+
+def key_of(picture: Path, root: Path) -> str:
+    return below_its_own(Path(os.path.relpath(picture, root)).as_posix())
+
+
+def orphans(root: Path, splits: dict[str, Split]) -> list[Finding]:
+    any_split = next(iter(splits.values()))
+    listed = {i for part in splits.values() for i in part.ids}
+    return [
+        Finding("noted", f"{what}-not-listed", str(path), i, "", "is in no file of ImageSets/Main; left out", "set")
+        for what, files in (("annotation", any_split.xml), ("image", any_split.pictures))
+        for i in sorted(files.keys() - listed)
+        for path in files[i]
+    ]

@@ -1,0 +1,168 @@
+"""What an unfinished ingest has finished: its closed shards, and the records that went into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from dataforge.errors import ShardError
+from dataforge.record import Finding, Record
+from dataforge.shards.index import JOURNAL
+from dataforge.shards.stores.registry import store
+
+
+class Journal:
+    """`resume.jsonl`: how the ingest was begun, then one line a closed shard. It is there only while one is unfinished.
+
+    A line holds the shard's row of the index, a checksum of each record that the source gave for it (those that were
+    refused too), and what was found in them, by their place in the line.
+
+    Args:
+        begun: what has to be the same when it goes on: classes, options, ...
+        resume: go on from the lines that are there, rather than afresh.
+
+    Raises:
+        ShardError: it was begun otherwise, or a shard is not what the journal says.
+    """
+
+    def __init__(self, out: Path, begun: dict[str, Any], *, resume: bool) -> None:
+        self._out, self._begun = out, begun
+        self._file: IO[bytes] | None = None
+        self.shards: dict[str, list[dict[str, Any]]] = {}
+        self._sums: dict[str, list[int]] = {}
+        self._found: dict[str, dict[int, list[Finding]]] = {}
+        self._done: Counter[str] = Counter()
+        self._new: dict[str, tuple[list[int], dict[int, list[Finding]]]] = {}
+        self._whole = self._read() if resume else 0
+
+    def _read(self) -> int:
+        """Take in the lines that are there; gives how many bytes of them are whole."""
+        path, whole = self._out / JOURNAL, 0
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
+        for n, line in enumerate(lines):
+            if not line.endswith(b"\n"):  # the power went while it was written
+                break
+            try:
+                facts = json.loads(line)
+                self._check_begun(facts) if n == 0 else self._add(facts)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ShardError(f"{path}: line {n + 1} is damaged ({error}); {AFRESH}") from None
+            whole += len(line)
+        return whole if self.shards else 0
+
+    def _check_begun(self, facts: dict[str, Any]) -> None:
+        for name, value in json.loads(json.dumps(self._begun)).items():
+            if facts.get(name) != value:
+                raise ShardError(
+                    f"{self._out}: was begun with {name} {facts.get(name)!r}, now it is {value!r}; {AFRESH}"
+                )
+
+    def _add(self, line: dict[str, Any]) -> None:
+        row = line["shard"]
+        split = row["path"].rpartition("/")[0]
+        folder = self._out / row["path"]
+        try:
+            sound = zlib.crc32((folder / "table.arrow").read_bytes()) == row["table_crc"]
+            sound = sound and len(store(self._begun["store"]).open(folder)) == row["images"]
+        except (OSError, ShardError) as error:
+            raise ShardError(f"{folder}: cannot be read: {error}; {AFRESH}") from None
+        if not sound:
+            raise ShardError(f"{folder}: is not the shard that was written; {AFRESH}")
+        self.shards.setdefault(split, []).append(row)
+        sums = self._sums.setdefault(split, [])
+        for place, found in line["findings"].items():
+            self._found.setdefault(split, {})[len(sums) + int(place)] = [Finding(**one) for one in found]
+        sums += line["records"]
+
+    def passed(self, record: Record) -> list[Finding] | None:
+        """What was found in a record that a closed shard accounts for; None for one that is still to do.
+
+        Raises:
+            ShardError: it is not the record that was there before.
+        """
+        n, sums = self._done[record.split], self._sums.get(record.split, ())
+        if n >= len(sums):
+            return None
+        self._done[record.split] += 1
+        if checksum(record) != sums[n]:
+            raise ShardError(
+                f"{self._out}: split {record.split}, record {n} ({record.key!r}): its annotation, or its image's size "
+                f"or time, is not what it was when the ingest was interrupted; {AFRESH}"
+            )
+        return self._found.get(record.split, {}).get(n, [])
+
+    def check_end(self) -> None:
+        """See that the source gave every record that the closed shards account for.
+
+        Raises:
+            ShardError: it has fewer than before.
+        """
+        for split, sums in self._sums.items():
+            if self._done[split] < len(sums):
+                raise ShardError(
+                    f"{self._out}: split {split}: the source has {self._done[split]} records, where {len(sums)} had "
+                    f"been written when the ingest was interrupted; {AFRESH}"
+                )
+
+    def note(self, split: str, summed: int, found: list[Finding]) -> None:
+        """A record was dealt with. It counts once its shard is closed."""
+        sums, findings = self._new.setdefault(split, ([], {}))
+        if found:
+            findings[len(sums)] = found
+        sums.append(summed)
+
+    def close_shard(self, row: dict[str, Any]) -> None:
+        """Write down that a shard is on disk, with all records of its split since the last one.
+
+        Raises:
+            ShardError: it cannot be written.
+        """
+        sums, found = self._new.pop(row["path"].rpartition("/")[0])
+        findings = {str(place): [asdict(one) for one in some] for place, some in found.items()}
+        line = json.dumps({"shard": row, "records": sums, "findings": findings}) + "\n"
+        try:
+            if self._file is None:
+                self._file = open(self._out / JOURNAL, "r+b" if self._whole else "wb")  # noqa: SIM115
+                self._file.truncate(self._whole)
+                self._file.seek(self._whole)
+                if not self._whole:
+                    line = json.dumps(self._begun) + "\n" + line
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ShardError(f"{self._out / JOURNAL}: cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+AFRESH = "run it without --resume to begin afresh"
+
+
+def checksum(record: Record) -> int:
+    """CRC-32 of all that a source says of a record, and of its image: the bytes, or the file's size and time."""
+    if isinstance(record.image, Path):
+        try:
+            stat = record.image.stat()
+            image: tuple[object, ...] = (str(record.image), stat.st_size, stat.st_mtime_ns)
+        except (OSError, ValueError):
+            image = (str(record.image),)
+    else:
+        image = (zlib.crc32(record.image),)
+    areas = record.areas
+    facts = (record.key, record.id, record.height, record.width, record.origin, areas is None, *image)
+    arrays = (record.boxes, record.labels, record.flags, *(() if areas is None else (areas,)))
+    text = repr(facts).encode("utf-8", "backslashreplace")
+    return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))

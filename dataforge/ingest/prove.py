@@ -1,0 +1,120 @@
+"""Shards against their source: every record again, mended by ingest's own code, and the first difference named."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataforge.errors import ShardError
+from dataforge.images.header import ImageInfo
+from dataforge.ingest.report import line_safe
+from dataforge.ingest.run import take
+from dataforge.record import Finding, Record, Source, object_areas
+from dataforge.shards.reader import Shards
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where shards and source part: in which record (or of the set), in what, and both values."""
+
+    place: str
+    field: str
+    shards: str
+    source: str
+
+    def text(self) -> str:
+        return line_safe(f"{self.place}: {self.field}: the shards have {self.shards}, the source {self.source}")
+
+
+def first_difference(
+    shards: Shards, source: Source, progress: Callable[[int], None] | None = None
+) -> Difference | None:
+    """Compare classes, unions and each record: key, image bytes, sizes, number, boxes, labels, flags, areas, order.
+
+    What ingest refuses is passed over, and what it mends is mended.
+
+    Args:
+        source: read anew, with the options that the shards were made with.
+        progress: called with the number of records compared, after each.
+
+    Raises:
+        ShardError: the shards are a cache, whose images are not the source's.
+    """
+    place = str(shards.path)
+    if shards.codec != "keep":
+        raise ShardError(f"{place}: is a cache with other images; compare {shards.index['baked']['parent']}")
+    class_ids = source.class_ids or tuple(range(len(source.classes)))
+    unions = {name: list(parts) for name, parts in source.unions.items()}
+    facts: tuple[tuple[str, object, object], ...] = (
+        ("classes", shards.classes, source.classes),
+        ("class_ids", shards.class_ids, class_ids),
+        ("unions", shards.index["unions"], unions),
+    )
+    for what, mine, its in facts:
+        if mine != its:
+            return Difference(place, what, str(mine), str(its))
+    seen: set[tuple[str, str]] = set()
+    done: Counter[str] = Counter()
+    for item in source.records:
+        for made in () if isinstance(item, Finding) else take(item, seen):
+            if isinstance(made, Finding):
+                continue
+            record, blob, info = made
+            n = done[record.split]
+            done[record.split] += 1
+            rows = shards.splits.get(record.split, ())
+            if n >= len(rows):
+                return Difference(f"{place} split {record.split}", "images", str(len(rows)), f"{record.key!r} too")
+            for name, ours, theirs in _facts(shards, int(rows[n]), record, blob, info):
+                if ours != theirs:
+                    return Difference(shards.place(int(rows[n])), name, ours, theirs)
+            if progress:
+                progress(done.total())
+    for name in shards.index["splits"]:
+        rows = shards.splits[name]
+        if done[name] < len(rows):
+            return Difference(
+                f"{place} split {name}",
+                "images",
+                f"{len(rows)}, such as {shards.table.key[rows[done[name]]]!r}",
+                str(done[name]),
+            )
+    return None
+
+
+def _facts(shards: Shards, i: int, record: Record, blob: bytes, info: ImageInfo) -> Iterator[tuple[str, str, str]]:
+    """What is compared of a record, in words, the plainest first."""
+    table = shards.table
+    rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
+    yield "key", repr(table.key[i]), repr(record.key)
+    stored = bytes(shards.blob(i))
+    if stored != blob:
+        yield "image", _bytes(stored), _bytes(blob)
+    yield "size", f"{table.width[i]}x{table.height[i]}", f"{info.width}x{info.height}"
+    yield "orientation", str(table.orientation[i]), str(info.orientation)
+    yield "id", str(table.id[i]), str(record.id)
+    yield "boxes", str(rows.stop - rows.start), str(len(record.boxes))
+    names = np.array(shards.classes, object)
+    pairs = (
+        ("box", table.boxes[rows], record.boxes),
+        ("class of box", names[table.labels[rows]], names[record.labels]),
+        ("flags of box", table.flags[rows], record.flags),
+        ("area of box", table.areas[rows], object_areas(record)),
+    )
+    for name, ours, theirs in pairs:
+        wrong = (ours != theirs).any(axis=tuple(range(1, ours.ndim)))
+        if wrong.any():
+            n = int(np.argmax(wrong))
+            yield f"{name} {n}", _value(ours[n]), _value(theirs[n])
+
+
+def _bytes(data: bytes) -> str:
+    return f"{len(data)} bytes with CRC-32 {zlib.crc32(data):08x}"
+
+
+def _value(value: object) -> str:
+    return repr(np.asarray(value).tolist())  # all the digits, which numpy's own text leaves out

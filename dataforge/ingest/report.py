@@ -1,0 +1,136 @@
+"""What an ingest did: counted, said, and written down finding by finding."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dataforge.errors import ShardError
+from dataforge.record import Finding
+from dataforge.shards.index import REPORT
+
+EXAMPLES = 3  # findings of a kind that are shown; the report file holds all
+
+
+@dataclass
+class Summary:
+    """What an ingest did.
+
+    Attributes:
+        images, boxes: those that were taken.
+        refused_images: whole records that were left out; this is what `max_bad` limits.
+        findings: how often, by (action, code); examples: the first few of each; first_refused: of the images.
+        varied: the kinds whose findings give different reasons.
+    """
+
+    out: Path
+    images: int = 0
+    boxes: int = 0
+    refused_images: int = 0
+    findings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], list[Finding]] = field(default_factory=dict)
+    varied: set[tuple[str, str]] = field(default_factory=set)
+    first_refused: list[Finding] = field(default_factory=list)
+
+    @property
+    def report(self) -> Path:
+        return self.out / REPORT
+
+    def count(self, finding: Finding) -> None:
+        kind = (finding.action, finding.code)
+        self.findings[kind] += 1
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(finding)
+        if finding.reason != examples[0].reason:
+            self.varied.add(kind)
+        if refuses_image(finding):
+            self.refused_images += 1
+            if len(self.first_refused) < EXAMPLES:
+                self.first_refused.append(finding)
+
+    def facts(self) -> dict[str, Any]:
+        """As one JSON object."""
+        found: dict[str, dict[str, int]] = {"refused": {}, "repaired": {}, "noted": {}}
+        for (action, code), count in sorted(self.findings.items()):
+            found[action][code] = count
+        return {
+            "out": str(self.out),
+            "images": self.images,
+            "boxes": self.boxes,
+            "refused_images": self.refused_images,
+            "findings": found,
+            "report": str(self.report),
+        }
+
+    def text(self) -> str:
+        """The findings, by action and kind, each with its first examples."""
+        lines = []
+        for action in ("refused", "repaired", "noted"):
+            for kind in (kind for kind in self.findings if kind[0] == action):
+                examples = self.examples[kind]
+                count = f"{action} {kind[1]}: {self.findings[kind]}"
+                if kind not in self.varied:
+                    lines.append(line_safe(f"{count} ({examples[0].reason})"))
+                    examples = [replace(finding, reason="") for finding in examples]
+                else:
+                    lines.append(count)
+                lines += [f"  {line(finding)}" for finding in examples]
+        lines.append(f"full list: {self.report}" if lines else "nothing was refused, repaired or noted")
+        return "\n".join(lines)
+
+    def refusal(self, what: str) -> str:
+        """Why nothing was published, with the first refused images."""
+        listed = [f"  {line(finding)}" for finding in self.first_refused]
+        more = self.refused_images - len(listed)
+        if more > 0:
+            listed.append(f"  and {more} more")
+        return "\n".join([f"{what}; nothing was published", *listed, f"full list: {self.report}"])
+
+
+def line(finding: Finding) -> str:
+    """A finding in one line: file, key, value, reason."""
+    plain = finding.file.endswith(finding.key) or Path(finding.file).stem == finding.key
+    where = [finding.file] if plain else [finding.file, finding.key]
+    return line_safe(": ".join(part for part in (*where, finding.value, finding.reason) if part))
+
+
+def line_safe(text: str) -> str:
+    """Text that any terminal takes: what is not Unicode in a file's name is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def refuses_image(finding: Finding) -> bool:
+    return finding.action == "refused" and finding.scope == "image"
+
+
+@contextmanager
+def open_report(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that adds a line to the report. The file is whole when this ends."""
+
+    def failed(error: OSError) -> ShardError:
+        return ShardError(f"{path}: cannot be written: {error.strerror}")
+
+    try:
+        file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except OSError as error:
+        raise failed(error) from None
+
+    def write(facts: dict[str, Any]) -> None:
+        try:
+            file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise failed(error) from None
+
+    try:
+        yield write
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            raise failed(error) from None

@@ -1,0 +1,269 @@
+"""From a format's records to shards: read, check, mend or refuse, write, and account for every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from dataforge.errors import FormatError, ImageError, TruncatedImageError
+from dataforge.images.header import ImageInfo, probe, suffix_format
+from dataforge.ingest.journal import Journal, checksum
+from dataforge.ingest.report import Summary, line_safe, open_report, refuses_image
+from dataforge.record import Finding, Record, Source
+from dataforge.shards.index import INDEX, JOURNAL, REPORT
+from dataforge.shards.writer import SHARD_BYTES, ShardWriter
+from dataforge.sources.checks import look
+from dataforge.sources.repair import clean, fit
+from dataforge.threads import cores, ordered
+
+BATCH, BATCH_BYTES = 32, 1 << 20  # how many images a thread takes at a time, at most: fewer where they are large
+Stored = tuple[Record, bytes, ImageInfo]
+
+
+class IngestError(FormatError):
+    """Too much had to be refused, so nothing was published. `summary` says what."""
+
+    def __init__(self, text: str, summary: Summary) -> None:
+        super().__init__(text)
+        self.summary = summary
+
+
+def ingest(
+    source: Source,
+    out: Path,
+    *,
+    max_bad: int = 0,
+    decode_check: bool = False,
+    store_name: str = "lmdb",
+    source_name: str = "",
+    progress: Callable[[int], None] | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Summary:
+    """Write a source as shards, and `out/ingest.jsonl`: one finding a line, the summary last.
+
+    Nothing is published unless all went well: an error or an interruption leaves in `out` the report, and what
+    `resume` needs: the shards that were closed, and their journal.
+
+    Args:
+        out: a folder that does not exist, is empty, or holds what an unfinished ingest left.
+        max_bad: how many images may be refused; refused boxes do not count.
+        decode_check: decode each image too, so that damage within its pixels is found; slow.
+        source_name: the format's name, for the index.
+        progress: called with the number of images dealt with, after each.
+        jobs: how many threads read and check images, by default one a core that may be used; the files are the same.
+        resume: keep the closed shards of an ingest that did not finish, and go on behind them. Every record that is
+            in one must be what it was, but for its image's content, of which only size and time are looked at.
+        shard_bytes: a shard is closed once it holds this many bytes of images.
+
+    Raises:
+        IngestError: more images were refused than `max_bad`, or none is left.
+        ShardError: `out` cannot be written, or is not free, or the source is not what it was (`resume`).
+        FormatError: the source found something that it cannot go on from.
+    """
+    for name in source.unions:
+        _check_split(name)
+    for name in source.classes:
+        if not _is_unicode(name):
+            raise FormatError(f"class {line_safe(name)!r}: is not Unicode text")
+    summary = Summary(out)
+    begun = {
+        "source": source_name,
+        "store": store_name,
+        "shard_bytes": shard_bytes,
+        "decode_check": decode_check,
+        "classes": source.classes,
+        "class_ids": source.class_ids,
+        "unions": dict(source.unions),
+    }
+    with (
+        closing(Journal(out, begun, resume=resume)) as journal,
+        ShardWriter(
+            out,
+            source.classes,
+            source.class_ids,
+            source.unions,
+            store_name=store_name,
+            shard_bytes=shard_bytes,
+            source=source_name,
+            closed=journal.shards,
+        ) as writer,
+    ):
+        summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
+        with open_report(summary.report) as write:
+            for done in _in_order(_begin(source.records, journal), decode_check, jobs or cores()):
+                for finding in done.findings:
+                    summary.count(finding)
+                    write(asdict(finding))
+                if done.state == "passed":
+                    refused = any(map(refuses_image, done.findings))
+                    summary.images += not refused
+                    if not refused:
+                        writer.open_split(done.split)
+                elif done.state == "new":
+                    journal.note(done.split, done.checksum, done.findings)
+                if done.stored is not None:
+                    summary.images += 1
+                    summary.boxes += len(done.stored[0].boxes)
+                    # past `max_bad` it goes on only to list all that is wrong
+                    row = writer.add(*done.stored) if summary.refused_images <= max_bad else None
+                    if row:
+                        journal.close_shard(row)
+                if progress:
+                    progress(summary.images + summary.refused_images)
+            journal.check_end()
+            write(summary.facts())
+        if summary.refused_images > max_bad:
+            what = f"refused images: {summary.refused_images}, --max-bad allows {max_bad}"
+            raise IngestError(summary.refusal(what), summary)
+        if summary.images == 0:
+            raise IngestError(summary.refusal("no image is left"), summary)
+        for row in writer.close():
+            journal.close_shard(row)
+        writer.publish()
+    return summary
+
+
+@dataclass(slots=True)
+class _Done:
+    """An item of the source. `record` is set while its image is still to be read."""
+
+    state: Literal["found", "passed", "new"]  # a finding; a record in a closed shard; another record
+    findings: list[Finding]
+    split: str = ""
+    record: Record | None = None
+    checksum: int = 0
+    stored: Stored | None = None
+
+
+def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
+    """What has to be done in the source's order, before images are read."""
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        if isinstance(item, Finding):
+            yield _Done("found", [item])
+            continue
+        before = journal.passed(item)
+        known = _without_image(item, seen)
+        if before is not None:
+            yield _Done("passed", before, item.split)
+        else:
+            yield _Done("new", [known] if known else [], item.split, item)
+
+
+def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator[_Done]:
+    """The items, their images read in threads, in their order.
+
+    A thread takes some at a time, since handing over costs as much as a small image; of large ones fewer, so that the
+    bytes that wait do not grow with them.
+    """
+    limit = 1
+
+    def batches() -> Iterator[list[_Done]]:
+        batch: list[_Done] = []
+        try:
+            for item in items:
+                batch.append(item)
+                if len(batch) >= limit:
+                    yield batch
+                    batch = []
+        except Exception:  # what came before it is dealt with first, as if items came one by one
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
+
+    def read(batch: list[_Done]) -> list[_Done]:
+        nonlocal limit
+        for done in batch:
+            if done.record is not None:
+                done.checksum = checksum(done.record)
+                for one in () if done.findings else _with_image(done.record, decode_check):
+                    if isinstance(one, Finding):
+                        done.findings.append(one)
+                    else:
+                        done.stored = one
+        held = sum(len(done.stored[1]) for done in batch if done.stored)
+        limit = max(1, min(BATCH, BATCH_BYTES * len(batch) // max(held, 1)))
+        return batch
+
+    if jobs == 1:
+        for batch in batches():
+            yield from read(batch)
+        return
+    # the caller writes meanwhile, so it is one of them; but decoding needs no interpreter, and writing little time
+    for batch in ordered(read, batches(), jobs if decode_check else jobs - 1):
+        yield from batch
+
+
+def take(record: Record, seen: set[tuple[str, str]], decode_check: bool = False) -> Iterator[Finding | Stored]:
+    """What is wrong with a record; and, unless it is refused, the record, image and header as they are stored.
+
+    Args:
+        seen: the (split, key) of the records before it; this one's is added.
+    """
+    known = _without_image(record, seen)
+    if known:
+        yield known
+    else:
+        yield from _with_image(record, decode_check)
+
+
+def _without_image(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
+    _check_split(record.split)
+    if not _is_unicode(record.key):
+        return _refused(record, "image-path", "", "the name is not Unicode text")
+    if (record.split, record.key) in seen:
+        reason = f"a second record of this image in its split ({record.origin})"
+        return _refused(record, "image-twice", record.split, reason)
+    seen.add((record.split, record.key))
+    return None
+
+
+def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
+    try:
+        blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+        info = probe(blob)
+        if decode_check:
+            from dataforge.images.decode import decode
+
+            decode(blob, info.orientation)
+    except FileNotFoundError:
+        yield _refused(record, "image-missing", "", f"no such file, but {record.origin} names it")
+        return
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        yield _refused(record, "image-unreadable", "", reason)
+        return
+    except ImageError as error:
+        code = "image-truncated" if isinstance(error, TruncatedImageError) else "image-unreadable"
+        yield _refused(record, code, "", str(error))
+        return
+    promised = suffix_format(record.key)
+    if promised and promised != info.format:
+        reason = f"is a {info.format} by its content; kept as it is"
+        yield Finding("noted", "image-suffix", record.file, record.key, record.key.rpartition(".")[2], reason, "image")
+    record, found = fit(record, info)
+    yield from found
+    record, found = clean(record)
+    yield from found
+    yield from look(record, info)
+    yield record, blob, info
+
+
+def _refused(record: Record, code: str, value: str, reason: str) -> Finding:
+    return Finding("refused", code, record.file, record.key, value, reason, "image")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= mark <= "\udfff" for mark in text)
+
+
+def _check_split(name: str) -> None:
+    if name in ("", ".", "..", INDEX, REPORT, JOURNAL) or any(mark in name for mark in "/\\\0"):
+        raise FormatError(f"split {name!r}: cannot be a folder's name; expected a name such as train")

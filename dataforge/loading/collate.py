@@ -1,0 +1,300 @@
+"""Legend: B images, P parts (B where no records are combined), M box places an image, H x W pixels.
+
+One step's records to a batch: laid out at once, filled image by image by whoever has time, finished on the device.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dataforge.augment.executors import antialias, cpu
+from dataforge.augment.executors import device as accelerator
+from dataforge.augment.layout import Layout, lay_out
+from dataforge.augment.operations.geometry import FILL
+from dataforge.augment.operations.registry import Recipe
+from dataforge.errors import DataError, ShardError
+from dataforge.loading import nvjpeg
+from dataforge.loading.batch import Batch, pad
+from dataforge.loading.buffers import Buffers
+from dataforge.loading.sampler import Step
+from dataforge.rng import bits
+from dataforge.shards.reader import Shards
+
+Matrices = NDArray[np.float64]
+_NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of an image that is not there
+
+
+@dataclass(eq=False)
+class Pending:
+    """A batch whose images are being made: the pictures themselves, or source images that the device will move.
+
+    Attributes:
+        batch: all but the pixels is final.
+        rows: parts of the batch that nobody has begun yet; whoever takes one fills it.
+        layout: what is painted where, and how.
+        record: (P,) whose image each part is; reduce: (P,) how much smaller it is decoded.
+        matrix: (P, 3, 3) pixels as they are decoded to pixels of the part's region.
+        inner: (P, 4) xyxy where the region takes decoded pixels as they are; the first is -1 where it does not.
+        canvas: (B, 3, 3) pixels of `batch.images` to output pixels, where the device is to move them; else None.
+        sources: (B,) what `nvjpeg.canvas` takes, where the device is to decode; else none.
+        shape: (H, W) of the output.
+        key: for what `transform` draws.
+        faults: row -> what is wrong with its image.
+    """
+
+    batch: Batch
+    rows: Iterator[slice]
+    layout: Layout
+    record: list[int]
+    reduce: list[int]
+    matrix: Matrices
+    inner: list[list[int]]
+    canvas: Matrices | None
+    sources: list[Tensor]
+    shape: tuple[int, int]
+    key: int
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+class Collate:
+    """How steps become batches. Threads may share it; it pickles.
+
+    Args:
+        device: where the batches are. On the CPU whoever decodes an image moves it, too; another device moves the whole
+            batch at once, but for recipes that combine records.
+        decode: "host", or "device" where that is to decode JPEGs, too.
+        skip: a damaged image becomes an empty grey one without boxes, else it is an error.
+        keep: how many batches' memory is kept to be used again.
+        transform: what is done to a batch's images at the end.
+
+    Attributes:
+        skipped: record -> what is wrong with it, for all that were skipped so far.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        recipe: Recipe,
+        *,
+        fit: str,
+        seed: int,
+        min_visible: float | None,
+        device: torch.device,
+        decode: str,
+        skip: bool,
+        keep: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.shards, self.recipe, self.fit, self.seed, self.min_visible = shards, recipe, fit, seed, min_visible
+        self.device, self.on_cpu, self.decode, self.skip = device, device.type == "cpu", decode, skip
+        self.keep, self.transform = keep, transform
+        self.skipped: dict[int, str] = {}
+        self._buffers = Buffers(keep, pin=device.type == "cuda")
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_buffers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._buffers = Buffers(self.keep, pin=self.device.type == "cuda")
+
+    def make(self, step: Step, epoch: int) -> Batch:
+        """A batch, made in the calling thread."""
+        cv2.setNumThreads(1)  # processes or threads are the caller's; OpenCV's own would fight them
+        pending = self.start(step, epoch)
+        self.fill(pending)
+        return self.finish(pending, self.move(pending))
+
+    def start(self, step: Step, epoch: int) -> Pending:
+        """Lay a batch out, ready for `fill`."""
+        table, index, shape = self.shards.table, step.index, step.shape
+        layout = lay_out(
+            self.recipe,
+            step.sample,
+            table,
+            shape,
+            fit=self.fit,
+            seed=self.seed,
+            epoch=epoch,
+            min_visible=self.min_visible,
+        )
+        record = layout.parts.record % len(table)
+        size = np.stack([table.height[record], table.width[record]], 1)
+        factors = np.array([antialias.shrink_factors(one) for one in layout.parameters.matrix])
+        reduce = _reductions(factors)
+        matrix = antialias.from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
+        matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
+        canvas, sources = None, []
+        if self.on_cpu or len(record) > len(index):
+            images = self._buffers.take((len(index), *shape, 3), torch.float32 if self.recipe else torch.uint8)
+        else:
+            factors = np.array([antialias.shrink_factors(one) for one in matrix])  # what decoding leaves to do
+            canvas = antialias.from_blocks(matrix, factors)
+            sides = (-(-size // (factors * reduce[:, None]))).max(0).tolist()
+            if self.decode == "device" and self.shards.codec != "raw":
+                sources, images = [_NOTHING] * len(index), torch.empty((len(index), *sides, 0), dtype=torch.uint8)
+            else:
+                images = self._buffers.take((len(index), *sides, 3), torch.uint8)
+                images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
+        boxes, labels, flags = pad(layout.offsets, layout.boxes, layout.labels, layout.flags)
+        batch = Batch(
+            images=images.permute(0, 3, 1, 2),
+            boxes=boxes,
+            labels=labels,
+            flags=flags,
+            affine=torch.from_numpy((layout.affine @ self.shards.to_stored(index)).astype(np.float32)),
+            index=torch.from_numpy(index.copy()),
+        )
+        inner = np.full((len(record), 4), -1) if self.recipe else _inner(matrix, -(-size // reduce[:, None]), shape)
+        stored = self.shards.codec == "raw" and self.shards.channels == 3
+        copied = stored and canvas is None and (reduce == 1).all() and (inner == [0, 0, shape[1], shape[0]]).all()
+        share = len(index) if copied else 1  # one that is all there is one copy
+        key = 0
+        if self.transform is not None:
+            key = int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
+        return Pending(
+            batch=batch,
+            rows=iter([slice(i, min(i + share, len(index))) for i in range(0, len(index), share)]),
+            layout=layout,
+            record=record.tolist(),
+            reduce=reduce.tolist(),
+            matrix=matrix,
+            inner=inner.tolist(),
+            canvas=canvas,
+            sources=sources,
+            shape=shape,
+            key=key,
+        )
+
+    def fill(self, pending: Pending) -> None:
+        """Make images until all are begun. Any number of threads may do so at once.
+
+        Raises:
+            DataError: an image is damaged, and is not to be skipped.
+        """
+        images = pending.batch.images.permute(0, 2, 3, 1).numpy()
+        for rows in pending.rows:
+            self._make(pending, rows, images)
+
+    def _make(self, pending: Pending, rows: slice, images: NDArray[Any], on_host: bool = False) -> None:
+        """Make some of the images, all `on_host` or but for those that the device is to decode."""
+        i, damage = rows.start, pending.layout.parameters.damage.values()
+        left = bool(pending.sources) and not on_host and not any(strength[i] > 0 for strength in damage)
+        try:
+            if rows.stop - i > 1:
+                self.shards.gather(np.array(pending.record[rows]), images[rows])
+            elif pending.canvas is None:
+                self._paint(pending, i, images[i])
+            elif left and (jpeg := nvjpeg.jpeg(self.shards, pending.record[i])) is not None:
+                pending.sources[i] = jpeg
+            else:
+                pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
+                parameters, reduced = pending.layout.parameters, pending.reduce[i] > 1
+                small, _ = cpu.ready(pixels, pending.matrix[i], parameters, i, reduced)
+                if pending.sources:
+                    pending.sources[i] = torch.from_numpy(small)
+                else:
+                    images[i, : small.shape[0], : small.shape[1]] = small
+        except ShardError as error:
+            raise DataError(str(error)) from None
+        except DataError as error:
+            if not self.skip:
+                raise
+            pending.faults[i] = str(error)
+
+    def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
+        """Make picture i on the CPU, straight in its place."""
+        layout, p = pending.layout, pending.layout.parameters
+        first = int(layout.first[i])
+        canvas = out if out.dtype == np.uint8 else cpu.memory("canvas", (out.shape[0], out.shape[1]))
+        for part in range(first, int(layout.first[i + 1])):
+            left, top, right, bottom = pending.inner[part]
+            if left >= 0:
+                inner = canvas[top:bottom, left:right]
+                pixels = self.shards.pixels(pending.record[part], pending.reduce[part], inner)
+                if pixels is not inner:
+                    inner[...] = pixels
+                canvas[:top], canvas[bottom:], canvas[:, :left], canvas[:, right:] = (FILL,) * 4
+                continue
+            pixels = self.shards.pixels(pending.record[part], pending.reduce[part])
+            x1, y1, x2, y2 = layout.parts.region[part].tolist()
+            weight, reduced = float(layout.parts.weight[part]), pending.reduce[part] > 1
+            cpu.paint(pixels, pending.matrix[part], p, part, canvas[y1:y2, x1:x2], weight, reduced)
+        if self.recipe:
+            cpu.finish(canvas, p, first, out)
+
+    def move(self, pending: Pending) -> Batch:
+        """The batch on its device with its pictures painted, once every image is made. Any thread may do this."""
+        decoded = self._decoded(pending) if pending.sources else None
+        batch = pending.batch
+        for i in pending.faults:
+            batch.boxes[i], batch.labels[i], batch.flags[i] = 0, -1, 0
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # copies from other memory are waited for
+        if not self.on_cpu:
+            batch = batch.to(self.device, non_blocking=True)
+        if pending.canvas is not None:
+            canvas = batch.images if decoded is None else decoded
+            dtype = torch.float32 if self.recipe else torch.uint8
+            batch.images = accelerator.paint(canvas, pending.canvas, pending.layout, pending.shape, dtype)
+        for i in pending.faults:
+            batch.images[i].fill_(FILL / 255 if self.recipe else FILL)
+        return batch
+
+    def _decoded(self, pending: Pending) -> Tensor:
+        """The canvas, of images that the device has decoded."""
+
+        def canvas() -> Tensor:
+            sides, fill = pending.batch.images.shape[2:], pending.layout.parameters.fill
+            return nvjpeg.canvas(pending.sources, pending.matrix, pending.reduce, sides, fill, self.device)
+
+        try:
+            return canvas()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # one of a rare kind, or damaged, spoils them all: the host decodes, and says which it is
+            images = pending.batch.images.numpy()
+            for i in range(len(images)):
+                pending.sources[i] = _NOTHING
+                self._make(pending, slice(i, i + 1), images, on_host=True)
+            return canvas()
+
+    def finish(self, pending: Pending, batch: Batch) -> Batch:
+        """Tell of what was skipped, and let `transform` have its way, with what `move` gave.
+
+        It belongs in the thread that uses the batch: a warning is shown where the loop is, and what `transform` draws
+        comes from torch's one generator, which nobody else may use at that moment.
+        """
+        for i, fault in pending.faults.items():
+            record = int(pending.batch.index[i])
+            if record not in self.skipped:
+                warnings.warn(f"skipped: {fault}", stacklevel=2)
+            self.skipped[record] = fault
+        if self.transform is not None:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(pending.key)
+                batch.images = self.transform(batch.images)
+        return batch
+
+
+def _reductions(factors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(P,) 1, 2, 4 or 8: how much smaller images are decoded that will be averaged by (P, 2) factors anyway."""
+    exponent = np.floor(np.log2(factors.min(1)) + 1e-9).astype(np.int64)
+    return np.int64(1) << np.minimum(exponent, 3)
+
+
+def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """(P, 4) xyxy where pictures of (P, 2) sizes lie that are only shifted, by whole pixels, and not cut; else -1."""
+    found = np.concatenate([matrix[:, :2, 2], matrix[:, :2, 2] + size[:, ::-1]], 1)
+    shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (found[:, :2] % 1 == 0).all(1)
+    inside = (found[:, :2] >= 0).all(1) & (found[:, 2:] <= shape[::-1]).all(1)
+    return np.where((shifted & inside)[:, None], found, -1).astype(np.int64)

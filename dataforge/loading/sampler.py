@@ -1,0 +1,179 @@
+"""Which records make up which batch: a pure function of sizes, seed and epoch. No image is opened to plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError
+from dataforge.loading.buckets import Shape, bucket, merge_small
+from dataforge.rng import bits, uniform
+
+SCALE_EVERY = 10  # steps that share a drawn scale
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One rank's part of a step.
+
+    Attributes:
+        shape: (height, width) of the batch's images.
+        index: (B,) record numbers.
+        sample: (B,) what augmentation is drawn by: the record's number, and another one each further time that an
+            epoch takes the record.
+    """
+
+    shape: Shape
+    index: NDArray[np.int64]
+    sample: NDArray[np.int64]
+
+
+def repeat_factors(
+    labels: NDArray[np.int32], image: NDArray[np.int64], records: int, threshold: float = 0.001
+) -> NDArray[np.float64]:
+    """How often an epoch takes each record so that rare classes are seen more often: `plan`'s `repeats`.
+
+    LVIS (Gupta et al. 2019, 1908.03195, appendix B): max over the record's classes of max(1, sqrt(threshold / f)),
+    where f is the share of records that hold the class.
+
+    Args:
+        labels, image: (S,) each box's label and record.
+        threshold: the share of records below which a class is repeated.
+
+    Returns:
+        (records,) factors of at least 1.
+    """
+    classes = int(labels.max(initial=-1)) + 1
+    pairs = np.unique(image * max(classes, 1) + labels)
+    share = np.bincount(pairs % max(classes, 1), minlength=classes) / max(records, 1)
+    factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(share, 1e-12)))
+    found = np.ones(records)
+    np.maximum.at(found, image, factor[labels])
+    return found
+
+
+def box_places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Box places for images of so many boxes: 8, 16, 32, ..., so that few shapes exist.
+
+    Args:
+        counts: (n,) boxes.
+    """
+    return np.int64(1) << np.ceil(np.log2(np.maximum(counts, 8))).astype(np.int64)
+
+
+def plan(
+    height: NDArray[np.int32],
+    width: NDArray[np.int32],
+    shapes: Sequence[Shape],
+    batch_size: int | Sequence[int],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    scales: Sequence[float] = (1.0,),
+    multiple: int = 32,
+    repeats: NDArray[np.float64] | None = None,
+    boxes: NDArray[np.int64] | None = None,
+    box_window: int = 1,
+) -> list[Step]:
+    """Deal an epoch's records out to steps and ranks.
+
+    Every record comes once an epoch (with `repeats`, as often as these say), and every rank takes the same number of
+    steps, each with at least one image. A step's images share one bucket. Only `drop_last` leaves records out: those
+    that do not fill a step. The ranks' parts of a step, put together, are the same for any number of ranks that share
+    the same whole batch, if each has a batch size of 2 or more.
+
+    Args:
+        height, width: (N,) pixels of the records.
+        shapes: the buckets' (height, width).
+        batch_size: images of one rank in a full step, one number or one a bucket; with 1, a bucket's last step may
+            hold 2 on some ranks.
+        scales: factors of the shapes; one is drawn every 10 steps, the same for all ranks, and the sides are rounded
+            to a multiple of `multiple`.
+        repeats: (N,) how often an epoch takes each record on average: 0.5 is every other epoch, 0 never. An epoch's
+            length is their sum, rounded.
+        boxes: (N,) the records' numbers of boxes, for `box_window`.
+        box_window: so many steps that follow each other deal their records out anew by the number of boxes, so that
+            less of the boxes' places is padding; 1 leaves them as they were drawn. Without `shuffle` it does nothing.
+
+    Raises:
+        ConfigError: fewer records than ranks.
+    """
+    n = len(height)
+    drawn = np.arange(n) if repeats is None else _repeat(repeats, seed, epoch)
+    if len(drawn) < world:
+        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks")
+    if shuffle:
+        drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
+    full = np.broadcast_to(np.asarray(batch_size), len(shapes)) * world  # a step of all ranks
+    least = np.maximum(full // 2, world)  # depends on the number of ranks for a batch size of 1 only
+    buckets = bucket(height, width, shapes)[drawn % n]
+    merge_small(buckets, shapes, least.tolist())
+    steps: list[tuple[int, NDArray[np.int64]]] = []
+    for b in range(len(shapes)):
+        rows = drawn[buckets == b]
+        sizes = _sizes(len(rows), int(full[b]), int(least[b]), drop_last)
+        if shuffle and box_window > 1 and boxes is not None:
+            _group(rows[: sizes.count(full[b]) * full[b]], boxes[rows % n], int(full[b]), box_window)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        steps += [(b, rows[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+    if shuffle and (len(shapes) > 1 or box_window > 1):
+        first = np.array([part[0] for _, part in steps], np.int64)
+        steps = [steps[i] for i in np.argsort(bits(seed, epoch, first, "steps")[:, 0], kind="stable")]
+    scale = bits(seed, epoch, np.arange(len(steps)) // SCALE_EVERY, "scale")[:, 0] % np.uint64(len(scales))
+    found = []
+    for (b, part), s in zip(steps, scale.tolist(), strict=True):
+        each, more = divmod(len(part), world)
+        sample = part[rank * each + min(rank, more) :][: each + (rank < more)]
+        found.append(Step(scaled(shapes[b], scales[s], multiple), sample if repeats is None else sample % n, sample))
+    return found
+
+
+def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Sample numbers, record + N x how often it came before. Systematic resampling: each record comes as often as
+    `repeats` says, rounded up or down, and the total is always the same."""
+    n = len(repeats)
+    total = round(float(repeats.sum()))
+    order = np.argsort(bits(seed, epoch, np.arange(n), "repeat order")[:, 0], kind="stable")
+    edges = np.cumsum(repeats[order]) * (total / max(float(repeats.sum()), 1e-12))
+    ends = np.floor(edges + uniform(seed, epoch, np.zeros(1, np.int64), "repeat")[0, 0]).astype(np.int64)
+    ends = np.minimum(ends, total)
+    ends[edges >= edges[-1]] = total  # against rounding: whatever is at the end closes the sum
+    copies = np.zeros(n, np.int64)
+    copies[order] = np.diff(ends, prepend=0)
+    record = np.repeat(np.arange(n), copies)
+    return record + n * (np.arange(total) - np.repeat(np.cumsum(copies) - copies, copies))
+
+
+def _sizes(count: int, full: int, least: int, drop_last: bool) -> list[int]:
+    """How many records each step of a bucket takes, all ranks together."""
+    sizes, rest = [full] * (count // full), count % full
+    if drop_last or not rest:
+        return sizes
+    if not sizes or rest >= least:
+        return [*sizes, rest]
+    if full - (least - rest) >= least:  # no rank may be without an image: the last step borrows
+        return [*sizes[:-1], full - (least - rest), least]
+    return [*sizes[:-1], full + rest]
+
+
+def _group(rows: NDArray[np.int64], boxes: NDArray[np.int64], full: int, window: int) -> None:
+    """Deal the rows of full steps out anew, in place: within each window those with most box places together."""
+    for start in range(0, len(rows), window * full):
+        part = slice(start, min(start + window * full, len(rows)))
+        order = np.argsort(-box_places(boxes[part]), kind="stable").reshape(-1, full)
+        rows[part] = rows[part][np.sort(order, axis=1).ravel()]  # inside a step as drawn: no rank gets all the boxes
+
+
+def scaled(shape: Shape, scale: float, multiple: int = 32) -> Shape:
+    """A shape times a factor, its sides rounded to a multiple; unchanged by a factor of 1."""
+    if scale == 1.0:
+        return shape
+    h, w = (max(multiple, round(side * scale / multiple) * multiple) for side in shape)
+    return h, w

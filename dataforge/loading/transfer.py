@@ -1,0 +1,63 @@
+"""One thread that makes batches on the device while earlier ones are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+from dataforge.loading.batch import Batch
+
+
+class Transfer:
+    """Runs what brings batches to the device, one after another, in a thread and on a CUDA stream of its own.
+
+    So copies and kernels of later batches run beside the training step, and whoever takes a batch waits for nothing but
+    that batch: its thread until the work is issued, its stream until the work is done.
+
+    Args:
+        device: where the batches go; where that is not CUDA, there is the thread alone.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = None
+        if device.type == "cuda":
+            self._stream = _stream(torch.cuda.current_device() if device.index is None else device.index)
+        self._thread = ThreadPoolExecutor(1, "dataforge-transfer")
+
+    def begin(self, make: Callable[[], Batch]) -> Callable[[], Batch]:
+        """Have a batch made, after those that were begun before.
+
+        Returns:
+            A function that waits for it and gives it, for work on the calling thread's current stream; it raises what
+            `make` raised.
+        """
+        made = self._thread.submit(self._run, make)
+        return lambda: self._take(made)
+
+    def end(self) -> None:
+        """Forget what has not been begun, and wait for the rest."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, make: Callable[[], Batch]) -> tuple[Batch, torch.cuda.Event | None]:
+        if self._stream is None:
+            return make(), None
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
+            return make(), self._stream.record_event()
+
+    def _take(self, made: Future[tuple[Batch, torch.cuda.Event | None]]) -> Batch:
+        batch, done = made.result()
+        if self._stream is not None and done is not None:
+            mine = torch.cuda.current_stream(self._stream.device)
+            mine.wait_event(done)
+            for tensor in vars(batch).values():
+                tensor.record_stream(mine)  # else freed memory could be written to before this stream has read it
+        return batch
+
+
+@cache
+def _stream(index: int) -> torch.cuda.Stream:
+    """One for all loaders of a GPU: freed memory is used again only on the stream that it was taken on."""
+    return torch.cuda.Stream(index)

@@ -1,0 +1,66 @@
+"""A shard folder as a `Source` again: what exports, merges and splits read."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from dataforge.errors import ShardError
+from dataforge.record import Record, Source, resolve_split
+from dataforge.shards.reader import Shards
+
+
+def source_of(shards: Shards, split: tuple[str, ...] | None = None) -> Source:
+    """A shard folder as a source: records stream, images are the stored bytes, checked against their CRC-32.
+
+    Args:
+        split: take these only, unions among them; None takes all.
+
+    Raises:
+        ConfigError: no such split. ShardError: raw pixels are stored; or, while the records are drawn, an image is
+            damaged.
+    """
+    if shards.codec == "raw":
+        parent = shards.index["baked"]["parent"]
+        raise ShardError(f"{shards.path}: holds raw pixels, no image files; take what it was baked from, {parent}")
+    chosen = chosen_splits(shards, split)
+    table = shards.table
+
+    def records() -> Iterator[Record]:
+        for name in chosen:
+            for i in shards.splits[name].tolist():
+                blob = bytes(shards.blob(i))
+                if zlib.crc32(blob) != table.crc[i]:
+                    raise ShardError(f"{shards.place(i)}: the image's bytes are not those that were ingested")
+                rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
+                yield Record(
+                    key=table.key[i],
+                    split=name,
+                    image=blob,
+                    height=int(table.height[i]),
+                    width=int(table.width[i]),
+                    boxes=table.boxes[rows],
+                    labels=table.labels[rows],
+                    flags=table.flags[rows],
+                    areas=table.areas[rows],
+                    id=int(table.id[i]),
+                    origin=str(shards.path),
+                )
+
+    total = sum(len(shards.splits[name]) for name in chosen)
+    return Source(shards.classes, records(), shards.class_ids, unions_of(shards, chosen), total)
+
+
+def chosen_splits(shards: Shards, split: tuple[str, ...] | None) -> list[str]:
+    """Stored splits, in the index's order."""
+    unions = shards.index["unions"]
+    stored = [name for name in shards.splits if name not in unions]
+    if not split:
+        return stored
+    names = [resolve_split(name, list(shards.splits)) for name in split]
+    wanted = {part for name in names for part in unions.get(name, [name])}
+    return [name for name in stored if name in wanted]
+
+
+def unions_of(shards: Shards, chosen: list[str]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(parts) for name, parts in shards.index["unions"].items() if set(parts) <= set(chosen)}

@@ -1,0 +1,106 @@
+"""What a cache remembers of the images that it was baked from, and whether its parent is still what it was."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataforge.errors import ShardError
+from dataforge.shards.index import INDEX
+from dataforge.shards.table import Table
+
+ORIGIN = "origin.arrow"
+SCHEMA = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("matrix", pa.list_(pa.float64(), 6))])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source images of N records.
+
+    Attributes:
+        height, width: (N,) pixels of the source image.
+        matrix: (N, 3, 3) source pixels to stored pixels, edge coordinates; scales and shifts alone.
+    """
+
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    matrix: NDArray[np.float64]
+
+    def encode(self) -> bytes:
+        """As the bytes of an Arrow IPC file."""
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(self.matrix[:, :2].reshape(-1)), 6)
+        batch = pa.RecordBatch.from_arrays([pa.array(self.height), pa.array(self.width), rows], schema=SCHEMA)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, SCHEMA) as writer:
+            writer.write_batch(batch)
+        return bytes(sink.getvalue())
+
+    def home(self, table: Table) -> Table:
+        """The records' table of stored pixels, to one of source pixels."""
+        matrix = self.matrix[table.image]
+        scale, shift = matrix[:, [0, 1], [0, 1]], matrix[:, :2, 2]
+        limit = np.stack([self.width, self.height], 1)[table.image]
+        boxes = ((table.boxes.reshape(-1, 2, 2) - shift[:, None]) / scale[:, None]).clip(0, limit[:, None])
+        return replace(
+            table,
+            height=self.height,
+            width=self.width,
+            boxes=boxes.reshape(-1, 4).astype(np.float32),
+            areas=(table.areas / scale.prod(1)).astype(np.float32),
+        )
+
+    def records(self, index: NDArray[np.int64]) -> Origin:
+        """Some records, in their order."""
+        return Origin(self.height[index], self.width[index], self.matrix[index])
+
+
+def read(path: Path) -> Origin:
+    """Open `path/origin.arrow`.
+
+    Raises:
+        ShardError: it is missing, damaged, or has other columns.
+    """
+    file = path / ORIGIN
+    try:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
+            if not reader.schema.equals(SCHEMA):
+                raise ShardError(f"{file}: columns {reader.schema.names}; expected {SCHEMA.names}")
+            table = reader.read_all().combine_chunks()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ShardError(f"{file}: cannot be read: {error}") from None
+    rows = table.column("matrix").combine_chunks().flatten().to_numpy().reshape(-1, 2, 3)
+    matrix = np.concatenate([rows, np.tile([[[0.0, 0.0, 1.0]]], (len(rows), 1, 1))], 1)
+    return Origin(table.column("height").to_numpy(), table.column("width").to_numpy(), matrix)
+
+
+def content(path: Path) -> str:
+    """The fingerprint of a shard folder: 8 hex digits, the CRC-32 of its index."""
+    return f"{zlib.crc32((path / INDEX).read_bytes()):08x}"
+
+
+def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:
+    """Whether the set that a cache was baked from can be looked at.
+
+    Args:
+        path: the cache.
+        baked: what its index says under that name.
+
+    Raises:
+        ShardError: it is there and has changed, so the cache is stale.
+    """
+    try:
+        found = content(Path(baked["parent"]))
+    except OSError:
+        return False
+    if found != baked["fingerprint"]:
+        raise ShardError(
+            f"{path}: is stale: {baked['parent']}, which it was baked from, has changed (fingerprint {found}, "
+            f"expected {baked['fingerprint']}); bake it again"
+        )
+    return True

@@ -1,0 +1,1 @@
+"""Functions from `Source` to `Source`: chosen, joined, repaired."""

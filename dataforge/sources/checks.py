@@ -1,0 +1,93 @@
+"""What is odd about a record that is kept as it is: seen in its header and its boxes, without decoding a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dataforge.images.header import ImageInfo
+from dataforge.record import CROWD, Finding, Record
+from dataforge.sources.repair import numbers
+
+PLAIN = ("RGB", "L", "1")  # Pillow's modes that lose nothing on the way to 8-bit RGB
+SMALL, HUGE = 8, 1 << 26  # pixels: of an image's shorter side; of a whole image (8192x8192)
+TINY = 1.0  # pixels: a box's shorter side below this is no object that anything could see
+COVERS = 0.99  # of the image's width and of its height: a box of that size says nothing about a place
+ALIKE = 0.02  # of a box's shorter side: two boxes whose edges are all this close to each other are one box twice
+
+_OF_IMAGE = ("image-deep", "image-mode", "image-rotated", "image-small", "image-huge")
+CODES = frozenset((*_OF_IMAGE, "box-tiny", "box-covers", "box-same", "box-alike"))
+
+
+def look(record: Record, info: ImageInfo) -> list[Finding]:
+    """Findings with the codes `CODES`, all "noted".
+
+    Args:
+        record: with its image's true size, and boxes that lie inside it; a box's number is its place among these.
+    """
+    return [*_of_image(record, info), *_of_boxes(record)]
+
+
+def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
+    short, pixels = min(info.height, info.width), info.height * info.width
+    if info.mode in PLAIN and info.orientation == 1 and short >= SMALL and pixels <= HUGE:
+        return  # nearly all are so
+    size = f"{info.width}x{info.height}"
+    facts = (
+        (info.mode[0] in "IF", "image-deep", f"mode {info.mode}", "more than 8 bits; only the upper 8 are used"),
+        (info.mode[0] not in "IF" and info.mode not in PLAIN, "image-mode", f"mode {info.mode}", "turned into RGB"),
+        (info.orientation != 1, "image-rotated", f"EXIF orientation {info.orientation}", "turned upright"),
+        (short < SMALL, "image-small", size, f"a side below {SMALL} pixels"),
+        (pixels > HUGE, "image-huge", size, f"more than {HUGE} pixels"),
+    )
+    for there, code, value, reason in facts:
+        if there:
+            yield Finding("noted", code, record.file, record.key, value, f"{reason}; kept", "image")
+
+
+def _of_boxes(record: Record) -> Iterator[Finding]:
+    # numbers of Python's, not numpy's: an image has so few boxes that numpy's calls would take three times as long
+    boxes = record.boxes.tolist()
+    wide, high = COVERS * record.width, COVERS * record.height
+    shorter = []
+
+    def found(code: str, n: int, reason: str) -> Finding:
+        value = f"xyxy {numbers(record.boxes[n])}"
+        return Finding("noted", code, record.origin, f"{record.key} box {n}", value, f"{reason}; kept")
+
+    for n, (x1, y1, x2, y2) in enumerate(boxes):
+        width, height = x2 - x1, y2 - y1
+        shorter.append(width if width < height else height)
+        if shorter[n] < TINY:
+            yield found("box-tiny", n, f"narrower than {TINY:g} pixel")
+        if width >= wide and height >= high and not record.flags[n] & CROWD:
+            yield found("box-covers", n, f"covers the {record.width}x{record.height} image")
+    if len(boxes) > 1:
+        for n, (same, earlier) in sorted(_twice(boxes, shorter, record.labels.tolist()).items()):
+            code, reason = ("box-same", "the same as") if same else ("box-alike", "nearly the same as")
+            yield found(code, n, f"{reason} box {earlier}, of the same class")
+
+
+def _twice(boxes: list[list[float]], shorter: list[float], labels: list[int]) -> dict[int, tuple[bool, int]]:
+    """Boxes that an earlier one of their class is (nearly) the same as: whether it is the same, and its number.
+
+    In the order of their left edges, a box is only compared with the next ones, as long as these are close enough.
+
+    Args:
+        shorter: the boxes' shorter sides.
+    """
+    found: dict[int, tuple[bool, int]] = {}
+    order = sorted(range(len(boxes)), key=boxes.__getitem__)
+    for place, i in enumerate(order):
+        one, close = boxes[i], ALIKE * shorter[i]
+        for at in range(place + 1, len(order)):
+            j = order[at]
+            other = boxes[j]
+            if other[0] - one[0] > close:
+                break
+            near = min(close, ALIKE * shorter[j])
+            if labels[i] == labels[j] and all(abs(a - b) <= near for a, b in zip(one, other, strict=True)):
+                earlier, n = sorted((i, j))
+                same = one == other
+                if n not in found or (same and not found[n][0]):
+                    found[n] = same, earlier
+    return found

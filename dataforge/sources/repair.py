@@ -1,0 +1,93 @@
+"""Boxes as an annotation states them, to boxes as shards hold them: inside the upright image, with an area."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dataforge.images.header import ImageInfo
+from dataforge.record import Boxes, Finding, Record, box_areas
+
+ROUNDING = 0.0101  # pixels a box may stand over the edge without a word: numbers in text files are rounded
+
+
+def fit(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
+    """Give a record its image's true size. Boxes drawn on unrotated pixels are turned with the EXIF orientation.
+
+    Orientations 2 to 4 keep the size, so there it cannot be told which pixels a box was drawn on; it is taken for
+    drawn on the upright ones, as viewers and most tools show them.
+    """
+    declared, upright = (record.height, record.width), (info.height, info.width)
+    found = []
+    boxes = record.boxes
+    if 0 not in declared and declared != upright:
+        value = f"{record.width}x{record.height}"
+        if declared == upright[::-1] and info.orientation >= 5:
+            boxes = turn(boxes, info)
+            reason = f"the size before EXIF orientation {info.orientation}; boxes were turned with it"
+            code = "size-unrotated"
+        else:
+            reason = f"the image is {info.width}x{info.height}; that is taken, boxes are kept as pixels"
+            code = "size-wrong"
+        found.append(Finding("repaired", code, record.origin or record.file, record.key, value, reason, "image"))
+    if declared == upright:
+        return record, found
+    return replace(record, height=info.height, width=info.width, boxes=boxes), found
+
+
+def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
+    """Boxes (n, 4) on the pixels as stored, to boxes on the upright image."""
+    if info.orientation >= 5:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    x1, y1, x2, y2 = boxes.T
+    if info.orientation in (2, 3, 6, 7):
+        x1, x2 = info.width - x2, info.width - x1
+    if info.orientation in (3, 4, 7, 8):
+        y1, y2 = info.height - y2, info.height - y1
+    return np.stack([x1, y1, x2, y2], 1)
+
+
+def clean(record: Record) -> tuple[Record, list[Finding]]:
+    """Mend or refuse a record's boxes: those that are left lie inside the image and have an area."""
+    boxes, areas = record.boxes, record.areas
+    width, height = record.width, record.height
+    if all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in boxes.tolist()):
+        # nearly all are so, and for the few boxes of an image Python is quicker than NumPy
+        if areas is None or all(0 <= area < math.inf for area in areas.tolist()):
+            return record, []
+        stated = np.isfinite(areas) & (areas >= 0)
+        return replace(record, areas=np.where(stated, areas, box_areas(boxes))), []
+    size = np.array([width, height], np.float32)
+    finite = np.isfinite(boxes).all(1)
+    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
+    inverted = (boxes[:, :2] > boxes[:, 2:]).any(1)
+    empty = (low == high).any(1)
+    inner = np.concatenate([low.clip(0, size), high.clip(0, size)], 1)
+    outside = ~(inner[:, 2:] > inner[:, :2]).all(1)
+    over = (np.concatenate([-low, high - size], 1) > ROUNDING).any(1)
+    kept = finite & ~empty & ~outside
+    kinds: tuple[tuple[Any, str, str, str], ...] = (
+        (~finite, "refused", "box-nan", "not a number, or infinite; left out"),
+        (finite & empty, "refused", "box-empty", "has no area; left out"),
+        (finite & ~empty & outside, "refused", "box-outside", f"outside {record.width}x{record.height}; left out"),
+        (kept & inverted, "repaired", "box-inverted", "corners were in the wrong order; swapped"),
+        (kept & over, "repaired", "box-clipped", f"stands over {record.width}x{record.height}; clipped"),
+    )
+    found = [
+        Finding(action, code, record.origin, f"{record.key} box {n}", f"xyxy {numbers(boxes[n])}", reason)  # type: ignore[arg-type]
+        for rows, action, code, reason in kinds
+        for n in np.nonzero(rows)[0]
+    ]
+    if areas is not None:
+        full = box_areas(inner)
+        wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
+        areas = np.where(wrong, full, areas)[kept]
+    mended = replace(record, boxes=inner[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
+    return mended, found
+
+
+def numbers(box: Boxes) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in box.tolist()) + "]"

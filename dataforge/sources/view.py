@@ -1,0 +1,240 @@
+"""Which images and boxes of a set are wanted. The same choice at ingest and at load, by the same code."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError, ImageError, unknown
+from dataforge.images.header import probe
+from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, object_areas
+from dataforge.rng import uniform
+from dataforge.sources.repair import clean, fit
+
+Policy = Literal["keep", "drop"]
+REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; 0 for one that is kept
+
+
+@dataclass(frozen=True)
+class View:
+    """A choice of classes, boxes and images. What is not named is kept, so `View()` keeps everything.
+
+    Attributes:
+        classes: names; labels become 0, 1, ... in this order. Empty means all, with the labels they have.
+        area: (least, most) area in pixels of the source image, both included: the object's own where the source
+            states it (COCO's masks), else its box's, as in COCO's size bins.
+        side: (least, most) length of a box's shorter side, in pixels of the source image, both included.
+        crowd, difficult: whether boxes with that flag stay.
+        empty: whether images without a box stay; what counts is the boxes that the other choices leave.
+        limit: the most images of a split, the first that fit all other choices.
+        sample: the share of images to draw at random; above 1, how many of each split. A draw depends on the images'
+            keys and the seed alone, so a smaller sample is a subset of a larger one, and other choices, which are made
+            of what was drawn, do not change it.
+        sample_seed: another seed draws other images.
+
+    Raises:
+        ConfigError: a value cannot be; and, where it meets a set, a class that the set does not have.
+    """
+
+    classes: tuple[str, ...] = ()
+    area: tuple[float, float] | None = None
+    side: tuple[float, float] | None = None
+    crowd: Policy = "keep"
+    difficult: Policy = "keep"
+    empty: Policy = "keep"
+    limit: int | None = None
+    sample: float = 1.0
+    sample_seed: int = 0
+
+    def __post_init__(self) -> None:
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ConfigError(f"classes: {', '.join(map(repr, twice))} more than once")
+        for name in ("area", "side"):
+            bounds = getattr(self, name)
+            if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
+                raise ConfigError(f"{name} is {bounds}; expected the least and the most, such as 100 and inf")
+        for name in ("crowd", "difficult", "empty"):
+            if getattr(self, name) not in ("keep", "drop"):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}; expected at least 1 image")
+        if not (0 < self.sample <= 1 or (self.sample > 1 and self.sample % 1 == 0)):
+            raise ConfigError(
+                f"sample is {self.sample}; expected a share of the images, above 0 and up to 1, or how many of them"
+            )
+
+    def label_of(self, known: Sequence[str]) -> NDArray[np.int32]:
+        """(len(known),) the new label of each class of a set, -1 for one that is left out."""
+        for name in self.classes:
+            if name not in known:
+                raise unknown("class", name, known)
+        number = {name: n for n, name in enumerate(self.classes or known)}
+        return np.array([number.get(name, -1) for name in known], np.int32)
+
+    def names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """The class names by new label."""
+        return self.classes or tuple(known)
+
+    def numbers(self, known: Sequence[str], class_ids: Sequence[int]) -> tuple[int, ...]:
+        """The source's own number of each class, by new label."""
+        if not self.classes or not class_ids:
+            return tuple(class_ids)
+        return tuple(class_ids[known.index(name)] for name in self.classes)
+
+    def reasons(
+        self, boxes: Boxes, labels: NDArray[np.int32], flags: NDArray[np.uint8], areas: NDArray[np.float32]
+    ) -> NDArray[np.uint8] | None:
+        """Why boxes are left out, the first reason in the order of `REASONS`.
+
+        Args:
+            boxes: (n, 4) pixels of the source image.
+            labels: (n,) new ones, -1 for a class that is left out.
+            flags, areas: (n,).
+
+        Returns:
+            (n,) indices into `REASONS`, or None when this view leaves out no box of any set.
+        """
+        if not self.chooses_boxes:
+            return None
+        side = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf)
+        everything = (-math.inf, math.inf)  # here boxes may still be inverted, which ingest mends
+        area_range, side_range = self.area or everything, self.side or everything
+        return np.select(
+            [
+                labels < 0,
+                (flags & CROWD > 0) & (self.crowd == "drop"),
+                (flags & DIFFICULT > 0) & (self.difficult == "drop"),
+                (areas < area_range[0]) | (areas > area_range[1]),
+                (side < side_range[0]) | (side > side_range[1]),
+            ],
+            [np.uint8(n) for n in range(1, len(REASONS))],
+            np.uint8(0),
+        )
+
+    @property
+    def chooses_boxes(self) -> bool:
+        return bool(self.classes or self.area or self.side or "drop" in (self.crowd, self.difficult))
+
+    @property
+    def chooses_images(self) -> bool:
+        return self.empty == "drop" or self.limit is not None or self.sample != 1
+
+    def _lots(self, keys: Iterable[str]) -> NDArray[np.float64]:
+        """(n,) numbers in 0..1; the images with the lowest ones are drawn."""
+        numbers = np.array([zlib.crc32(key.encode("utf-8", "surrogateescape")) for key in keys], np.int64)
+        return uniform(self.sample_seed, 0, numbers, "sample")[:, 0]
+
+    def drawn(self, keys: Iterable[str]) -> NDArray[np.bool_]:
+        """(n,) whether the sample has these images.
+
+        Args:
+            keys: those of a whole split, where `sample` is how many.
+        """
+        lots = self._lots(keys)
+        return (lots if self.sample <= 1 else np.argsort(np.argsort(lots, kind="stable"))) < self.sample
+
+    def _draw(self, items: Iterator[Record | Finding], left_out: Counter[str]) -> Iterator[Record | Finding]:
+        """The same choice from a stream, which counts what it leaves out. The findings come as they are.
+
+        Where `sample` is how many, so many records of each split are held, and come in their order at the end.
+        """
+        held: dict[str, list[tuple[float, int, Record]]] = {}  # heaps: the first is the next to be left out
+        for n, item in enumerate(items):
+            if isinstance(item, Finding):
+                yield item
+                continue
+            lot = float(self._lots([item.key])[0])
+            if self.sample > 1:
+                mine = held.setdefault(item.split, [])
+                heappush(mine, (-lot, -n, item))
+                if len(mine) > self.sample:
+                    heappop(mine)
+                    left_out["sample"] += 1
+            elif lot < self.sample:
+                yield item
+            else:
+                left_out["sample"] += 1
+        for _, _, record in sorted(chain(*held.values()), key=lambda one: -one[1]):
+            yield record
+
+    def filter(self, source: Source) -> Source:
+        """A source with what this view keeps. What it leaves out is counted in findings at the end.
+
+        Boxes are mended before they are measured, as ingest mends them, so that a view of a whole set and a set that
+        was ingested through the view are the same. Images that cannot be read go through, for ingest to refuse.
+
+        Raises:
+            ConfigError: the source has no such class.
+        """
+        label_of = self.label_of(source.classes)
+        measures = bool(self.area or self.side or self.empty == "drop")
+
+        def records() -> Iterator[Record | Finding]:
+            boxes_out: Counter[tuple[str, str]] = Counter()
+            images_out: Counter[str] = Counter()
+            taken: Counter[str] = Counter()
+            for record in source.records if self.sample == 1 else self._draw(source.records, images_out):
+                if isinstance(record, Finding):
+                    yield record
+                    continue
+                if self.limit is not None and taken[record.split] >= self.limit:
+                    images_out["limit"] += 1
+                    continue
+                if measures:
+                    try:
+                        record, found = _mended(record)
+                    except (OSError, ValueError, ImageError):
+                        yield record
+                        continue
+                    yield from found
+                names = [source.classes[label] for label in record.labels] if self.classes else []
+                record = replace(record, labels=label_of[record.labels])
+                why = self.reasons(record.boxes, record.labels, record.flags, object_areas(record))
+                if why is not None and why.any():
+                    boxes_out.update((REASONS[n], names[i] if n == 1 else "") for i, n in enumerate(why.tolist()) if n)
+                    record = _only(record, why == 0)
+                if self.empty == "drop" and not len(record.boxes):
+                    images_out["empty"] += 1
+                    continue
+                taken[record.split] += 1
+                yield record
+            for (reason, name), count in sorted(boxes_out.items()):
+                yield _left_out(reason, f"{count} boxes", name)
+            for reason, count in sorted(images_out.items()):
+                yield _left_out(reason, f"{count} images")
+
+        return replace(
+            source,
+            classes=self.names(source.classes),
+            class_ids=self.numbers(source.classes, source.class_ids),
+            records=records(),
+            total=0 if self.chooses_images else source.total,
+        )
+
+
+def _mended(record: Record) -> tuple[Record, list[Finding]]:
+    blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+    record, found = fit(record, probe(blob))
+    record, more = clean(record)
+    return record, found + more
+
+
+def _only(record: Record, kept: NDArray[np.bool_]) -> Record:
+    areas = None if record.areas is None else record.areas[kept]
+    return replace(record, boxes=record.boxes[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
+
+
+def _left_out(reason: str, value: str, name: str = "") -> Finding:
+    option = "--classes" if reason == "class" else f"--{reason}"
+    return Finding("refused", f"view-{reason}", option, name, value, "left out, as asked", "set")

@@ -1,0 +1,1 @@
+"""From shards to shards, and back to annotation files."""

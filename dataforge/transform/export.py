@@ -1,0 +1,101 @@
+"""From shards back to annotation files. What a format cannot hold is counted, not passed over in silence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataforge.errors import ConfigError, FormatError
+from dataforge.formats import PARTS, holds, writer
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, box_areas
+from dataforge.shards.as_source import chosen_splits, source_of, unions_of
+from dataforge.shards.reader import Shards
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `lost`: how much of what the shards hold the format does not, by the name of its part."""
+
+    out: Path
+    format: str
+    images: int
+    boxes: int
+    lost: dict[str, int]
+
+    def text(self) -> str:
+        """One line, and one more for each kind of thing that was lost."""
+        lines = [f"{self.images} images, {self.boxes} boxes written to {self.out} ({self.format})"]
+        lines += [f"{count} {PARTS[part]} cannot be held by {self.format}" for part, count in self.lost.items()]
+        return "\n".join(lines)
+
+
+def export(
+    shards: Shards,
+    format_name: str,
+    out: Path,
+    *,
+    split: tuple[str, ...] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Exported:
+    """Write shards in a format. An error or an interruption leaves nothing behind.
+
+    Args:
+        out: a folder that does not exist, or is empty.
+        progress: called with the number of images written, after each.
+
+    Raises:
+        FormatError: `out` is not free or cannot be written, or the format cannot hold a name.
+        ConfigError: the format or a split is not known, or `out` lies within the shards.
+        ShardError: an image is damaged.
+    """
+    write = writer(format_name)
+    source = source_of(shards, split)
+    lost = _lost(shards, chosen_splits(shards, split), holds(format_name))
+    if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"{out}: lies within the shards; choose another --out")
+    there = out.is_dir()
+    if out.exists() and (not there or any(out.iterdir())):
+        raise FormatError(f"{out}: is not empty; expected a new folder")
+    images = boxes = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal images, boxes
+        for record in source.records:
+            assert isinstance(record, Record)
+            yield record
+            images, boxes = images + 1, boxes + len(record.boxes)
+            if progress:
+                progress(images)
+
+    try:
+        write(Source(source.classes, counted(), source.class_ids, source.unions, source.total), out)
+    except BaseException as error:
+        for entry in out.iterdir() if out.is_dir() else ():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if out.is_dir() and not there:
+            out.rmdir()
+        if isinstance(error, OSError):
+            raise FormatError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise
+    return Exported(out, format_name, images, boxes, lost)
+
+
+def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, int]:
+    rows = np.concatenate([shards.splits[name] for name in chosen]) if chosen else np.zeros(0, np.int64)
+    objects = shards.table.take(rows)
+    counts = {
+        "crowd": (objects.flags & CROWD > 0).sum(),
+        "difficult": (objects.flags & DIFFICULT > 0).sum(),
+        "truncated": (objects.flags & TRUNCATED > 0).sum(),
+        "areas": (objects.areas != box_areas(objects.boxes)).sum(),
+        "ids": (shards.table.id[rows] >= 0).sum(),
+        "splits": len(chosen) if len(chosen) > 1 else 0,
+        "unions": len(unions_of(shards, chosen)),
+        "classes": len(shards.classes) - len(np.unique(objects.labels)),
+        "class_ids": sum(i != n for n, i in enumerate(shards.class_ids)),
+    }
+    return {part: int(count) for part, count in counts.items() if count and part not in held}

@@ -1,0 +1,232 @@
+"""New splits of a set: every class shared out alike, what belongs together kept together."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError
+from dataforge.record import Source
+from dataforge.rng import bits
+from dataforge.shards.as_source import source_of
+from dataforge.shards.reader import Shards
+from dataforge.sources.join import join
+from dataforge.transform.similar import components
+
+Ints = NDArray[np.int64]
+
+
+def deal(
+    group: Ints, image: Ints, label: Ints, keys: Sequence[str], shares: Sequence[float], seed: int = 0
+) -> NDArray[np.int64]:
+    """Give each group of images to a split, so that images and classes come out in the wanted shares.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011, algorithm 1) with groups for examples: the
+    class with the fewest images left is dealt first, largest group first, each to the split that lacks most of the
+    class. Unlike the paper's, a split takes no group by more than half of which it would become too large, while there
+    is another: so it has at most (1 - 1 / K) of the largest group more images than wanted.
+
+    Args:
+        group: (N,) the number of each image's group, 0..G-1.
+        image, label: (P,) pairs: this image holds this class. A pair may come often and counts once.
+        keys: N of them, unique. With the seed they alone settle ties, so the records' order does not matter.
+        shares: K of them, which add up to 1.
+
+    Returns:
+        (N,) each image's split, 0..K-1.
+    """
+    if not len(group):
+        return np.zeros(0, np.int64)
+    size = np.bincount(group)  # (G,) images
+    drawn = bits(seed, 0, np.array([zlib.crc32(key.encode("utf-8", "surrogateescape")) for key in keys]), "split")
+    rank = np.full(len(size), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(rank, group, drawn[:, 0])
+
+    classes = int(label.max(initial=0)) + 1
+    row, column = np.divmod(np.unique(image * classes + label), classes)  # each pair once
+    pairs, counts = np.unique(group[row] * classes + column, return_counts=True)
+    pair_group, pair_class = np.divmod(pairs, classes)
+    # group g holds the classes of its pairs start[g]:start[g + 1]
+    start = np.searchsorted(pair_group, np.arange(len(size) + 1))
+
+    left = np.bincount(pair_class, counts, classes)  # images of each class that are not dealt yet
+    lacking = np.outer(shares, left)  # (K, C) what each split still should get of each class
+    room = [share * len(group) for share in shares]
+    part = np.full(len(size), -1, np.int64)
+
+    def give(one: int, lack: Sequence[float]) -> None:
+        def fitness(k: int) -> tuple[bool, float, float]:
+            fits = room[k] >= size[one] / 2
+            return fits, lack[k] if fits else room[k], room[k]
+
+        k = part[one] = max(range(len(room)), key=fitness)
+        mine = slice(start[one], start[one + 1])
+        lacking[k, pair_class[mine]] -= counts[mine]
+        left[pair_class[mine]] -= counts[mine]
+        room[k] -= size[one]
+
+    while len(waiting := np.nonzero(left > 0)[0]):
+        rarest = waiting[np.argmin(left[waiting])]
+        mine = np.nonzero((pair_class == rarest) & (part[pair_group] < 0))[0]
+        order = np.lexsort((rank[pair_group[mine]], -size[pair_group[mine]], -counts[mine]))
+        for one in pair_group[mine[order]].tolist():
+            give(one, lacking[:, rarest].tolist())
+    rest = np.nonzero(part < 0)[0]  # without a class
+    for one in rest[np.lexsort((rank[rest], -size[rest]))].tolist():
+        give(one, room)
+    return part[group]
+
+
+def groups_of(keys: Sequence[str], by: str) -> Ints:
+    """(N,) the same number for images whose keys agree.
+
+    Args:
+        by: "folder", or a regular expression: images agree in what its first group matches (or all of it, if it has
+            none). An image whose key it does not match is alone.
+
+    Raises:
+        ConfigError: it is no regular expression, or matches no key.
+    """
+    if by == "folder":
+        names: list[tuple[int, str]] = [(0, key.rpartition("/")[0]) for key in keys]
+    else:
+        try:
+            pattern = re.compile(by)
+        except re.error as error:
+            raise ConfigError(f"--group-by {by}: expected folder or a regular expression: {error}") from None
+        found = [pattern.search(key) for key in keys]
+        if not any(found):
+            raise ConfigError(f"--group-by {by}: matches no image's name, such as {next(iter(keys), '')!r}")
+        group = 1 if pattern.groups else 0
+        names = [(0, match[group] or "") if match else (1, key) for match, key in zip(found, keys, strict=True)]
+    numbers: dict[tuple[int, str], int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def together(one: Ints, other: Ints) -> Ints:
+    """(N,) groups 0..G-1 that keep together what either of two groupings does."""
+    edges = []
+    for grouping in (one, other):
+        order = np.argsort(grouping, kind="stable")
+        same = np.flatnonzero(np.diff(grouping[order]) == 0)
+        edges.append(np.stack([order[same], order[same + 1]], 1))
+    return components(len(one), np.concatenate(edges))
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Which record goes to which split.
+
+    Attributes:
+        names, shares: of the K splits, as wanted.
+        part: (N,) each record's split, 0..K-1; group: (N,) which stay together.
+        images: (K,) how many each got; boxes: (K,); per_class: (C, K) images that hold the class.
+        warnings: what could not be as wanted, in words.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    classes: tuple[str, ...]
+    part: Ints
+    group: Ints
+    images: Ints
+    boxes: Ints
+    per_class: Ints
+    warnings: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return {
+            "wanted": dict(zip(self.names, self.shares, strict=True)),
+            "groups": int(self.group.max(initial=-1)) + 1,
+            "dealt": {
+                name: {
+                    "images": int(self.images[k]),
+                    "boxes": int(self.boxes[k]),
+                    "images_per_class": dict(zip(self.classes, self.per_class[:, k].tolist(), strict=True)),
+                }
+                for k, name in enumerate(self.names)
+            },
+            "warnings": list(self.warnings),
+        }
+
+    def text(self) -> str:
+        """A table: of the images, the boxes and each class's images, how many and what share each split got."""
+        groups = int(self.group.max(initial=-1)) + 1
+        rows = [("images", self.images), ("boxes", self.boxes)]
+        rows += [(f"with {name}", counts) for name, counts in zip(self.classes, self.per_class, strict=True)]
+        wide = max(len(name) for name, _ in rows)
+        lines = [f"{len(self.part)} images in {groups} groups that stay together"]
+        lines.append("  ".join([" " * wide, *(f"{name:>16}" for name in self.names)]))
+        lines.append("  ".join([f"{'wanted':<{wide}}", *(f"{share:>16.1%}" for share in self.shares)]))
+        for name, counts in rows:
+            cells = [f"{n} {n / max(counts.sum(), 1):>7.1%}" for n in counts.tolist()]
+            lines.append("  ".join([f"{name:<{wide}}", *(f"{cell:>16}" for cell in cells)]))
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def split(shards: Shards, wanted: Mapping[str, float], group: Ints, seed: int = 0) -> Dealt:
+    """Share all records of some shards out.
+
+    Args:
+        wanted: the new splits' shares, which add up to 1.
+        group: (N,) the same number for records that stay together.
+
+    Raises:
+        ConfigError: a split would get no image.
+    """
+    table = shards.table
+    names, shares = tuple(wanted), tuple(wanted.values())
+    keys = _keys(shards)
+    group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    part = deal(group, table.image, table.labels.astype(np.int64), keys, shares, seed)
+    images = np.bincount(part, minlength=len(names))
+    boxes = np.bincount(part[table.image], minlength=len(names))
+    held = np.unique(table.image * len(shards.classes) + table.labels)
+    row, label = np.divmod(held, max(len(shards.classes), 1))
+    per_class = np.zeros((len(shards.classes), len(names)), np.int64)
+    np.add.at(per_class, (label, part[row]), 1)
+
+    size = np.bincount(group, minlength=1)
+    largest = f"the largest group has {size.max()} images, such as {keys[int(np.argmax(size[group]))]}" if keys else ""
+    for name, count in zip(names, images.tolist(), strict=True):
+        if not count:
+            what = largest or "there are none"
+            raise ConfigError(f"{name} would get no image of {len(part)}, with {wanted[name]:.1%} wanted; {what}")
+    warnings = [
+        f"{name} got {count / len(part):.1%} of the images, {share:.1%} were wanted; {largest}"
+        for name, share, count in zip(names, shares, images.tolist(), strict=True)
+        if abs(count - share * len(part)) > max(1, 0.1 * share * len(part))
+    ]
+    groups_with = [len(np.unique(group[row[label == c]])) for c in range(len(shards.classes))]
+    for name, counts in zip(names, per_class.T, strict=True):
+        lacks = [c for c, n in enumerate(counts.tolist()) if not n and groups_with[c]]
+        if lacks:
+            listed = ", ".join(f"{shards.classes[c]} ({groups_with[c]})" for c in lacks)
+            warnings.append(f"{name} got no image of these classes (and so many groups hold them): {listed}")
+    return Dealt(names, shares, shards.classes, part, group, images, boxes, per_class, tuple(warnings))
+
+
+def source_of_dealt(shards: Shards, dealt: Dealt) -> Source:
+    """The records under their new splits. A key that two old splits have gets its old split's name before it."""
+    stored = [name for name in shards.splits if name in shards.index["splits"]]
+
+    def moved(name: str) -> Source:
+        old = source_of(shards, (name,))
+        parts = dealt.part[shards.splits[name]].tolist()
+        records = (replace(record, split=dealt.names[k]) for record, k in zip(old.records, parts, strict=True))  # type: ignore[type-var]
+        return replace(old, records=records, unions={})
+
+    return join([(name, moved(name)) for name in stored])
+
+
+def _keys(shards: Shards) -> list[str]:
+    """The records' keys with their splits' names, which makes them unique."""
+    keys = shards.table.key
+    return [f"{name}/{keys[i]}" for name in shards.index["splits"] for i in shards.splits.get(name, ())]

@@ -1,0 +1,67 @@
+"""Work in threads comes back in order, a little ahead and no more, and ends cleanly."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataforge.threads import AHEAD, ordered
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("dataforge-ordered")]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 5))
+def test_results_come_in_the_items_order(delays: list[int], threads: int) -> None:
+    def work(one: tuple[int, int]) -> int:
+        time.sleep(one[1] / 1000)
+        return one[0]
+
+    assert list(ordered(work, enumerate(delays), threads)) == list(range(len(delays)))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_more_is_drawn_than_runs_ahead(threads: int) -> None:
+    drawn = 0
+
+    def items() -> Iterator[int]:
+        nonlocal drawn
+        while drawn < 1000:
+            drawn += 1
+            yield drawn
+
+    for taken, _ in enumerate(ordered(abs, items(), threads)):
+        assert drawn - taken <= AHEAD * threads
+        if taken == 50:
+            break
+    assert drawn < 100 and not ours()
+
+
+def test_an_error_of_the_items_comes_after_what_was_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from range(7)
+        raise ValueError("torn")
+
+    results = ordered(lambda i: i * i, items(), 2)
+    assert [next(results) for _ in range(7)] == [i * i for i in range(7)]
+    with pytest.raises(ValueError, match="torn"):
+        next(results)
+    assert not ours()
+
+
+def test_an_error_of_the_work_ends_it() -> None:
+    def work(i: int) -> float:
+        return 1 / (3 - i)
+
+    results = ordered(work, range(1000), 2)
+    assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not ours()

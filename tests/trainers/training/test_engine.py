@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dataforge.errors import ConfigError, DataError
+from tests import tiny
+from tests.trainers.runs import config, rows, small, steps
+from trainers import checkpoint, distributed
+from trainers.config import read_toml, write_toml
+from trainers.training import engine, optim, run
+from trainers.yolov2 import YOLOv2, YOLOv2Config
+
+LOSSES = ["box", "obj", "noobj", "cls", "prior"]
+
+
+def test_a_run_folder_holds_what_users_know(finished: Path, twenty: Path) -> None:
+    pictures = "results.png labels.jpg train_batch0.jpg val_batch0_labels.jpg val_batch0_pred.jpg PR_curve.png"
+    for name in [*pictures.split(), "confusion_matrix.png", "args.toml", "weights/best.pt", "weights/last.pt"]:
+        assert (finished / name).stat().st_size > 0, name
+    assert list(finished.glob("events.out.tfevents.*"))
+    found = rows(finished / run.RESULTS)
+    assert [row["epoch"] for row in found] == ["1", "2"]
+    expected = ["epoch", "step", *LOSSES, "loss", "lr", "mAP50", "mAP50-95", "img/s", "data-wait %"]
+    assert list(found[0]) == expected
+    assert all(math.isfinite(float(value)) for row in found for value in row.values())
+    assert read_toml(YOLOv2Config, finished / "args.toml")["shards"] == str(twenty)
+
+
+def test_checkpoints_are_the_newest_few_and_load_as_weights_only(finished: Path) -> None:
+    assert [file.name for file in sorted((finished / "weights").glob("step-*.pt"))] == [
+        f"step-{step:07d}.pt" for step in (4, 5, 6, 8, 10)
+    ][-4:]
+    state = torch.load(finished / "weights/last.pt", weights_only=True)
+    assert state["train"]["progress"]["step"] == 10 and state["train"]["progress"]["epoch"] == 2
+    detector, best = checkpoint.load_detector(finished / "weights/best.pt")
+    assert "train" not in best and not detector.training
+    assert best["classes"] == list(tiny.CLASSES)
+
+
+@pytest.mark.parametrize("at", [3, 5, 8])
+def test_a_run_that_died_goes_on_exactly(
+    finished: Path, twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """It dies after step `at`; the newest checkpoint is of an earlier step, in mid-epoch or between epochs."""
+    update, count = optim.update_average, []
+
+    def dying(*arguments: Any) -> None:
+        count.append(1)
+        if len(count) == at + 1:
+            raise ValueError("killed")
+        update(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optim, "update_average", dying)
+        with pytest.raises(ValueError, match="killed"):
+            engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+    folder = tmp_path / "yolov2/whole"
+    assert len(steps(folder)) == at
+    go_on(folder)
+    assert steps(folder) == steps(finished)
+    ours, theirs = (torch.load(f / "weights/last.pt", weights_only=True) for f in (folder, finished))
+    for name, tensor in theirs["model"].items():
+        assert torch.equal(tensor, ours["model"][name]), name
+
+
+def go_on(folder: Path) -> None:
+    engine.train(YOLOv2Config(**read_toml(YOLOv2Config, folder / "args.toml")), "yolov2", resume=folder)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_run_that_was_stopped_goes_on_exactly(
+    finished: Path, twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """In the middle of an epoch, and after its last step but before it is evaluated."""
+    asked: list[int] = []
+
+    def stop(self: distributed.Stop, device: torch.device) -> bool:
+        asked.append(1)
+        return len(asked) == at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed.Stop, "everywhere", stop)
+        with pytest.raises(Exception, match=f"stopped after step {at}; go on with --resume"):
+            engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+    go_on(tmp_path / "yolov2/whole")
+    assert steps(tmp_path / "yolov2/whole") == steps(finished)
+    keys = ("epoch", "step", "loss", "lr", "mAP50", "mAP50-95")
+    ours, theirs = (rows(folder / run.RESULTS) for folder in (tmp_path / "yolov2/whole", finished))
+    assert [[row[key] for key in keys] for row in ours] == [[row[key] for key in keys] for row in theirs]
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_trains(twenty: Path, tmp_path: Path, amp: str) -> None:
+    folder = engine.train(small(twenty, tmp_path, amp=amp, epochs=1, val_split=""), "yolov2")
+    found = steps(folder)
+    assert len(found) == 5 and all(math.isfinite(float(row["loss"])) for row in found)
+    state = torch.load(folder / "weights/last.pt", weights_only=True)["train"]["model"]
+    assert all(value.dtype != torch.float16 and torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(twenty: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"step \d+: the loss is not finite .*records \[\d+.*split 'train'"):
+        engine.train(small(twenty, tmp_path, lr=1e30, clip=0.0, warmup_steps=0), "yolov2")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize(("budget", "smaller"), [(0, "--batch-size 2"), (4 * 64 * 64, "--budget 8192")])
+def test_too_little_memory_says_what_to_try(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, budget: int, smaller: str
+) -> None:
+    def forward(self: YOLOv2, images: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(YOLOv2, "forward", forward)
+    with pytest.raises(ConfigError, match=rf"step 1: out of memory with 4 images of 64x64 and .* try {smaller}, "):
+        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet", budget=budget), "yolov2")
+
+
+def test_an_error_of_ours_is_no_lack_of_memory(twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: YOLOv2, images: Tensor) -> Tensor:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(YOLOv2, "forward", forward)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        engine.train(config("yolov2", twenty, tmp_path, val_split="", logger="quiet"), "yolov2")
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_patience_ends_a_run_that_gets_no_better(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """Scores rise once and then stay; a run that died in between counts on where it was."""
+    scores = [0.1, 0.3, 0.3, 0.2, 0.9, 0.9]
+    drawn: list[int] = []
+
+    def score(model: Any, loader: Any, folder: Path | None) -> dict[str, float]:
+        epoch = len(rows(tmp_path / "yolov2/p" / run.RESULTS)) if (tmp_path / "yolov2/p" / run.RESULTS).exists() else 0
+        if died and epoch == 3 and not drawn:
+            drawn.append(-1)
+            raise ValueError("killed")
+        drawn.extend([epoch] if folder else [])
+        return {"AP": scores[epoch], "AP50": 0.5}
+
+    monkeypatch.setattr(engine, "score", score)
+    given = config("yolov2", twenty, tmp_path, epochs=6, patience=2, name="p", batch_size=20, logger="quiet")
+    folder = tmp_path / "yolov2/p"
+    if died:
+        with pytest.raises(ValueError, match="killed"):
+            engine.train(given, "yolov2")
+        go_on(folder)
+    else:
+        engine.train(given, "yolov2")
+    assert [float(row["mAP50-95"]) for row in rows(folder / run.RESULTS)] == scores[:4]
+    assert [epoch for epoch in drawn if epoch >= 0] == [3], "the last evaluation's curves are there"
+    best = torch.load(folder / "weights/last.pt", weights_only=True)["train"]["progress"]
+    assert best["best"] == 0.3 and best["stale"] == 2
+    go_on(folder)
+    assert len(rows(folder / run.RESULTS)) == 4, "it has ended"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger that shows nothing, as `logger="quiet"`: TensorBoard's costs more than the steps of these runs."""
+    from trainers import config as configuration
+
+    class Quiet:
+        def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+        def add_image(self, name: str, pixels: Any, step: int) -> None: ...
+
+        def close(self) -> None: ...
+
+    check, opened = configuration.check_logger, engine.open_board
+    monkeypatch.setattr(configuration, "check_logger", lambda name: None if name == "quiet" else check(name))
+    monkeypatch.setattr(
+        engine, "open_board", lambda given, *rest: Quiet() if given.logger == "quiet" else opened(given, *rest)
+    )
+
+
+def test_epochs_of_unequal_length(twenty: Path, tmp_path: Path) -> None:
+    """Images of rare classes in several shapes, as many a step as a budget allows: epochs of unlike length.
+
+    Milestones, what is saved in between and a run that goes on, within an epoch or at its end, know it.
+    """
+    given = {"sampling": "repeat-factor", "repeat_threshold": 1.5, "buckets": "64,96,96,64", "budget": 26000}
+    given |= {"logger": "quiet", "val_split": "", "epochs": 3, "milestones": [1, 2], "warmup_steps": 0}
+    given |= {"multiscale": [], "save_steps": 7, "keep": 99}
+    folder = engine.train(small(twenty, tmp_path, **given), "yolov2")
+    found = steps(folder)
+    per_epoch = [[row["epoch"] for row in found].count(str(epoch)) for epoch in (1, 2, 3)]
+    assert per_epoch == [7, 8, 7], "this test needs another threshold"
+    assert [row["step"] for row in found] == [str(step) for step in range(1, sum(per_epoch) + 1)]
+    rates = [1e-3, 1e-4, 1e-5]
+    assert [float(row["lr"]) for row in found] == pytest.approx(
+        [rate for rate, count in zip(rates, per_epoch, strict=True) for _ in range(count)]
+    )
+    for step in (14, 15):
+        shutil.copytree(folder, tmp_path / str(step))
+        (tmp_path / str(step) / "weights/last.pt").unlink()
+        shutil.copy(folder / f"weights/step-{step:07d}.pt", tmp_path / str(step) / "weights/last.pt")
+        go_on(tmp_path / str(step))
+        assert steps(tmp_path / str(step)) == found
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """The tiny set, whose second image is cut short in both splits."""
+    folder = tiny.shards(tmp_path / "damaged")
+    for split in ("train", "val"):
+        tiny.damage(folder / split / "00000", 1)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_damaged_images_are_an_error_or_told_of_and_counted(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"multiscale": [], "logger": "quiet", "augment": "flip"}
+    with pytest.raises(DataError, match=r"00000 record 1 \(sub dir/b.jpg\): cannot be decoded"):
+        engine.train(small(damaged, tmp_path / "raise", **given), "yolov2")
+    engine.train(small(damaged, tmp_path / "skip", **given, on_error="skip"), "yolov2")
+    said = capsys.readouterr().out
+    assert said.count("damaged images skipped so far: ") == said.count("damaged images skipped so far: 2\n") == 2
+    for split in ("train", "val"):
+        assert said.count(f"\n  {damaged / split}/00000 record 1 (sub dir/b.jpg): cannot be decoded") == 2
+    monkeypatch.setattr(engine, "TOLD", 1)
+    engine.train(small(damaged, tmp_path / "few", **given, on_error="skip", epochs=1), "yolov2")
+    assert capsys.readouterr().out.endswith("Premature end of JPEG file\n  and 1 more\n")
+
+
+def test_a_trace_of_a_few_steps(twenty: Path, tmp_path: Path) -> None:
+    given = config("yolov2", twenty, tmp_path, profile=True, batch_size=3, val_split="", logger="quiet")
+    folder = engine.train(given, "yolov2")
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert {"ProfilerStep#3", "ProfilerStep#4", "ProfilerStep#5"} <= {event.get("name") for event in events}
+    assert any("conv" in event.get("name", "") for event in events)
+
+
+def test_a_run_on_a_view_of_the_shards(twenty: Path, tmp_path: Path) -> None:
+    chosen = {"classes": ["dog", "cat"], "area": [16.0, math.inf], "empty": "drop"}
+    given = small(twenty, tmp_path, name="view", epochs=1, eval_every=1, **chosen)
+    folder = engine.train(given, "yolov2")
+    _, best = checkpoint.load_detector(folder / "weights/best.pt")
+    assert best["classes"] == chosen["classes"] and best["class_ids"] == [tiny.CLASS_IDS[1], tiny.CLASS_IDS[0]]
+    again = read_toml(YOLOv2Config, folder / "args.toml")
+    assert {key: again[key] for key in chosen} == chosen and YOLOv2Config(**again).view() == given.view()
+    for wrong, said in (({"classes": ["cow"]}, "unknown class 'cow'"), ({"area": [3.0]}, "area is")):
+        with pytest.raises(ConfigError, match=said):
+            engine.train(small(twenty, tmp_path, **wrong), "yolov2")
+
+
+def command(*flags: object) -> list[str]:
+    return [sys.executable, "-m", "trainers.yolov2", *map(str, flags)]
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished: Path, tmp_path: Path) -> None:
+    """SIGKILL, whenever it comes, loses nothing but time."""
+    write_toml(small(twenty, tmp_path, name="whole", save_steps=2), tmp_path / "config.toml")
+    folder = tmp_path / "yolov2/whole"
+    start = command("--config", tmp_path / "config.toml")
+    for at in (3, 7):
+        trained = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 200
+        while trained.poll() is None and not (folder / f"weights/step-{at - 1:07d}.pt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        trained.send_signal(signal.SIGKILL)
+        trained.wait()
+        assert len(steps(folder)) < 10
+        start = command("--resume", folder)
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, timeout=200)
+    assert steps(folder) == steps(finished)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(twenty: Path, finished: Path, tmp_path: Path) -> None:
+    write_toml(small(twenty, tmp_path, name="whole"), tmp_path / "config.toml")
+    folder = tmp_path / "yolov2/whole"
+    trained = subprocess.Popen(command("--config", tmp_path / "config.toml"), stderr=subprocess.PIPE, text=True)
+    while trained.poll() is None and not (folder / run.STEPS).exists():
+        time.sleep(0.01)
+    trained.send_signal(signal.SIGINT)
+    _, said = trained.communicate(timeout=200)
+    assert trained.returncode == 1 and f"go on with --resume {folder}" in said and "Traceback" not in said
+    subprocess.run(command("--resume", folder), check=True, stdout=subprocess.DEVNULL, timeout=200)
+    assert steps(folder) == steps(finished)

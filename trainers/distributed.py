@@ -1,0 +1,151 @@
+"""This process among others: its rank and device, sums over all ranks, how it is asked to stop, its memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dataforge.errors import ConfigError
+from dataforge.loading.batch import Batch
+from trainers.config import Config
+
+
+def device_of(name: str) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one, of the local rank.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def place(name: str) -> tuple[int, int, torch.device]:
+    """This process's rank, the number of processes (more than one under torchrun), and its device.
+
+    Args:
+        name: as in `device_of`.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = device_of(name)
+    if world > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world, device
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def total(numbers: Tensor) -> Tensor:
+    """The sum over all ranks; all of them must call it."""
+    if not _several():
+        return numbers
+    numbers = numbers.clone()
+    dist.all_reduce(numbers)
+    return numbers
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every rank's value, in their order; all of them must call it."""
+    if not _several():
+        return [value]
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def shared(count: Tensor, images: int) -> Tensor:
+    """What a loss is divided by that is normalised by a count over the whole batch, such as its positive anchors.
+
+    With several ranks it is the count over all of them, scaled to this rank's share of the images: since
+    `Learner.gradients` weighs the ranks by their images, their losses then add up to those of one process.
+
+    Args:
+        count: () of this rank's batch; images: the batch's.
+
+    Returns:
+        () float32, at least 1 over the whole batch.
+    """
+    found = total(torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)]))
+    return found[0].clamp(min=1) * images / found[1]
+
+
+class Stop:
+    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once.
+
+    Attributes:
+        asked: whether this rank was asked.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._ask)
+
+    def everywhere(self, device: torch.device) -> bool:
+        """Whether any rank was asked; all of them must call it."""
+        if not _several():
+            return self.asked
+        return bool(total(torch.tensor(float(self.asked), device=device)) > 0)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def resident() -> int:
+    """Bytes of memory this process holds, 0 where that cannot be told."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
+    """Say what to try when the memory, of the device or of the machine, does not hold a step.
+
+    Args:
+        step: 1 is the first, as in `steps.csv`.
+
+    Raises:
+        ConfigError: instead of the many kinds of error that torch has for it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in text for words in ("can't allocate memory", "out of memory")):
+            raise
+        height, width = batch.images.shape[2:]
+        half = max((config.budget or config.batch_size) // 2, 1)
+        raise ConfigError(
+            f"step {step}: out of memory with {len(batch)} images of {height}x{width} and {batch.labels.shape[1]} box "
+            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp bf16"
+        ) from None

@@ -1,0 +1,166 @@
+"""Legend: B images, A anchors, M box places, C classes.
+
+Which box each anchor is to learn, for a whole batch at once: padded boxes in, one number an anchor out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dataforge.loading.batch import Batch
+from dataforge.record import CROWD, DIFFICULT
+from trainers.models.boxes import iou
+
+NEGATIVE, IGNORED = -1, -2
+BLOCK = {"cpu": 1 << 18}  # overlaps that are found at a time: on a CPU as many as stay in its cache
+
+
+def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
+    """Which boxes are to be learnt, and which only keep anchors from being called background.
+
+    Args:
+        difficult: learn difficult boxes too.
+
+    Returns:
+        eligible (B, M) bool, shields (B, M) bool; padding is in neither.
+    """
+    there = batch.labels >= 0
+    aside = batch.flags & (CROWD if difficult else CROWD | DIFFICULT) > 0
+    return there & ~aside, there & aside
+
+
+def match(
+    anchors: Tensor,
+    boxes: Tensor,
+    eligible: Tensor,
+    *,
+    high: float,
+    low: float,
+    force: Literal["no", "best", "ties"] = "no",
+    shields: Tensor | None = None,
+    shield_iou: float = 0.5,
+) -> Tensor:
+    """Give each anchor the box that overlaps it most.
+
+    An anchor is positive from an IoU of `high`, negative below `low`, and ignored between. `force` makes sure that
+    every box with any overlap has an anchor: "best" gives it the one it overlaps most, whatever that one had (SSD,
+    arXiv 1512.02325, section 2.2; of boxes that want the same anchor the last one gets it); "ties" makes all anchors
+    that some box overlaps most positive, each for its own best box (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+
+    Args:
+        anchors: (A, 4) or (B, A, 4) xyxy; boxes: (B, M, 4).
+        eligible: (B, M) the boxes that count; shields: (B, M) boxes that turn negatives that lie in them by at least
+            `shield_iou` of the anchor's area into ignored ones.
+
+    Returns:
+        (B, A) int64: the box's number, NEGATIVE or IGNORED.
+    """
+    count, total = len(boxes), anchors.shape[-2]
+    anchors = (anchors if anchors.dim() == 3 else anchors.unsqueeze(0)).movedim(-1, 0).contiguous().movedim(0, -1)
+    wanted = _those(boxes, eligible)
+    best = boxes.new_zeros(count, total)  # each anchor's best overlap, and the box it is with
+    owner = torch.full((count, total), NEGATIVE, device=boxes.device)
+    tied = torch.zeros_like(owner, dtype=torch.bool)
+    first = []  # each box's best anchor, or `total`
+    step = max(1, BLOCK.get(boxes.device.type, 1 << 24) // max(count * total, 1))
+    for start in range(0, wanted.shape[1], step):
+        overlap = iou(wanted[:, start : start + step], anchors)
+        value, number = overlap.max(1) if step > 1 else (overlap[:, 0], 0)
+        owner = torch.where(value > best, number + start, owner)
+        best = torch.maximum(value, best)
+        if force == "best":
+            value, number = overlap.max(2)
+            first.append(torch.where(value > 0, number, total))
+        elif force == "ties":
+            top = overlap.amax(2, keepdim=True)
+            tied |= (overlap == torch.where(top > 0, top, 2.0)).any(1)
+    found = torch.where(best >= high, owner, torch.where(best < low, NEGATIVE, IGNORED))
+    if first:
+        place, order = torch.cat(first, 1), torch.arange(wanted.shape[1], device=boxes.device).expand(count, -1)
+        forced = found.new_full((count, total + 1), -1).scatter_reduce(1, place, order, "amax")[:, :total]
+        found = torch.where(forced >= 0, forced, found)
+    found = torch.where(tied, owner, found)
+    shades = boxes[:, :0] if shields is None else _those(boxes, shields)
+    if shades.shape[1]:
+        inside = [iou(block, shades, torch.ones_like(shades[..., 0], dtype=torch.bool)).amax(2) >= shield_iou
+                  for block in anchors.split(1 << 14, 1)]  # fmt: skip
+        found = torch.where((found == NEGATIVE) & torch.cat(inside, 1), IGNORED, found)
+    return found
+
+
+def _those(boxes: Tensor, marked: Tensor) -> Tensor:
+    """Boxes (B, M, 4) with zeros, which overlap nothing, for those that are not marked (B, M).
+
+    On a CPU it leaves away the places behind the last that is marked; elsewhere that would wait for the device.
+    """
+    if marked.device.type == "cpu":
+        used = int(marked.any(0).nonzero().max()) + 1 if marked.any() else 0
+        boxes, marked = boxes[:, :used], marked[:, :used]
+    return boxes.where(marked.unsqueeze(-1), 0.0)
+
+
+def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:
+    """What each anchor is to learn.
+
+    Args:
+        found: (B, A) as `match` gives it.
+
+    Returns:
+        boxes (B, A, 4), zeros or another's where there is none, and labels (B, A), -1 where there is none.
+    """
+    if not batch.labels.shape[1]:
+        return batch.boxes.new_zeros(*found.shape, 4), torch.full_like(found, -1)
+    place = found.clamp(min=0)
+    labels = torch.where(found >= 0, batch.labels.gather(1, place), -1)
+    return batch.boxes.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), labels
+
+
+def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple[Tensor, Tensor]:
+    """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
+
+    Args:
+        found: (B, A) as `match` gives it; keys: (B, A) random numbers in 0..1, of which the smallest are drawn.
+
+    Returns:
+        the numbers of S anchors (B, S), S the lesser of A and `count`, and what each of them has (B, S): as `found`,
+        but IGNORED where there are fewer to draw.
+    """
+    size = min(count, found.shape[1])
+    places, there, room = [], [], torch.full_like(found[:, :1], count)
+    for marked, most in ((found >= 0, int(count * positive)), (found == NEGATIVE, count)):
+        key, place = torch.where(marked, keys, 2.0).topk(min(most, size), dim=1, largest=False)
+        drawn = (key < 2.0) & (torch.arange(place.shape[1], device=place.device) < room)
+        room = room - drawn.sum(1, keepdim=True)
+        places.append(place)
+        there.append(drawn)
+    place, drawn = torch.cat(places, 1), torch.cat(there, 1)
+    first = torch.where(drawn, 0, 1).argsort(dim=1, stable=True)[:, :size]
+    place = place.gather(1, first)
+    return place, torch.where(drawn.gather(1, first), found.gather(1, place), IGNORED)
+
+
+def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
+    """Random numbers for `sample`, as a function of the record, the step and the anchor alone.
+
+    So a resumed run draws the same ones, and several processes draw what one would.
+
+    Args:
+        index: (B,) record numbers; count: A; step: () int64.
+
+    Returns:
+        (B, A) float32 in 0..1.
+    """
+    low = 0xFFFFFFFF
+    state = _scramble((_scramble(index & low) + step) & low).unsqueeze(1)
+    state = _scramble((state + torch.arange(count, device=index.device) * 0x9E3779B1) & low)
+    return (state >> 8).float() / (1 << 24)
+
+
+def _scramble(state: Tensor) -> Tensor:
+    """A bijection of 32-bit integers that mixes them (Wellons, "Prospecting for hash functions", lowbias32)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        state = ((state ^ (state >> shift)) * factor) & 0xFFFFFFFF
+    return state ^ (state >> 16)

@@ -1,0 +1,106 @@
+"""Pretrained weights for backbones, from files of many makers and from timm."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dataforge.errors import ConfigError
+from trainers.models import darknet_files
+from trainers.models.backbones import Backbone, Timm, first_line, timm_model
+
+_KINDS = ("weight", "bias", "running_mean", "running_var")
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".weights")
+
+
+def load(backbone: Backbone, source: str) -> str:
+    """Load pretrained weights.
+
+    A state dict (alone, or under "state_dict" or "model") whose names match, whatever prefix they have, is loaded by
+    name. One with other names is loaded by order if every tensor has the shape of ours in its place; what comes after
+    (a classifier) is left over.
+
+    Args:
+        source: a file (.pth, .pt, .bin, .safetensors, or Darknet's .weights for darknet19); "true" for timm's own
+            default weights, or the tag of others ("ra2_in1k"), which timm downloads.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
+    """
+    path = Path(source)
+    if path.suffix in _SUFFIXES or path.exists() or "/" in source:
+        if path.suffix == ".weights":
+            return darknet_files.load_backbone(backbone, path)
+        net = backbone.net if isinstance(backbone, Timm) else backbone
+        return f"{path}: {_load_state(net, read_state(path), str(path))}"
+    if not isinstance(backbone, Timm):
+        raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
+    name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
+    net = timm_model(name, pretrained=True)
+    backbone.net.load_state_dict(net.state_dict())
+    backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
+    backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
+    return f"timm's {name}"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict in a file, alone or under "state_dict" or "model".
+
+    Raises:
+        ConfigError: the file is missing, cannot be read, or holds none.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file (pretrained)") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read as weights: {first_line(error)}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"{path}: holds no state dict; expected names and tensors, or these under state_dict or model"
+        )
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _counters_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old files lack batch norm's counters, and nothing depends on them."""
+    return {name: value for name, value in state.items() if value.ndim or value.is_floating_point()}
+
+
+def _load_state(net: nn.Module, state: dict[str, Tensor], path: str) -> str:
+    ours, theirs = _counters_out(net.state_dict()), _counters_out(state)
+    prefixes = {name[: -len(own)] for own in list(ours)[:1] for name in theirs if name.endswith(own)}
+    prefix = max(sorted(prefixes), key=lambda start: sum(start + own in theirs for own in ours), default="")
+    same = [prefix + own for own in ours if prefix + own in theirs]
+    how = "by name" if len(same) == len(ours) else "by order"
+    names = same if how == "by name" else list(theirs)
+    matched = f"{len(same)} of {len(ours)} names match"
+    for place, (own, tensor) in enumerate(ours.items()):
+        if place >= len(names):
+            raise ConfigError(f"{path}: ends before {own}: {len(theirs)} tensors, expected {len(ours)} ({matched})")
+        found, kind = theirs[names[place]], names[place].rpartition(".")[2]
+        moved = kind in _KINDS and not own.endswith(kind)  # batch norm's four have one shape
+        if found.shape != tensor.shape or moved:
+            raise ConfigError(
+                f"{path}: tensor {place}, {names[place]} {tuple(found.shape)}, does not fit {own} {tuple(tensor.shape)}"
+                f" ({matched})"
+            )
+    net.load_state_dict({own: theirs[name] for own, name in zip(ours, names, strict=False)}, strict=False)
+    left = [name for name in theirs if name not in set(names[: len(ours)])]
+    rest = f"; left over: {', '.join(left[:4])}{', ...' if len(left) > 4 else ''} ({len(left)})" if left else ""
+    return f"{len(ours)} tensors loaded {how}{rest}"

@@ -1,0 +1,1 @@
+"""What a run shows: metrics, curves, pictures, reports."""

@@ -1,0 +1,121 @@
+"""Where a run's curves and pictures go: TensorBoard, Weights & Biases or MLflow, each imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from dataforge.errors import ConfigError
+from dataforge.images.draw import Pixels
+from trainers.config import Config
+
+
+class Board(Protocol):
+    """What all of them can do."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        """Args:
+        pixels: (H, W, 3) uint8.
+        """
+
+    def close(self) -> None: ...
+
+
+def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
+    """The board of a run.
+
+    Args:
+        folder: the run's, where files of the board are kept.
+        step: the steps that were taken; what was written after them, by a run that died, is not shown.
+
+    Raises:
+        ConfigError: the logger refuses, since nobody is logged in or its server is not there; its own words.
+    """
+    kinds: dict[str, Callable[[Config, str, Path, int], Board]]
+    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    return kinds[config.logger](config, detector, folder, step)
+
+
+class _TensorBoard:
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.writer.add_scalar(name, value, step)
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    """A project for each detector."""
+
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        import wandb
+
+        self.wandb = wandb
+        known = _known(folder, "wandb")
+        how: dict[str, Any] = {"project": detector, "name": config.name, "config": vars(config), "dir": folder}
+        try:
+            self.run: Any = wandb.init(id=known, resume="allow", **how)
+        except wandb.Error as error:
+            raise _refused("wandb", error) from None
+        _keep(folder, "wandb", self.run.id)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.run.log({name: value}, step=step)
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.run.log({name: self.wandb.Image(pixels)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _MLflow:
+    """An experiment for each detector; where it is kept is MLflow's own setting (MLFLOW_TRACKING_URI)."""
+
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        import mlflow
+
+        self.mlflow = mlflow
+        known = _known(folder, "mlflow")
+        try:
+            mlflow.set_experiment(detector)
+            run = mlflow.start_run(run_id=known, run_name=config.name)
+            if known is None:
+                mlflow.log_params(vars(config))
+        except mlflow.MlflowException as error:
+            raise _refused("mlflow", error) from None
+        _keep(folder, "mlflow", run.info.run_id)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.mlflow.log_metric(name.replace("%", "percent"), value, step=step)  # % is not allowed
+
+    def add_image(self, name: str, pixels: Pixels, step: int) -> None:
+        self.mlflow.log_image(pixels, f"{name}/{step:07d}.png")
+
+    def close(self) -> None:
+        self.mlflow.end_run()
+
+
+def _refused(name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"logger is {name!r}, which says: {next(iter(str(error).splitlines()), 'nothing')}")
+
+
+def _known(folder: Path, name: str) -> str | None:
+    """By what a logger knows this run, if it has seen it before."""
+    file = folder / f"{name}_run"
+    return file.read_text("utf-8") if file.exists() else None
+
+
+def _keep(folder: Path, name: str, known: str) -> None:
+    (folder / f"{name}_run").write_text(known, "utf-8")

@@ -1,0 +1,160 @@
+"""Legend: B images, K detections, C classes.
+
+A detector run over shards, and its average precision as numbers and as a table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError, DataError
+from trainers.results import metrics
+from trainers.results.truth import Predictions, Truth, finite_or_none
+
+if TYPE_CHECKING:
+    import torch
+
+    from dataforge.loading.loader import Loader
+    from trainers.models.detector import Detector
+
+PROTOCOLS = {
+    "coco": "COCO: IoU 0.50:0.05:0.95, 101 recall points, at most 100 detections an image and class, matched greedily "
+    "by score to the free box of highest IoU; crowd boxes take any number of detections and count neither way; "
+    "difficult boxes count as any other; size bins by object area in source pixels: small up to 32^2, medium to 96^2, "
+    "large above; -1 where there is no such object",
+    "voc07": "PASCAL VOC 2007: IoU 0.5, mean precision at 11 recall points, no limit on detections; each detection "
+    "goes to the box of highest IoU, the best score takes it, the rest are false; difficult and crowd boxes count "
+    "neither way; no size bins; classes without boxes are left out of the mean",
+    "voc12": "PASCAL VOC 2010-2012: IoU 0.5, area under the whole precision/recall curve, no limit on detections; each "
+    "detection goes to the box of highest IoU, the best score takes it, the rest are false; difficult and crowd boxes "
+    "count neither way; no size bins; classes without boxes are left out of the mean",
+}
+
+
+def run(
+    detector: Detector,
+    loader: Loader,
+    device: torch.device | str,
+    *,
+    conf: float = 0.001,
+    iou: float = 0.5,
+    top: int = 300,
+) -> Predictions:
+    """Detect on all that a loader gives, on all ranks, each record exactly once.
+
+    Under `torch.distributed` every rank calls it with its own share and gets the whole; the result is the same for any
+    number of ranks.
+
+    Args:
+        detector: is left in the mode it came in.
+        loader: one pass is taken. It must reach every record of its shards: `shuffle=False`, no augmentation.
+        conf, iou, top: as in `Detector.decode`.
+
+    Returns:
+        boxes in source pixels, clipped to the image (what has no area then is left out); `image` is the record number.
+
+    Raises:
+        DataError: a record never came.
+    """
+    import torch
+
+    from trainers.distributed import gathered
+
+    training = detector.training
+    detector.eval()
+    table = loader.shards.source
+    visits, image, boxes, scores, labels = [], [], [], [], []  # a visit: one record in one batch
+    seen = 0
+    with torch.inference_mode():
+        for batch in loader:
+            batch = batch.to(device)
+            found = detector.decode(detector(batch.images), conf=conf, iou=iou, top=top).to_source(batch.affine)
+            row, place = torch.nonzero(found.labels >= 0, as_tuple=True)
+            visits.append(batch.index.cpu().numpy())
+            image.append(row.cpu().numpy() + seen)
+            boxes.append(found.boxes[row, place].cpu().numpy())
+            scores.append(found.scores[row, place].float().cpu().numpy())
+            labels.append(found.labels[row, place].cpu().numpy())
+            seen += len(batch.index)
+    detector.train(training)
+    mine = [np.concatenate([e, *x]) for e, x in zip(_EMPTY, (visits, image, boxes, scores, labels), strict=True)]
+    shares = gathered(mine)
+    starts = np.cumsum([0, *(len(share[0]) for share in shares[:-1])])
+    for share, start in zip(shares, starts, strict=True):
+        share[1] = share[1] + start
+    every, visit, box, score, label = (np.concatenate(column) for column in zip(*shares, strict=True))
+
+    records, first = np.unique(every, return_index=True)  # a record that came twice, as padding, counts once
+    missing = np.setdiff1d(np.arange(len(table)), records)
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} of {len(table)} records were not evaluated; the first is "
+            f"{loader.shards.place(int(missing[0]))}"
+        )
+    counts = np.zeros(len(every), bool)
+    counts[first] = True
+    record = every[visit]
+    limit = np.stack([table.width, table.height] * 2, 1)[record]
+    box = np.clip(box.astype(np.float64), 0, limit)
+    keep = np.flatnonzero(counts[visit] & (box[:, 2:] > box[:, :2]).all(1))
+    keep = keep[np.argsort(record[keep], kind="stable")]
+    return Predictions(record[keep], box[keep], score[keep].astype(np.float64), label[keep])
+
+
+_EMPTY: tuple[NDArray[Any], ...] = (
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.int64),
+)
+
+
+def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
+    """Move labels from a detector's classes to the truth's; what the truth does not know is left out.
+
+    Raises:
+        ConfigError: no name in common.
+    """
+    place = {name: label for label, name in enumerate(truth.classes)}
+    label = np.array([place.get(name, -1) for name in classes], np.int64)
+    if not (label >= 0).any():
+        raise ConfigError(
+            f"the checkpoint's classes ({', '.join(classes)}) and the truth's ({', '.join(truth.classes)}) have none "
+            "in common"
+        )
+    labels = label[predictions.labels]
+    keep = labels >= 0
+    return Predictions(predictions.image[keep], predictions.boxes[keep], predictions.scores[keep], labels[keep])
+
+
+def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[str, Any], str]:
+    """The numbers as `--json` prints them, and as text with a table of the classes."""
+    names = metrics.class_names(truth)
+    boxes = np.bincount(truth.labels, minlength=len(names))
+    wide = max(5, *map(len, names), 0)
+    if protocol == "coco":
+        numbers, ap, ap50 = metrics.coco_per_class(truth, predictions)
+        head = [f"{name:<5} {value:7.4f}" for name, value in numbers.items()]
+        title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}  {'AP50':>7}"
+        rows = zip(names, boxes, ap, ap50, strict=True)
+        table = [f"{n:<{wide}}  {b:>7}  {_cell(x)}  {_cell(y)}" for n, b, x, y in rows]
+        result: dict[str, Any] = dict(numbers)
+    else:
+        found = metrics.voc(truth, predictions, protocol)
+        head = [f"mAP   {_cell(found['mAP'])}"]
+        title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}"
+        table = [
+            f"{n:<{wide}}  {b:>7}  {_cell(x)}"
+            for n, b, x in zip(names, boxes, found["per_class"].values(), strict=True)
+        ]
+        result = finite_or_none({"mAP": found["mAP"]}) | {"per_class": finite_or_none(found["per_class"])}
+    images = f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections"
+    return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", title, *table])
+
+
+def _cell(value: float) -> str:
+    return "      -" if np.isnan(value) else f"{value:7.4f}"

@@ -1,0 +1,103 @@
+"""Legend: B images, M box places, K detections, H x W pixels.
+
+What the board shows of a training beside its curves: a few images that stay the same, with what is to be found and
+what is; the filters that see them first; and how strong the gradients of each part are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataforge.images.draw import Pixels, contact_sheet
+from dataforge.loading.batch import Batch
+from dataforge.loading.loader import Loader
+from trainers.models.detector import Detector
+from trainers.results import plots
+from trainers.results.board import Board
+
+IMAGES = 4
+CONFIDENCE = 0.25  # detections below it are not drawn
+SIDE = 960  # longer side of a picture, pixels
+
+
+def watched(loader: Loader) -> Batch:
+    """The first few images that a loader gives, to be looked at again and again; it stays where it is."""
+    state = loader.state_dict()
+    loader.set_epoch(0)
+    batch = next(iter(loader))
+    loader.load_state_dict(state)
+    return Batch(**{name: values[:IMAGES].clone() for name, values in vars(batch).items()})
+
+
+def due(epoch: int, epochs: int) -> bool:
+    """Whether pictures are drawn after this epoch (from 1): after 1, 2, 4, 8, ... and the last, since it is early that
+    they change most.
+    """
+    return epoch & (epoch - 1) == 0 or epoch == epochs
+
+
+def write(board: Board, detector: Detector, batch: Batch, names: Sequence[str], step: int) -> None:
+    """Send the pictures to the board."""
+    for name, pixels in pictures(detector, batch, names).items():
+        board.add_image(name.replace(" ", "_"), pixels, step)
+
+
+def gradients(board: Board, model: nn.Module, step: int, scale: float = 1.0) -> None:
+    """Send the norm of the gradient of each of a detector's parts to the board.
+
+    Args:
+        scale: by what the loss was multiplied.
+    """
+    for name, norm in gradient_norms(model).items():
+        board.add_scalar(f"gradient/{name}", norm / scale, step)
+
+
+def gradient_norms(model: nn.Module) -> dict[str, float]:
+    """The length of the gradient as one vector, for each direct child that learns."""
+    norms = {}
+    for name, part in model.named_children():
+        found = [weight.grad for weight in part.parameters() if weight.grad is not None]
+        if found:
+            norms[name] = torch.stack(torch._foreach_norm(found)).norm()
+    return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
+
+
+@torch.no_grad()
+def pictures(detector: Detector, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
+    """All that can be drawn of a detector and some images, (H, W, 3) by name.
+
+    Args:
+        names: the classes' names by label.
+    """
+    training = detector.training
+    detector.eval()
+    raw = detector(batch.images)
+    shown = {"ground truth": plots.sheet(batch.images, batch.boxes, batch.labels, names, side=SIDE)}
+    found = detector.decode(raw, conf=CONFIDENCE, iou=1.0)
+    shown["found before NMS"] = plots.sheet(batch.images, found.boxes, found.labels, [""] * len(names), side=SIDE)
+    found = detector.decode(raw, conf=CONFIDENCE)
+    shown["found"] = plots.sheet(batch.images, found.boxes, found.labels, names, found.scores, side=SIDE)
+    first = next((layer for layer in detector.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is not None and first.in_channels in (1, 3):
+        shown["filters"] = tiles(first.weight)
+    shown |= detector.pictures(raw, batch, names)
+    detector.train(training)
+    return shown
+
+
+def tiles(values: Tensor) -> Pixels:
+    """A sheet of small pictures, each from its least value in black to its greatest in white.
+
+    Args:
+        values: (n, 1 or 3, h, w).
+    """
+    low, high = values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
+    shades = ((values - low) / (high - low).clamp(min=1e-12)).expand(-1, 3, -1, -1)
+    factor = max(1, 32 // max(shades.shape[2:]))  # so that a filter's few pixels can be told apart
+    large = shades.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    none = [np.zeros((0, 4), np.float32)] * len(large), [np.zeros(0, np.int64)] * len(large)
+    return contact_sheet(plots.pictures(large), *none, (), side=SIDE)

@@ -1,0 +1,162 @@
+"""Legend: B images, M box places, C classes.
+
+The pictures of a run folder. Every function writes one file.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dataforge.analysis import charts
+from dataforge.analysis.stats import measure
+from dataforge.images.draw import Pixels, colour, contact_sheet
+from dataforge.shards.table import Table
+from trainers.results.metrics import Curves
+
+
+def mosaic(
+    file: Path, images: Tensor, boxes: Tensor, labels: Tensor, names: Sequence[str], scores: Tensor | None = None
+) -> None:
+    """Write a contact sheet of a batch's first 16 images with their boxes; the values are those of `sheet`."""
+    rows = slice(0, 16)
+    shown = sheet(images[rows], boxes[rows], labels[rows], names, None if scores is None else scores[rows])
+    PIL.Image.fromarray(shown).save(file, quality=90)
+
+
+def sheet(
+    images: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    scores: Tensor | None = None,
+    *,
+    side: int = 1920,
+) -> Pixels:
+    """A contact sheet of images with their boxes.
+
+    Args:
+        images: (B, 3, H, W) uint8, or float in 0..1.
+        boxes: (B, M, 4) xyxy pixels of `images`; labels: (B, M), -1 where there is none; scores: (B, M).
+        side: the sheet's longer side is at most about so many pixels.
+    """
+    return contact_sheet(
+        pictures(images),
+        list(boxes.detach().float().cpu().numpy()),
+        list(labels.detach().cpu().numpy()),
+        names,
+        None if scores is None else list(scores.detach().float().cpu().numpy()),
+        side=side,
+    )
+
+
+def pictures(images: Tensor) -> list[Pixels]:
+    """(B, 3, H, W) uint8, or float in 0..1 -> B pictures (H, W, 3)."""
+    images = images.detach().cpu()
+    if images.is_floating_point():
+        images = (images.float().clamp(0, 1) * 255).round().byte()
+    return list(images.permute(0, 2, 3, 1).numpy())
+
+
+def labels(file: Path, table: Table, names: Sequence[str]) -> None:
+    """Write what the boxes of a split are like: class counts, centres, sizes, boxes an image.
+
+    Args:
+        table: the split's `Shards.table`.
+        names: the classes' names by label.
+    """
+    facts = measure(table, names, {"": np.arange(len(table))})
+    figure = Figure(figsize=(12, 9 if len(names) <= 20 else 14), layout="constrained")
+    parts = (charts.classes, charts.boxes_per_image, charts.centres, charts.relative_sizes)
+    for axis, part in zip(figure.subplots(2, 2).ravel(), parts, strict=True):
+        part(axis, facts)
+    _save(figure, file)
+
+
+def results(table: Path, file: Path) -> None:
+    """Write the curves of a `results.csv`: its first column against each other one. Empty cells are gaps."""
+    with open(table, newline="", encoding="utf-8") as opened:
+        head, *rows = list(csv.reader(opened)) or [[]]
+    values = np.array([[_number(cell) for cell in row[: len(head)]] for row in rows], np.float64)
+    values = values.reshape(len(rows), len(head))
+    shown = [i for i in range(1, len(head)) if np.isfinite(values[:, i]).any()]
+    columns = max(1, min(4, len(shown)))
+    lines = max(1, math.ceil(len(shown) / columns))
+    figure = Figure(figsize=(4 * columns, 3 * lines), layout="constrained")
+    axes: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axis, i in zip(axes, shown, strict=False):
+        there = np.isfinite(values[:, i]) & np.isfinite(values[:, 0])
+        axis.plot(values[there, 0], values[there, i], marker="o" if there.sum() <= 30 else None, markersize=3)
+        axis.set_title(charts.shown(head[i].strip()))
+        axis.set_xlabel(charts.shown(head[0].strip()))
+        axis.grid(alpha=0.3)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    _save(figure, file)
+
+
+def pr_curve(file: Path, curves: Curves, names: Sequence[str]) -> None:
+    """Write precision against recall, a line for each class with boxes and one for their mean."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axis = figure.subplots()
+    measured = np.flatnonzero(~np.isnan(curves.ap))
+    few = len(measured) <= 20
+    for c in measured.tolist():
+        words = f"{charts.shown(names[c], f'class {c}')} {curves.ap[c]:.3f}"
+        look = {"label": words} if few else {"label": "_", "alpha": 0.35}
+        shade = np.divide(colour(c), 255) if few else "grey"
+        axis.plot(curves.recall, curves.at_recall[c], color=shade, linewidth=1.2, **look)
+    if len(measured):
+        mean = f"all classes {curves.ap[measured].mean():.3f} mAP50"
+        axis.plot(curves.recall, curves.at_recall[measured].mean(0), color="black", linewidth=3, label=mean)
+        figure.legend(loc="outside right upper")
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set_title(f"precision and recall at IoU 0.5; the best mean F1 is at confidence {curves.best:.3f}")
+    axis.grid(alpha=0.3)
+    _save(figure, file)
+
+
+def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Write which class was taken for which.
+
+    Args:
+        counts: (C + 1, C + 1) as `metrics.confusion` gives it; shades are shares of the true class.
+    """
+    words = [*(charts.shown(name, f"class {i}") for i, name in enumerate(names)), "background"]
+    n = len(words)
+    side = float(np.clip(3 + 0.5 * n, 6, 16))
+    small = 9 if n <= 25 else 6
+    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    axis = figure.subplots()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shown = axis.imshow(share.T, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, ax=axis, label="share of the true class", shrink=0.8)
+    axis.set_xticks(range(n), words, rotation=90 if n > 6 else 0, fontsize=small)
+    axis.set_yticks(range(n), words, fontsize=small)
+    axis.set(xlabel="true", ylabel="found", title="confusion at confidence 0.25, IoU 0.5 (counts)")
+    if n <= 25:
+        for true, found in np.argwhere(counts > 0).tolist():
+            dark = share[true, found] > 0.5
+            text = str(counts[true, found])
+            axis.text(true, found, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
+    _save(figure, file)
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, dpi=120, bbox_inches="tight")

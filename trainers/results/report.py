@@ -1,0 +1,52 @@
+"""The pictures and numbers of a run: what goes in, what is found, how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dataforge.loading.loader import Loader
+from trainers.models.detector import Detector
+from trainers.results import metrics, plots
+from trainers.results.evaluation import run
+from trainers.results.truth import truth_of_shards
+
+
+def draw_inputs(folder: Path, loader: Loader) -> None:
+    """Write `labels.jpg` and `train_batch0.jpg`; the loader is left at the start of its epoch."""
+    plots.labels(folder / "labels.jpg", loader.shards.table, loader.classes)
+    batch = next(iter(loader))
+    loader.set_epoch(loader.epoch)
+    plots.mosaic(folder / "train_batch0.jpg", batch.images, batch.boxes, batch.labels, loader.classes)
+
+
+def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dict[str, float]:
+    """COCO's 12 numbers on a split; all ranks must call it.
+
+    Args:
+        folder: where curves, the confusion matrix and the first batch's pictures are written; None to skip them.
+    """
+    found = run(detector, loader, loader.device)
+    truth = truth_of_shards(loader.shards)
+    if folder:
+        plots.pr_curve(folder / "PR_curve.png", metrics.curves(truth, found), loader.classes)
+        plots.confusion_matrix(folder / "confusion_matrix.png", metrics.confusion(truth, found), loader.classes)
+        batch = next(iter(loader))
+        plots.mosaic(folder / "val_batch0_labels.jpg", batch.images, batch.boxes, batch.labels, loader.classes)
+        with torch.inference_mode():
+            seen = detector.decode(detector(batch.images), conf=0.25)
+        plots.mosaic(folder / "val_batch0_pred.jpg", batch.images, seen.boxes, seen.labels, loader.classes, seen.scores)
+    return metrics.coco(truth, found)
+
+
+def trace(folder: Path) -> torch.profiler.profile:
+    """A profiler that is started; at its third `step` after the first three, it writes `folder/trace.json`."""
+
+    def write(found: torch.profiler.profile) -> None:
+        found.export_chrome_trace(str(folder / "trace.json"))
+
+    plan = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
+    profiler = torch.profiler.profile(schedule=plan, on_trace_ready=write)
+    profiler.start()
+    return profiler

@@ -1,0 +1,300 @@
+"""Legend: I images, N true boxes, K detections, C classes.
+
+What is true and what was found, as flat arrays, and the COCO JSON files that both are read from and written to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.errors import ConfigError, FormatError
+from dataforge.record import CROWD
+from dataforge.shards.reader import Shards
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The annotated boxes of a split.
+
+    Attributes:
+        image_ids: (I,) unique; COCO's image ids, or row numbers.
+        image: (N,) each box's row in `image_ids`.
+        boxes: (N, 4) xyxy pixels, edge coordinates.
+        labels: (N,) 0..C-1; flags: (N,) CROWD | DIFFICULT | TRUNCATED.
+        areas: (N,) pixels; COCO bins objects by them (the masks' areas where the source states them).
+        classes: names by label; class_ids: the source's own number for each.
+    """
+
+    image_ids: Ints
+    image: Ints
+    boxes: Floats
+    labels: Ints
+    flags: NDArray[np.uint8]
+    areas: Floats
+    classes: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    ids: Ints | None = None  # (N,) the boxes' own numbers in the source, where each has another
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What was found. The order is the order of ties.
+
+    Attributes:
+        image: (K,) rows in `Truth.image_ids`.
+        boxes: (K, 4) xyxy pixels of the source images, edge coordinates.
+        scores: (K,); labels: (K,) 0..C-1.
+    """
+
+    image: Ints
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+
+
+def truth_of_shards(shards: Shards) -> Truth:
+    """The truth that shards hold, in source pixels; an image's row is its record's number.
+
+    The image ids are those of the source if all records have one and no two the same, else the record numbers.
+    """
+    table = shards.source
+    own = len(table) > 0 and table.id.min() >= 0 and len(np.unique(table.id)) == len(table)
+    return Truth(
+        image_ids=table.id.astype(np.int64) if own else np.arange(len(table)),
+        image=table.image,
+        boxes=table.boxes.astype(np.float64),
+        labels=table.labels.astype(np.int64),
+        flags=table.flags,
+        areas=table.areas.astype(np.float64),
+        classes=shards.classes,
+        class_ids=shards.class_ids,
+    )
+
+
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+XYWH = tuple[float, float, float, float]
+
+
+class _Image(msgspec.Struct):
+    id: Id
+
+
+class _Category(msgspec.Struct):
+    id: Id
+    name: str
+
+
+class _Annotation(msgspec.Struct):
+    image_id: Id
+    category_id: Id
+    bbox: XYWH
+    id: Id | None = None
+    area: float | None = None
+    iscrowd: int | bool = 0
+
+
+class _Instances(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class _Found(msgspec.Struct):
+    image_id: Id
+    category_id: Id
+    bbox: XYWH
+    score: float
+
+
+class _FoundSet(msgspec.Struct):
+    annotations: list[_Found]
+
+
+def truth_of_coco(file: Path) -> Truth:
+    """Read the truth from a COCO `instances_*.json`. Boxes stay as they stand, outside the image or not.
+
+    Raises:
+        FormatError: not such a file; it names the entry, the key, the value and what was expected.
+    """
+    found: _Instances = _decode(file, _Instances)
+    image_ids = np.array([image.id for image in found.images], np.int64)
+    class_ids = np.array([category.id for category in found.categories], np.int64)
+    _no_doubles(file, "images", image_ids)
+    _no_doubles(file, "categories", class_ids)
+    rows = found.annotations
+    boxes = _corners(file, "annotations", [row.bbox for row in rows])
+    sides = np.array([row.bbox[2:] for row in rows], np.float64).reshape(-1, 2)
+    areas = np.array([np.nan if row.area is None else row.area for row in rows], np.float64)
+    ids = {row.id for row in rows} - {None}
+    return Truth(
+        image_ids=image_ids,
+        image=_rows(file, "annotations", "image_id", [row.image_id for row in rows], image_ids, "an image's"),
+        boxes=boxes,
+        labels=_rows(file, "annotations", "category_id", [row.category_id for row in rows], class_ids, "a category's"),
+        flags=np.where([bool(row.iscrowd) for row in rows], CROWD, 0).astype(np.uint8),
+        areas=np.where(np.isnan(areas), sides.prod(1), areas),
+        classes=tuple(category.name for category in found.categories),
+        class_ids=tuple(class_ids.tolist()),
+        ids=np.array([row.id for row in rows], np.int64) if len(ids) == len(rows) else None,
+    )
+
+
+def read_predictions(file: Path, truth: Truth) -> Predictions:
+    """Read COCO's result format: a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`.
+
+    An object whose `annotations` are such rows is taken as well; other keys are passed over.
+
+    Raises:
+        FormatError: not such a file, an id that the truth does not hold, a number that is not finite, or a negative
+            size; it names the entry, the key, the value and what was expected.
+    """
+    found: list[_Found] | _FoundSet = _decode(file, list[_Found] | _FoundSet)
+    rows, where = (found, "") if isinstance(found, list) else (found.annotations, "annotations")
+    scores = np.array([row.score for row in rows], np.float64)
+    for i in np.flatnonzero(~np.isfinite(scores))[:1]:
+        raise FormatError(f"{file}: {_entry(where, i)}: score is {scores[i]}; expected a finite number")
+    class_ids = np.array(truth.class_ids, np.int64)
+    return Predictions(
+        image=_rows(file, where, "image_id", [row.image_id for row in rows], truth.image_ids, "one of the truth's"),
+        boxes=_corners(file, where, [row.bbox for row in rows]),
+        scores=scores,
+        labels=_rows(file, where, "category_id", [row.category_id for row in rows], class_ids, "one of the truth's"),
+    )
+
+
+def coco_rows(
+    predictions: Predictions,
+    image_ids: Ints,
+    class_ids: tuple[int, ...],
+    file_names: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format.
+
+    Args:
+        image_ids: (I,) the images' ids by row.
+        class_ids: the classes' ids by label.
+        file_names: (I,) adds `file_name` to each entry.
+    """
+    numbers = np.array(class_ids, np.int64)
+    columns: dict[str, list[Any]] = {
+        "image_id": image_ids[predictions.image].tolist(),
+        "category_id": numbers[predictions.labels].tolist(),
+        "bbox": xywh(predictions.boxes).tolist(),
+        "score": predictions.scores.tolist(),
+    }
+    if file_names is not None:
+        columns["file_name"] = [file_names[row] for row in predictions.image.tolist()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def xywh(boxes: Floats) -> Floats:
+    """xyxy to COCO's x, y, width, height.
+
+    The sides are rounded to 1e-9 pixels: adding and taking off x must not move a 32-pixel box out of its size bin.
+    """
+    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], 1)
+
+
+def _decode(file: Path, kind: Any) -> Any:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{file}: cannot be read: {error.strerror}") from None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError:
+        pass  # the slow way finds out what is wrong, and knows NaN, which is not JSON but is written by Python
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file}: not JSON: {error}") from None
+    if isinstance(kind, UnionType):  # of "list or object" take one, for a plain reason
+        kind = kind.__args__[isinstance(plain, dict) and "annotations" in plain]
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        place, value = _follow(plain, path.rstrip("`"))
+        raise FormatError(f"{file}: {place}: {_short(value)}; {reason[0].lower()}{reason[1:]}") from None
+
+
+def _follow(plain: Any, path: str) -> tuple[str, Any]:
+    """What stands at msgspec's `[3].bbox[0]`, and that place in words."""
+    for key, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        plain = plain[key] if key else plain[int(number)]
+    words = re.sub(r"^(\.\w+)?\[(\d+)\]", lambda m: _entry((m[1] or "").lstrip("."), int(m[2])) + ": ", path)
+    return words.replace(": .", ": ").strip(": .") or "the whole file", plain
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _entry(where: str, i: int) -> str:
+    return f"{where} entry {i}".strip()
+
+
+def _corners(file: Path, where: str, boxes: list[XYWH]) -> Floats:
+    found = np.array(boxes, np.float64).reshape(-1, 4)
+    bad = ~np.isfinite(found).all(1) | (found[:, 2:] < 0).any(1)
+    for i in np.flatnonzero(bad)[:1]:
+        value = list(boxes[i])
+        raise FormatError(
+            f"{file}: {_entry(where, i)}: bbox is {value}; expected [x, y, width, height], finite, no side below 0"
+        )
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1)
+
+
+def _rows(file: Path, where: str, key: str, values: list[int], known: Ints, whose: str) -> Ints:
+    """Each value's row in `known`."""
+    found = np.array(values, np.int64)
+    if not len(known):
+        order, place = known, np.zeros(len(found), np.int64)
+        missing = np.ones(len(found), bool)
+    else:
+        order = np.argsort(known, kind="stable")
+        place = np.searchsorted(known[order], found).clip(max=len(known) - 1)
+        missing = known[order][place] != found
+    for i in np.flatnonzero(missing)[:1]:
+        some = ", ".join(map(str, np.sort(known)[:8].tolist())) + (", ..." if len(known) > 8 else "")
+        raise FormatError(f"{file}: {_entry(where, i)}: {key} is {found[i]}; expected {whose} id ({some or 'none'})")
+    return order[place]
+
+
+def _no_doubles(file: Path, where: str, ids: Ints) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    for value in values[counts > 1][:1]:
+        i = np.flatnonzero(ids == value)[1]
+        raise FormatError(f"{file}: {_entry(where, i)}: id is {value}, which an entry before has; expected unique ids")
+
+
+def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN as None, which JSON can hold."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def write_json(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write detections in COCO's result format.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        file.write_bytes(msgspec.json.encode(rows))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None

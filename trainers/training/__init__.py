@@ -1,0 +1,1 @@
+"""The training loop that all detectors share, and what it needs."""

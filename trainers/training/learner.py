@@ -1,0 +1,132 @@
+"""What a training changes (weights, their average, the optimizer's state), and one step of it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dataforge.errors import DataError
+from dataforge.loading.batch import Batch
+from trainers import distributed
+from trainers.config import Config
+from trainers.models.detector import Detector
+from trainers.training import optim
+
+GRAPHS = 256  # shapes that `compile` serves at most; more run uncompiled
+
+
+class Learner:
+    """A detector that learns.
+
+    Args:
+        model: gets moved to the device.
+        world: how many processes share each step.
+    """
+
+    def __init__(self, config: Config, model: Detector, device: torch.device, world: int = 1) -> None:
+        self.config, self.device, self.world = config, device, world
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.optimizer = optim.make_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        if config.compile:
+            # A graph for each shape of a batch. One for all of them has guards on how the sides relate, so that it is
+            # made anew when one comes that is square, or smaller than some stride.
+            torch._dynamo.config.recompile_limit = GRAPHS
+            self.model.compile(dynamic=False)
+        self.net: nn.Module = self.model
+        if world > 1:
+            place = [device.index] if device.type == "cuda" else None
+            self.net = DistributedDataParallel(self.model, device_ids=place)
+        self.model.train()
+
+    @property
+    def judged(self) -> Detector:
+        """The detector that is evaluated and kept: the average of the weights, if there is one."""
+        return self.average if self.config.ema else self.model
+
+    def gradients(self, batch: Batch) -> dict[str, float]:
+        """Find the gradients of a step, of which this rank has a part; all ranks must call it.
+
+        With `accumulate`, the batch goes through the network in so many parts, whose mean losses are weighed by their
+        images. Norms see a part at a time, and a loss that is divided by a count of its own (SSD's, by its positive
+        priors) takes the part's.
+
+        Returns:
+            the losses by name, means over the images of all ranks, and "loss", their sum.
+
+        Raises:
+            DataError: the loss is not finite.
+        """
+        images = distributed.total(torch.tensor(float(len(batch)), device=self.device if self.world > 1 else None))
+        count = self.config.accumulate
+        parts = _split(batch, min(count, int(images) // self.world)) if count > 1 else [batch]
+        sums: Tensor | None = None
+        for part in parts:
+            with nullcontext() if part is parts[-1] or self.world == 1 else self.net.no_sync():  # type: ignore[operator]
+                with self._autocast():
+                    raw = self.net(part.images)
+                losses = self.model.loss(raw, part)
+                values = torch.stack(list(losses.values())) * (len(part) / images)
+                self.scaler.scale(values.sum() * self.world).backward()  # DDP takes the mean over ranks
+            sums = values.detach() if sums is None else sums + values.detach()
+        assert sums is not None, "a batch without images"
+        row = dict(zip(losses, distributed.total(sums).tolist(), strict=True))  # the step's one wait for the device
+        row["loss"] = sum(row.values())
+        if not math.isfinite(row["loss"]):
+            mine = not bool(sums.isfinite().all())
+            raise DataError(
+                f"the loss is not finite ({', '.join(f'{name} {value:.4g}' for name, value in row.items())}); "
+                + (f"records {batch.index.tolist()}" if mine else "the records are another process's")
+            )
+        return row
+
+    def update(self, rate: float, step: int) -> None:
+        """Take a step (0, 1, ...) along the gradients."""
+        optim.set_rate(self.optimizer, rate)
+        self.scaler.unscale_(self.optimizer)
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.config.ema:
+            optim.update_average(self.average, self.model, self.config.ema, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on exactly, but for the average's weights."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
+        """Go on where another learner stood."""
+        self.average.load_state_dict(average)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.amp == "none":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.config.amp == "bf16" else torch.float16)
+
+
+def _split(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` parts that share its memory, whose sizes differ by one image at most."""
+    pieces = {item.name: getattr(batch, item.name).tensor_split(count) for item in dataclasses.fields(batch)}
+    return [Batch(**{name: piece[i] for name, piece in pieces.items()}) for i in range(count)]
