@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import coco, voc
+from dataforge.formats.voc import reader
 from dataforge.formats.voc.reader import read
 from dataforge.record import DIFFICULT, TRUNCATED, Source
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
@@ -78,7 +79,7 @@ def test_agrees_with_an_independent_reading(shared_data: Path, name: str, offset
         assert [Path(r.key).stem for r in records if r.split == split] == ids
     for record in records:
         objects = ET.parse(root / "Annotations" / f"{Path(record.key).stem}.xml").findall(".//object")
-        corners = [[float(o.findtext(f"bndbox/{k}") or "x") for k in read.CORNERS] for o in objects]
+        corners = [[float(o.findtext(f"bndbox/{k}") or "x") for k in reader.CORNERS] for o in objects]
         expected = np.array(corners).reshape(-1, 4) - np.array([offset, offset, 0, 0])
         np.testing.assert_array_equal(record.boxes, expected.astype(np.float32))
         assert [source.classes[label] for label in record.labels] == [o[0].text for o in objects]
@@ -133,10 +134,10 @@ def test_unions_are_stored_once_only_when_all_parts_are_taken(tmp_path: Path) ->
 @given(st.dictionaries(st.sampled_from("stuvwxyz"), st.sets(st.integers(0, 7)), max_size=6))
 def test_a_union_is_its_disjoint_parts(ids: dict[str, set[int]]) -> None:
     sets = {name: set(map(str, numbers)) for name, numbers in ids.items()}
-    for name, parts in read._unions(sets).items():
+    for name, parts in reader._unions(sets).items():
         assert set.union(*(sets[p] for p in parts)) == sets[name]
         assert sum(len(sets[p]) for p in parts) == len(sets[name])
-        assert not set(parts) & read._unions(sets).keys()
+        assert not set(parts) & reader._unions(sets).keys()
 
 
 def test_lists_with_faults(tmp_path: Path) -> None:

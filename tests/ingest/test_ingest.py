@@ -44,7 +44,7 @@ def record(boxes: object, *, image: bytes = b"", size: tuple[int, int] = (48, 64
     return Record(
         key="a.jpg",
         split="train",
-        image=header,
+        image=image,
         height=size[0],
         width=size[1],
         boxes=array,
