@@ -117,16 +117,23 @@ def their_first_stage(theirs: Any, batch: Any) -> tuple[Any, ...]:
     return images, features, theirs.rpn.head(list(features.values())), theirs.rpn(images, features)[0]
 
 
+def assert_rounded(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for what 50 layers of float32 round; CPUs with other instructions round otherwise."""
+    largest = float(expected.abs().max())
+    worst = float((actual - expected).abs().max())
+    assert worst <= 1e-5 * largest, f"{worst} of {largest}"
+
+
 @torch.no_grad()
 def test_features_rpn_and_proposals_are_torchvisions(theirs: Any, ours: FasterRCNN, batch: Any) -> None:
     images, features, (logits, offsets), proposals = their_first_stage(theirs, batch)
     raw = ours(batch.images)
     for mine, their in zip(raw.maps, features.values(), strict=False):
-        torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-4)
+        assert_rounded(mine, their)
     logit = torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in logits], 1)
     offset = torch.cat([x.permute(0, 2, 3, 1).reshape(3, -1, 4) for x in offsets], 1)
-    torch.testing.assert_close(raw.logits, logit, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(raw.offsets, offset, rtol=1e-4, atol=1e-4)
+    assert_rounded(raw.logits, logit)
+    assert_rounded(raw.offsets, offset)
     torch.testing.assert_close(raw.anchors, theirs.rpn.anchor_generator(images, list(features.values()))[0])
     for i, their in enumerate(proposals):
         mine = raw.proposals[i][raw.there[i]]
