@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataforge.augment import recipes
 from dataforge.augment.executors import kornia as executor
 from dataforge.augment.layout import Layout, lay_out
 from dataforge.augment.operations import kornia as operations
@@ -70,6 +71,8 @@ def changed(name: str, records: Any = range(6), seed: int = 3, epoch: int = 0) -
 
 def test_each_of_kornia_s_is_supported_or_refused_with_a_reason() -> None:
     assert operations.REFUSED.keys() <= set(INTENSITY) and operations.names() == SUPPORTED and len(SUPPORTED) >= 35
+    readme = Path(recipes.__file__).with_name("README.md").read_text("utf-8")
+    assert ", ".join(f"`{name}`" for name in SUPPORTED) in " ".join(readme.split())
     for name in sorted(set(EVERY) - set(SUPPORTED)):
         with pytest.raises(ConfigError, match=f"'kornia.{name}' is not supported: ."):
             recipe([{"op": f"kornia.{name}"}])

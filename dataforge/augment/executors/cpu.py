@@ -237,13 +237,13 @@ def finish(canvas: Pixels, p: Parameters, i: int, out: NDArray[Any]) -> None:
         x1, y1, x2, y2 = p.erase[i]
         canvas[y1:y2, x1:x2] = p.fill
     levels: NDArray[Any] = canvas
-    if p.kornia:
+    if any(step.chosen[i] for step in p.kornia):
         from dataforge.augment.executors import kornia  # torch, which this file does without otherwise
 
         levels = kornia.picture(canvas, p.kornia, i)
     if out.dtype == np.uint8:
         if levels is not out:
-            out[...] = levels.round() if p.kornia else levels
+            out[...] = levels if levels is canvas else levels.round()
         return
     if p.mean is None or p.std is None:
         np.copyto(out, levels)
