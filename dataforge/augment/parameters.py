@@ -9,10 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.augment.operations import kornia
 from dataforge.augment.operations.geometry import FILL, Draw, Floats, Shape, View, fit_matrix
 from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
-from dataforge.augment.operations.registry import GEOMETRY, P, Recipe, setting
+from dataforge.augment.operations.registry import GEOMETRY, Recipe, setting, values_of
 from dataforge.rng import bits, uniform
+
+
+@dataclass(frozen=True)
+class KorniaStep:
+    """A recipe's step that kornia draws and applies.
+
+    Attributes:
+        values: the step itself.
+        chosen: (n,) the records that it is applied to; seed: (n,) of what is drawn for each.
+    """
+
+    values: dict[str, Any]
+    chosen: NDArray[np.bool_]
+    seed: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class Parameters:
         erase: (n, 4) xyxy output pixels that are painted over at the end, empty where nothing is; or None.
         seed: (n,) for the pixels' noise.
         fill: red, green, blue in 0..255 outside the source.
+        kornia: what is done to finished pictures by kornia, in this order; by the picture's own record.
         mean, std: three numbers each, of the normalisation at the very end; or None.
     """
 
@@ -37,6 +53,7 @@ class Parameters:
     erase: NDArray[np.int64] | None = None
     seed: NDArray[np.uint64] | None = None
     fill: tuple[int, int, int] = (FILL, FILL, FILL)
+    kornia: tuple[KorniaStep, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -52,7 +69,7 @@ def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray
 
 def chosen(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) the records that a recipe's step is applied to."""
-    p = step.get("p", P.get(step["op"], 1.0))
+    p = step["p"] if "p" in step else values_of(step["op"]).get("p", (1.0,))[0]
     return uniform(seed, epoch, index, f"{place} {step['op']} p")[:, 0] < p
 
 
@@ -100,6 +117,9 @@ def parameters(
         elif name in ERASE:
             share = np.where(mine, ERASE[name](draw, **values), 0.0)
             found["erase"] = np.round(share * ([out[1], out[0]] * 2)).astype(np.int64)
+        elif name.startswith(kornia.PREFIX):
+            key = bits(seed, epoch, index, f"{place} {name} kornia")[:, 0]
+            found["kornia"] = (*found.get("kornia", ()), KorniaStep(step, mine[:, 0], key))
         elif name == "normalise":
             found |= setting(steps, "normalise")
     if "noise" in found["damage"]:

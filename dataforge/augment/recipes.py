@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from dataforge.augment.operations import kornia
 from dataforge.augment.operations.registry import OPERATIONS, Recipe, values_of
 from dataforge.errors import ConfigError, unknown
 
@@ -102,12 +103,17 @@ def _check(step: Any) -> None:
             continue
         if key not in known:
             raise ConfigError(f"augmentation {name!r}: unknown value {key!r}; known: {', '.join(known) or 'none'}")
+        if name.startswith(kornia.PREFIX) and key != "p":
+            continue
         default, bounds = known[key]
         if not _alike(value, default):
             kind = {bool: "true or false", tuple: "3 numbers"}.get(type(default), "a number")
             raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {kind}")
         if bounds and not bounds[0] <= value <= bounds[1]:
             raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {bounds[0]} to {bounds[1]}")
+    if name.startswith(kornia.PREFIX):
+        kornia.module(step)
+        return
     low, high = (step.get(key, known.get(key, [None])[0]) for key in ("low", "high"))
     if low is not None and high is not None and low > high:
         raise ConfigError(f"augmentation {name!r}: low is {low!r} and high {high!r}; expected low to be the smaller")

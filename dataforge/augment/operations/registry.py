@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
-from dataforge.augment.operations import crops, geometry, mix, settings
+from dataforge.augment.operations import crops, geometry, kornia, mix, settings
 from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
 from dataforge.errors import unknown
 
@@ -45,9 +45,11 @@ def values_of(name: str) -> Mapping[str, tuple[Any, tuple[float, float] | None]]
     Raises:
         ConfigError: no such operation.
     """
+    if name.startswith(kornia.PREFIX):
+        return kornia.values_of(name)
     known = {key: function for group in OPERATIONS.values() for key, function in group.items()}
     if name not in known:
-        raise unknown("augmentation", name, known)
+        raise unknown("augmentation", name, [*known, f"{kornia.PREFIX}NAME"])
     types = get_type_hints(known[name], include_extras=True)
     found: dict[str, tuple[Any, tuple[float, float] | None]] = {}
     for key, value in inspect.signature(known[name]).parameters.items():
