@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # Floors, the lowest first: a room may import itself and what lies on a lower floor. `dataforge.files` is a room too.
 FLOORS = (
     {"dataforge.errors"},
-    {"dataforge.record", "dataforge.rng", "dataforge.threads", "dataforge.files", "dataforge.command"},
+    {
+        "dataforge.record",
+        "dataforge.rng",
+        "dataforge.threads",
+        "dataforge.files",
+        "dataforge.command",
+        "dataforge.registry",
+    },
     {"dataforge.images"},
     {"dataforge.formats", "dataforge.sources", "dataforge.augment"},
     {"dataforge.shards"},
