@@ -12,6 +12,7 @@ import click
 
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
+    SourceCommand,
     json_option,
     names,
     open_source,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from dataforge.transform.split import Dealt
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")

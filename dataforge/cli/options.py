@@ -18,6 +18,7 @@ import click
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dataforge.formats import Option
     from dataforge.record import Source
     from dataforge.sources.view import View
 
@@ -38,38 +39,32 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
-def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What the formats' readers take beyond the folder; a command gets them all as `**given`."""
-    for option in reversed(
-        (
-            click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file."),
-            click.option(
-                "--images", type=click.Path(path_type=Path), help="The folder of the pictures, where it is another."
-            ),
-            click.option(
-                "--allow-outside",
-                is_flag=True,
-                default=None,
-                help="Take pictures that an annotation names by an absolute path or ../, wherever that leads.",
-            ),
-            click.option(
-                "--voc-offset",
-                type=int,
-                help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.",
-            ),
-            click.option("--map", metavar="FIELD=COLUMN,...|FILE.toml", help="table: which columns hold what."),
-            click.option("--boxes", metavar="xyxy|xywh|cxcywh", help="table: what a box's four numbers are."),
-            click.option("--unit", metavar="pixel|unit", help="table: pixels, or fractions of the image's size."),
-            click.option(
-                "--inclusive", is_flag=True, default=None, help="table: xmax and ymax are the last pixels' numbers."
-            ),
-            click.option(
-                "--corners", help="matlab: matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y]."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+class SourceCommand(click.Command):
+    """A command that reads a source: `source_options`, and the options of all formats, which it gets as `**given`.
+
+    The formats are imported when this command is parsed or explained, so that `dataforge --help` does not wait for it.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from dataforge.formats import FORMATS, options
+
+        *own, help_option = super().get_params(ctx)
+        formats = [_click_option(option, takers, len(FORMATS)) for option, takers in options().items()]
+        return [*own, *formats, help_option]
+
+
+@functools.cache  # click compares parameters by identity, and asks for them several times
+def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> click.Option:
+    """A format's option, its help led by the formats that take it, where these are not all."""
+    flag = option.type is bool
+    return click.Option(
+        [f"--{option.name.replace('_', '-')}", option.name],
+        type=click.Path(path_type=Path) if option.type is Path else option.type,
+        is_flag=flag,
+        default=None,
+        metavar=option.metavar,
+        help=option.help if len(takers) == formats else f"{', '.join(takers)}: {option.help}",
+    )
 
 
 def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[..., Any]:
@@ -124,7 +119,7 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How annotated images are read, joined, renamed and chosen from; a command gets them all as `**given`."""
+    """How sources are joined, renamed and chosen from. For a `SourceCommand`, which adds the formats' own options."""
     for option in reversed(
         (
             click.option(
@@ -136,7 +131,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return format_options(view_options(command))
+    return view_options(command)
 
 
 def open_source(

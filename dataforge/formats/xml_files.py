@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataforge.errors import FormatError
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def is_legal(text: str) -> bool:
+    """True when XML 1.0 can hold all of a text's characters."""
+    return not _ILLEGAL.search(text)
+
+
+def check_legal(text: str, path: Path) -> str:
+    """The text itself.
+
+    Raises:
+        FormatError: it has a character that XML cannot hold.
+    """
+    if not is_legal(text):
+        raise FormatError(f"{path}: {text!r}: has a character that XML cannot hold")
+    return text
 
 
 def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:

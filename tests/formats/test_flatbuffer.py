@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.flatbuffer import dlfs_pack
-from dataforge.formats.flatbuffer.reader import read, write
+from dataforge.formats.flatbuffer import dlfs_pack, read, write
 from dataforge.ingest.run import ingest
 from dataforge.record import Record, Source
 from dataforge.shards.reader import Shards

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.table.reader import read
+from dataforge.formats.table import read
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
 from dataforge.shards.reader import Shards
 from tests.formats.sets import drain, picture, put
@@ -434,7 +434,7 @@ def test_through_the_command(tmp_path: Path) -> None:
 
 def test_written_files_are_read_by_pyarrow_alone(tmp_path: Path) -> None:
     """What other programs see: the columns and the names that Hugging Face's datasets look for."""
-    from dataforge.formats.table.reader import write
+    from dataforge.formats.table import write
     from tests.formats.suite import CLASS_IDS, CLASSES, Source, awkward
 
     write(Source(CLASSES, iter(awkward(("train",))), CLASS_IDS), tmp_path / "set")
@@ -448,7 +448,7 @@ def test_written_files_are_read_by_pyarrow_alone(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_set_that_failed(tmp_path: Path) -> None:
-    from dataforge.formats.table.reader import write
+    from dataforge.formats.table import write
     from tests.formats.suite import CLASSES, Source, awkward
 
     def records() -> Any:

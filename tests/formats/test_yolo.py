@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dataforge.errors import FormatError
-from dataforge.formats.yolo.reader import read, write
+from dataforge.formats.yolo import read, write
 from tests import tiny
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite, awkward

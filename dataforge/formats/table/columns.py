@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import read_text
 from dataforge.formats.table.cells import is_list
+from dataforge.record import FLAGS
 
 CORNERS = {
     "xyxy": ("xmin", "ymin", "xmax", "ymax"),
@@ -23,9 +24,8 @@ CORNERS = {
     "cxcywh": ("cx", "cy", "w", "h"),
 }
 UNITS = ("pixel", "unit")
-FLAG_FIELDS = ("crowd", "difficult", "truncated")
 BOX_FIELDS = ("box", *dict.fromkeys(name for names in CORNERS.values() for name in names))
-FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAG_FIELDS, "flags", "area")
+FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAGS, "flags", "area")
 
 FILES = "filename|file|file_name|path|image_path"
 LABELS = "class|label|class_name|category"
@@ -198,7 +198,7 @@ def recognise(
     if len({*depth, _depth(present[columns["label"]])}) > 1 or depth[0] > 1:
         kinds = ", ".join(f"{columns[field]} {present[columns[field]]}" for field in (*numbers, "label"))
         raise FormatError(f"{path}: {kinds}: expected single values, a row a box, or lists, a row an image")
-    for field in {*FLAG_FIELDS, "flags", "area"} & columns.keys():
+    for field in {*FLAGS, "flags", "area"} & columns.keys():
         if _depth(present[columns[field]]) != depth[0]:  # such as an image's area
             if field in mapped:
                 kind = present[columns[field]]

@@ -18,9 +18,8 @@ from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ArrowFile
 from dataforge.images.header import probe, read_size
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, as_boxes
+from dataforge.record import FLAGS, Boxes, Finding, Record, as_boxes
 
-FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 OBJECT = (*col.BOX_FIELDS, "label", *FLAGS, "flags", "area")
 ROWS = 64  # images at a time, where they are embedded
 

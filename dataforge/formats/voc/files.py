@@ -141,3 +141,35 @@ def orphans(root: Path, splits: dict[str, Split]) -> list[Finding]:
         for i in sorted(files.keys() - listed)
         for path in files[i]
     ]
+
+
+def find_unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    """Find splits that are exactly other splits together, which share no image, such as trainval = train + val.
+
+    Args:
+        ids: each split's images.
+
+    Returns:
+        union -> its parts, in the order of `ids`. No part is a union itself.
+    """
+    unions: dict[str, tuple[str, ...]] = {}
+    for name in sorted(ids, key=lambda name: len(ids[name])):
+        smaller = [other for other in ids if other not in unions and ids[other] and ids[other] < ids[name]]
+        largest_first = {other: ids[other] for other in sorted(smaller, key=lambda other: -len(ids[other]))}
+        parts = _exact_cover(ids[name], largest_first) if ids[name] else None
+        if parts:
+            unions[name] = tuple(other for other in ids if other in parts)
+    return unions
+
+
+def _exact_cover(wanted: set[str], sets: dict[str, set[str]]) -> list[str] | None:
+    """Disjoint sets that are `wanted` together, or None. One of them holds the first element: only such are tried."""
+    if not wanted:
+        return []
+    first = min(wanted)
+    for name, members in sets.items():
+        if first in members and members <= wanted:
+            others = _exact_cover(wanted - members, sets)
+            if others is not None:
+                return [name, *others]
+    return None

@@ -14,16 +14,14 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists, inside, new_folder, put_text, read_text
+from dataforge.files import check_root, exists, inside, read_text
 from dataforge.formats.json_files import json_splits, read_json
-from dataforge.formats.pictures import as_size, given, locate, put_picture
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.formats.pictures import as_size, given, locate
+from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
 NO_CLASS = ("__ignore__", "_background_")  # LabelMe's own first lines of labels.txt
-FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 
 
 class _Shape(msgspec.Struct):
@@ -197,48 +195,3 @@ def _box(shape: _Shape) -> list[float] | str:
             radius = np.hypot(*(points[0] - points[1]))
             points = np.stack([points[0] - radius, points[0] + radius])
     return [*points.min(0).tolist(), *points.max(0).tolist()]
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles beside it.
-
-    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as shape flags. Areas, ids and the
-    classes' numbers cannot be held. Splits named annotations, labels or json come back as train.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
-    """
-    new_folder(root)
-    for name in source.classes:
-        if name in NO_CLASS or not name.strip() or len(name.splitlines()) != 1:
-            raise FormatError(f"class {name!r}: cannot be held; expected a name of one line, not one of {NO_CLASS}")
-    put_text(root / NAMES, "".join(f"{name}\n" for name in source.classes).encode())
-    for record in source.records:
-        if isinstance(record, Finding):
-            continue
-        put_picture(record, root / record.split)
-        shapes = [
-            {
-                "label": source.classes[label],
-                "points": [box[:2], box[2:]],
-                "group_id": None,
-                "shape_type": "rectangle",
-                "flags": {name: True for name, bit in FLAGS.items() if flag & bit},
-            }
-            for box, label, flag in zip(
-                record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
-            )
-        ]
-        picture = root / record.split / record.key
-        facts: dict[str, Any] = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": picture.name,
-            "imageData": None,
-            "imageHeight": record.height,
-            "imageWidth": record.width,
-        }
-        names = [PurePosixPath(picture.name).stem + ".json", picture.name + ".json"]
-        plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden ones would not be read
-        put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))

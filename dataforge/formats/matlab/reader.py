@@ -10,16 +10,15 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError, unknown
-from dataforge.files import check_root, new_folder, put_text
+from dataforge.files import check_root
 from dataforge.formats.json_files import json_splits, read_json
-from dataforge.formats.pictures import given, locate, picture_folders, put_picture
+from dataforge.formats.pictures import given, locate, picture_folders
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "a JSON file, or several in one folder or in <split>/: rows of an image path (Var1) and a key for each class"
 IMAGE_KEYS = ("Var1", "imageFilename")  # what `jsonencode` makes of a table without names, and MATLAB's own name
 CORNERS = ("matlab", "converter")
 
-HOLDS = frozenset({"keys", "splits", "classes"})
 NAN = float("nan")  # MATLAB writes it as null
 
 Row = dict[str, Any]
@@ -149,28 +148,3 @@ def _edges(numbers: list[list[float]], corners: str) -> Boxes:
         low = four[:, :2] if corners == "matlab" else four[:, [0, 3]]
         high = four[:, :2] + four[:, 2:] if corners == "matlab" else four[:, [2, 1]]
         return as_boxes(np.concatenate([low, high], 1) - 1)
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `<split>/labels.json` and the pictures as `<split>/<key>`.
-
-    Boxes keep their float32 numbers and come back in the order of their classes. Flags, areas, ids and the classes'
-    numbers cannot be held. Nor can a class that is named as the image's key, or that a split without a record has.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
-    """
-    new_folder(root)
-    for name in {*IMAGE_KEYS} & {*source.classes}:
-        raise FormatError(f"class {name!r}: is what the image's path is called here")
-    rows: dict[str, list[bytes]] = {}
-    for record in source.records:
-        if isinstance(record, Finding):
-            continue
-        put_picture(record, root / record.split)
-        edges = record.boxes.astype(np.float64)
-        xywh = np.concatenate([edges[:, :2] + 1, edges[:, 2:] - edges[:, :2]], 1)
-        row = {name: xywh[record.labels == label].tolist() for label, name in enumerate(source.classes)}
-        rows.setdefault(record.split, []).append(msgspec.json.encode({IMAGE_KEYS[0]: record.key, **row}))
-    for split, lines in rows.items():
-        put_text(root / split / "labels.json", b"[" + b",\n".join(lines) + b"]\n")
