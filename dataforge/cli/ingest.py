@@ -55,7 +55,7 @@ def ingest(
 ) -> None:
     """Turn annotated images into shards.
 
-    FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
+    FORMAT is the name of a format (a wrong name lists all), `auto` to detect it, or your own reader as
     `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
     """
 

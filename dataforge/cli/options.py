@@ -98,20 +98,28 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
     for option in reversed(
         (
-            click.option("--classes", multiple=True, help="Only boxes of these, numbered in this order."),
-            click.option("--area", **between, help="Only objects of this area, in pixels; inf for no end."),
-            click.option(side, "side", **between, help="Only boxes whose shorter side is so long, in pixels."),
-            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes around crowds."),
-            click.option("--difficult", type=policy, default="keep", show_default=True, help="Boxes marked so."),
+            click.option(
+                "--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."
+            ),
+            click.option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
+            click.option(
+                side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."
+            ),
+            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes flagged as crowds."),
+            click.option(
+                "--difficult", type=policy, default="keep", show_default=True, help="Boxes flagged as difficult."
+            ),
             click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
-            click.option("--limit", type=int, help="The first so many images of each split that fit all this."),
+            click.option(
+                "--limit", type=int, help="Keep the first N images of each split that pass the other filters."
+            ),
             click.option(
                 "--sample",
                 type=float,
                 default=1.0,
-                help="A random share (0.1), or so many of each split (500).",
+                help="Keep a random fraction (0.1), or this many images of each split (500).",
             ),
-            click.option("--sample-seed", type=int, default=0, show_default=True, help="Another seed, other images."),
+            click.option("--sample-seed", type=int, default=0, show_default=True, help="Seed of --sample."),
         )
     ):
         with_view = option(with_view)
@@ -123,7 +131,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option(
-                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name."
+                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join another set; classes are united by name."
             ),
             click.option(
                 "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
@@ -148,16 +156,16 @@ def open_source(
     from dataforge.sources.view import View
 
     name = named(format_name, root)
-    source, called = read_source(name, root, splits, given), name
+    source, title = read_source(name, root, splits, given), name
     if add:
-        places = [format_and_root(text, "--add") for text in add]
-        called = " + ".join([name, *(other for other, _ in places)])
-        too = {"allow_outside": given.get("allow_outside")}
-        more = [(place.resolve().name, read_source(other, place, splits, too)) for other, place in places]
-        source = join([(root.resolve().name, source), *more])
+        added = [format_and_root(text, "--add") for text in add]
+        title = " + ".join([name, *(added_name for added_name, _ in added)])
+        shared = {"allow_outside": given.get("allow_outside")}
+        others = [(path.resolve().name, read_source(added_name, path, splits, shared)) for added_name, path in added]
+        source = join([(root.resolve().name, source), *others])
     if class_map:
         source = rename(source, read_class_map(class_map))
-    return source if view == View() else view.filter(source), called
+    return source if view == View() else view.filter(source), title
 
 
 def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
@@ -173,11 +181,11 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
     """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
-    found = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
-    if not found:
+    match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
+    if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
-    root = Path(found[2] or ".")
-    return named(found[1], root), root
+    root = Path(match[2] or ".")
+    return named(match[1], root), root
 
 
 def named(format_name: str, root: Path) -> str:
@@ -186,9 +194,9 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.formats.sniff import detect
 
-    found, saw = detect(root)
-    click.echo(f"{root}: {found} ({saw})", err=True)
-    return found
+    name, seen = detect(root)
+    click.echo(f"{root}: {name} ({seen})", err=True)
+    return name
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -221,12 +229,12 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
 
             yield advance
     else:
-        last, said = 0, time.monotonic()
+        last, printed_at = 0, time.monotonic()
 
-        def say(done: int) -> None:
-            nonlocal last, said
-            if done - last >= max(total / 10, 1) and time.monotonic() - said > 0.5:
-                last, said = done, time.monotonic()
+        def show(done: int) -> None:
+            nonlocal last, printed_at
+            if done - last >= max(total / 10, 1) and time.monotonic() - printed_at > 0.5:
+                last, printed_at = done, time.monotonic()
                 click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
 
-        yield say
+        yield show

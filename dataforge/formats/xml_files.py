@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataforge.errors import FormatError
+from dataforge.files import reading
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -37,7 +38,7 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
     head: bytes | None = b""  # all until the first element: a document type can only stand there
     try:
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             while data := file.read(1 << 16):
                 if head is not None:
                     head += data
@@ -49,7 +50,5 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
                     yield event  # type: ignore[misc]
         parser.close()
         yield from parser.read_events()  # type: ignore[misc]
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ET.ParseError, ValueError, LookupError) as error:
         raise FormatError(f"{path}: not XML: {error}") from None

@@ -159,13 +159,13 @@ def test_lists_with_faults(tmp_path: Path) -> None:
     put(tmp_path / "Annotations/orphan.xml", "broken, but nobody asked")
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records] == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
-    assert {(f.code, f.key, f.action, f.scope) for f in findings} == {
-        ("listed-twice", "a", "noted", "set"),
-        ("annotation-missing", "none", "refused", "image"),
-        ("image-missing", "d", "refused", "image"),
-        ("annotation-not-listed", "c", "noted", "set"),
-        ("annotation-not-listed", "orphan", "noted", "set"),
-        ("image-not-listed", "c", "noted", "set"),
+    assert {(f.code, f.key, f.value, f.action, f.scope) for f in findings} == {
+        ("listed-twice", "", "a: 2 times", "noted", "set"),
+        ("annotation-missing", "", "none", "refused", "image"),
+        ("image-missing", "", "d.jpg", "refused", "image"),
+        ("annotation-not-listed", "", "c", "noted", "set"),
+        ("annotation-not-listed", "", "orphan", "noted", "set"),
+        ("image-not-listed", "JPEGImages/c.jpg", "c", "noted", "set"),
     }
 
 
@@ -214,7 +214,7 @@ def test_the_picture_is_found_by_stem_and_filename_decides(tmp_path: Path) -> No
     put(tmp_path / "c.xml", voc_xml("../outside.jpg"))
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records if r.origin.endswith("xml")] == ["a.png", "renamed.jpg"]
-    assert ("image-missing", "c", "../outside.jpg") in [(f.code, f.key, f.value) for f in findings]
+    assert ("image-missing", "", "../outside.jpg") in [(f.code, f.key, f.value) for f in findings]
 
 
 def test_objects_and_flags(tmp_path: Path) -> None:

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from operator import attrgetter
+from collections.abc import Callable, Iterator
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.json_files import read_json
+from dataforge.formats.boxes import as_xyxy, ranks
+from dataforge.formats.classes import by_number, unique_ids, unite
+from dataforge.formats.coco.file import Annotation, CocoFile, read_coco
 from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, resolve
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = (
     "annotations/instances_<split>.json with <split>/, images/<split>/ or images/; "
     "<split>/_annotations.coco.json beside its pictures; or one JSON file (--annotations FILE --images DIR)"
 )
-CONTENT = "COCO's images, annotations and categories"
 ROBOFLOW = "_annotations.coco.json"
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str
-    width: float | None = None
-    height: float | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
-    category_id: int
-    id: int | str | None = None
-    bbox: list[float | None] | None = None
-    area: float | None = None
-    iscrowd: int | bool | None = 0
-    difficult: int | bool | None = 0  # these two are not COCO's own; `write` adds them where they are set
-    truncated: int | bool | None = 0
-
-
-class _File(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-class _Split(NamedTuple):
+class _SplitFiles(NamedTuple):
     path: Path
     folders: list[Path]  # where its pictures may be, the likeliest first
 
@@ -82,12 +53,13 @@ def read(
     annotations, images = given(root, annotations, "--annotations"), given(root, images, "--images")
     if annotations:
         name = split[0] if split and len(split) == 1 else _split_name(annotations)
-        splits = {name: _Split(annotations, _folders(root, name, annotations))}
+        splits = {name: _SplitFiles(annotations, _folders(root, name, annotations))}
     else:
         splits = _discover(root)
     chosen = pick_splits(split, splits)
-    files = {name: read_json(splits[name].path, _File, CONTENT) for name in chosen}
-    classes, class_ids, noted = _classes({splits[name].path: file for name, file in files.items()})
+    files = {name: read_coco(splits[name].path) for name in chosen}
+    numbers, noted = _classes({splits[name].path: file for name, file in files.items()})
+    classes = tuple(numbers)
 
     def records() -> Iterator[Record | Finding]:
         yield from noted
@@ -95,7 +67,7 @@ def read(
             folders = [images, images / name] if images else splits[name].folders
             yield from _records(name, splits[name].path, folders, files.pop(name), classes, allow_outside)
 
-    return Source(classes, records(), class_ids, total=sum(len(file.images) for file in files.values()))
+    return Source(classes, records(), unique_ids(numbers), total=sum(len(file.images) for file in files.values()))
 
 
 def _split_name(path: Path) -> str:
@@ -104,71 +76,47 @@ def _split_name(path: Path) -> str:
 
 
 def _folders(root: Path, name: str, path: Path) -> list[Path]:
-    places = (root / name, root / "images" / name, root / "images", path.parent, root)
-    return [place for place in places if place.is_dir()]
+    folders = (root / name, root / "images" / name, root / "images", path.parent, root)
+    return [place for place in folders if place.is_dir()]
 
 
-def _discover(root: Path) -> dict[str, _Split]:
+def _discover(root: Path) -> dict[str, _SplitFiles]:
     roboflow = sorted(root.glob(f"*/{ROBOFLOW}"))
     if roboflow:
-        return {file.parent.name: _Split(file, [file.parent]) for file in roboflow}
+        return {file.parent.name: _SplitFiles(file, [file.parent]) for file in roboflow}
     for folder in (root / "annotations", root):
         files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".json")
-        found = {_split_name(file): file for file in files if file.name.startswith("instances_")}
-        if not found:  # train.json, val.json, ... beside folders of these names
-            found = {
+        by_split = {_split_name(file): file for file in files if file.name.startswith("instances_")}
+        if not by_split:  # train.json, val.json, ... beside folders of these names
+            by_split = {
                 file.stem: file
                 for file in files
                 if (root / file.stem).is_dir() or (root / "images" / file.stem).is_dir()
             }
-        if not found and len(files) == 1:
-            found = {_split_name(files[0]): files[0]}
-        if found:
-            return {name: _Split(file, _folders(root, name, file)) for name, file in found.items()}
+        if not by_split and len(files) == 1:
+            by_split = {_split_name(files[0]): files[0]}
+        if by_split:
+            return {name: _SplitFiles(file, _folders(root, name, file)) for name, file in by_split.items()}
         if files:
             names = ", ".join(file.name for file in files)
             raise FormatError(f"{folder}: several JSON files ({names}); say which with --annotations FILE --images DIR")
     raise FormatError(f"{root}: no COCO annotations found; expected {EXPECTED}")
 
 
-def _classes(files: dict[Path, _File]) -> tuple[tuple[str, ...], tuple[int, ...], list[Finding]]:
-    """Names in the order of their ids, joined over the files by name, and what was odd about them."""
-    noted: list[Finding] = []
-    by_file: dict[Path, dict[str, int]] = {}
-    first: dict[str, int] = {}
+def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]]:
+    """Names and their ids, in the order of the ids, united over the files; and what was odd about them."""
+    lists = {}
     for path, file in files.items():
-        names: dict[int, str] = {}
-        here = by_file[path] = {}
-        for category in file.categories:
-            if names.setdefault(category.id, category.name) != category.name:
-                both = f"{names[category.id]!r} and {category.name!r}"
-                raise FormatError(f"{path}: category id {category.id} is given twice, to {both}")
-            if here.setdefault(category.name, category.id) != category.id:
-                value = f"{category.name!r}: {here[category.name]} and {category.id}"
-                reason = "one name has two ids; taken for one class"
-                noted.append(Finding("noted", "class-twice", str(path), "categories", value, reason, "set"))
-            first.setdefault(category.name, category.id)
-        if not here:
+        pairs = ((category.id, category.name) for category in file.categories)
+        lists[path] = by_number(pairs, f"{path}: category id")
+        if not lists[path]:
             raise FormatError(f"{path}: categories is empty; expected a list of {{id, name}}")
-    classes = tuple(sorted(first, key=lambda name: first[name]))
-    ids = tuple(first[name] for name in classes)
-    for path, here in by_file.items():
-        value = "; ".join(
-            f"{what}: {', '.join(names)}"
-            for what, names in (
-                ("lacks", [name for name in classes if name not in here]),
-                ("other ids", [name for name in classes if here.get(name, first[name]) != first[name]]),
-            )
-            if names
-        )
-        if value:
-            reason = "the files' classes differ; joined by name"
-            noted.append(Finding("noted", "classes-differ", str(path), "categories", value, reason, "set"))
-    return classes, ids if len(set(ids)) == len(ids) else (), noted
+    numbers, noted = unite(lists)
+    return dict(sorted(numbers.items(), key=itemgetter(1))), noted
 
 
 def _records(
-    split: str, path: Path, folders: list[Path], file: _File, classes: tuple[str, ...], allow_outside: bool
+    split: str, path: Path, folders: list[Path], file: CocoFile, classes: tuple[str, ...], allow_outside: bool
 ) -> Iterator[Record | Finding]:
     folder = likeliest(folders, (image.file_name for image in file.images), allow_outside)
     row_of = {image.id: row for row, image in enumerate(file.images)}
@@ -176,37 +124,25 @@ def _records(
         twice = next(image for row, image in enumerate(file.images) if row_of[image.id] != row)
         raise FormatError(f"{path}: images: id {twice.id} is given twice; expected each once")
     label_of = {category.id: classes.index(category.name) for category in file.categories}
-    kept: list[_Annotation] = []
-    place_of: list[int] = []
+    kept: list[Annotation] = []
+    rows: list[int] = []  # of their images
+    odd: list[int] = []  # places in the list
     seen = set()
     for place, annotation in enumerate(file.annotations):
         row, bbox = row_of.get(annotation.image_id), annotation.bbox
-        if row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of:
+        good = row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of
+        if good:
             kept.append(annotation)
-            place_of.append(row)
-            if annotation.id is not None and annotation.id in seen:
-                where, reason = file.images[row].file_name, "an id that is given twice; both kept"
-                yield Finding("noted", "annotation-twice", str(path), f"annotation {annotation.id}", where, reason)
-            seen.add(annotation.id)
-            continue
-        key = f"annotation {place if annotation.id is None else annotation.id}"
-        if row is None:
-            wrong = ("unknown-image", f"image_id {annotation.image_id}", "expected an id from images; left out")
-        elif annotation.category_id not in label_of:
-            value = f"category_id {annotation.category_id}"
-            wrong = ("unknown-class", value, "expected an id from categories; left out")
-        else:
-            value = "no bbox" if bbox is None else f"bbox {bbox}"
-            wrong = ("box-missing", value, "expected bbox [x, y, width, height]; left out")
-        if row is not None:
-            key = f"{file.images[row].file_name} {key}"
-        yield Finding("refused", wrong[0], str(path), key, wrong[1], wrong[2])
-    rows = np.array(place_of, np.int64)
-    order = np.argsort(rows, kind="stable")
-    bounds = np.searchsorted(rows[order], np.arange(len(file.images) + 1))
-    xywh = np.array([annotation.bbox for annotation in kept], np.float64).reshape(-1, 4)[order]
+            rows.append(row)  # type: ignore[arg-type]
+        if not good or (annotation.id is not None and annotation.id in seen):
+            odd.append(place)
+        seen.add(annotation.id)
+    yield from _odd(file, odd, row_of, label_of, path, lambda name: resolve(name, folder, allow_outside))
+    image_of = np.array(rows, np.int64)
+    order = np.argsort(image_of, kind="stable")
+    bounds = np.searchsorted(image_of[order], np.arange(len(file.images) + 1))
+    boxes = _edges([annotation.bbox for annotation in kept])[order]
     with np.errstate(all="ignore"):
-        boxes = as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
         areas = np.array([annotation.area for annotation in kept], np.float64).astype(np.float32)[order]
     labels = np.array([label_of[annotation.category_id] for annotation in kept], np.int32)[order]
     flags = np.zeros(len(kept), np.uint8)
@@ -215,21 +151,69 @@ def _records(
     flags = flags[order]
     del file.annotations, kept
     for row, image in enumerate(file.images):
-        there = resolve(image.file_name, folder, allow_outside)
-        if there is None:
-            yield Finding("refused", "image-path", str(path), image.file_name, f"id {image.id}", NOT_BELOW, "image")
+        picture = resolve(image.file_name, folder, allow_outside)
+        if picture is None:
+            reason = NOT_BELOW if image.file_name else "expected a file_name; left out"
+            yield Finding("refused", "image-path", str(path), image.file_name, f"id {image.id}", reason, "image")
             continue
-        mine = slice(bounds[row], bounds[row + 1])
+        own = slice(bounds[row], bounds[row + 1])
         yield Record(
-            key=there[0],
+            key=picture[0],
             split=split,
-            image=there[1],
+            image=picture[1],
             height=as_size(image.height),
             width=as_size(image.width),
-            boxes=boxes[mine],
-            labels=labels[mine],
-            flags=flags[mine],
-            areas=areas[mine],
+            boxes=boxes[own],
+            labels=labels[own],
+            flags=flags[own],
+            areas=areas[own],
             id=image.id if isinstance(image.id, int) and -(1 << 63) <= image.id < 1 << 63 else -1,
             origin=str(path),
+        )
+
+
+def _edges(bboxes: list[list[float | None] | None]) -> Boxes:
+    xywh = np.array(bboxes, np.float64).reshape(-1, 4)
+    with np.errstate(all="ignore"):
+        return as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
+
+
+def _odd(
+    file: CocoFile,
+    places: list[int],
+    row_of: dict[int | str, int],
+    label_of: dict[int, int],
+    path: Path,
+    find: Callable[[str], tuple[str, Path] | None],
+) -> Iterator[Finding]:
+    """What is wrong with some annotations: they are left out, or their id is given twice."""
+    if not places:
+        return
+    numbers = ranks(np.array([row_of.get(annotation.image_id, -1) for annotation in file.annotations], np.int64))
+    for place in places:
+        annotation = file.annotations[place]
+        row, bbox = row_of.get(annotation.image_id), annotation.bbox
+        four = bbox is not None and len(bbox) == 4
+        action: Literal["refused", "noted"] = "refused"
+        if row is None:
+            code, value, reason = "unknown-image", f"image_id {annotation.image_id}", "expected an id from images"
+        elif annotation.category_id not in label_of:
+            code, value = "unknown-class", f"category_id {annotation.category_id}"
+            reason = "expected an id from categories"
+        elif not four:
+            value = "no bbox" if bbox is None else f"bbox {bbox}"
+            code, reason = "box-missing", "expected bbox [x, y, width, height]"
+        else:
+            action, code, value, reason = "noted", "annotation-twice", "", "an id that is given twice; both kept"
+        name = f"annotation {place if annotation.id is None else annotation.id}"
+        picture = None if row is None else find(file.images[row].file_name)
+        yield Finding(
+            action,
+            code,
+            str(path),
+            picture[0] if picture else "",
+            f"{name}: {value}" if value else name,
+            reason if action == "noted" else f"{reason}; left out",
+            box=None if row is None else int(numbers[place]),
+            xyxy=as_xyxy(_edges([bbox])[0]) if four else None,
         )

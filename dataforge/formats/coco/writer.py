@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import new_folder
+from dataforge.files import new_folder, writing
 from dataforge.formats.decimals import decimals
 from dataforge.formats.pictures import put_picture
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, object_areas
@@ -42,11 +42,11 @@ def write(source: Source, root: Path) -> None:
         ids = []
         seen = set()
         for record in records:
-            mine = record.id
-            if mine < 0 or mine in seen:
-                mine, free = free, free + 1
-            seen.add(mine)
-            ids.append(mine)
+            image_id = record.id
+            if image_id < 0 or image_id in seen:
+                image_id, free = free, free + 1
+            seen.add(image_id)
+            ids.append(image_id)
         path = root / "annotations" / f"instances_{split}.json"
         images = (
             {"id": i, "file_name": record.key, "width": record.width, "height": record.height}
@@ -85,7 +85,7 @@ def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ..
 
 def _write_json(path: Path, images: Iterable[object], annotations: Iterable[object], categories: list[Any]) -> None:
     """A row a line, each written as it is made."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as file:
             for name, rows in (("images", images), ("annotations", annotations), ("categories", categories)):
@@ -95,5 +95,3 @@ def _write_json(path: Path, images: Iterable[object], annotations: Iterable[obje
                     file.write((b",\n" if n else b"\n") + msgspec.json.encode(row))
                 file.write(b"]")
             file.write(b"}\n")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror}") from None

@@ -12,6 +12,7 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.pictures import as_size, given, locate, picture_folders
 from dataforge.formats.xml_files import iterparse
 from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
@@ -50,8 +51,8 @@ def read(
     if not root.is_file():
         check_root(root, EXPECTED)
     images = given(root, images, "--images")
-    places = [root, root / "annotations", root / "Annotations"]
-    paths = [root] if root.is_file() else next(filter(None, (sorted(place.glob("*.xml")) for place in places)), [])
+    folders = [root, root / "annotations", root / "Annotations"]
+    paths = [root] if root.is_file() else next(filter(None, (sorted(folder.glob("*.xml")) for folder in folders)), [])
     if not paths:
         raise FormatError(f"{root}: no XML file found; expected {EXPECTED}")
     folder = root.parent if root.is_file() else root
@@ -62,17 +63,17 @@ def read(
 
     def records() -> Iterator[Record | Finding]:
         for path, file in files.items():
-            found: dict[str, dict[str, tuple[str, Path]]] = {}
+            pictures: dict[str, dict[str, tuple[str, Path]]] = {}
             for name in [name for name in chosen if name in file.names]:
                 folders = picture_folders(folder, name, path, images)
                 below = images or folder
-                found[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
+                pictures[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
                 yield from findings
             for element in _images(path):
                 name = element.get("subset") or "train"
-                place = found.get(name, {}).get(element.get("name", ""))
-                if place:
-                    yield from _record(name, *place, element, label_of, str(path))
+                picture = pictures.get(name, {}).get(element.get("name", ""))
+                if picture:
+                    yield from _record(name, *picture, element, label_of, str(path))
 
     total = sum(len(file.names.get(name, ())) for file in files.values() for name in chosen)
     return Source(classes, records(), total=total)
@@ -122,26 +123,26 @@ def _record(
     labels: list[int] = []
     flags: list[int] = []
     for n, shape in enumerate(element):
-        where = f"{key} shape {n}"
         name = shape.get("label", "")
         try:
             box = _box(shape)
         except ValueError as error:
             value = f"{shape.tag} {shape.get('points') or dict(shape.attrib)}"
             value = value if len(value) <= 80 else value[:77] + "..."
-            yield Finding("refused", "box-missing", origin, where, value, f"{error}; left out")
+            yield Finding("refused", "box-missing", origin, key, value, f"{error}; left out", box=n)
             continue
         if isinstance(box, str):
             code = "box-rotated" if shape.tag == "box" else "shape-unknown"
-            yield Finding("refused", code, origin, where, f"{shape.tag} {name}", f"{box}; left out")
+            yield Finding("refused", code, origin, key, f"{shape.tag} {name}", f"{box}; left out", box=n)
         elif name not in label_of:
             reason = "expected one of the task's labels; left out"
-            yield Finding("refused", "unknown-class", origin, where, repr(name), reason)
+            xyxy = as_xyxy(box)
+            yield Finding("refused", "unknown-class", origin, key, repr(name), reason, box=n, xyxy=xyxy)
         else:
             boxes.append(box)
             labels.append(label_of[name])
-            said = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
-            flags.append(sum(bit for flag, bit in FLAGS.items() if said.get(flag) in ("true", "1")))
+            marks = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
+            flags.append(sum(bit for flag, bit in FLAGS.items() if marks.get(flag) in ("true", "1")))
     yield Record(
         key=key,
         split=split,

@@ -7,8 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from dataforge.errors import FormatError
-from dataforge.files import new_folder
+from dataforge.files import new_folder, writing
 from dataforge.formats.pictures import put_picture
 from dataforge.formats.xml_files import check_legal
 from dataforge.record import FLAGS, Record, Source
@@ -36,30 +35,27 @@ def write(source: Source, root: Path) -> None:
         f"<label><name>{escape(check_legal(name, path), RETURN)}</name><attributes>{attributes}</attributes></label>\n"
         for name in source.classes
     )
-    try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
-            file.write(f"<meta><task><labels>\n{labels}</labels></task></meta>\n")
-            number = 0
-            for record in source.records:
-                if isinstance(record, Record):
-                    put_picture(record, root / "images" / record.split)
-                    file.write(_element(record, number, source.classes, path))
-                    number += 1
-            file.write("</annotations>\n")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror}") from None
+    with writing(path), open(path, "w", encoding="utf-8", newline="") as file:
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        file.write(f"<meta><task><labels>\n{labels}</labels></task></meta>\n")
+        number = 0
+        for record in source.records:
+            if isinstance(record, Record):
+                put_picture(record, root / "images" / record.split)
+                file.write(_element(record, number, source.classes, path))
+                number += 1
+        file.write("</annotations>\n")
 
 
 def _element(record: Record, number: int, classes: tuple[str, ...], path: Path) -> str:
-    name, subset = (quoteattr(check_legal(text, path)) for text in (record.key, record.split))
-    lines = [f'<image id="{number}" name={name} subset={subset} width="{record.width}" height="{record.height}">']
+    key, subset = (quoteattr(check_legal(text, path)) for text in (record.key, record.split))
+    lines = [f'<image id="{number}" name={key} subset={subset} width="{record.width}" height="{record.height}">']
     for (x1, y1, x2, y2), label, flag in zip(
         record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
     ):
-        said = "".join(
-            f'<attribute name="{one}">{"true" if flag & bit else "false"}</attribute>' for one, bit in FLAGS.items()
+        marks = "".join(
+            f'<attribute name="{name}">{"true" if flag & bit else "false"}</attribute>' for name, bit in FLAGS.items()
         )
         corners = f'xtl="{x1!r}" ytl="{y1!r}" xbr="{x2!r}" ybr="{y2!r}"'
-        lines.append(f'<box label={quoteattr(classes[label])} occluded="0" {corners} z_order="0">{said}</box>')
+        lines.append(f'<box label={quoteattr(classes[label])} occluded="0" {corners} z_order="0">{marks}</box>')
     return "\n".join([*lines, "</image>\n"])

@@ -6,6 +6,7 @@ Nothing is turned into a Python object but a record at a time: `dlfs` gathers ea
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.flatbuffer.dlfs import Columns, load
 from dataforge.formats.pictures import NOT_BELOW, given, likeliest, picture_folders, resolve
 from dataforge.record import Finding, Record, Source, pick_splits
@@ -42,7 +45,9 @@ def read(
     chosen = pick_splits(split, files)
     base = root.parent if root.is_file() else root
     sets = {name: load(files[name]) for name in chosen}
-    classes, class_ids, noted = _classes({files[name]: found.names for name, found in sets.items()})
+    numbers, noted = unite({files[name]: dict(sorted(columns.names.items())) for name, columns in sets.items()})
+    numbers = dict(sorted(numbers.items(), key=itemgetter(1)))
+    classes = tuple(numbers)
 
     def records() -> Iterator[Record | Finding]:
         yield from noted
@@ -50,7 +55,8 @@ def read(
             folders = picture_folders(base, name, files[name], images)
             yield from _records(name, sets[name], folders, classes, allow_outside)
 
-    return Source(classes, records(), class_ids, total=sum(len(found.examples) for found in sets.values()))
+    total = sum(len(columns.examples) for columns in sets.values())
+    return Source(classes, records(), unique_ids(numbers), total=total)
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -63,101 +69,91 @@ def _files(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in files}
 
 
-def _classes(files: dict[Path, dict[int, str]]) -> tuple[tuple[str, ...], tuple[int, ...], list[Finding]]:
-    """Names in the order of their ids, joined over the files by name, and what was odd about them."""
-    noted: list[Finding] = []
-    first: dict[str, int] = {}
-    for names in files.values():
-        for number, name in sorted(names.items()):
-            first.setdefault(name, number)
-    classes = tuple(sorted(first, key=lambda name: first[name]))
-    for path, names in files.items():
-        lacks = [name for name in classes if name not in names.values()]
-        others = [f"{name} ({number})" for number, name in names.items() if first[name] != number]
-        value = "; ".join(f"{what}: {', '.join(o)}" for what, o in (("lacks", lacks), ("other ids", others)) if o)
-        if value:
-            reason = "the files' classes differ, or a name has several ids; joined by name"
-            noted.append(Finding("noted", "classes-differ", str(path), "categories", value, reason, "set"))
-    class_ids = tuple(first[name] for name in classes)
-    return classes, class_ids if len(set(class_ids)) == len(class_ids) else (), noted
-
-
 def _records(
-    split: str, found: Columns, folders: list[Path], classes: tuple[str, ...], allow_outside: bool
+    split: str, columns: Columns, folders: list[Path], classes: tuple[str, ...], allow_outside: bool
 ) -> Iterator[Record | Finding]:
-    origin = str(found.examples.path)
-    image_of = np.repeat(np.arange(len(found.examples)), np.diff(found.bounds))
+    origin = str(columns.examples.path)
+    image_of = np.repeat(np.arange(len(columns.examples)), np.diff(columns.bounds))
     label_of = np.full(1 << 16, -1, np.int32)
-    for number, name in found.names.items():
+    for number, name in columns.names.items():
         label_of[number] = classes.index(name)
-    labels = label_of[found.cat_ids]
-    yield from _noted(found, origin, image_of)
-    for row in np.nonzero((labels < 0) | ~found.boxed)[0].tolist():
-        place = image_of[row]
-        key = f"{found.text(place)} annotation {row - found.bounds[place]}"
+    labels = label_of[columns.cat_ids]
+    names = (columns.text(row) for row in range(len(columns.examples)))
+    folder = likeliest(folders or [columns.examples.path.parent], names, allow_outside)
+    yield from _noted(columns, origin, image_of)
+    for row in np.nonzero((labels < 0) | ~columns.boxed)[0].tolist():
+        example = image_of[row]
+        picture = resolve(columns.text(example), folder, allow_outside)
         if labels[row] < 0:
-            value, reason = f"cat_id {found.cat_ids[row]}", "expected the id of a Category; left out"
-            yield Finding("refused", "unknown-class", origin, key, value, reason)
+            code, value, reason = (
+                "unknown-class",
+                f"cat_id {columns.cat_ids[row]}",
+                "expected the id of a Category; left out",
+            )
         else:
-            yield Finding("refused", "box-missing", origin, key, "no bbox", "expected one; left out")
-    kept = (labels >= 0) & found.boxed
-    bounds = np.append(0, np.cumsum(kept))[found.bounds]
-    labels, boxes, areas = labels[kept], found.boxes[kept], found.areas[kept]
-    names = (found.text(row) for row in range(len(found.examples)))
-    folder = likeliest(folders or [found.examples.path.parent], names, allow_outside)
-    unique, times = np.unique(found.ids, return_counts=True)
-    own = ~np.isin(found.ids, unique[times > 1]) & (found.ids < 1 << 63)
-    for row in range(len(found.examples)):
-        text = found.text(row)
-        there = resolve(text, folder, allow_outside)
-        if there is None:
+            code, value, reason = "box-missing", "no bbox", "expected one; left out"
+        number = int(row - columns.bounds[example])
+        xyxy = as_xyxy(columns.boxes[row]) if columns.boxed[row] else None
+        key = picture[0] if picture else ""
+        yield Finding("refused", code, origin, key, value, reason, box=number, xyxy=xyxy)
+    kept = (labels >= 0) & columns.boxed
+    bounds = np.append(0, np.cumsum(kept))[columns.bounds]
+    labels, boxes, areas = labels[kept], columns.boxes[kept], columns.areas[kept]
+    unique, times = np.unique(columns.ids, return_counts=True)
+    own = ~np.isin(columns.ids, unique[times > 1]) & (columns.ids < 1 << 63)
+    for row in range(len(columns.examples)):
+        text = columns.text(row)
+        picture = resolve(text, folder, allow_outside)
+        if picture is None:
             yield Finding("refused", "image-path", origin, text, f"Example {row}", NOT_BELOW, "image")
             continue
-        start, length = (int(column[row]) for column in found.image)
-        mine = slice(bounds[row], bounds[row + 1])
+        start, length = (int(column[row]) for column in columns.image)
+        own_boxes = slice(bounds[row], bounds[row + 1])
         yield Record(
-            key=there[0],
+            key=picture[0],
             split=split,
-            image=found.examples.data[start : start + length].tobytes() if length else there[1],
-            height=int(found.size[row, 0]),
-            width=int(found.size[row, 1]),
-            boxes=boxes[mine],
-            labels=labels[mine],
-            flags=np.zeros(len(labels[mine]), np.uint8),
-            areas=None if np.isnan(areas[mine]).all() else areas[mine],
-            id=int(found.ids[row]) if own[row] else -1,
+            image=columns.examples.data[start : start + length].tobytes() if length else picture[1],
+            height=int(columns.size[row, 0]),
+            width=int(columns.size[row, 1]),
+            boxes=boxes[own_boxes],
+            labels=labels[own_boxes],
+            flags=np.zeros(len(labels[own_boxes]), np.uint8),
+            areas=None if np.isnan(areas[own_boxes]).all() else areas[own_boxes],
+            id=int(columns.ids[row]) if own[row] else -1,
             origin=origin,
         )
 
 
-def _noted(found: Columns, origin: str, image_of: NDArray) -> Iterator[Finding]:
+def _noted(columns: Columns, origin: str, image_of: NDArray) -> Iterator[Finding]:
     """What a file says of itself that is not so. Nothing hangs on it here, so each kind is one finding."""
 
-    def one(code: str, key: str, value: str, reason: str) -> Finding:
+    def noted(code: str, key: str, value: str, reason: str) -> Finding:
         return Finding("noted", code, origin, key, value, reason, "set")
 
-    other = found.image_ids != found.ids[image_of]
+    other = columns.image_ids != columns.ids[image_of]
     if other.any():
         row = int(other.argmax())
-        value = f"{other.sum()} annotations; the first has image_id {found.image_ids[row]}"
-        reason = f"expected its Example's id, {found.ids[image_of[row]]}; kept with the Example that holds it"
-        yield one("image-id", found.text(image_of[row]), value, reason)
+        value = f"{other.sum()} annotations; the first has image_id {columns.image_ids[row]}"
+        reason = f"expected its Example's id, {columns.ids[image_of[row]]}; kept with the Example that holds it"
+        yield noted("image-id", columns.text(image_of[row]), value, reason)
     for code, ids, reason in (
-        ("image-id-twice", found.ids, "expected each Example's id once; all are kept, without their number"),
-        ("annotation-twice", found.annotation_ids, "expected each Annotation's id once; all are kept"),
+        ("image-id-twice", columns.ids, "expected each Example's id once; all are kept, without their number"),
+        ("annotation-twice", columns.annotation_ids, "expected each Annotation's id once; all are kept"),
     ):
         unique, times = np.unique(ids, return_counts=True)
         if (times > 1).any():
-            yield one(code, "", f"{(times > 1).sum()} ids; the first is {unique[(times > 1).argmax()]}", reason)
-    disorder = found.idx[1:] <= found.idx[:-1]
+            yield noted(code, "", f"{(times > 1).sum()} ids; the first is {unique[(times > 1).argmax()]}", reason)
+    disorder = columns.idx[1:] <= columns.idx[:-1]
     if disorder.any():
         row = int(disorder.argmax()) + 1
         reason = "expected idx to rise: it is the key that is searched by; read in the file's order"
-        yield one("idx-order", found.text(row), f"Example {row} has idx {found.idx[row]}", reason)
-    pairs = np.unique(image_of.astype(np.int64) << 16 | found.cat_ids)
-    counts = [np.bincount(column, minlength=1 << 16) for column in (pairs & 0xFFFF, found.cat_ids)]
-    wrong = [n for n, stated in found.stated.items() if stated not in ((0, 0), (counts[0][n], counts[1][n]))]
+        yield noted("idx-order", columns.text(row), f"Example {row} has idx {columns.idx[row]}", reason)
+    pairs = np.unique(image_of.astype(np.int64) << 16 | columns.cat_ids)
+    counts = [np.bincount(numbers, minlength=1 << 16) for numbers in (pairs & 0xFFFF, columns.cat_ids)]
+    wrong = [n for n, stated in columns.stated.items() if stated not in ((0, 0), (counts[0][n], counts[1][n]))]
     if wrong:
         n = wrong[0]
-        value = "{} categories; id {} states num_images {}, num_anns {}".format(len(wrong), n, *found.stated[n])
-        yield one("category-counts", found.names[n], value, f"there are {counts[0][n]} and {counts[1][n]}; not used")
+        value = "{} categories; id {} states num_images {}, num_anns {}".format(len(wrong), n, *columns.stated[n])
+        yield noted(
+            "category-counts", columns.names[n], value, f"there are {counts[0][n]} and {counts[1][n]}; not used"
+        )

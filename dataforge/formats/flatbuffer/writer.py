@@ -12,13 +12,13 @@ from typing import IO
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import inside, new_folder
+from dataforge.files import inside, new_folder, writing
 from dataforge.formats.flatbuffer import dlfs_pack
 from dataforge.record import Finding, Record, Source, object_areas
 
 
 @dataclass
-class _Split:
+class _SplitData:
     """What is to be written into one file."""
 
     spool: IO[bytes]  # the images' vectors
@@ -43,27 +43,24 @@ def write(source: Source, root: Path) -> None:
     new_folder(root)
     numbers = source.class_ids or tuple(range(len(source.classes)))
     categories = sorted(_category(number, name, root) for number, name in zip(numbers, source.classes, strict=True))
-    splits: dict[str, _Split] = {}
-    with ExitStack() as stack:
-        try:
-            for record in source.records:
-                if isinstance(record, Finding):
-                    continue
-                if record.split not in splits:
-                    if inside(record.split) != record.split or "/" in record.split or record.split[0] == ".":
-                        raise FormatError(f"split {record.split!r}: cannot be a file's name")
-                    splits[record.split] = _Split(stack.enter_context(TemporaryFile(dir=root)))
-                _spool(record, splits[record.split], root)
-            if not splits:
-                raise FormatError(f"{root}: there are no images to write")
-            for split, made in splits.items():
-                parts = _packed(made, categories, numbers, root / f"{split}.db")
-                with open(root / f"{split}.db", "xb") as file:
-                    file.writelines(parts)
-                    made.spool.seek(0)
-                    shutil.copyfileobj(made.spool, file, 1 << 20)
-        except OSError as error:
-            raise FormatError(f"{root}: cannot be written: {error.strerror}") from None
+    splits: dict[str, _SplitData] = {}
+    with ExitStack() as stack, writing(root):
+        for record in source.records:
+            if isinstance(record, Finding):
+                continue
+            if record.split not in splits:
+                if inside(record.split) != record.split or "/" in record.split or record.split[0] == ".":
+                    raise FormatError(f"split {record.split!r}: cannot be a file's name")
+                splits[record.split] = _SplitData(stack.enter_context(TemporaryFile(dir=root)))
+            _spool(record, splits[record.split], root)
+        if not splits:
+            raise FormatError(f"{root}: there are no images to write")
+        for split, made in splits.items():
+            parts = _packed(made, categories, numbers, root / f"{split}.db")
+            with open(root / f"{split}.db", "xb") as file:
+                file.writelines(parts)
+                made.spool.seek(0)
+                shutil.copyfileobj(made.spool, file, 1 << 20)
 
 
 def _category(number: int, name: str, root: Path) -> tuple[int, bytes]:
@@ -78,7 +75,7 @@ def _category(number: int, name: str, root: Path) -> tuple[int, bytes]:
     return number, text
 
 
-def _spool(record: Record, made: _Split, root: Path) -> None:
+def _spool(record: Record, made: _SplitData, root: Path) -> None:
     where = f"{record.origin}: {record.key!r}"
     if inside(record.key) is None:
         raise FormatError(f"{where}: expected a key that is a path below a folder")
@@ -101,15 +98,15 @@ def _too_long(path: Path, where: str) -> str:
     return f"{path}: its images and annotations pass {most}"
 
 
-def _packed(made: _Split, categories: list[tuple[int, bytes]], numbers: tuple[int, ...], path: Path) -> list[bytes]:
+def _packed(made: _SplitData, categories: list[tuple[int, bytes]], numbers: tuple[int, ...], path: Path) -> list[bytes]:
     records = made.records
     free = max([0, *(record.id for record in records)]) + 1
     ids: dict[int, None] = {}
     for record in records:
-        mine = record.id
-        if mine < 0 or mine in ids:
-            mine, free = free, free + 1
-        ids[mine] = None
+        number = record.id
+        if number < 0 or number in ids:
+            number, free = free, free + 1
+        ids[number] = None
     boxes = np.concatenate([record.boxes for record in records])
     parts = dlfs_pack.pack(
         made.names,

@@ -13,9 +13,10 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import given, locate, picture_folders
-from dataforge.record import DIFFICULT, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import DIFFICULT, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "TRAIN_images.json (paths), TRAIN_objects.json (boxes, labels, difficulties), TEST_... and label_map.json"
 IMAGES, OBJECTS, LABEL_MAP = "_images.json", "_objects.json", "label_map.json"
@@ -64,12 +65,12 @@ def read(
         for name in chosen:
             origin = root / (splits[name] + IMAGES)
             folders = picture_folders(root, name, origin, images)
-            found, findings = locate(paths[name], folders, images or root, origin, allow_outside=allow_outside)
+            pictures, findings = locate(paths[name], folders, images or root, origin, allow_outside=allow_outside)
             yield from findings
             origin = root / (splits[name] + OBJECTS)
             for path, entry in zip(paths[name], objects.pop(name), strict=True):
-                if path in found:
-                    yield from _record(name, *found[path], entry, label_of, origin)
+                if path in pictures:
+                    yield from _record(name, *pictures[path], entry, label_of, origin)
 
     return Source(classes, records(), class_ids, total=sum(map(len, paths.values())))
 
@@ -102,21 +103,25 @@ def _record(
     for n, (box, label) in enumerate(zip(entry.boxes, entry.labels, strict=True)):
         if len(box) != 4:
             reason = "expected [xmin, ymin, xmax, ymax]; left out"
-            yield Finding("refused", "box-missing", str(origin), f"{key} box {n}", str(box)[:60], reason)
+            yield Finding("refused", "box-missing", str(origin), key, str(box)[:60], reason, box=n)
         elif label not in label_of:
             reason = f"expected a class's number from {LABEL_MAP}, where 0 is the background; left out"
-            yield Finding("refused", "unknown-class", str(origin), f"{key} box {n}", f"label {label}", reason)
+            xyxy = as_xyxy(_edges([box])[0])
+            yield Finding("refused", "unknown-class", str(origin), key, f"label {label}", reason, box=n, xyxy=xyxy)
         else:
             kept.append(n)
-    inclusive = np.array([entry.boxes[n] for n in kept], np.float64).reshape(-1, 4)
     yield Record(
         key=key,
         split=split,
         image=image,
         height=0,
         width=0,
-        boxes=as_boxes(inclusive + np.array([0, 0, 1, 1])),
+        boxes=_edges([entry.boxes[n] for n in kept]),
         labels=np.array([label_of[entry.labels[n]] for n in kept], np.int32),
         flags=np.array([DIFFICULT if difficulties[n] else 0 for n in kept], np.uint8),
         origin=str(origin),
     )
+
+
+def _edges(inclusive: list[list[float | None]]) -> Boxes:
+    return as_boxes(np.array(inclusive, np.float64).reshape(-1, 4) + np.array([0, 0, 1, 1]))

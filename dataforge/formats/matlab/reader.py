@@ -11,6 +11,7 @@ import numpy as np
 
 from dataforge.errors import FormatError, unknown
 from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import json_splits, read_json
 from dataforge.formats.pictures import given, locate, picture_folders
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -67,12 +68,12 @@ def read(
         for name in chosen:
             origin = splits[name][0]
             folders = picture_folders(folder, name, origin, images)
-            found, findings = locate(by_image[name], folders, images or folder, origin, allow_outside=allow_outside)
+            pictures, findings = locate(by_image[name], folders, images or folder, origin, allow_outside=allow_outside)
             yield from findings
-            for image, mine in by_image[name].items():
-                if image in found:
-                    key, path = found[image]
-                    yield from _record(name, key, path, mine, classes, corners)
+            for image, own_rows in by_image[name].items():
+                if image in pictures:
+                    key, path = pictures[image]
+                    yield from _record(name, key, path, own_rows, classes, corners)
 
     return Source(classes, records(), total=sum(map(len, by_image.values())))
 
@@ -91,10 +92,10 @@ def _image(row: Row) -> Any:
 
 
 def _by_image(rows: list[tuple[Path, Row]]) -> dict[str, list[tuple[Path, Row]]]:
-    found: dict[str, list[tuple[Path, Row]]] = {}
+    by_image: dict[str, list[tuple[Path, Row]]] = {}
     for path, row in rows:
-        found.setdefault(_image(row), []).append((path, row))
-    return found
+        by_image.setdefault(_image(row), []).append((path, row))
+    return by_image
 
 
 def _record(
@@ -103,22 +104,25 @@ def _record(
     numbers: list[list[float]] = []
     labels: list[int] = []
     earlier: set[tuple[float, ...]] = set()  # label and numbers, of the rows before
+    number = -1  # of a box among those of all rows and classes
     for path, row in rows:
         start = len(labels)
         for label, name in enumerate(classes):
             for n, four in enumerate(_fours(row.get(name))):
+                number += 1
                 try:
-                    box = [NAN if one is None else one for one in msgspec.convert(four, _Four)]
+                    box = [NAN if value is None else value for value in msgspec.convert(four, _Four)]
                 except (msgspec.ValidationError, OverflowError):
                     value, reason = (
                         str(four)[:60],
                         "expected [], four numbers, or a list of four numbers each; left out",
                     )
-                    yield Finding("refused", "box-missing", str(path), f"{key} {name} {n}", value, reason)
+                    yield Finding("refused", "box-missing", str(path), key, f"{name} {n}: {value}", reason, box=number)
                     continue
                 if (label, *box) in earlier:
-                    reason = "stands in an earlier row of this image too; taken once"
-                    yield Finding("repaired", "box-twice", str(path), f"{key} {name} {n}", str(four), reason)
+                    value, reason = f"{name} {n}: {four}", "stands in an earlier row of this image too; taken once"
+                    xyxy = as_xyxy(_edges([box], corners)[0])
+                    yield Finding("repaired", "box-twice", str(path), key, value, reason, box=number, xyxy=xyxy)
                     continue
                 numbers.append(box)
                 labels.append(label)

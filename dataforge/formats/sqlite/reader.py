@@ -15,6 +15,8 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, exists
+from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, picture_folders, resolve
 from dataforge.record import CROWD, Finding, Record, Source, as_boxes, pick_splits
 
@@ -66,34 +68,33 @@ def read(
             _check_schema(files[name], query)
             names[name] = _categories(files[name], query)
             total += next(query("SELECT count(*) FROM images"))[0]
-    first: dict[str, int] = {}
-    for here in names.values():
-        for number, class_name in here.items():
-            first.setdefault(class_name, number)
-    classes = tuple(first)
-    class_ids = tuple(first.values()) if len(set(first.values())) == len(first) else ()
+    numbers, noted = unite({files[name]: names[name] for name in chosen})
+    classes = tuple(numbers)
 
     def records() -> Iterator[Record | Finding]:
+        yield from noted
         for name in chosen:
             label_of = {number: classes.index(class_name) for number, class_name in names[name].items()}
             base = root.parent if root.is_file() else root
             folders = picture_folders(base, name, files[name], images)
             yield from _records(name, files[name], folders, label_of, allow_outside)
 
-    return Source(classes, records(), class_ids, total=total)
+    return Source(classes, records(), unique_ids(numbers), total=total)
 
 
 def _files(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     check_root(root, EXPECTED)
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for path in sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
-        if found.setdefault(path.stem, path) != path:
-            raise FormatError(f"{path}: the split {path.stem!r} is in {found[path.stem].name} too; expected one file")
-    if not found:
+        if by_split.setdefault(path.stem, path) != path:
+            raise FormatError(
+                f"{path}: the split {path.stem!r} is in {by_split[path.stem].name} too; expected one file"
+            )
+    if not by_split:
         raise FormatError(f"{root}: no SQLite database found; expected {EXPECTED}")
-    return found
+    return by_split
 
 
 @contextmanager
@@ -137,53 +138,53 @@ def _check_schema(path: Path, query: Callable[[str], Iterator[Any]]) -> None:
 
 
 def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for row, name, number in query("SELECT rowid, name, coco_id FROM categories ORDER BY rowid"):
+    rows = list(query("SELECT rowid, name, coco_id FROM categories ORDER BY rowid"))
+    for row, name, number in rows:
         if not isinstance(name, str) or not isinstance(number, int):
             raise FormatError(
                 f"{path}: categories row {row}: name {name!r}, coco_id {number!r}; expected text, a number"
             )
-        if found.setdefault(number, name) != name:
-            raise FormatError(f"{path}: categories: coco_id {number} is given twice, to {found[number]!r} and {name!r}")
-    if not found:
+    names = by_number(((number, name) for _, name, number in rows), f"{path}: categories: coco_id")
+    if not names:
         raise FormatError(f"{path}: categories is empty; expected a row for each class")
     twice = "SELECT coco_id FROM images WHERE coco_id IS NOT NULL GROUP BY coco_id HAVING count(*) > 1 LIMIT 1"
     for (number,) in query(twice):
         raise FormatError(f"{path}: images: coco_id {number} is given twice; expected each once")
-    return found
+    return names
 
 
 def _records(
     split: str, path: Path, folders: list[Path], label_of: dict[int, int], allow_outside: bool
 ) -> Iterator[Record | Finding]:
-    def refused(code: str, key: str, value: object, reason: str, scope: Any = "box") -> Finding:
+    def refused(code: str, key: str, where: str, value: object, reason: str, **more: Any) -> Finding:
         text = repr(value)
-        return Finding("refused", code, str(path), key, text if len(text) <= 160 else text[:157] + "...", reason, scope)
+        text = text if len(text) <= 160 else text[:157] + "..."
+        return Finding("refused", code, str(path), key, f"{where}: {text}", reason, **more)
 
     with _opened(path) as query:
         sample = (name for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str))
         folder = likeliest(folders or [path.parent], sample, allow_outside)
         for row, number in query(ORPHANS):
             reason = "image_coco_id is none of images' coco_id; left out"
-            yield refused("unknown-image", f"annotations row {row}", number, reason)
+            yield refused("unknown-image", "", f"annotations row {row}", number, reason)
         for (image, name, number, width, height), rows in groupby(query(JOIN), lambda row: row[:5]):
-            there = resolve(name, folder, allow_outside) if isinstance(name, str) else None
-            if there is None:
-                yield refused("image-path", f"images row {image}", name, NOT_BELOW, "image")
+            picture = resolve(name, folder, allow_outside) if isinstance(name, str) else None
+            if picture is None:
+                yield refused("image-path", "", f"images row {image}", name, NOT_BELOW, scope="image")
                 continue
-            key, file = there
+            key, file = picture
             boxes, labels, flags, areas = [], [], [], []
-            for *_, annotation, text, category, crowd, area in rows:
+            for n, (*_, annotation, text, category, crowd, area) in enumerate(rows):
                 if annotation is None:  # the join's row for an image without annotations
                     continue
-                where = f"{key} annotations row {annotation}"
+                where = f"annotations row {annotation}"
                 box = _box(text)
                 if box is None:
-                    yield refused("box-text", where, text, 'expected the text "x1,y1,x2,y2"; left out')
+                    yield refused("box-text", key, where, text, 'expected the text "x1,y1,x2,y2"; left out', box=n)
                 elif category not in label_of:
-                    yield refused(
-                        "unknown-class", where, category, "cat_coco_id is none of categories' coco_id; left out"
-                    )
+                    reason = "cat_coco_id is none of categories' coco_id; left out"
+                    xyxy = as_xyxy(box)
+                    yield refused("unknown-class", key, where, category, reason, box=n, xyxy=xyxy)
                 else:
                     boxes.append(box)
                     labels.append(label_of[category])

@@ -18,7 +18,7 @@ from dataforge.formats.pictures import given, picture_folders
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
-from dataforge.formats.table.rows import Table
+from dataforge.formats.table.rows import TableFile
 from dataforge.formats.table.rows import records as records_of
 from dataforge.record import Finding, Record, Source, pick_splits
 
@@ -62,14 +62,14 @@ def read(
     for name, path in _files(root):
         with reading(path):
             file = open_file(path)
-            layout = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = Table(file, name, layout, picture_folders(base, name, path, images), allow_outside)
+            mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
+            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
     classes, class_ids = _classes(tables)
-    known = all(table.layout.per_image and table.splits == [table.split] for table in tables)
+    known = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
         for table in tables:
@@ -81,10 +81,10 @@ def read(
     return Source(classes, records(), class_ids, total=sum(table.count for table in tables) if known else 0)
 
 
-def _items(table: Table) -> Iterator[Record | Finding]:
+def _items(table: TableFile) -> Iterator[Record | Finding]:
     findings: list[Finding] = []
-    pieces = table.file.rows([*dict.fromkeys(table.layout.columns.values())], table.size, findings)
-    if not table.layout.per_image:  # an image's boxes may be anywhere
+    pieces = table.file.rows([*dict.fromkeys(table.mapping.columns.values())], table.size, findings)
+    if not table.mapping.per_image:  # an image's boxes may be anywhere
         parts = list(pieces)
         if not parts:
             return
@@ -130,35 +130,35 @@ def _split_name(path: Path, alone: bool) -> str:
     return "train" if alone and text and name.lower() in PLAIN else name
 
 
-def _splits(table: Table) -> list[str]:
-    if "split" not in table.layout.columns:
+def _splits(table: TableFile) -> list[str]:
+    if "split" not in table.mapping.columns:
         return [table.split]
-    path = table.layout.columns["split"]
-    found: dict[str, None] = {}
+    path = table.mapping.columns["split"]
+    names: dict[str, None] = {}
     for batch, _ in table.file.rows([path], 1 << 16, []):
-        found |= dict.fromkeys(
+        names |= dict.fromkeys(
             name or table.split for name in pc.unique(cells.texts(cells.column(batch, path))).to_pylist()
         )
-    return list(found)
+    return list(names)
 
 
-def _classes(tables: list[Table]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Classes in the order that the files give, else sorted, as numbers where they all are. Sets `labels` of each."""
     numbers: dict[str, int] = {}
     stated = True
     for table in tables:
-        path = table.layout.columns["label"]
+        path = table.mapping.columns["label"]
         names = col.class_names(table.file.schema, path)
         found: dict[str, None] = {}
         with reading(table.file.path):
             for batch, _ in table.file.rows([path], 1 << 16, []):
                 array = cells.column(batch, path)
                 table.count += len(array)
-                array = array.flatten() if table.layout.per_image else array
+                array = array.flatten() if table.mapping.per_image else array
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
         if names is None or not all(text.isdecimal() for text in found):
             stated = False
-            known = _descriptions(table.file.path.parent) if table.layout.suffix else {}
+            known = _descriptions(table.file.path.parent) if table.mapping.suffix else {}
             table.labels = {text: known.get(text, text) for text in found}
         else:
             table.labels = {str(n): name for n, name in enumerate(names)}
@@ -166,9 +166,9 @@ def _classes(tables: list[Table]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     first = dict.fromkeys(name for table in tables for name in table.labels.values())
     if not first:
         file, broken = tables[0].file, list[Finding]()
-        for _ in file.rows([tables[0].layout.columns["label"]], 1 << 16, broken):
+        for _ in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken):
             pass
-        why = f"; {broken[0].key}: {broken[0].value}: {broken[0].reason}" if broken else ""
+        why = f"; {broken[0].value}: {broken[0].reason}" if broken else ""
         raise FormatError(f"{file.path}: no row has a class{why}; expected {col.EXPECTED}")
     if stated:
         classes = tuple(first)

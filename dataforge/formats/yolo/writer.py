@@ -78,7 +78,7 @@ def _unit(boxes: Boxes, height: int, width: int) -> np.ndarray:
     """(n, 4) `cxcywh_unit`, with as few places as `pixels` needs to give the boxes back."""
     size = np.array([width, height], np.float64)
     low, span = boxes[:, :2] / size, (boxes[:, 2:].astype(np.float64) - boxes[:, :2]) / size
-    found = np.concatenate([low + span / 2, span], 1)
+    written = np.concatenate([low + span / 2, span], 1)
     open_ = np.ones(low.shape, bool)
     for places in PLACES:
         if not open_.any():
@@ -86,6 +86,6 @@ def _unit(boxes: Boxes, height: int, width: int) -> np.ndarray:
         short = np.round(span, places)
         unit = np.concatenate([np.round(low + short / 2, places), short], 1)
         fits = open_ & (pixels(unit, height, width) == boxes).reshape(-1, 2, 2).all(1)
-        found[np.tile(fits, 2)] = unit[np.tile(fits, 2)]
+        written[np.tile(fits, 2)] = unit[np.tile(fits, 2)]
         open_ &= ~fits
-    return found
+    return written
