@@ -130,13 +130,14 @@ def _records(
     seen = set()
     for place, annotation in enumerate(file.annotations):
         row, bbox = row_of.get(annotation.image_id), annotation.bbox
-        good = row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of
-        if good:
+        if row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of:
             kept.append(annotation)
-            rows.append(row)  # type: ignore[arg-type]
-        if not good or (annotation.id is not None and annotation.id in seen):
+            rows.append(row)
+            if annotation.id is not None and annotation.id in seen:
+                odd.append(place)
+            seen.add(annotation.id)
+        else:
             odd.append(place)
-        seen.add(annotation.id)
     yield from _odd(file, odd, row_of, label_of, path, lambda name: resolve(name, folder, allow_outside))
     image_of = np.array(rows, np.int64)
     order = np.argsort(image_of, kind="stable")
