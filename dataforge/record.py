@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import unknown
+from dataforge.errors import ConfigError, unknown
 
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 
 Boxes = NDArray[np.float32]
 
@@ -125,21 +126,25 @@ def as_boxes(numbers: object) -> Boxes:
 
 
 def resolve_split(name: str, splits: Sequence[str]) -> str:
-    """A split by its name, or by the one split whose name starts so ("train" finds COCO's "train2017").
+    """A split by its name, or by the start of its name, up to a character that is no letter.
+
+    "train" finds COCO's "train2017" and "train_a", but not VOC's "trainval", which also holds the images of "val".
 
     Raises:
         ConfigError: no split fits, or more than one does.
     """
     if name in splits:
         return name
-    fitting = [split for split in splits if split.startswith(name)]
-    if len(fitting) != 1:
+    fitting = [split for split in splits if name and split.startswith(name) and not split[len(name)].isalpha()]
+    if len(fitting) > 1:
+        raise ConfigError(f"split {name!r} is ambiguous: {', '.join(sorted(fitting))}")
+    if not fitting:
         raise unknown("split", name, splits)
     return fitting[0]
 
 
 def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
-    """The splits to take, in the source's order: all of them, or those whose names or whose names' starts are wanted.
+    """The splits to take, in the source's order: all of them, or those that `resolve_split` finds by the wanted names.
 
     Raises:
         ConfigError: a wanted name fits no split, or more than one.
@@ -147,7 +152,5 @@ def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]
     known = list(known)
     if not wanted:
         return known
-    picked = set()
-    for name in wanted:
-        picked.add(resolve_split(name, known))
+    picked = {resolve_split(name, known) for name in wanted}
     return [split for split in known if split in picked]

@@ -12,6 +12,7 @@ import click
 
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
+    SourceCommand,
     json_option,
     names,
     open_source,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from dataforge.transform.split import Dealt
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
@@ -54,7 +55,7 @@ def ingest(
 ) -> None:
     """Turn annotated images into shards.
 
-    FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
+    FORMAT is the name of a format (a wrong name lists all), `auto` to detect it, or your own reader as
     `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
     """
 

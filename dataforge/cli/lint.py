@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import json_option, named, names, open_source, progress_bar, source_options
+from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN = 3  # examples of a kind
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", default="auto", show_default=True, help="ROOT's format, or your own reader.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import format_and_root, json_option, open_source, progress_bar, source_options
+from dataforge.cli.options import SourceCommand, format_and_root, json_option, open_source, progress_bar, source_options
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
     from dataforge.shards.reader import Shards
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
 @source_options

@@ -18,11 +18,12 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataforge.analysis.lint.codes import CODES, SEVERITIES
+from dataforge.analysis.lint.codes import CODES as LINT_CODES
+from dataforge.analysis.lint.codes import SEVERITIES
 from dataforge.analysis.lint.run import Report, lint, lint_shards
 from dataforge.analysis.lint.whole import by_chance, divergence
 from dataforge.cli.main import main
-from dataforge.formats import coco
+from dataforge.formats import coco, codes
 from dataforge.images.header import ImageInfo, probe
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, Finding, Record, Source
@@ -31,6 +32,7 @@ from dataforge.sources import checks
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
+CODES = LINT_CODES | codes()
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 120, 170
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError, ShardError
 from dataforge.formats import FORMATS, holds, reader, writer
-from dataforge.formats.voc import reader as voc_reader
+from dataforge.formats.voc import writer as voc_writer
 from dataforge.ingest.prove import first_difference
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, Record, Source
@@ -143,7 +143,7 @@ def test_folders_that_are_taken_stay_as_they_are(joined: Path, tmp_path: Path) -
 def test_half_an_export_is_removed(
     joined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, there: bool
 ) -> None:
-    out, put_text = tmp_path / "out", voc_reader.put_text
+    out, put_text = tmp_path / "out", voc_writer.put_text
 
     def fail(path: Path, data: bytes) -> None:
         if path.name == "c.xml":
@@ -151,7 +151,7 @@ def test_half_an_export_is_removed(
             raise error
         put_text(path, data)
 
-    monkeypatch.setattr(voc_reader, "put_text", fail)
+    monkeypatch.setattr(voc_writer, "put_text", fail)
     if there:
         out.mkdir()
     result = run("export", joined, "--format", "voc", "--out", out)

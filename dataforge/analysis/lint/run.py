@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dataforge.analysis.lint.alike import digest, twins
-from dataforge.analysis.lint.codes import SEVERITIES, Severity, severity_and_meaning
+from dataforge.analysis.lint.codes import SEVERITIES, severity_and_meaning
 from dataforge.analysis.lint.whole import Split, of_set, to_train_on
 from dataforge.errors import ImageError, ShardError
+from dataforge.formats import Severity
 from dataforge.images.decode import decode
 from dataforge.images.hashing import hash_of, reduction
 from dataforge.ingest.run import Stored, take
@@ -48,7 +49,9 @@ class Report:
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
-        kind = self.kinds.setdefault(finding.code, Kind(*severity_and_meaning(finding)))
+        if finding.code not in self.kinds:
+            self.kinds[finding.code] = Kind(*severity_and_meaning(finding))
+        kind = self.kinds[finding.code]
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
             kind.examples.append(finding)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Protocol
 
-from dataforge.errors import unknown
+from dataforge.registry import load
 
 
 class BlobStore(Protocol):
@@ -53,8 +52,5 @@ def store(name: str) -> type[BlobStore]:
     Raises:
         ConfigError: the store is not known.
     """
-    if name not in BLOBS:
-        raise unknown("store", name, BLOBS)
-    module, _, attribute = BLOBS[name].partition(":")
-    found: type[BlobStore] = getattr(importlib.import_module(module), attribute)
-    return found
+    blob_store: type[BlobStore] = load("store", name, BLOBS)
+    return blob_store
