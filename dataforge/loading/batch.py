@@ -134,9 +134,8 @@ class Batch:
         """
         boxes, labels, _ = self.flat()
         offsets = F.pad((self.labels >= 0).sum(1).cumsum(0), (1, 0))
-        return torch.nested.nested_tensor_from_jagged(boxes, offsets), torch.nested.nested_tensor_from_jagged(
-            labels, offsets
-        )
+        nested = torch.nested.nested_tensor_from_jagged
+        return nested(boxes, offsets), nested(labels, offsets)
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The boxes that are there, without padding.
