@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dataforge.errors import ShardError
+from dataforge.files import flush
 from dataforge.images.header import ImageInfo
 from dataforge.record import Record, object_areas
 from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, REPORT, write_index
@@ -150,8 +150,9 @@ class _Shard:
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
         self.blobs.append(blob)
-        self.bytes += len(blob)
-        row = (record.key, record.id, info.height, info.width, info.orientation, len(blob), zlib.crc32(blob))
+        size = memoryview(blob).nbytes
+        self.bytes += size
+        row = (record.key, record.id, info.height, info.width, info.orientation, size, zlib.crc32(blob))
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
@@ -173,19 +174,10 @@ class _Shard:
             write_table(table, self.columns, rows)
             crc = zlib.crc32(table.read_bytes())
             for path in (table, self.folder, self.folder.parent):
-                _flush(path)
+                flush(path)
         except OSError as error:
             raise ShardError(f"{table}: cannot be written: {error.strerror or error}") from None
         return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:

@@ -140,9 +140,9 @@ class Form:
         return np.ascontiguousarray(pixels).reshape(*size, self.channels)
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
-        """Stored pixels as a blob."""
+        """Stored pixels as a blob; raw ones with their shape."""
         if self.raw:
-            return pixels.data.cast("B")
+            return pixels.data
         colour, halved = ("GRAY", "Gray") if self.gray else ("RGB", "420")
         return simplejpeg.encode_jpeg(
             pixels, quality=self.quality, colorspace=colour, colorsubsampling=halved, fastdct=False

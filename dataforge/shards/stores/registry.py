@@ -24,7 +24,7 @@ class BlobStore(Protocol):
         """A finished store, for reading. The files are opened at the first read."""
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob."""
+        """Add the next blob. Of a memoryview with several dimensions, which only `rows` takes, the shape is kept."""
 
     def __getitem__(self, i: int) -> memoryview:
         """The i-th blob, without a copy where that can be."""
