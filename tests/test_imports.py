@@ -18,11 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # Floors, the lowest first: a room may import itself and what lies on a lower floor. `dataforge.files` is a room too.
 FLOORS = (
     {"dataforge.errors"},
-    {"dataforge.record", "dataforge.rng", "dataforge.threads", "dataforge.files", "dataforge.command"},
+    {
+        "dataforge.record",
+        "dataforge.rng",
+        "dataforge.threads",
+        "dataforge.files",
+        "dataforge.command",
+        "dataforge.process",
+    },
     {"dataforge.images"},
     {"dataforge.formats", "dataforge.sources", "dataforge.augment"},
     {"dataforge.shards"},
-    {"dataforge.ingest", "dataforge.loading"},
+    {"dataforge.ingest", "dataforge.loading", "dataforge.testing"},
     {"dataforge.adapters", "dataforge.transform"},
     {"dataforge.analysis"},
     {"dataforge.bench"},

@@ -1,4 +1,4 @@
-"""Charts of what `stats.measure` found, in one style. The colours are Okabe and Ito's, told apart by all."""
+"""Charts of what `stats.statistics` found, in one style. The colours are Okabe and Ito's, told apart by all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     """All charts of a set.
 
     Args:
-        facts: what `measure` gave, with `padding`'s under "padding" where there should be a chart of it.
+        facts: what `statistics` gave, with `padding`'s under "padding" where there should be a chart of it.
 
     Returns:
         file name -> a caption and the PNG.

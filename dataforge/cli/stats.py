@@ -34,12 +34,12 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
     """
     from dataforge.analysis.charts import draw
     from dataforge.analysis.html_page import Section, page
-    from dataforge.analysis.stats import class_rows, measure, padding, padding_rows, split_rows, spread_rows, text
+    from dataforge.analysis.stats import class_rows, padding, padding_rows, split_rows, spread_rows, statistics, text
     from dataforge.shards.reader import Shards
 
     shards = Shards(directory, split)
     parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
-    facts = measure(shards.table, shards.classes, parts)
+    facts = statistics(shards.table, shards.classes, parts)
     facts["padding"] = padding(shards.table, size, batch_size)
     charts = draw(facts)
 

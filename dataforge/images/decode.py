@@ -1,4 +1,6 @@
-"""Encoded bytes to pixels. The only file that knows which decoders are used; both release the GIL."""
+"""Decode images on the host: simplejpeg for most JPEGs, Pillow for everything else. Both release the GIL.
+
+`dataforge.loading.nvjpeg` decodes JPEGs on a CUDA device."""
 
 from __future__ import annotations
 

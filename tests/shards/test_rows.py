@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ShardError
 from dataforge.shards.stores.rows import RowsStore
-from tests.shards.suite import BlobStoreSuite
+from dataforge.testing import BlobStoreSuite
 
 
 def make(path: Path, lengths: list[int]) -> list[bytes]:
@@ -24,7 +24,7 @@ def make(path: Path, lengths: list[int]) -> list[bytes]:
 
 
 class TestRows(BlobStoreSuite):
-    name = "rows"
+    store = RowsStore
 
 
 @given(st.lists(st.sampled_from([0, 6, 12]), max_size=20), st.randoms())
