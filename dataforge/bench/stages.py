@@ -227,14 +227,14 @@ def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = F
     if sweep:
         counts = sorted({1, *(2**k for k in range(1, 10) if 2**k < cores()), cores(), 2 * cores()} - {given.threads})
         stages += [(f"all, {given.augment or 'plain'}, {n} threads", load, replace(given, threads=n)) for n in counts]
-    found = []
+    measured = []
     if cold:
         row = measure("read, cold", partial(read_cold, given), given.images, repeats, fresh=True)
-        found.append(row | {"cache": "cold"} | _facts(given))
+        measured.append(row | {"cache": "cold"} | _facts(given))
     for name, stage, used in stages:
         row = measure(name, partial(stage, used), used.images, repeats)
-        found.append(row | {"cache": "warm"} | _facts(used))
-    return found
+        measured.append(row | {"cache": "warm"} | _facts(used))
+    return measured
 
 
 def _facts(given: Setting) -> dict[str, Any]:

@@ -48,20 +48,20 @@ def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, An
     return trained
 
 
-def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
+def figures(given: Setting, rows: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
     """Put together what the verdict weighs, and measure what each change would give where the step waits.
 
     Args:
-        found: the rows of `stages.rows`.
+        rows: those of `stages.rows`.
         trained: what `step` gave.
     """
-    rate = {row["name"]: row["value"] for row in found}
+    rate = {row["name"]: row["value"] for row in rows}
     name = f"all, {given.augment}" if given.augment else "all"
     costs = {stage: 1 / rate[stage] for stage in ("read", "decode", "resize")}
     if "read, cold" in rate:
         costs["read"] = 1 / rate["read, cold"]
     costs["augment"] = max(0.0, 1 / rate[name] - 1 / rate["all"])
-    changes = {f"--threads {row['threads']}": row["value"] for row in found if row["name"].startswith(f"{name}, ")}
+    changes = {f"--threads {row['threads']}": row["value"] for row in rows if row["name"].startswith(f"{name}, ")}
     if trained["waited"] > WAITS:
         changes |= dict(_baked(given, repeats))
     if costs["augment"] == max(costs.values()):

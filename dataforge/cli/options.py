@@ -178,11 +178,11 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
     """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
-    found = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
-    if not found:
+    match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
+    if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
-    root = Path(found[2] or ".")
-    return named(found[1], root), root
+    root = Path(match[2] or ".")
+    return named(match[1], root), root
 
 
 def named(format_name: str, root: Path) -> str:
@@ -191,9 +191,9 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.formats.sniff import detect
 
-    found, saw = detect(root)
-    click.echo(f"{root}: {found} ({saw})", err=True)
-    return found
+    detected, saw = detect(root)
+    click.echo(f"{root}: {detected} ({saw})", err=True)
+    return detected
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -203,7 +203,7 @@ def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
 
 @contextmanager
 def polite_kill() -> Iterator[None]:
-    """SIGTERM ends what happens here as Ctrl-C does."""
+    """Have SIGTERM raise KeyboardInterrupt in the block, as Ctrl-C does; the handler from before is restored."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -226,12 +226,12 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
 
             yield advance
     else:
-        last, said = 0, time.monotonic()
+        last, printed = 0, time.monotonic()
 
         def say(done: int) -> None:
-            nonlocal last, said
-            if done - last >= max(total / 10, 1) and time.monotonic() - said > 0.5:
-                last, said = done, time.monotonic()
+            nonlocal last, printed
+            if done - last >= max(total / 10, 1) and time.monotonic() - printed > 0.5:
+                last, printed = done, time.monotonic()
                 click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
 
         yield say

@@ -112,11 +112,11 @@ class Journal:
                     f"been written when the ingest was interrupted; {AFRESH}"
                 )
 
-    def note(self, split: str, summed: int, found: list[Finding]) -> None:
+    def note(self, split: str, summed: int, of_record: list[Finding]) -> None:
         """A record was dealt with. It counts once its shard is closed."""
         sums, findings = self._new.setdefault(split, ([], {}))
-        if found:
-            findings[len(sums)] = found
+        if of_record:
+            findings[len(sums)] = of_record
         sums.append(summed)
 
     def close_shard(self, row: dict[str, Any]) -> None:
@@ -125,8 +125,8 @@ class Journal:
         Raises:
             ShardError: it cannot be written.
         """
-        sums, found = self._new.pop(row["path"].rpartition("/")[0])
-        findings = {str(n): [finding.facts() for finding in of_record] for n, of_record in found.items()}
+        sums, noted = self._new.pop(row["path"].rpartition("/")[0])
+        findings = {str(n): [finding.facts() for finding in of_record] for n, of_record in noted.items()}
         line = json.dumps({"shard": row, "records": sums, "findings": findings}) + "\n"
         with writing(self._out / JOURNAL, ShardError):
             if self._file is None:

@@ -1,9 +1,8 @@
 """Derived caches: the same records with pixels that cost less to decode, read through the same `Shards`.
 
-A cache is a shard folder of its own. `Shards.table` speaks of the pixels that are stored in it (`height`, `width`,
-boxes and areas moved along), so whoever knows nothing of caches gets everything right. Beside that it keeps, for each
-record, the size of the **source** image and the matrix from source to stored pixels, so that what is found goes home
-to the original:
+A cache is a shard folder of its own. Sizes, boxes and areas in `Shards.table` refer to the stored pixels, so readers
+need not know about caches. In addition it keeps, for each record, the size of the **source** image and the matrix from
+source to stored pixels, so that results can be mapped to the original:
 
     shards.codec       "keep" (source bytes), "jpeg" (encoded again) or "raw" (pixels)
     shards.channels    3, or 1 for pixels stored in grey (`pixels(i)` always gives three)
@@ -270,5 +269,5 @@ def _chosen(shards: Shards) -> str:
 
 def free_bytes(out: Path) -> int:
     """Room on the disk where a folder is, or will be."""
-    there = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
