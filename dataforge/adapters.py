@@ -21,6 +21,8 @@ from dataforge.loading.sampler import Step
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 
+__all__ = ["Records", "to_torchvision", "to_ultralytics"]
+
 
 class Records(Dataset[Batch]):
     """A loader's records as a map-style dataset, for a `DataLoader` with any sampler and any number of workers:

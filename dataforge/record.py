@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, unknown
+
+__all__ = ["CROWD", "DIFFICULT", "TRUNCATED", "Boxes", "Finding", "Record", "Source"]
 
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
@@ -80,12 +82,14 @@ class Finding:
         action: "refused" (left out), "repaired" (kept, changed) or "noted" (kept as it is).
         code: a short name for the kind, such as "box-outside".
         file: the annotation or image file.
-        key: the record's key, with the box's number where it is about a box.
+        key: the record's key alone; of findings about a whole set, a class, a split, or "".
         value: what stands there.
         reason: what was expected, and what was done.
         scope: "image" when a whole record is concerned, else "box" or "set".
         box: the box's number in the annotation of its image, from 0.
-        xyxy: the box in question, in pixels and edge coordinates, as far as it could be read.
+        xyxy: the box in question, in pixels and edge coordinates; None where it could not be read or is not finite.
+        split: the record's split.
+        other: (split, key) of the other image, where the finding is about a pair.
     """
 
     action: Literal["refused", "repaired", "noted"]
@@ -97,6 +101,22 @@ class Finding:
     scope: Literal["image", "box", "set"] = "box"
     box: int | None = None
     xyxy: tuple[float, float, float, float] | None = None
+    split: str | None = None
+    other: tuple[str, str] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The fields for JSON; those that are None are left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Finding:
+        """The finding whose `facts()` were written as JSON.
+
+        Raises:
+            TypeError: a field is unknown or missing.
+        """
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,9 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.formats.sniff import detect
 
-    name, seen = detect(root)
-    click.echo(f"{root}: {name} ({seen})", err=True)
-    return name
+    detected, saw = detect(root)
+    click.echo(f"{root}: {detected} ({saw})", err=True)
+    return detected
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -206,7 +206,7 @@ def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
 
 @contextmanager
 def polite_kill() -> Iterator[None]:
-    """SIGTERM ends what happens here as Ctrl-C does."""
+    """Have SIGTERM raise KeyboardInterrupt in the block, as Ctrl-C does; the handler from before is restored."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -229,12 +229,12 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
 
             yield advance
     else:
-        last, printed_at = 0, time.monotonic()
+        last, printed = 0, time.monotonic()
 
         def show(done: int) -> None:
-            nonlocal last, printed_at
-            if done - last >= max(total / 10, 1) and time.monotonic() - printed_at > 0.5:
-                last, printed_at = done, time.monotonic()
+            nonlocal last, printed
+            if done - last >= max(total / 10, 1) and time.monotonic() - printed > 0.5:
+                last, printed = done, time.monotonic()
                 click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
 
         yield show

@@ -209,7 +209,11 @@ class Collate:
         except DataError as error:
             if not self.skip:
                 raise
-            pending.faults[i] = str(error)
+            if rows.stop - i > 1:  # it may be any of them
+                for k in range(i, rows.stop):
+                    self._make(pending, slice(k, k + 1), images, on_host)
+            else:
+                pending.faults[i] = str(error)
 
     def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
         """Make picture i on the CPU, straight in its place."""

@@ -45,7 +45,8 @@ class Loader:
 
     Args:
         shards: a folder made by `dataforge ingest`, or opened `Shards`.
-        split: the split's name, or the start of one that fits no other.
+        split: the split's name, or the start of one that fits no other. By default the split that `shards` were opened
+            with, else "train".
         batch_size: images a step of one rank.
         size: (height, width) of all images; of no effect with a list of `buckets`.
         buckets: several (height, width): each image goes to the one nearest in aspect ratio, and a batch has one size.
@@ -73,6 +74,8 @@ class Loader:
             A saved state does not know it: give the same one when you go on.
         decode: "device" has JPEGs decoded there, by nvJPEG; the host decodes all else, and what is turned, blurred or
             the like by the recipe, or combined with others. Pixels differ by rounding from those of "host".
+        verify: compare each image with its CRC-32 when it is read for the first time. False trusts the disk, as it
+            does for `shards` that were opened so.
 
     Yields:
         `Batch`: images uint8 (B, 3, H, W), or float32 in 0..1 with a recipe (channels-last in memory).
@@ -85,7 +88,7 @@ class Loader:
     def __init__(
         self,
         shards: str | Path | Shards,
-        split: str = "train",
+        split: str | None = None,
         batch_size: int = 32,
         size: Shape | None = (320, 320),
         augment: str | Recipe | None = None,
@@ -108,6 +111,7 @@ class Loader:
         on_error: str = "raise",
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         decode: str = "host",
+        verify: bool = True,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world or (threads is not None and threads < 1) or box_window < 1:
             raise ConfigError(
@@ -120,7 +124,11 @@ class Loader:
             raise ConfigError(f"on_error is {on_error!r}; expected raise or skip")
         if decode not in ("host", "device"):
             raise ConfigError(f"decode is {decode!r}; expected host or device")
-        self.shards = Shards(shards.path, split, shards.view) if isinstance(shards, Shards) else Shards(shards, split)
+        if isinstance(shards, Shards):
+            split, verify = split or shards.split or "train", verify and shards.verify
+            self.shards = Shards(shards.path, split, shards.view, verify)
+        else:
+            self.shards = Shards(shards, split or "train", verify=verify)
         self.shapes = self._shapes(size, buckets)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.shuffle, self.drop_last, self.fit = shuffle, drop_last, fit

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import pickle
 import resource
 import shutil
 import signal
@@ -210,7 +211,7 @@ def damaged(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-NAMED = r"train/00000 record 1 \(sub dir/b.jpg\): cannot be decoded"
+NAMED = r"train/00000 record 1 \(sub dir/b.jpg\): the image's bytes are not those that were ingested"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -239,6 +240,60 @@ def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment
             assert (a.labels[~there] == -1).all() and (a.boxes[~there] == 0).all()
             assert (b.labels[~there] >= 0).any() and a.labels.shape == b.labels.shape
     list(loader)  # warned of once
+
+
+def flip(blobs: Path, after: int, bit: int = 0) -> None:
+    """Change one bit of a file of blobs in place."""
+    data = bytearray(blobs.read_bytes())
+    data[after] ^= 1 << bit
+    blobs.write_bytes(data)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "raw"])
+@pytest.mark.parametrize("make", [Loader, on_device])
+def test_a_single_bit_that_flipped_on_the_disk_is_found(tmp_path, codec, make):
+    path = tmp_path / "s"
+    tiny.shards(tmp_path / "source", splits=("train",))
+    shards = Shards(tmp_path / "source")
+    form = Form(shapes=(SIZE,), raw=True) if codec == "raw" else Form()
+    bake(shards, path, form, store_name="memmap")
+    stored = Shards(path)
+    blobs = next(file for file in path.rglob("*") if file.suffix in (".bin", ".rows", ".memmap"))
+    at = blobs.read_bytes().index(bytes(stored.blob(4)))
+    flip(blobs, at + stored.table.size[4] // 2)
+    how = {"batch_size": 4, "size": SIZE, "shuffle": False}
+    with pytest.raises(DataError, match=r"00000 record 4 \(empty.jpg\)|00000 record 4 .*bytes are not those"):
+        list(make(path, **how))
+    loader = make(path, on_error="skip", **how)
+    with pytest.warns(UserWarning, match="record 4 .*CRC-32"):
+        batches = list(loader)
+    assert list(loader.skipped) == [4]
+    assert torch.equal(batches[0].images, next(iter(make(path, **how))).images)
+    trusting = [make(path, verify=False, **how), make(Shards(path, verify=False), **how)]
+    for loader in trusting:
+        assert [batch.index.tolist() for batch in loader] == [batch.index.tolist() for batch in batches]
+
+
+def test_each_record_is_verified_once_a_process(many, monkeypatch):
+    checked = []
+    check = Shards._check
+    monkeypatch.setattr(Shards, "_check", lambda shards, i, blob: (checked.append(i), check(shards, i, blob))[1])
+    loader = Loader(many, batch_size=8, size=SIZE, threads=1)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        list(loader)
+        assert sorted(checked) == list(range(len(loader.shards)))
+    checked.clear()
+    list(Loader(many, batch_size=8, size=SIZE, verify=False))
+    assert not checked
+    assert not pickle.loads(pickle.dumps(Shards(many, verify=False))).verify
+
+
+def test_opened_shards_bring_their_split(tiny_shards):
+    opened = Shards(tiny_shards, "val")
+    assert Loader(opened).shards.split == Loader(opened, "v").shards.split == "val"
+    assert Loader(opened, "train").shards.split == Loader(Shards(tiny_shards)).shards.split == "train"
+    assert Loader(tiny_shards).shards.split == "train"
 
 
 def test_what_is_held_is_never_overwritten(many):

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 
 from dataforge.errors import ShardError
 from dataforge.shards.stores.rows import RowsStore
-from tests.shards.suite import BlobStoreSuite
+from dataforge.testing import BlobStoreSuite
 
 Shape = tuple[int, ...]
 
@@ -31,7 +31,7 @@ def make(path: Path, shapes: list[Shape]) -> list[np.ndarray]:
 
 
 class TestRows(BlobStoreSuite):
-    name = "rows"
+    store = RowsStore
 
 
 SHAPES = [(2, 3, 1), (3, 2, 1), (6,), (2, 2, 3), (0,), (4, 0, 3)]  # three of one length, two of none

@@ -6,11 +6,12 @@ import pytest
 import zarr
 
 from dataforge.errors import ShardError
-from tests.shards.suite import BlobStoreSuite, blob
+from dataforge.shards.stores.zarr import ZarrStore
+from dataforge.testing import BlobStoreSuite, blob
 
 
 class TestZarr(BlobStoreSuite):
-    name = "zarr"
+    store = ZarrStore
 
     def test_zarr_alone_reads_it_by_the_documented_names(self, made: Path) -> None:
         group = zarr.open_group(str(made / "blobs.zarr"), mode="r", zarr_format=3)

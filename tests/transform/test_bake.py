@@ -401,7 +401,7 @@ def test_the_other_commands_on_caches(tiny_shards: Path, tmp_path: Path) -> None
         assert run("show", cache, "--out", tmp_path / "show.jpg").exit_code == 0
         assert run("verify", cache).exit_code == 0
         assert "is a cache with other images" in refused("verify", cache, "--source", f"coco:{tmp_path}/coco")
-    assert run("export", jpeg, "--format", "coco", "--out", tmp_path / "small").exit_code == 0
+    assert run("export", jpeg, "--format", "coco", "--out", tmp_path / "small", "--allow-cache").exit_code == 0
     for command in (["export", raw, "--format", "coco"], ["merge", raw, jpeg]):
         assert f"holds raw pixels, no image files; take what it was baked from, {tiny_shards}" in refused(
             *command, "--out", tmp_path / "again"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataforge.analysis import charts
-from dataforge.analysis.stats import measure
+from dataforge.analysis.stats import statistics
 from dataforge.images.draw import Pixels, colour, contact_sheet
 from dataforge.shards.table import Table
 from trainers.results.metrics import Curves
@@ -74,7 +74,7 @@ def labels(file: Path, table: Table, names: Sequence[str]) -> None:
         table: the split's `Shards.table`.
         names: the classes' names by label.
     """
-    facts = measure(table, names, {"": np.arange(len(table))})
+    facts = statistics(table, names, {"": np.arange(len(table))})
     figure = Figure(figsize=(12, 9 if len(names) <= 20 else 14), layout="constrained")
     parts = (charts.classes, charts.boxes_per_image, charts.centres, charts.relative_sizes)
     for axis, part in zip(figure.subplots(2, 2).ravel(), parts, strict=True):
