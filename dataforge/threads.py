@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 4  # items a thread that are done, or being done, before they are asked for
+
+_opencv_lock = threading.Lock()
+_opencv_counts: list[int] = []  # OpenCV's threads before the first open block, then those of each open block
 
 
 def cores() -> int:
@@ -41,3 +46,27 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
                 raise failed
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Have OpenCV use `count` threads during the block, then restore the number it used before.
+
+    The number is global to the process. Blocks may overlap in any order, as two iterators over loaders do: the block
+    entered last decides, and the original number is restored when no block is open.
+    """
+    import cv2
+
+    with _opencv_lock:
+        if not _opencv_counts:
+            _opencv_counts.append(cv2.getNumThreads())
+        _opencv_counts.append(count)
+        cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        with _opencv_lock:
+            del _opencv_counts[_opencv_counts.index(count, 1)]
+            cv2.setNumThreads(_opencv_counts[-1])
+            if len(_opencv_counts) == 1:
+                _opencv_counts.clear()

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+import cv2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.threads import AHEAD, ordered
+from dataforge.threads import AHEAD, opencv_threads, ordered
 
 
 def ours() -> list[threading.Thread]:
@@ -65,3 +66,23 @@ def test_an_error_of_the_work_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert not ours()
+
+
+def test_opencv_threads_are_put_back_whatever_the_order() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        first, second = opencv_threads(1), opencv_threads(2)
+        first.__enter__()
+        assert cv2.getNumThreads() == 1
+        second.__enter__()
+        assert cv2.getNumThreads() == 2
+        first.__exit__(None, None, None)  # the first to open is the first to close, as loaders' iterators may
+        assert cv2.getNumThreads() == 2
+        second.__exit__(None, None, None)
+        assert cv2.getNumThreads() == 3
+        with pytest.raises(KeyError), opencv_threads(1):
+            raise KeyError
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch, pad
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
-from dataforge.threads import cores
+from dataforge.threads import cores, opencv_threads
 
 AHEAD = 3  # batches in the making, as in the loader
 HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" goes over
@@ -188,13 +187,12 @@ def _arrived(batch: Batch) -> int:
 
 def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
     """Do something for each image, in the setting's threads and some batches ahead; give each batch's sum."""
-    cv2.setNumThreads(1)
     threads = given.threads
 
     def part(index: NDArray[np.int64], place: int) -> int:
         return sum(one(int(i)) for i in index[place::threads])
 
-    with ThreadPoolExecutor(threads) as pool:
+    with opencv_threads(1), ThreadPoolExecutor(threads) as pool:
         pending: deque[list[Any]] = deque()
         for index in given.batches:
             pending.append([pool.submit(part, index, place) for place in range(threads)])

@@ -36,6 +36,7 @@ from dataforge.augment.executors.cpu import warp
 from dataforge.augment.move import move_boxes
 from dataforge.augment.operations.geometry import FITS, fit_matrix
 from dataforge.errors import ConfigError, ShardError
+from dataforge.files import writing
 from dataforge.images.header import ImageInfo
 from dataforge.loading.buckets import Shape, bucket
 from dataforge.record import Record, box_areas
@@ -45,7 +46,7 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.view import View
-from dataforge.threads import ordered
+from dataforge.threads import opencv_threads, ordered
 
 QUALITY = 92
 
@@ -208,8 +209,7 @@ def bake(
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
-    cv2.setNumThreads(1)  # the threads are ours
-    with ShardWriter(
+    output = ShardWriter(
         out,
         shards.classes,
         shards.class_ids,
@@ -226,17 +226,16 @@ def bake(
             "channels": form.channels,
             "origin_crc": zlib.crc32(origin),
         },
-    ) as writer:
+    )
+    with opencv_threads(1), output as writer:  # each of the jobs is a thread
         for done, made in enumerate(ordered(make, range(len(table)), jobs), 1):
             writer.add(*made)
             if progress:
                 progress(done)
-        try:
+        with writing(out, ShardError):
             (out / ORIGIN).write_bytes(origin)
             summary = {"out": str(out), "images": len(table), "boxes": len(table.boxes), "baked": form.text()}
             (out / REPORT).write_text(json.dumps(summary, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
         writer.publish()
 
 
