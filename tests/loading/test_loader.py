@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -267,10 +269,49 @@ def test_memory_of_batches_that_were_let_go_is_used_again(many):
 def test_a_budget_of_pixels_bounds_each_batch(many):
     shapes = [(64, 96), (96, 64), (128, 128)]
     loader = Loader(many, size=None, buckets=shapes, budget=50_000, scales=(0.5, 1.0, 1.5), drop_last=True)
-    assert loader.batch_sizes == [4, 4, 1]  # at the largest scale
+    assert loader.order.batch_size == [4, 4, 1]  # at the largest scale
     assert all(batch.images[:, 0].numel() <= 50_000 for batch in loader)
     with pytest.raises(ConfigError, match="budget 1000; expected at least the 12288 pixels"):
         Loader(many, size=SIZE, budget=1000)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_a_shared_budget_gives_the_same_batches_for_any_number_of_ranks(many, world):
+    """The budget is no multiple of the ranks, nor are the 13 and 8 images that it allows."""
+    how = {"size": None, "buckets": [(64, 96), (96, 96)], "seed": 1}
+    alone = Loader(many, budget=13 * 64 * 96 + 1, **how)
+    assert alone.order.batch_size == [13, 8]
+    ranks = [Loader(many, budget=Fraction(13 * 64 * 96 + 1, world), rank=r, world=world, **how) for r in range(world)]
+    together = [
+        np.concatenate([step.index for step in steps]) for steps in zip(*(r.steps() for r in ranks), strict=True)
+    ]
+    for ours, theirs in zip(alone.steps(), together, strict=True):
+        assert ours.index.tolist() == theirs.tolist()
+    with pytest.raises(ConfigError, match="expected at least the 9216 pixels"):
+        Loader(many, budget=Fraction(9215 * world, world), world=world, **how)
+
+
+def test_drop_last_with_too_few_records_is_said(tiny_shards):
+    with pytest.raises(
+        ConfigError, match="drop_last leaves no step: an epoch has 10 records, a step of all ranks takes"
+    ):
+        len(Loader(tiny_shards, batch_size=11, size=SIZE, drop_last=True))
+    assert len(Loader(tiny_shards, batch_size=10, size=SIZE, drop_last=True)) == 1
+
+
+def test_opencv_has_its_threads_again_after_an_iteration(many):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        for _ in Loader(many, batch_size=8, size=SIZE):
+            assert cv2.getNumThreads() == 1
+        assert cv2.getNumThreads() == 3
+        batches = iter(Loader(many, batch_size=8, size=SIZE))
+        next(batches)
+        batches.close()
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_automatic_buckets_leave_less_empty(many):
@@ -293,8 +334,10 @@ def test_a_record_that_comes_again_looks_different(many):
 
 def test_rare_classes_come_more_often(tiny_shards):
     loader = Loader(tiny_shards, size=SIZE, sampling="repeat-factor", repeat_threshold=4.0)
-    assert loader.repeats is not None and loader.repeats.max() > 1.9 and loader.repeats[6] == 1  # the empty image
-    assert sum(len(batch.index) for batch in loader) == round(loader.repeats.sum())
+    assert (
+        loader.order.repeats is not None and loader.order.repeats.max() > 1.9 and loader.order.repeats[6] == 1
+    )  # the empty image
+    assert sum(len(batch.index) for batch in loader) == round(loader.order.repeats.sum())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
