@@ -40,6 +40,12 @@ class Parameters:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def blank(self) -> list[float]:
+        """Red, green, blue of the fill colour as a picture in floating point holds it: in 0..1, or normalised."""
+        levels = np.array(self.fill) / 255
+        return ((levels - (self.mean or 0.0)) / (self.std or 1.0)).tolist()  # type: ignore[no-any-return]
+
 
 def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> Draw:
     """The numbers of a recipe's step: the same for a record whoever asks, others at each further `turn`."""

@@ -181,7 +181,8 @@ class Loader:
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Record number -> what is wrong with its image, of those that were skipped so far."""
+        """Record number -> what is wrong with its picture, of those that were skipped so far: its own image is damaged,
+        or one that the recipe combines with it."""
         return self.collate.skipped
 
     def set_epoch(self, epoch: int) -> None:

@@ -192,8 +192,8 @@ def plan(
     if not steps:
         needed = " or ".join(map(str, sorted(set(full.tolist()))))
         raise ConfigError(
-            f"drop_last leaves no step: an epoch has {len(drawn)} records, a step of all ranks takes {needed}; expected "
-            "a smaller batch size, or drop_last=False"
+            f"drop_last leaves no step: an epoch has {len(drawn)} records, a step of all ranks takes {needed}; "
+            "expected a smaller batch size, or drop_last=False"
         )
     if shuffle and (len(shapes) > 1 or box_window > 1):
         first = np.array([part[0] for _, part in steps], np.int64)

@@ -237,11 +237,12 @@ class Shards:
             reduce, out: as `dataforge.images.decode.decode` takes them: smaller pixels, and where they may go.
 
         Raises:
-            DataError: it is missing or damaged; the text names its shard, number and key.
+            DataError: it is damaged; the text names its shard, number and key.
+            ShardError: its store is missing or damaged.
         """
         try:
             return self._decode(i, self.blob(i), reduce, out)
-        except (ImageError, ShardError) as error:
+        except ImageError as error:
             raise DataError(f"{self.place(i)}: {error}") from None
 
     def _decode(

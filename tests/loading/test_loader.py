@@ -22,7 +22,7 @@ import dataforge
 from dataforge import Batch, Loader, Shards
 from dataforge.analysis.padding import padding_waste
 from dataforge.augment.executors import cpu
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, ShardError
 from dataforge.images.decode import decode
 from dataforge.images.header import probe
 from dataforge.record import Record
@@ -222,25 +222,76 @@ def test_a_damaged_record_is_named(damaged, threads, make):
         list(make(damaged, batch_size=8, size=SIZE, threads=threads))
 
 
-@pytest.mark.parametrize("augment", [None, "yolo"])
+FILLED = [{"op": "flip"}, {"op": "fill", "red": 10, "green": 250, "blue": 90}]
+NORMALISED = [*FILLED, {"op": "normalise", "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.4]}]
+GREY = [114, 114, 114]
+
+
+@pytest.mark.parametrize(
+    ("augment", "colour"),
+    [
+        (None, GREY),
+        ("yolo", np.array(GREY) / 255),
+        (FILLED, np.array([10, 250, 90]) / 255),
+        (NORMALISED, (np.array([10, 250, 90]) / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.4]),
+    ],
+    ids=["none", "yolo", "fill", "normalise"],
+)
 @pytest.mark.parametrize("make", [Loader, on_device])
-def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment, make):
+def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment, colour, make):
     how = {"batch_size": 8, "size": SIZE, "augment": augment}
     loader = make(damaged, on_error="skip", **how)
     assert not loader.skipped
     with pytest.warns(UserWarning, match=NAMED) as warned:
-        found = list(loader)
+        batches = list(loader)
     assert len(warned) == 1 and list(loader.skipped) == [1]
-    for a, b in zip(found, make(many, **how), strict=True):
+    for a, b in zip(batches, make(many, **how), strict=True):
         a, b = a.to("cpu"), b.to("cpu")
-        there = a.index != 1
-        assert torch.equal(a.images[there], b.images[there]) and torch.equal(a.labels[there], b.labels[there])
-        if not there.all():
-            grey = a.images[~there].float() / (1 if augment else 255)
-            assert (grey - 114 / 255).abs().max() < 1e-6
-            assert (a.labels[~there] == -1).all() and (a.boxes[~there] == 0).all()
-            assert (b.labels[~there] >= 0).any() and a.labels.shape == b.labels.shape
+        whole = a.index != 1
+        assert torch.equal(a.images[whole], b.images[whole]) and torch.equal(a.labels[whole], b.labels[whole])
+        if not whole.all():
+            (blank,) = a.images[~whole].double()
+            assert (blank - torch.tensor(np.array(colour, float)).view(3, 1, 1)).abs().max() < 1e-6
+            assert (a.labels[~whole] == -1).all() and (a.boxes[~whole] == 0).all()
+            assert (b.labels[~whole] >= 0).any() and a.labels.shape == b.labels.shape
     list(loader)  # warned of once
+
+
+@pytest.mark.parametrize("make", [Loader, on_device])
+@pytest.mark.parametrize("how", ["gone", "cut", "short"])
+@pytest.mark.parametrize(
+    "cache", [None, Form(raw=True, shapes=[SIZE]), Form(raw=True, shapes=[(48, 64)])], ids=["no", "raw", "small"]
+)
+def test_a_store_that_is_missing_or_broken_is_never_skipped(many, tmp_path, make, how, cache):
+    if cache is None:
+        shutil.copytree(many, tmp_path / "s")
+    else:
+        bake(Shards(many), tmp_path / "s", cache)
+    store = max(tmp_path.glob("s/train/*/*"), key=lambda file: (file.parent.name, file.stat().st_size))
+    if how == "gone":
+        store.unlink()
+    elif how == "cut":
+        store.write_bytes(store.read_bytes()[:-5000])
+    else:
+        store.write_bytes(b"")
+    with pytest.raises(ShardError, match=rf"{store.parent.name}/"):
+        list(make(tmp_path / "s", batch_size=8, size=SIZE, on_error="skip"))
+
+
+def test_a_pasted_record_is_decoded_once(many, monkeypatch):
+    """Its boxes are parts of their own, but they are of one image; and what is not painted is not decoded."""
+    steps = [{"op": "copy_paste", "count": 6}, {"op": "mosaic", "p": 0.3}]
+    expected = list(Loader(many, batch_size=1, size=SIZE, augment=steps, threads=1))
+    read: list[int] = []
+    pixels = Shards.pixels
+    monkeypatch.setattr(Shards, "pixels", lambda shards, i, *how: read.append(i) or pixels(shards, i, *how))
+    loader = Loader(many, batch_size=1, size=SIZE, augment=steps, threads=1)
+    for step, batch in zip(loader.steps(), expected, strict=True):
+        pending = loader.collate.start(step, 0)
+        loader.collate.fill(pending)
+        assert len(pending.record) >= 7 and sorted(read) == sorted(set(read)) and set(read) <= set(pending.record)
+        assert torch.equal(pending.batch.images, batch.images)
+        read.clear()
 
 
 def test_what_is_held_is_never_overwritten(many):
