@@ -1,7 +1,7 @@
 """Legend: B images, N boxes in all, n boxes of one image, H x W pixels.
 
-For those who bring their own loop: the loader's images inside `torch.utils.data.DataLoader`, and batches in the forms
-that torchvision's detectors and Ultralytics' trainers take.
+Adapters for other training loops: a loader's images inside `torch.utils.data.DataLoader`, and batches in the forms that
+torchvision's detectors and Ultralytics' trainers take.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
         try:
             while True:
                 try:
-                    waiting.extend(pool.submit(work, one) for one in islice(todo, AHEAD * threads - len(waiting)))
+                    waiting.extend(pool.submit(work, item) for item in islice(todo, AHEAD * threads - len(waiting)))
                 except Exception as error:
                     todo, failed = iter(()), error
                 if not waiting:

@@ -64,12 +64,12 @@ def lay_out(
     parts = single(index, out)
     partners = Partners(table.height, table.width, out, fit)
     for name, mixer in MIXERS.items():
-        for place, step in enumerate(steps):
+        for position, step in enumerate(steps):
             until = step.get("until", 0)
             if step["op"] == name and (epoch < until or not until):
                 values = {key: value for key, value in step.items() if key not in ("op", "p")}
-                rows = np.flatnonzero(chosen(step, place, seed, epoch, index))
-                mixer(dice(step, place, seed, epoch, index), rows, parts, partners, **values)
+                rows = np.flatnonzero(chosen(step, position, seed, epoch, index))
+                mixer(dice(step, position, seed, epoch, index), rows, parts, partners, **values)
     parts.sort()
     record = parts.record % len(table.height)
     objects = table.take(record)

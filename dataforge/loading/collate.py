@@ -1,6 +1,7 @@
 """Legend: B images, P parts (B where no records are combined), M box places an image, H x W pixels.
 
-One step's records to a batch: laid out at once, filled image by image by whoever has time, finished on the device.
+Make a batch of one step's records: lay it out, fill it image by image in any number of threads, and finish it
+on its device.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Pending:
 
     Attributes:
         batch: all but the pixels is final.
-        rows: parts of the batch that nobody has begun yet; whoever takes one fills it.
+        rows: parts of the batch that no thread has begun yet; the thread that takes one fills it.
         layout: what is painted where, and how.
         record: (P,) whose image each part is; reduce: (P,) how much smaller it is decoded.
         matrix: (P, 3, 3) pixels as they are decoded to pixels of the part's region.
@@ -66,12 +67,12 @@ class Pending:
 
 
 class Collate:
-    """How steps become batches. Threads may share it; it pickles.
+    """Makes batches of steps. Threads may share it, and it pickles.
 
     Args:
-        device: where the batches are. On the CPU whoever decodes an image moves it, too; another device moves the whole
-            batch at once, but for recipes that combine records.
-        decode: "host", or "device" where that is to decode JPEGs, too.
+        device: where the batches are. On the CPU, the thread that decodes an image also warps it; another device warps
+            the whole batch at once, except for recipes that combine records.
+        decode: "host", or "device" to decode JPEGs there too.
         skip: a damaged image becomes one of the recipe's fill colour without boxes, else it is an error.
         keep: how many batches' memory is kept to be used again.
         transform: what is done to a batch's images at the end.
@@ -129,7 +130,7 @@ class Collate:
             min_visible=self.min_visible,
         )
         record = layout.parts.record % len(table)
-        size = np.stack([table.height[record], table.width[record]], 1)
+        size = np.stack([table.height[record], table.width[record]], 1).astype(np.int64)
         reduce = _reductions(_shrink_factors(layout.parameters.matrix, size))
         size = -(-size // reduce[:, None])  # as decoded
         matrix = antialias.from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
@@ -270,7 +271,7 @@ class Collate:
         return batch
 
     def _decoded(self, pending: Pending) -> Tensor:
-        """The canvas, of images that the device has decoded."""
+        """Decode a batch's JPEGs on the device and lay all its images on the canvas."""
 
         def canvas() -> Tensor:
             sides, fill = pending.batch.images.shape[2:], pending.layout.parameters.fill
@@ -280,7 +281,9 @@ class Collate:
             return canvas()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # one of a rare kind, or damaged, spoils them all: the host decodes, and says which it is
+        except (
+            RuntimeError
+        ):  # one that is damaged or of a rare kind fails the whole call: decode on the host, which names it
             images = pending.batch.images.numpy()
             for i in range(len(images)):
                 pending.sources[i] = _NOTHING
@@ -288,10 +291,10 @@ class Collate:
             return canvas()
 
     def finish(self, pending: Pending, batch: Batch) -> Batch:
-        """Tell of what was skipped, and let `transform` have its way, with what `move` gave.
+        """Warn about skipped images, then apply `transform` to what `move` gave.
 
-        It belongs in the thread that uses the batch: a warning is shown where the loop is, and what `transform` draws
-        comes from torch's one generator, which nobody else may use at that moment.
+        Call it in the thread that uses the batch: warnings are then attributed to its loop, and `transform` may draw
+        from torch's global generator, which no other thread may use meanwhile.
         """
         for i, fault in pending.faults.items():
             record = int(pending.batch.index[i])

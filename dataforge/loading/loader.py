@@ -1,5 +1,5 @@
-"""From shards to batches. Threads decode and move pixels straight into the batch's memory; nothing is random but by
-(seed, epoch, record), so the same batches come from any number of threads and ranks and after any restart.
+"""From shards to batches. Threads decode images and warp them into the batch's memory. All randomness is a function of
+(seed, epoch, record), so that any number of threads and ranks gives the same batches, and so does a resumed loader.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Loader:
     Iterating twice gives the same batches; call `set_epoch` before each epoch for another order and other
     augmentation, as with torch's `DistributedSampler`.
 
-    A batch, and every view of it, is yours for as long as you keep it. When nobody refers to its images any more, their
-    memory is used for a later batch; so a loop that lets batches go runs in the memory of a few.
+    A batch, and every view of it, is valid for as long as you keep a reference. When none is left, the memory of its
+    images is used for a later batch, so a loop that drops its batches runs in the memory of a few.
 
     OpenCV is set to one thread from the first batch of an iteration to its end, since the loader's own threads call it;
     that holds for the whole process. Afterwards it has as many as before.
@@ -226,13 +226,13 @@ class Loader:
         return f"{zlib.crc32(repr((facts, rules)).encode()):08x}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands: after the batches that were given out so far."""
+        """The position in the epoch, after the batches given out so far, and a fingerprint of the settings."""
         return {"epoch": self.epoch, "step": self._next, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another loader stood: the next iteration gives the rest of that epoch.
+        """Resume where another loader stopped: the next iteration gives the rest of that epoch.
 
-        The number of ranks may be another one if `batch_size * world` is the same, and each rank has 2 images or more.
+        The number of ranks may differ if `batch_size * world` is the same, and each rank has 2 images or more.
 
         Raises:
             ConfigError: the state was taken with other data or other settings.
@@ -267,14 +267,14 @@ class Loader:
     def _workers(self) -> int:
         """How many threads decode: one less where all batches are copies of stored pixels.
 
-        While one core copies such a batch, the caller's is busy with laying out the next ones; of two that copied on
-        two cores, one would wait for the other, at three quarters of the speed.
+        The calling thread lays out the next batches while they copy. On two cores, two copying threads and it reached
+        three quarters of the speed.
         """
         table, shards = self.shards.table, self.shards
         if shards.codec != "raw" or shards.channels != 3 or self.collate.recipe or not self.collate.on_cpu:
             return self.threads
-        fitting = [(table.height == h) & (table.width == w) for h, w in self.shapes]
-        return max(1, self.threads - 1) if self.scales == (1.0,) and np.any(fitting, 0).all() else self.threads
+        stored = [(table.height == h) & (table.width == w) for h, w in self.shapes]
+        return max(1, self.threads - 1) if self.scales == (1.0,) and np.any(stored, 0).all() else self.threads
 
     def _begin(
         self, pool: ThreadPoolExecutor, transfer: Transfer | None, step: Step

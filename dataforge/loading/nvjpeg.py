@@ -75,7 +75,7 @@ def canvas(
     out = torch.empty((len(sources), *sides, 3), dtype=torch.uint8, device=device)
     out[:] = send(np.array(fill), device, torch.uint8)
     decoded = iter(_decode([source for source in sources if source.dim() == 1], device))
-    for place, source, move, times in zip(out, sources, matrix, reduce, strict=True):
+    for slot, source, move, times in zip(out, sources, matrix, reduce, strict=True):
         if source.dim() == 1:
             pixels = next(decoded)
             size = (-(-pixels.shape[1] // times), -(-pixels.shape[2] // times))
@@ -84,7 +84,7 @@ def canvas(
             pixels = _smaller(pixels, block, antialias.filters(move, size, factors, times > 1)).permute(1, 2, 0)
         else:
             pixels = send(source.numpy(), device, torch.uint8)
-        place[: pixels.shape[0], : pixels.shape[1]] = pixels
+        slot[: pixels.shape[0], : pixels.shape[1]] = pixels
     return out.permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """Operations that combine several records in one picture. A picture is a list of parts, painted one over another.
 
-Partners are drawn from the whole split by (seed, epoch, record), not from the batch: so a sample does not depend on
-who is beside it in the batch, at the price of decoding its partners for it alone.
+Partners are drawn from the whole split by (seed, epoch, record), not from the batch. So a sample does not depend on the
+other records of its batch; the cost is that its partners are decoded for it alone.
 """
 
 from __future__ import annotations
