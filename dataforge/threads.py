@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -70,3 +71,22 @@ def opencv_threads(count: int) -> Iterator[None]:
             cv2.setNumThreads(_opencv_counts[-1])
             if len(_opencv_counts) == 1:
                 _opencv_counts.clear()
+
+
+def _stop_opencv() -> None:
+    """End OpenCV's threads before a fork. A child would inherit their pool without them, and wait for them forever as
+    soon as it sets their number."""
+    cv2 = sys.modules.get("cv2")
+    if hasattr(cv2, "setNumThreads"):
+        _at_fork.append(cv2.getNumThreads())
+        cv2.setNumThreads(1)
+
+
+def _restore_opencv() -> None:
+    if _at_fork:
+        sys.modules["cv2"].setNumThreads(_at_fork.pop())
+
+
+_at_fork: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_stop_opencv, after_in_parent=_restore_opencv, after_in_child=_restore_opencv)
