@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,7 +76,7 @@ def opencv_threads(count: int) -> Iterator[None]:
 def _stop_opencv() -> None:
     """End OpenCV's threads before a fork. A child would inherit their pool without them, and wait for them forever as
     soon as it sets their number."""
-    cv2 = sys.modules.get("cv2")
+    cv2: Any = sys.modules.get("cv2")
     if hasattr(cv2, "setNumThreads"):
         _at_fork.append(cv2.getNumThreads())
         cv2.setNumThreads(1)
