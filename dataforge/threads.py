@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
         try:
             while True:
                 try:
-                    waiting.extend(pool.submit(work, one) for one in islice(todo, AHEAD * threads - len(waiting)))
+                    waiting.extend(pool.submit(work, item) for item in islice(todo, AHEAD * threads - len(waiting)))
                 except Exception as error:
                     todo, failed = iter(()), error
                 if not waiting:
@@ -70,3 +71,22 @@ def opencv_threads(count: int) -> Iterator[None]:
             cv2.setNumThreads(_opencv_counts[-1])
             if len(_opencv_counts) == 1:
                 _opencv_counts.clear()
+
+
+def _stop_opencv() -> None:
+    """End OpenCV's threads before a fork. A child would inherit their pool without them, and wait for them forever as
+    soon as it sets their number."""
+    cv2: Any = sys.modules.get("cv2")
+    if hasattr(cv2, "setNumThreads"):
+        _at_fork.append(cv2.getNumThreads())
+        cv2.setNumThreads(1)
+
+
+def _restore_opencv() -> None:
+    if _at_fork:
+        sys.modules["cv2"].setNumThreads(_at_fork.pop())
+
+
+_at_fork: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_stop_opencv, after_in_parent=_restore_opencv, after_in_child=_restore_opencv)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.augment.operations import kornia
-from dataforge.augment.operations.geometry import FILL, Draw, Floats, Shape, View, fit_matrix
+from dataforge.augment.operations.geometry import FILL, Canvas, Draw, Floats, Shape, fit_matrix
 from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
 from dataforge.augment.operations.registry import GEOMETRY, Recipe, setting, values_of
 from dataforge.rng import bits, uniform
@@ -57,6 +57,12 @@ class Parameters:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def blank(self) -> list[float]:
+        """Red, green, blue of the fill colour as a picture in floating point holds it: in 0..1, or normalised."""
+        levels = np.array(self.fill) / 255
+        return ((levels - (self.mean or 0.0)) / (self.std or 1.0)).tolist()  # type: ignore[no-any-return]
+
 
 def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> Draw:
     """The numbers of a recipe's step: the same for a record whoever asks, others at each further `turn`."""
@@ -95,7 +101,7 @@ def parameters(
         boxes: (s, 4) source pixels, for the operations that look at them; image: (s,) their rows, ascending.
     """
     where = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64)) if boxes is None or image is None else (boxes, image)
-    view = View(out, fit, fit_matrix(height, width, out, fit), np.stack([width, height], 1).astype(float), *where)
+    canvas = Canvas(out, fit, fit_matrix(height, width, out, fit), np.stack([width, height], 1).astype(float), *where)
     colours: list[Floats] = []
     curves: list[NDArray[np.uint8]] = []
     found: dict[str, Any] = {"damage": {}}
@@ -105,8 +111,8 @@ def parameters(
         draw = dice(step, place, seed, epoch, index)
         mine = chosen(step, place, seed, epoch, index)[:, None]
         if name in GEOMETRY:
-            move = GEOMETRY[name](draw, view, **values)
-            view.matrix = np.where(mine[:, :, None], move, np.eye(3)) @ view.matrix
+            move = GEOMETRY[name](draw, canvas, **values)
+            canvas.matrix = np.where(mine[:, :, None], move, np.eye(3)) @ canvas.matrix
         elif name in COLOUR:
             colours.append(np.where(mine[:, :, None], COLOUR[name](draw, **values), np.eye(4)))
         elif name in CURVES:
@@ -126,7 +132,7 @@ def parameters(
         found["seed"] = bits(seed, epoch, index, "pixels")[:, 0]
     red, green, blue = (round(level) for level in setting(steps, "fill").values())
     return Parameters(
-        matrix=view.matrix,
+        matrix=canvas.matrix,
         colour=reduce(lambda first, then: then @ first, colours)[:, :3] if colours else None,
         curve=reduce(lambda first, then: np.take_along_axis(then, first.astype(int), 1), curves) if curves else None,
         fill=(red, green, blue),

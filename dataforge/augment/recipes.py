@@ -10,6 +10,7 @@ from typing import Any
 from dataforge.augment.operations import kornia
 from dataforge.augment.operations.registry import OPERATIONS, Recipe, values_of
 from dataforge.errors import ConfigError, unknown
+from dataforge.files import reading
 
 _COLOURS: Recipe = (
     {"op": "brightness", "strength": 0.4},
@@ -83,12 +84,13 @@ def recipe(augment: str | Path | Recipe | None) -> Recipe:
 
 def _read(path: Path) -> Recipe:
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    steps = found.get("steps")
-    if set(found) != {"steps"} or not isinstance(steps, list):
-        keys = ", ".join(map(repr, found)) or "nothing"
+        with reading(path, ConfigError):
+            content = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    steps = content.get("steps")
+    if set(content) != {"steps"} or not isinstance(steps, list):
+        keys = ", ".join(map(repr, content)) or "nothing"
         raise ConfigError(f"{path}: holds {keys}; expected one list, 'steps', of {{ op = NAME, ... }}")
     return steps
 

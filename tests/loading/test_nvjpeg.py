@@ -85,9 +85,11 @@ def test_only_what_the_device_decodes_as_the_host_does_is_left_to_it(shards: Pat
 def test_it_makes_images_smaller_as_the_host_does(size: tuple[int, int], scale: tuple[float, float]) -> None:
     pixels, matrix = tiny.pixels(*size), np.diag([scale[1], scale[0], 1.0])
     matrix[:2, 2] = 0.3, 0.7
-    factors = antialias.shrink_factors(matrix)
+    factors = antialias.shrink_factors(matrix, pixels.shape[:2])
     expected = antialias.smooth(shrink(pixels, factors), matrix, factors)
-    found = nvjpeg._smaller(torch.from_numpy(pixels).permute(2, 0, 1), factors, antialias.filters(matrix, factors))
+    found = nvjpeg._smaller(
+        torch.from_numpy(pixels).permute(2, 0, 1), factors, antialias.filters(matrix, pixels.shape[:2], factors)
+    )
     assert (found.permute(1, 2, 0).numpy().astype(int) - expected).__abs__().max() <= 1
 
 

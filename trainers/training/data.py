@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def make_loaders(
     size = (config.size[0], config.size[1])
     common: dict[str, Any] = {"batch_size": max(config.batch_size // world, 1), "size": size, "fit": config.fit}
     common |= {"rank": rank, "world": world, "device": device, "threads": config.threads or None}
-    common |= {"budget": config.budget // world if config.budget else None, "on_error": config.on_error}
+    common |= {"budget": Fraction(config.budget, world) if config.budget else None, "on_error": config.on_error}
     common |= {"decode": config.decode}
     shards = Shards(_cache(config, rank) if config.cache else config.shards, view=config.view())
     loader = Loader(

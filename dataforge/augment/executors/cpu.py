@@ -46,8 +46,9 @@ def warp(
         dst: (H, W, 3) memory to write to.
         reduced: as for `antialias.smooth`.
     """
-    factors = shrink_factors(matrix)
-    x, y = filters(matrix, factors, reduced)
+    size = pixels.shape[:2]
+    factors = shrink_factors(matrix, size)
+    x, y = filters(matrix, size, factors, reduced)
     if factors != (1, 1) or x is not y:
         pixels, matrix = _part(pixels, matrix, out, factors)
         pixels, matrix = filtered(shrink(pixels, factors), x, y), from_blocks(matrix, factors)
@@ -184,7 +185,7 @@ def ready(pixels: Pixels, matrix: Matrix, p: Parameters, i: int, reduced: bool) 
 
     Args: as for `paint`.
     """
-    factors = shrink_factors(matrix)
+    factors = shrink_factors(matrix, pixels.shape[:2])
     pixels = smooth(damage(shrink(pixels, factors), p, i), matrix, factors, reduced)
     return pixels, from_blocks(matrix, factors)
 
