@@ -137,7 +137,7 @@ def matching(batch: Batch, model: Dense) -> dict[str, object]:
     overlap = geometry.iou(raw.anchors.expand(len(batch), -1, 4), batch.boxes)
     best = overlap.amax(1)[there]
     wanted, _ = assign.goals(batch, owner)
-    found = anchors.decode(raw.offsets, raw.anchors)
+    found = anchors.from_offsets(raw.offsets, raw.anchors)
     return {
         "objects": f"{float(there.sum(1).float().mean()):.1f}",
         "positives": f"{float(positive.sum(1).float().mean()):.0f}",

@@ -6,6 +6,7 @@ from 512 pixels on), and priors of several shapes about each of their cells.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,11 +49,11 @@ class SSDConfig(Config):
     augment: str = value("ssd", "augmentation recipe")
     batch_size: int = value(32, "images a step, over all processes", least=1)
     epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)", least=1)
-    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops")
-    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)")
+    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops", least=0)
+    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
     backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
     pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
     style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
 
 
@@ -60,7 +61,7 @@ class Raw(NamedTuple):
     """What the network gives.
 
     Attributes:
-        offsets: (B, P, 4), as `anchors.encode` makes them; logits: (B, P, 1+C), the background first.
+        offsets: (B, P, 4), as `anchors.to_offsets` makes them; logits: (B, P, 1+C), the background first.
         priors: (P, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
     """
 
@@ -214,7 +215,7 @@ class SSD(Detector):
             owner = assign.match(raw.priors, batch.boxes, eligible, high=0.5, low=0.5, force="best", shields=shields)
             positive = owner >= 0
             wanted, labels = assign.goals(batch, owner)
-            goal = anchors.encode(raw.priors, wanted, VARIANCES)
+            goal = anchors.to_offsets(raw.priors, wanted, VARIANCES)
             count = shared(positive.sum(), len(batch))
         wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten() + 1, reduction="none").view_as(owner)
         hard = losses.hard_negatives(wrong, positive, owner == assign.NEGATIVE)
@@ -223,7 +224,7 @@ class SSD(Detector):
 
     def decode(self, raw: Raw, *, conf: float = 0.01, iou: float = 0.45, top: int = 200) -> Detections:
         """Boxes inside the image; one prior may give several classes."""
-        boxes = anchors.decode(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
+        boxes = anchors.from_offsets(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().softmax(-1)[..., 1:], conf=conf, iou=iou, top=top)
 
 

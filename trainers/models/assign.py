@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dataforge.loading.batch import Batch
 from dataforge.record import CROWD, DIFFICULT
-from trainers.models.boxes import iou
+from trainers.models.boxes import iou, shape_iou
 
 NEGATIVE, IGNORED = -1, -2
 BLOCK = {"cpu": 1 << 18}  # overlaps that are found at a time: on a CPU as many as stay in its cache
@@ -100,6 +100,36 @@ def _those(boxes: Tensor, marked: Tensor) -> Tensor:
         used = int(marked.any(0).nonzero().max()) + 1 if marked.any() else 0
         boxes, marked = boxes[:, :used], marked[:, :used]
     return boxes.where(marked.unsqueeze(-1), 0.0)
+
+
+def in_cells(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Give each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best.
+
+    Where boxes want the same predictor, Darknet lets the last one overwrite the others. Here the first keeps it and
+    the others ask for the next best anchor of the cell that is free; a box that finds all A taken goes without.
+    The smallest box number wins a predictor by a minimum, which does not depend on the order of threads.
+
+    Args:
+        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, those to give a predictor.
+        anchors: (A, 2) in cells; grid: (h, w).
+
+    Returns:
+        (B, P) int64, the number of the box that each predictor has, M where none.
+    """
+    rows, columns = grid
+    count, places = eligible.shape
+    column, row = ((boxes[..., :2] + boxes[..., 2:]) / 2).long().unbind(-1)
+    cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    overlap = shape_iou(boxes[..., 2:] - boxes[..., :2], anchors)
+    wishes = overlap.argsort(dim=-1, descending=True, stable=True) * (rows * columns) + cell.unsqueeze(-1)
+    number = torch.arange(places, device=boxes.device).expand(count, places)
+    owner = torch.full((count, len(anchors) * rows * columns), places, device=boxes.device)
+    waiting = eligible
+    for wish in wishes.unbind(-1):
+        asks = waiting & (owner.gather(1, wish) == places)
+        owner = owner.scatter_reduce(1, wish, torch.where(asks, number, places), "amin")
+        waiting = waiting & (owner.gather(1, wish) != number)
+    return owner
 
 
 def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:

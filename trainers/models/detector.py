@@ -5,7 +5,8 @@ What every detector is, and what it gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,18 @@ class Detector(nn.Module):
             raw: what `forward` gives for the batch, a few images; names: the classes' names by label.
         """
         return {}
+
+
+@contextmanager
+def evaluating(detector: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode and without gradients; the mode that the detector was in is put back after it."""
+    training = detector.training
+    detector.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        detector.train(training)
 
 
 def unit(images: Tensor) -> Tensor:
