@@ -55,7 +55,7 @@ class DenseConfig(Config):
 
 
 class Raw(NamedTuple):
-    """What the network gives.
+    """The network's raw outputs.
 
     Attributes:
         maps: what both heads see of each level, (B, width, h, w).

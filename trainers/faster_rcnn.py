@@ -63,7 +63,7 @@ class FasterRCNNConfig(Config):
 
 
 class Raw(NamedTuple):
-    """What the first stage gives.
+    """The outputs of the first stage.
 
     Attributes:
         maps: the features of all levels, (B, width, h, w) each.

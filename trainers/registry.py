@@ -1,4 +1,4 @@
-"""The detectors by name, each loaded when it is asked for."""
+"""The detectors by name, each imported on use."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def detector_class(name: str) -> type[Detector]:
     if name not in DETECTORS:
         raise unknown("detector", name, DETECTORS)
     module, _, attribute = DETECTORS[name].partition(":")
-    found: type[Detector] = getattr(importlib.import_module(module), attribute)
-    return found
+    detector: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return detector
 
 
 def config_class(name: str) -> type[Config]:
@@ -36,5 +36,5 @@ def config_class(name: str) -> type[Config]:
     Raises:
         ConfigError: the name is not known.
     """
-    found: type[Config] = get_type_hints(detector_class(name).configure)["config"]
-    return found
+    config: type[Config] = get_type_hints(detector_class(name).configure)["config"]
+    return config

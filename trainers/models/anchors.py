@@ -49,7 +49,7 @@ def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], off
     Args:
         shapes: (S, 2) widths and heights, pixels.
         step: (vertical, horizontal) pixels a cell.
-        offset: where in its cell a shape's centre is: 0 at its upper left corner, 0.5 in its middle.
+        offset: the position of a shape's centre in its cell: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
         (rows * columns * S, 4) xyxy pixels.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError
+from dataforge.files import writing
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 
@@ -294,7 +295,5 @@ def write_json(file: Path, rows: list[dict[str, Any]]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    try:
+    with writing(file, ConfigError):
         file.write_bytes(msgspec.json.encode(rows))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
