@@ -1,4 +1,4 @@
-"""One flat set of values a run: a dataclass, read from TOML and from flags of the same names."""
+"""The values of a run: a flat dataclass, read from TOML and from flags of the same names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOUNDS = {  # of a number, or of each number of a list: in words, and the test
 
 
 def value(default: Any, text: str, **bounds: float) -> Any:
-    """A field with its help text, and what its numbers are checked for.
+    """A field with its help text and the bounds of its numbers.
 
     Args:
         bounds: any of "above", "least", "below" and "most".
@@ -45,7 +45,7 @@ def value(default: Any, text: str, **bounds: float) -> Any:
 
 @dataclass
 class Config:
-    """What every trainer takes. A detector's own values are added by a subclass."""
+    """The values that all trainers take. A detector's own are added by a subclass."""
 
     shards: str = value("", "folder made by `dataforge ingest`")
     name: str = value("", "run name; empty takes the next free of exp, exp2, ...")
@@ -54,8 +54,8 @@ class Config:
     val_split: str = value("val", "split to evaluate on; empty to skip")
     classes: list[str] = value([], "only these classes, numbered in this order; none for all")
     area: list[float] = value([], "least and most: only objects of this area, in pixels of the source image")
-    side: list[float] = value([], "least and most: only boxes whose shorter side is so long, likewise")
-    empty: str = value("keep", "keep or drop images without a box that is left")
+    side: list[float] = value([], "least and most: only boxes whose shorter side has this length, in the same pixels")
+    empty: str = value("keep", "keep or drop images without boxes")
     size: list[int] = value([416, 416], "network input, height,width (or one number)")
     fit: str = value("letterbox", "letterbox or stretch")
     buckets: str = value("", "train at several sizes, by aspect ratio: auto (of the area of size), or h,w,h,w,...")
@@ -69,7 +69,7 @@ class Config:
     epochs: int = value(160, "passes over the training split", least=1)
     batch_size: int = value(16, "images a step, over all processes", least=1)
     budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none", least=0)
-    accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory", least=1)
+    accumulate: int = value(1, "number of parts that a step's images are processed in, to save memory", least=1)
     optimizer: str = value("sgd", "sgd or adamw")
     lr: float = value(1e-3, "learning rate", least=0, below=math.inf)
     bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
@@ -83,17 +83,17 @@ class Config:
     warmup_steps: int = value(100, "steps over which the learning rate grows from 0", least=0)
     amp: str = value("none", "none, bf16 or fp16")
     ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none", least=0, below=1)
-    compile: bool = value(False, "compile the network, for each size of the batches when it first comes")
+    compile: bool = value(False, "compile the network, once for each shape of the batches")
     clip: float = value(10.0, "largest norm of the gradient; 0 for none", least=0)
-    seed: int = value(0, "of weights, order and augmentation", least=0)
+    seed: int = value(0, "seed of weights, order and augmentation", least=0)
     device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
     threads: int = value(0, "decode threads; 0 for one a core", least=0)
     decode: str = value("host", "host, or device: JPEGs are decoded on a CUDA device")
     cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
-    keep: int = value(4, "how many of the newest checkpoints stay", least=1)
-    save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch", least=0)
+    keep: int = value(4, "number of newest checkpoints that are kept", least=1)
+    save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", least=0)
     eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
-    patience: int = value(0, "end after so many evaluations without a better mAP50-95; 0 never does", least=0)
+    patience: int = value(0, "end after this many evaluations without a better mAP50-95; 0 never ends early", least=0)
     logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
@@ -156,7 +156,7 @@ class Config:
         return list(zip(sides[::2], sides[1::2], strict=True))
 
     def view(self) -> View:
-        """What is taken of the shards, for training and validation alike.
+        """The part of the shards that is used, in training and validation.
 
         Raises:
             ConfigError: a value of it is wrong.

@@ -47,7 +47,7 @@ def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
     Args:
         name: as in `device_of`.
 
-    Returns:
+    Yields:
         This process's rank, the number of processes (more than one under torchrun), and its device.
 
     Raises:
