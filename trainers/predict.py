@@ -1,4 +1,4 @@
-"""Detect on pictures, a video or a camera, and draw what was found:
+"""Detect objects in pictures, a video or a camera, and draw them:
 
 python -m trainers.predict CKPT --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
 """
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dataforge.augment.preprocess import Preprocess
 from dataforge.command import Command
 from dataforge.errors import ConfigError, ImageError
+from dataforge.files import writing
 from dataforge.images.decode import decode
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES, probe
@@ -32,31 +33,31 @@ from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
 Picture = tuple[int, str, Pixels]  # its number among all, its name, (height, width, 3) RGB
-Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+Boxes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]  # boxes (n, 4) xyxy, scores, labels
 
 
 def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
-    """The pictures that a file, a folder (searched in depth) or a pattern names, and the folder they lie below.
+    """The pictures that a file, a folder (searched in depth) or a pattern names, and the folder that holds them.
 
-    Pictures in `out` are passed over, so that a second run does not take the first one's.
+    Pictures in `out` are skipped, so that a second run does not take those of the first.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no picture matches.
     """
     path = Path(source)
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        root, found = path, [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
+        root, files = path, [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
     else:
         plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
         root = Path(*plain)
-        found = [Path(name) for name in glob.glob(source, recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
+        files = [Path(name) for name in glob.glob(source, recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
     apart = out.resolve()
-    found = sorted(p for p in found if p.is_file() and apart not in p.resolve().parents)
-    if not found:
+    files = sorted(p for p in files if p.is_file() and apart not in p.resolve().parents)
+    if not files:
         raise ConfigError(f"--source {source}: no pictures found; expected a file, a folder or a pattern of pictures")
-    return root, found
+    return root, files
 
 
 def detect(
@@ -67,7 +68,7 @@ def detect(
     device: torch.device,
     conf: float,
     iou: float,
-) -> list[Found]:
+) -> list[Boxes]:
     """Detect on a few pictures at once, each fitted to the network's input as the `Loader` fits it.
 
     Args:
@@ -81,9 +82,9 @@ def detect(
     fitted = [preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None]) for pixels in pictures]
     images, affine = (torch.cat(parts).to(device) for parts in zip(*fitted, strict=True))
     with torch.inference_mode():
-        found = detector.decode(detector(images), conf=conf, iou=iou).to_source(affine)
+        detections = detector.decode(detector(images), conf=conf, iou=iou).to_source(affine)
     every = []
-    columns = (column.cpu().numpy() for column in (found.boxes, found.scores, found.labels))
+    columns = (column.cpu().numpy() for column in (detections.boxes, detections.scores, detections.labels))
     for pixels, box, score, label in zip(pictures, *columns, strict=True):
         boxes = box.astype(np.float64).clip(0, [pixels.shape[1], pixels.shape[0]] * 2)
         keep = (label >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -107,7 +108,7 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     required=True,
     help="A picture, a folder, a pattern such as 'photos/*.jpg', a video, a camera's number, or a stream's address.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for what is drawn.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the drawn pictures.")
 @click.option("--conf", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Lowest score kept.")
 @click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures at once; 8, or 1 of a camera or a stream.")
@@ -137,8 +138,8 @@ def main(
     if not moving and (save_video or frames):
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
     detector, facts = load_detector(checkpoint)
-    place = device_of(device)
-    detector.to(place)
+    torch_device = device_of(device)
+    detector.to(torch_device)
     classes, size, fit = tuple(facts["classes"]), tuple(facts["size"]), facts["fit"]
     bad: list[Path] = []
     names: list[str] = []
@@ -152,16 +153,16 @@ def main(
         drawn_video, batch_size = None, batch_size or BATCH_SIZE
         names = [file.relative_to(root).as_posix() for file in files]
         pictures = _pictures(files, names, bad)
-    found: dict[int, Found] = {}
+    results: dict[int, Boxes] = {}
     texts: set[Path] = set()
     boxes_found = 0
     try:
         while batch := list(itertools.islice(pictures, batch_size)):
-            answers = detect(detector, [pixels for *_, pixels in batch], size, fit, place, conf, iou)
+            answers = detect(detector, [pixels for *_, pixels in batch], size, fit, torch_device, conf, iou)
             for (i, name, pixels), answer in zip(batch, answers, strict=True):
                 boxes, scores, labels = answer
                 if save_json:
-                    found[i] = answer
+                    results[i] = answer
                 drawing = draw(pixels, boxes, labels, classes, scores)
                 if drawn_video:
                     drawn_video.add(drawing)
@@ -170,8 +171,8 @@ def main(
                 if save_txt:
                     _save_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
                 counts = np.bincount(labels, minlength=len(classes))
-                said = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
-                click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {said}")
+                summary = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
+                click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {summary}")
                 boxes_found += len(labels)
                 names += [name] if moving else []
     except KeyboardInterrupt:
@@ -183,8 +184,9 @@ def main(
         if drawn_video:
             drawn_video.close()
     if save_json:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(found, names, tuple(facts["class_ids"])))
+        with writing(out, ConfigError):
+            out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "predictions.json", _coco(results, names, tuple(facts["class_ids"])))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
     if bad:
@@ -192,7 +194,7 @@ def main(
 
 
 def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[Picture]:
-    """The pictures that can be read, with their numbers; the others are told of and added to `bad`."""
+    """The pictures that can be read, with their numbers; print an error for each of the others and add it to `bad`."""
     for i, (file, name) in enumerate(zip(files, names, strict=True)):
         try:
             data = file.read_bytes()
@@ -209,36 +211,32 @@ def _frames(video: Video, limit: int | None) -> Iterator[Picture]:
 
 def _save(out: Path, name: str, drawing: Pixels) -> None:
     drawn = out / (name if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png") else name + ".jpg")
-    try:
+    with writing(drawn, ConfigError):
         drawn.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(drawing).save(drawn, quality=92)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
 
 
 def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
     """Write a picture's labels file.
 
     Args:
-        texts: the files that were written; gets this one.
+        texts: the files that were written so far; this one is added.
     """
     text = out / "labels" / Path(name).with_suffix(".txt")
     if text in texts:  # a.jpg and a.png
         text = out / "labels" / (name + ".txt")
     texts.add(text)
-    try:
+    with writing(text, ConfigError):
         text.parent.mkdir(parents=True, exist_ok=True)
         text.write_text(lines, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
 
 
-def _coco(found: dict[int, Found], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def _coco(results: dict[int, Boxes], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """COCO's rows; `image_id` is the picture's number among all, sorted by path."""
-    if not found:
+    if not results:
         return []
-    boxes, scores, labels = (np.concatenate(column) for column in zip(*found.values(), strict=True))
-    image = np.repeat(list(found), [len(labels) for _, _, labels in found.values()])
+    boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))
+    image = np.repeat(list(results), [len(labels) for _, _, labels in results.values()])
     return coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), class_ids, names)
 
 

@@ -1,4 +1,4 @@
-"""The detectors by name, each loaded when it is asked for."""
+"""The detectors by name, each imported on use."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def config_class(name: str) -> type[Config]:
     Raises:
         ConfigError: the name is not known.
     """
-    found: type[Config] = get_type_hints(detector_class(name).configure)["config"]
-    return found
+    config: type[Config] = get_type_hints(detector_class(name).configure)["config"]
+    return config

@@ -81,21 +81,21 @@ def _align(features: Tensor, regions: Tensor, scale: float, size: int) -> Tensor
         start, end = (regions[:, [axis, axis + 2]] * scale).unsqueeze(2).unbind(1)
         bin_size = (end - start).clamp(min=1) / size
         at = start + part // SAMPLES * bin_size + (part % SAMPLES + 0.5) * bin_size / SAMPLES
-        there = (at >= -1) & (at <= cells)
+        inside = (at >= -1) & (at <= cells)
         at = at.clamp(0, cells - 1)
         low = at.floor()
         places.append(torch.stack([low, (low + 1).clamp(max=cells - 1)], -1).int().view(-1, size, 2 * SAMPLES))
-        weight = torch.stack([1 - (at - low), at - low], -1) * there.unsqueeze(-1) / SAMPLES
+        weight = torch.stack([1 - (at - low), at - low], -1) * inside.unsqueeze(-1) / SAMPLES
         weights.append(weight.view(-1, size, 2 * SAMPLES))
     (x, y), (across, down) = places, weights
     image = regions[:, 0].int().view(-1, 1, 1, 1, 1) * (rows * columns)
-    place = image + y[:, :, None, :, None] * columns + x[:, None, :, None, :]
+    cell = image + y[:, :, None, :, None] * columns + x[:, None, :, None, :]
     weight = down[:, :, None, :, None] * across[:, None, :, None, :]
     table = features.permute(0, 2, 3, 1).reshape(count * rows * columns, channels)
-    found = functional.embedding_bag(
-        place.view(-1, 4 * SAMPLES**2), table, per_sample_weights=weight.view(-1, 4 * SAMPLES**2), mode="sum"
+    pooled = functional.embedding_bag(
+        cell.view(-1, 4 * SAMPLES**2), table, per_sample_weights=weight.view(-1, 4 * SAMPLES**2), mode="sum"
     )
-    return found.view(-1, size, size, channels).permute(0, 3, 1, 2)
+    return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
 def _bins(size: int, like: Tensor) -> Tensor:
@@ -122,12 +122,12 @@ def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> 
         regions[:, None, None, 1:3] * scale,
         (regions[:, None, None, 3:] - regions[:, None, None, 1:3]) * scale,
     )
-    place = corner + points * size.clamp(min=1.0)
-    x = place[..., 0].clamp(0, columns - 1) + 0.5
-    y = place[..., 1].clamp(0, rows - 1) + 0.5 + regions[:, None, None, 0] * rows
+    point = corner + points * size.clamp(min=1.0)
+    x = point[..., 0].clamp(0, columns - 1) + 0.5
+    y = point[..., 1].clamp(0, rows - 1) + 0.5 + regions[:, None, None, 0] * rows
     grid = torch.stack([x * (2 / columns) - 1, y * (2 / (count * rows)) - 1], -1)
-    found = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
-    return found.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
+    sampled = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
+    return sampled.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
 
 
 def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,7 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
     level = wanted.clamp(first, last).long() - first
     order = level.argsort(stable=True)
     parts = regions[order].split(level.bincount(minlength=len(maps)).tolist())
-    pooled = [pooler(x, mine, 1 / stride) for x, mine, stride in zip(maps, parts, strides, strict=True)]
+    pooled = [pooler(x, part, 1 / stride) for x, part, stride in zip(maps, parts, strides, strict=True)]
     return torch.cat(pooled), torch.empty_like(order).scatter_(
         0, order, torch.arange(len(order), device=order.device)
     ).view(count, -1)
