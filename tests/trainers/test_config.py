@@ -123,7 +123,7 @@ def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: 
     config = kind(**read_toml(kind, file) | {"train_split": "train", "val_split": "val"}, shards=str(tiny_shards))
     config.check()
     training, _ = make_loaders(config, registry.detector_class(detector), 0, 1, torch.device("cpu"))
-    assert training.recipe
+    assert training.collate.recipe
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataforge import Shards
 from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
-from tests.trainers.suite import DetectorSuite, make_batch
+from tests.trainers.suite import DetectorSuite, assert_rounded, make_batch
 from trainers.config import read_toml
 from trainers.dense import Dense, DenseConfig
 from trainers.models.boxes import iou
@@ -113,8 +113,8 @@ def test_outputs_and_losses_are_torchvisions(theirs: Any, objects: list[list[tup
         images, _ = theirs.transform(list(batch.images))
         features = list(theirs.backbone(images.tensors).values())
         heads = theirs.head(features)
-        torch.testing.assert_close(raw.logits, heads["cls_logits"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(raw.offsets, heads["bbox_regression"], rtol=1e-4, atol=1e-4)
+        assert_rounded(raw.logits, heads["cls_logits"])
+        assert_rounded(raw.offsets, heads["bbox_regression"])
         torch.testing.assert_close(raw.anchors, theirs.anchor_generator(images, features)[0])
         expected = theirs.head.compute_loss(targets, heads, *_matched(theirs, raw.anchors, targets))
         losses = ours.loss(raw, batch)

@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
-from tests.trainers.suite import DetectorSuite, make_batch
+from tests.trainers.suite import DetectorSuite, assert_rounded, make_batch
 from trainers import faster_rcnn
 from trainers.faster_rcnn import FasterRCNN
 from trainers.models import assign, pooling
@@ -115,13 +115,6 @@ def their_first_stage(theirs: Any, batch: Any) -> tuple[Any, ...]:
     images, _ = theirs.transform(list(batch.images))
     features = theirs.backbone(images.tensors)
     return images, features, theirs.rpn.head(list(features.values())), theirs.rpn(images, features)[0]
-
-
-def assert_rounded(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal but for what 50 layers of float32 round; CPUs with other instructions round otherwise."""
-    largest = float(expected.abs().max())
-    worst = float((actual - expected).abs().max())
-    assert worst <= 1e-5 * largest, f"{worst} of {largest}"
 
 
 @torch.no_grad()
