@@ -16,6 +16,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ssd": {"size": [260, 288], "backbone": "test_efficientnet"},
     "dense": {"size": [64, 128], "width": 8},
     "faster_rcnn": {"size": [64, 96], "backbone": "test_resnet", "neck": "c4", "regions": 32},
+    "vit": {"size": [64, 96], "backbone": "test_vit", "width": 16, "depth": 1, "train": "all", "pretrained": ""},
 }
 
 

@@ -77,6 +77,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
         if loaded and rank == 0:
             click.echo(f"pretrained: {loaded}")
     learner = Learner(config, model, device, world)
+    model.prepare(config, shards.classes)
     done = Progress()
     if state:
         assert resume is not None
