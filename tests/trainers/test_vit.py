@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -21,6 +23,7 @@ from trainers.models.feature_pyramid import SimplePyramid
 from trainers.training.learner import Learner
 from trainers.vit import Head, Raw, ViT, ViTConfig, inside
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALL: dict[str, Any] = {"classes": 3, "backbone": "test_vit", "width": 16, "depth": 1, "window": 3, "global_blocks": 2}
 
 
@@ -237,3 +240,25 @@ def test_wrong_adapters(text: str) -> None:
         detector(lora=text)
     with pytest.raises(ConfigError, match="no attention blocks to adapt"):
         detector(backbone="test_efficientnet", lora="r=8,alpha=16")
+
+
+@pytest.fixture(scope="module")
+def toy() -> ModuleType:
+    """The script of docs/vit.md's picture."""
+    spec = importlib.util.spec_from_file_location("docs_vit", DOCS / "vit.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_draws_its_picture(toy: ModuleType, tmp_path: Path) -> None:
+    done = CliRunner().invoke(toy.main, ["--out", str(tmp_path), "--steps", "2", "--every", "1"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("class cost") == 2 and (tmp_path / "vit_duplicates.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_class_cost_is_what_removes_duplicates(toy: ModuleType) -> None:
+    with_class, without = (points[-1][1] for points in toy.experiment(200, 200).values())
+    assert with_class < 1.25 < 2.5 < without

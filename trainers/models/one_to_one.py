@@ -16,6 +16,7 @@ from trainers.models.assign import BLOCK
 from trainers.models.boxes import giou
 
 ALPHA, GAMMA = 0.25, 2.0
+SURE = 2.0
 WEIGHTS = (2.0, 5.0, 2.0)  # of the class, of L1, of GIoU, in the cost as in the loss (section 3.2)
 
 
@@ -23,6 +24,9 @@ def cost(
     logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, limit: Tensor, weights: Sequence[float] = WEIGHTS
 ) -> Tensor:
     """What it costs to let each location learn each box (section 3.1, equation 2).
+
+    Scores count up to that of the logit SURE. Above, the focal term would grow without bound, and a box would take the
+    location of a neighbour that is very sure instead of one whose box fits.
 
     Args:
         logits: (B, A, C); predicted: (B, A, 4) xyxy pixels.
@@ -33,7 +37,7 @@ def cost(
     Returns:
         (B, M, A) float32.
     """
-    own = logits.gather(2, labels.clamp(min=0).unsqueeze(1).expand(-1, logits.shape[1], -1)).mT
+    own = logits.clamp(max=SURE).gather(2, labels.clamp(min=0).unsqueeze(1).expand(-1, logits.shape[1], -1)).mT
     shown, hidden = functional.logsigmoid(own), functional.logsigmoid(-own)
     focal = (1 - ALPHA) * shown.exp() ** GAMMA * hidden - ALPHA * hidden.exp() ** GAMMA * shown
     near, there = (predicted / limit).unsqueeze(1), (boxes / limit).unsqueeze(2)

@@ -34,7 +34,7 @@ def test_the_cost_is_that_of_every_pair(seed: int, count: int, locations: int, p
         for m in range(places):
             expected = []
             for a in range(locations):
-                logit = logits[i, a, max(int(labels[i, m]), 0)]
+                logit = logits[i, a, max(int(labels[i, m]), 0)].clamp(max=one_to_one.SURE)
                 gain = sigmoid_focal_loss(logit, torch.tensor(1.0)) - sigmoid_focal_loss(logit, torch.tensor(0.0))
                 l1 = float(((predicted[i, a] - boxes[i, m]) / limit).abs().sum())
                 overlap = float(generalized_box_iou(predicted[i, a : a + 1], boxes[i, m : m + 1]))
@@ -65,3 +65,13 @@ def test_a_location_learns_all_that_chose_it() -> None:
     place, labels = torch.tensor([[4, 4, 0, 2]]), torch.tensor([[1, 2, 0, -1]])
     shown = one_to_one.class_targets(place, labels, labels >= 0, 5, 3)
     assert shown.nonzero().tolist() == [[0, 0, 0], [0, 4, 1], [0, 4, 2]]
+
+
+@pytest.mark.parametrize("sure", [2.0, 6.0, 12.0])
+def test_a_sure_neighbour_is_not_cheaper_than_the_own_location(sure: float) -> None:
+    """Two objects of one class that touch; only one's location is sure. The other box keeps the location that fits it."""
+    boxes = torch.tensor([[[0.0, 0, 20, 20], [18, 0, 38, 20]]])
+    place = one_to_one.assign(
+        torch.tensor([[[sure], [-1.0]]]), boxes, boxes, torch.zeros(1, 2, dtype=torch.int64), torch.full((4,), 128.0)
+    )
+    assert place.tolist() == [[0, 1]]
