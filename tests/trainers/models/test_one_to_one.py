@@ -69,7 +69,7 @@ def test_a_location_learns_all_that_chose_it() -> None:
 
 @pytest.mark.parametrize("sure", [2.0, 6.0, 12.0])
 def test_a_sure_neighbour_is_not_cheaper_than_the_own_location(sure: float) -> None:
-    """Two objects of one class that touch; only one's location is sure. The other box keeps the location that fits it."""
+    """Of two touching objects only one's location is sure; the other box keeps the location that fits it."""
     boxes = torch.tensor([[[0.0, 0, 20, 20], [18, 0, 38, 20]]])
     place = one_to_one.assign(
         torch.tensor([[[sure], [-1.0]]]), boxes, boxes, torch.zeros(1, 2, dtype=torch.int64), torch.full((4,), 128.0)
