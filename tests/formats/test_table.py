@@ -421,7 +421,7 @@ def test_through_the_command(tmp_path: Path) -> None:
     arguments = ["ingest", "table", str(tmp_path / "in"), *options, "--out"]
     result = CliRunner().invoke(main, [*arguments, str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "refused line-broken: 1" in result.stdout and "a b.jpg: row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
+    assert "refused line-broken: 1" in result.stdout and "a b.jpg box 1: row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
     assert Shards(tmp_path / "out").table.boxes.tolist() == [[16, 24, 32, 48]]
     result = CliRunner().invoke(main, ["ingest", "coco", str(tmp_path), "--inclusive", "--out", str(tmp_path / "bad")])
     assert result.exit_code == 1 and "--inclusive: format 'coco' does not take it" in result.stderr

@@ -41,7 +41,7 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         for weight in unit.parameters():
             factors[weight] = config.layer_decay**left
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.bias is not None:
             factors[layer.bias] *= config.bias_lr
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for tensor, factor in factors.items():

@@ -43,8 +43,8 @@ def test_every_weight_learns_at_its_rate(detector: str, tiny_shards: Path) -> No
     learning = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     assert set(rate) == set(learning.values())
     assert all(decay[weight] == (0.1 if weight.ndim > 1 else 0.0) for weight in learning.values())
-    norms = {weight for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)
-             for weight in layer.parameters()}  # fmt: skip
+    kinds = (torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+    norms = {weight for layer in model.modules() if isinstance(layer, kinds) for weight in layer.parameters()}
     for name, weight in learning.items():
         if not name.startswith("backbone."):
             doubled = name.endswith("bias") and weight not in norms
