@@ -183,7 +183,7 @@ class FasterRCNN(Detector):
             for level in maps:
                 inner = functional.relu(self.rpn_conv(level))
                 logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
-                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
+                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 4).float())
             proposals, there = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
         return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, there)
 
@@ -259,7 +259,7 @@ class FasterRCNN(Detector):
         place, owner = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
         return candidates.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), owner
 
-    def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 100) -> Detections:
+    def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 100) -> Detections:
         """Boxes inside the image; one region may give several classes."""
         logits, offsets = self.second_stage(raw.maps, raw.proposals)
         boxes = anchors.decode(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
@@ -291,7 +291,7 @@ def propose(
         box = anchors.decode(offset.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), anchor[place])
         box = box.clamp(min=0).minimum(limit)
         wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
-        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image)
+        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image, classes=1)
         boxes.append(box)
         scores.append(score.where(label >= 0, -1))
         there.append(label >= 0)
