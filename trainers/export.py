@@ -93,7 +93,7 @@ def main(
         raise ConfigError(f"--out {target}: expected a name that ends in {SUFFIX[kind]} for --format {kind}")
     detector, facts = load_detector(checkpoint)
     records = Shards(shards, split)
-    how = _facts(detector, facts, size, batch)
+    how = facts_of(detector, facts, size, batch)
     with writing(target.parent, ConfigError):
         folder = tempfile.TemporaryDirectory(prefix=".export", dir=target.parent)
     with folder:
@@ -126,7 +126,7 @@ def certificate_file(model: Path) -> Path:
     return model.with_suffix(".certificate.json")
 
 
-def _facts(detector: Detector, saved: dict[str, Any], size: Size | None, batch: str) -> dict[str, Any]:
+def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch: str) -> dict[str, Any]:
     own = list(size or saved["size"])
     if any(side % detector.stride or side < detector.least for side in own):
         least = f" and at least {detector.least}" if detector.least > 1 else ""
@@ -243,8 +243,12 @@ def open_run(path: Path, kind: str) -> Run:
 
 
 def _named(images: Pixels, conf: float, iou: float, top: int) -> dict[str, NDArray[Any]]:
-    numbers = {"conf": np.array(conf, np.float32), "iou": np.array(iou, np.float32), "top": np.array(top, np.int64)}
-    return {"images": images} | numbers
+    numbers: dict[str, NDArray[Any]] = {
+        "conf": np.array(conf, np.float32),
+        "iou": np.array(iou, np.float32),
+        "top": np.array(top, np.int64),
+    }
+    return {"images": images, **numbers}
 
 
 def certify(detector: Detector, model: Exported, shards: Shards, count: int, folder: Path, kind: str) -> dict[str, Any]:
@@ -280,11 +284,13 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         result = certificate.compare(*parts, conf=conf, iou=LOW_IOU, top=top, tolerance=tolerance)
         if result.fault:
             pixels = extra[key] if key in extra else picture(shards, pixels_of[key])
-            # NMS sees the best candidates alone: of those as weak as the last of them, either may be the last
+            # what NMS had to choose from; of those as weak as the last candidate, either may be the last
             [candidates] = detect(detector, [pixels], size, fit, torch.device("cpu"), 0.0, 1.0, CANDIDATES)
             last = max(conf, float(candidates[1].min(initial=1)))
             parts = (certificate.above(found_here, last - tolerance.score) for found_here in (expected, found))
-            result = certificate.compare(*parts, conf=last, iou=LOW_IOU, top=top, tolerance=tolerance)
+            result = certificate.compare(
+                *parts, conf=last, iou=LOW_IOU, top=top, tolerance=tolerance, candidates=candidates
+            )
         if result.fault:
             stage = first_stage(detector, model, pixels, folder, kind)
             raise ConfigError(f"the exported model differs on {key}: {result.fault}; they part in {stage}")
@@ -293,7 +299,7 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
     if excused > max(1, (matched + excused) * EXCUSED):
         raise ConfigError(
             f"{excused} of {matched + excused} detections lie at a threshold, where either run may drop them; expected "
-            f"at most {EXCUSED:.0%}: the scores of this checkpoint are too much alike to tell whether the export is right"
+            f"at most {EXCUSED:.0%}: this checkpoint's scores are too much alike to tell whether the export is right"
         )
     truth = truth_of_shards(shards)
     precision = [

@@ -88,8 +88,9 @@ class Stages(Graph):
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """How torch's ONNX exporter writes the operators that it does not know."""
-    from onnxscript import FLOAT
-    from onnxscript import opset20 as op
+    from onnxscript import FLOAT, opset20
+
+    op: Any = opset20
 
     def suppress(boxes: Any, labels: Any, threshold: Any, classes: int) -> Any:
         # ranks for scores: all are different, so that every engine takes the boxes in the same order

@@ -49,23 +49,30 @@ class Comparison:
 
 
 def compare(
-    expected: Found, found: Found, *, conf: float, iou: float, top: int, tolerance: Tolerance | None = None
+    expected: Found,
+    found: Found,
+    *,
+    conf: float,
+    iou: float,
+    top: int,
+    tolerance: Tolerance | None = None,
+    candidates: Found | None = None,
 ) -> Comparison:
     """Pair the detections of two runs, the nearest first.
 
     Equal labels and both differences within the tolerance make a pair; the order does not count, so that equal scores
     may stand either way round. One without a partner is accounted for in four cases: its score is within the tolerance
     of `conf`; the other run has `top` detections and its last score is as near; it is thinner than 0.05 pixels; or NMS
-    was undecided: a box of its class that is not weaker overlaps it by `iou` +- 0.01 in the other run, or one that is
-    itself so accounted for overlaps it by more.
+    was undecided: in the other run a box of its class that is not weaker overlaps it by `iou` +- 0.01, or one of equal
+    score, within the tolerance, by more; or one that is itself so accounted for overlaps it by more. In the last case
+    the exported model's box must be among `candidates`: NMS may choose another box, but a box may not be elsewhere.
 
     Args:
         expected, found: boxes (K, 4), scores (K,), labels (K,) each.
+        candidates: what PyTorch has before NMS; without it NMS accounts for nothing.
     """
     tolerance = tolerance or Tolerance()
-    gaps = np.abs(expected[0][:, None] - found[0]).max(2)
-    steps = np.abs(expected[1][:, None] - found[1])
-    fits = (expected[2][:, None] == found[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
+    gaps, steps, fits = _near(expected, found, tolerance)
     rows, columns = np.nonzero(fits)
     cost = gaps[rows, columns] / tolerance.box + steps[rows, columns] / tolerance.score
     free = np.ones(len(expected[1]), bool), np.ones(len(found[1]), bool)
@@ -77,28 +84,43 @@ def compare(
             pairs.append((row, column))
     paired = tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
 
-    lone = [(side, int(row)) for side in (0, 1) for row in np.flatnonzero(free[side])]
     both = (expected, found)
-    lone.sort(key=lambda one: -both[one[0]][1][one[1]])
+    known = np.zeros(len(found[1]), bool)
+    if candidates is not None:
+        known = np.asarray(_near(found, candidates, tolerance)[2].any(1))
+    lone = [(side, int(row)) for side in (0, 1) for row in np.flatnonzero(free[side])]
+    lone.sort(key=lambda alone: -both[alone[0]][1][alone[1]])
     excused: list[tuple[int, int]] = []
     fault = ""
     for side, row in lone:
         own, other = both[side], both[1 - side]
         box, score, label = own[0][row], own[1][row], own[2][row]
         full = len(other[1]) >= top and score <= other[1].min() + tolerance.score
-        near = (other[2] == label) & (other[1] >= score - tolerance.score)
-        undecided = near & (np.abs(overlaps(box, other[0]) - iou) <= OVERLAP)
-        follows = any(
-            both[s][2][r] == label and overlaps(box, both[s][0][r : r + 1])[0] >= iou - OVERLAP for s, r in excused
-        )
         thin = (box[2:] - box[:2]).min() < SLIVER
-        if score <= conf + tolerance.score or full or thin or undecided.any() or follows:
+        undecided = False
+        if candidates is not None and (side == 0 or known[row]):
+            near = (other[2] == label) & (other[1] >= score - tolerance.score)
+            near = near & known if side == 0 else near
+            shared, tied = overlaps(box, other[0]), other[1] <= score + tolerance.score
+            undecided = bool((near & ((np.abs(shared - iou) <= OVERLAP) | (tied & (shared > iou)))).any()) or any(
+                both[s][2][r] == label and overlaps(box, both[s][0][r : r + 1])[0] >= iou - OVERLAP for s, r in excused
+            )
+        if score <= conf + tolerance.score or full or thin or undecided:
             excused.append((side, row))
         elif not fault:
             who = ("PyTorch alone finds", "the exported model alone finds")[side]
             fault = f"{who} class {label} at {np.round(box, 2).tolist()} with score {score:.4f}"
     worst = [float(values[paired].max()) if pairs else 0.0 for values in (gaps, steps)]
     return Comparison(len(pairs), len(excused), worst[0], worst[1], fault)
+
+
+def _near(
+    one: Found, other: Found, tolerance: Tolerance
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Of every two detections (n, m): the largest difference of an edge, that of the scores, and whether they pair."""
+    gaps = np.abs(one[0][:, None] - other[0]).max(2)
+    steps = np.abs(one[1][:, None] - other[1])
+    return gaps, steps, (one[2][:, None] == other[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
 
 
 def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -67,8 +67,8 @@ class Exported:
 
     def fitted(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
         """A picture as a model of one size takes it, and the matrix (3, 3) of its pixels to those."""
-        size = tuple(self.facts["input"])
-        matrix = fit_matrix(*pixels.shape[:2], size, self.facts["fit"])
+        size: tuple[int, int] = tuple(self.facts["input"])
+        matrix = fit_matrix(pixels.shape[0], pixels.shape[1], size, self.facts["fit"])
         return warp(pixels, matrix, size), matrix
 
     def _raw(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None) -> Iterator[Found]:
@@ -169,7 +169,7 @@ def predictions_of(shards: Shards, every: Sequence[Found]) -> Predictions:
     scores = np.concatenate([np.zeros(0), *(found[1] for found in every)])
     labels = np.concatenate([np.zeros(0, np.int64), *(found[2] for found in every)])
     record = np.repeat(np.arange(len(every)), [len(found[2]) for found in every])
-    home = np.linalg.inv(shards.to_stored(np.arange(len(every))))
+    home: NDArray[np.float64] = np.linalg.inv(shards.to_stored(np.arange(len(every)))).astype(np.float64)
     limit = np.stack([shards.source.width, shards.source.height] * 2, 1)[record]
     boxes = hull(project(corners_of(boxes), home[record])).clip(0, limit)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
