@@ -39,18 +39,6 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int], str]] = {
     "yolov2": ("yolov2", {"width": 0.125}, (64, 96), "letterbox"),
     "ssd": ("ssd", {"backbone": "test_efficientnet"}, (288, 320), "stretch"),
     "faster_rcnn fpn": ("faster_rcnn", {"backbone": "test_resnet", "width": 16}, (64, 96), "letterbox"),
-    "faster_rcnn pool": (
-        "faster_rcnn",
-        {"backbone": "test_resnet", "neck": "c4", "pooling": "pool"},
-        (64, 96),
-        "stretch",
-    ),
-    "faster_rcnn deform": (
-        "faster_rcnn",
-        {"backbone": "test_resnet", "neck": "c4", "pooling": "deform"},
-        (64, 96),
-        "stretch",
-    ),
 }
 
 

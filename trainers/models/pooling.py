@@ -123,7 +123,7 @@ def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> 
     )
     place = corner + points * size.clamp(min=1.0)
     x, y = place[..., 0].clamp(0, columns - 1), place[..., 1].clamp(0, rows - 1)
-    if torch.compiler.is_compiling():  # converters of ONNX get its GridSample wrong
+    if torch.compiler.is_exporting():  # converters of ONNX get its GridSample wrong
         return _gathered(features, regions[:, 0].long()[:, None, None] * rows, x, y)
     column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
     y = y + regions[:, None, None, 0] * rows
