@@ -45,7 +45,7 @@ def batch() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 def in_threads(pool: ThreadPoolExecutor, work: Callable[[int], Any]) -> list[Any]:
     """The results of work(0..B - 1), every second one in the same thread."""
     parts = pool.map(lambda first: [work(i) for i in range(first, B, THREADS)], range(THREADS))
-    return [one for part in parts for one in part]
+    return [result for part in parts for result in part]
 
 
 def dataforge(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: ThreadPoolExecutor) -> dict[str, Run]:
@@ -73,12 +73,12 @@ def dataforge(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: Threa
         p = parameters(steps, index, height, width, shape, fit="stretch", boxes=flat, image=row)
         move_boxes(flat, row, p.matrix, shape)
 
-        def one(i: int) -> None:
+        def make(i: int) -> None:
             canvas = cpu.memory("canvas", shape)
             cpu.paint(images[i], p.matrix[i], p, i, canvas)
             cpu.finish(canvas, p, i, out[i])
 
-        in_threads(pool, one)
+        in_threads(pool, make)
 
     return {"dataforge": run}
 
@@ -97,10 +97,10 @@ def albumentations(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: 
     )
     out = np.empty((B, SIDE, SIDE, 3), np.float32)
 
-    def one(i: int) -> None:
+    def make(i: int) -> None:
         out[i] = chain(image=images[i], bboxes=boxes[i])["image"]
 
-    return {"albumentations": lambda: in_threads(pool, one)}
+    return {"albumentations": lambda: in_threads(pool, make)}
 
 
 def torchvision(images: NDArray[np.uint8], boxes: NDArray[np.float32], pool: ThreadPoolExecutor) -> dict[str, Run]:
@@ -179,12 +179,20 @@ def main() -> None:
             if turn:  # the first round warms up
                 rates[name].append(B * times / (time.perf_counter() - start))
     ours, rows = statistics.median(rates["dataforge"]), []
-    for name, found in rates.items():
-        middle = statistics.median(found)
-        row = {"name": f"augment, {name}", "value": round(middle), "unit": "images/s", "low": round(min(found))}
-        row |= {"high": round(max(found)), "runs": given.rounds, "threads": THREADS, "ours": round(ours / middle, 2)}
+    for name, per_second in rates.items():
+        middle = statistics.median(per_second)
+        row = {"name": f"augment, {name}", "value": round(middle), "unit": "images/s", "low": round(min(per_second))}
+        row |= {
+            "high": round(max(per_second)),
+            "runs": given.rounds,
+            "threads": THREADS,
+            "ours": round(ours / middle, 2),
+        }
         rows.append(row)
-        print(f"{name:22} {middle:7.0f} images/s ({min(found):.0f}..{max(found):.0f}), ours {ours / middle:.1f} x")
+        print(
+            f"{name:22} {middle:7.0f} images/s ({min(per_second):.0f}..{max(per_second):.0f}), "
+            f"ours {ours / middle:.1f} x"
+        )
     record_rows(rows, given.results)
 
 

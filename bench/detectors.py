@@ -63,14 +63,14 @@ def batch_of(count: int, size: tuple[int, int]) -> Batch:
     corner = torch.rand(count, BOXES, 2, generator=draw) * 0.8 * limit
     side = (0.03 + 0.3 * torch.rand(count, BOXES, 2, generator=draw) ** 2) * limit
     boxes = torch.cat([corner, torch.minimum(corner + side, limit)], -1)
-    places = 128
-    padded = torch.zeros(count, places, 4)
+    padding = 128
+    padded = torch.zeros(count, padding, 4)
     padded[:, :BOXES] = boxes
-    labels = torch.full((count, places), -1)
+    labels = torch.full((count, padding), -1)
     labels[:, :BOXES] = torch.randint(0, CLASSES, (count, BOXES), generator=draw)
     images = torch.rand(count, 3, *size, generator=draw).contiguous(memory_format=torch.channels_last)
     affine = torch.eye(3).repeat(count, 1, 1)
-    flags = torch.zeros(count, places, dtype=torch.uint8)
+    flags = torch.zeros(count, padding, dtype=torch.uint8)
     return Batch(images, padded, labels, flags, affine, torch.arange(count))
 
 
@@ -98,19 +98,21 @@ def pairs(name: str, count: int, size: tuple[int, int]) -> Iterator[tuple[str, C
     for layer in (*ours.modules(), *theirs.modules()):
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
-    mine = step_of(ours, lambda: ours.loss(ours(batch.images), batch))
-    other = step_of(theirs, lambda: theirs(images, targets))
-    yield "step", mine, other
+    our_step = step_of(ours, lambda: ours.loss(ours(batch.images), batch))
+    their_step = step_of(theirs, lambda: theirs(images, targets))
+    yield "step", our_step, their_step
     with torch.no_grad():
-        found = theirs.backbone(torch.stack(images))  # type: ignore[operator]
+        features = theirs.backbone(torch.stack(images))  # type: ignore[operator]
     # each in the memory format of its own step: theirs as in the images, ours channels last
-    theirs.backbone = Fixed({key: value.requires_grad_() for key, value in found.items()})
-    maps = [value.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for value in found.values()]
+    theirs.backbone = Fixed({key: value.requires_grad_() for key, value in features.items()})
+    maps = [
+        value.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for value in features.values()
+    ]
     if name == "ssd300":
         ours.features = lambda images: maps  # type: ignore[assignment]
     else:
         ours.backbone, ours.pyramid = Fixed(maps), Fixed(maps)
-    yield "heads", mine, other
+    yield "heads", our_step, their_step
 
 
 def main() -> None:

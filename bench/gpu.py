@@ -55,35 +55,35 @@ Run = Callable[[], Any]
 Row = dict[str, Any]
 
 
-def waited(run: Run, times: int, place: torch.device) -> float:
+def waited(run: Run, times: int, device: torch.device) -> float:
     """Seconds a call, of so many in a row."""
     started = time.perf_counter()
     for _ in range(times):
         run()
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return (time.perf_counter() - started) / times
 
 
-def rounds(runs: dict[str, Run], repeats: int, times: int, place: torch.device) -> dict[str, list[float]]:
+def rounds(runs: dict[str, Run], repeats: int, times: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds a call of each, in turn, after a round that warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            found = waited(run, times, place)
+            took = waited(run, times, device)
             if turn:
-                seconds[name].append(found)
+                seconds[name].append(took)
     return seconds
 
 
-def row(name: str, unit: str, values: list[float], place: torch.device, **more: Any) -> Row:
+def row(name: str, unit: str, values: list[float], device: torch.device, **more: Any) -> Row:
     facts = machine()
-    if place.type == "cuda":
-        facts["machine"]["gpu"] = torch.cuda.get_device_name(place)
+    if device.type == "cuda":
+        facts["machine"]["gpu"] = torch.cuda.get_device_name(device)
     digits = {key: float(f"{number:.4g}") for key, number in more.items() if isinstance(number, float)}
     figures = [float(f"{number:.4g}") for number in (median(values), min(values), max(values))]
-    found = dict(zip(("value", "low", "high"), figures, strict=True))
-    return {"name": name, "unit": unit, **found, "repeats": len(values), **more, **digits, **facts}
+    spread = dict(zip(("value", "low", "high"), figures, strict=True))
+    return {"name": name, "unit": unit, **spread, "repeats": len(values), **more, **digits, **facts}
 
 
 def ours(canvas: Tensor, boxes: np.ndarray, side: int) -> dict[str, Run]:
@@ -145,9 +145,9 @@ def kornia(canvas: Tensor, boxes: Tensor, side: int) -> dict[str, Run]:
     return {"kornia": lambda: chain(canvas.float() / 255, boxes)}
 
 
-def kernel(place: torch.device, repeats: int, count: int = 256, side: int = 640, times: int = 20) -> Iterator[Row]:
+def kernel(device: torch.device, repeats: int, count: int = 256, side: int = 640, times: int = 20) -> Iterator[Row]:
     rng = np.random.default_rng(0)
-    coarse = torch.from_numpy(rng.integers(0, 256, (count, 3, 40, 40), np.uint8)).to(place)
+    coarse = torch.from_numpy(rng.integers(0, 256, (count, 3, 40, 40), np.uint8)).to(device)
     smooth = torch.nn.functional.interpolate(coarse.float(), (side, side), mode="bilinear")
     canvas = smooth.byte().contiguous(memory_format=torch.channels_last)
     del coarse, smooth
@@ -159,22 +159,22 @@ def kernel(place: torch.device, repeats: int, count: int = 256, side: int = 640,
         if importlib.util.find_spec(library.__name__) is None:
             print(f"{library.__name__}: not installed", file=sys.stderr)
         else:
-            runs |= library(canvas, torch.from_numpy(boxes).to(place), side)
-    setting = {"images": count, "size": [side, side], "fused": accelerator.fused(place) is not None}
-    seconds = rounds(runs, repeats, times, place)
+            runs |= library(canvas, torch.from_numpy(boxes).to(device), side)
+    setting = {"images": count, "size": [side, side], "fused": accelerator.fused(device) is not None}
+    seconds = rounds(runs, repeats, times, device)
     read, copied = canvas.numel(), 2 * canvas.numel()
     rates = {"copy": [copied / s / 1e9 for s in seconds["copy"]]}
-    yield row("GPU, copy of the batch, read and written", "GB/s", rates["copy"], place, **setting)
+    yield row("GPU, copy of the batch, read and written", "GB/s", rates["copy"], device, **setting)
     for name, size in (("float32", 4), ("bfloat16", 2)):
-        found = [read * (1 + size) / s / 1e9 for s in seconds[f"paint, {name}"]]
-        share = median(found) / median(rates["copy"])
+        rate = [read * (1 + size) / s / 1e9 for s in seconds[f"paint, {name}"]]
+        share = median(rate) / median(rates["copy"])
         title = f"GPU, flip, colour, normalise to {name}, read and written"
-        yield row(title, "GB/s", found, place, of_copy=share, **setting)
+        yield row(title, "GB/s", rate, device, of_copy=share, **setting)
     for name in seconds:
         if name not in rates and not name.startswith("paint"):
-            found = [count / s for s in seconds[name]]
+            rate = [count / s for s in seconds[name]]
             ratio = median(seconds[name]) / median(seconds["dataforge"])
-            yield row(f"GPU, augment, {name}", "img/s", found, place, ours=ratio, **setting)
+            yield row(f"GPU, augment, {name}", "img/s", rate, device, ours=ratio, **setting)
 
 
 class Pictures(Dataset):
@@ -215,13 +215,13 @@ def stacked(rows: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, list[Ten
 
 
 def loader(
-    place: torch.device, repeats: int, path: Path, batch: int = 64, side: int = 416, workers: int = WORKERS
+    device: torch.device, repeats: int, path: Path, batch: int = 64, side: int = 416, workers: int = WORKERS
 ) -> Iterator[Row]:
     split = largest(path)
     images = len(Shards(path, split))
     runs: dict[str, Run] = {}
-    for decode in ("device", "host") if place.type == "cuda" else ("host",):
-        how: dict[str, Any] = {"augment": "yolo", "device": place, "decode": decode, "threads": workers or None}
+    for decode in ("device", "host") if device.type == "cuda" else ("host",):
+        how: dict[str, Any] = {"augment": "yolo", "device": device, "decode": decode, "threads": workers or None}
         made = Loader(path, split, batch, (side, side), **how)
 
         def epoch(made: Loader = made) -> None:
@@ -238,40 +238,40 @@ def loader(
         collate_fn=stacked,
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,
-        pin_memory=place.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
 
     def theirs() -> None:
         for pixels, _, _ in peer:
-            pixels.to(place, non_blocking=True)
+            pixels.to(device, non_blocking=True)
 
     runs["torchvision and DataLoader"] = theirs
-    seconds = rounds(runs, repeats, 1, place)
+    seconds = rounds(runs, repeats, 1, device)
     peers = median(seconds["torchvision and DataLoader"])
     setting = {"images": images, "size": [side, side], "batch_size": batch, "threads": workers}
-    for name, found in seconds.items():
-        ratio = peers / median(found)
-        yield row(f"GPU, JPEGs to batches, {name}", "img/s", [images / s for s in found], place, ratio=ratio, **setting)
+    for name, took in seconds.items():
+        ratio = peers / median(took)
+        yield row(f"GPU, JPEGs to batches, {name}", "img/s", [images / s for s in took], device, ratio=ratio, **setting)
 
 
-def training(place: torch.device, repeats: int, path: Path, batch: int = 64, seconds: float = 20.0) -> Iterator[Row]:
+def training(device: torch.device, repeats: int, path: Path, batch: int = 64, seconds: float = 20.0) -> Iterator[Row]:
     split = largest(path)
     values = ['amp = "bf16"', *(['decode = "device"'] if "decode" in {f.name for f in fields(Config)} else [])]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bf16.toml"
         config.write_text("\n".join(values))
         words = ["trainers.bench", "yolov2", "--shards", path, "--split", split, "--config", config]
-        words += ["--device", place, "--size", 416, 416, "--batch-size", batch, "--seconds", seconds]
-        found = []
+        words += ["--device", device, "--size", 416, 416, "--batch-size", batch, "--seconds", seconds]
+        runs = []
         for _ in range(repeats):
             done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
     setting = {"images": len(Shards(path, split)), "size": [416, 416], "batch_size": batch, "config": values}
-    waits = [100 * one["waited"] for one in found]
-    lost = [100 * (1 - one["together"] / one["step"]) for one in found]
-    rates = {key: median(one[key] for one in found) for key in ("step", "together")}
-    yield row("GPU, yolov2, data-wait", "%", waits, place, **rates, **setting)
-    yield row("GPU, yolov2, slower than on one batch that is there", "%", lost, place, **rates, **setting)
+    waits = [100 * run["waited"] for run in runs]
+    lost = [100 * (1 - run["together"] / run["step"]) for run in runs]
+    rates = {key: median(run[key] for run in runs) for key in ("step", "together")}
+    yield row("GPU, yolov2, data-wait", "%", waits, device, **rates, **setting)
+    yield row("GPU, yolov2, slower than on one batch that is there", "%", lost, device, **rates, **setting)
 
 
 def main() -> None:
@@ -283,14 +283,16 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("bench/gpu.py measures a GPU, and PyTorch sees no CUDA device here")
-    place = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda", torch.cuda.current_device())
     with shards_or_drawn(given.shards, 2048) as path:
         for part in given.parts.split(","):
             how = {"kernel": (), "loader": (path,), "training": (path,)}[part]
-            for found in {"kernel": kernel, "loader": loader, "training": training}[part](place, given.repeats, *how):
-                extra = {key: found[key] for key in ("of_copy", "ours", "ratio", "step") if key in found}
-                print(f"{found['name']}: {found['value']} {found['unit']} {extra or ''}", flush=True)
-                record_rows([found], given.results)
+            for measured in {"kernel": kernel, "loader": loader, "training": training}[part](
+                device, given.repeats, *how
+            ):
+                extra = {key: measured[key] for key in ("of_copy", "ours", "ratio", "step") if key in measured}
+                print(f"{measured['name']}: {measured['value']} {measured['unit']} {extra or ''}", flush=True)
+                record_rows([measured], given.results)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def make(out: Path, records: int) -> None:
 
 
 def row_of(name: str, values: list[float], unit: str, **facts: Any) -> dict[str, Any]:
-    middle, low, high = (float(f"{one:.4g}") for one in (statistics.median(values), min(values), max(values)))
+    middle, low, high = (float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values)))
     return {"name": name, "value": middle, "unit": unit, "low": low, "high": high, "repeats": len(values), **facts}
 
 
@@ -100,13 +100,13 @@ def start(sets: dict[int, Path]) -> list[dict[str, Any]]:
             warm(path)
             words = [sys.executable, "-c", START, str(path), sys.path[0]]
             passed[records].append(json.loads(subprocess.run(words, check=True, capture_output=True).stdout))
-    told = {"s": "start to first batch", "MiB": "memory at the first batch"}
+    titles = {"s": "start to first batch", "MiB": "memory at the first batch"}
     return [
         row_of(
-            f"{records} records: {what}, above importing torch", [one[unit] for one in turns[1:]], unit, cache="warm"
+            f"{records} records: {what}, above importing torch", [turn[unit] for turn in turns[1:]], unit, cache="warm"
         )
         for records, turns in passed.items()
-        for unit, what in told.items()
+        for unit, what in titles.items()
     ]
 
 
@@ -128,7 +128,7 @@ def plans() -> list[dict[str, Any]]:
             held.append(float(tracemalloc.get_traced_memory()[1]))
             tracemalloc.stop()
             del steps
-        took = [1e6 * one / records for one in seconds[1:]]
+        took = [1e6 * value / records for value in seconds[1:]]
         rows.append(
             row_of(f"{records} records: plan, time", took, "us/record", s=round(statistics.median(seconds[1:]), 5))
         )
@@ -167,16 +167,16 @@ def batches(sets: dict[int, Path], setting: dict[str, Any]) -> dict[int, list[di
     from dataforge import Loader
 
     loaders = {records: Loader(path, "train", BATCH, threads=2, **setting) for records, path in sets.items()}
-    found: dict[int, list[dict[str, float]]] = {records: [] for records in sets}
+    measured: dict[int, list[dict[str, float]]] = {records: [] for records in sets}
     for turn in range(TURNS + 1):
         for records, loader in loaders.items():
             warm(sets[records])
             loader.set_epoch(turn)
             made = iter(loader)
             next(made)
-            found[records].append(spent(lambda: sum(len(batch.index) for batch in islice(made, BATCHES))))  # noqa: B023
+            measured[records].append(spent(lambda: sum(len(batch.index) for batch in islice(made, BATCHES))))  # noqa: B023
             made.close()
-    return {records: turns[1:] for records, turns in found.items()}
+    return {records: turns[1:] for records, turns in measured.items()}
 
 
 def gather(sets: dict[int, Path]) -> dict[int, list[dict[str, float]]]:
@@ -200,12 +200,12 @@ def gather(sets: dict[int, Path]) -> dict[int, list[dict[str, float]]]:
             np.take(part, rng.integers(0, len(part), BATCH), axis=0, out=out, mode="clip")
         return BATCHES * BATCH
 
-    found: dict[int, list[dict[str, float]]] = {records: [] for records in sets}
+    measured: dict[int, list[dict[str, float]]] = {records: [] for records in sets}
     for _ in range(TURNS + 1):
         for records, parts in blocks.items():
             warm(sets[records])
-            found[records].append(spent(lambda: copy(parts)))  # noqa: B023
-    return {records: turns[1:] for records, turns in found.items()}
+            measured[records].append(spent(lambda: copy(parts)))  # noqa: B023
+    return {records: turns[1:] for records, turns in measured.items()}
 
 
 def growth(sets: dict[int, Path]) -> list[dict[str, Any]]:
@@ -214,17 +214,17 @@ def growth(sets: dict[int, Path]) -> list[dict[str, Any]]:
     bare = apart(gather, sets)
     first, last = min(sets), max(sets)
     for name, setting in SETTINGS.items():
-        found = apart(batches, sets, setting)
-        for records, turns in found.items():
+        measured = apart(batches, sets, setting)
+        for records, turns in measured.items():
             cost = {
-                f"{key}_per_image": statistics.median(one[key] for one in turns) for key in ("us", "faults", "disk")
+                f"{key}_per_image": statistics.median(turn[key] for turn in turns) for key in ("us", "faults", "disk")
             }
-            cost["gather_us_per_image"] = statistics.median(one["us"] for one in bare[records])
+            cost["gather_us_per_image"] = statistics.median(turn["us"] for turn in bare[records])
             cost = {key: round(value, 2) for key, value in cost.items()}
-            rates = [one["img/s"] for one in turns]
+            rates = [turn["img/s"] for turn in turns]
             rows.append(row_of(f"{records} records: batches, {name}", rates, "img/s", cache="warm", threads=2, **cost))
         for unit, what in (("img/s", "img/s"), ("us", "CPU time an image")):
-            ratios = [b[unit] / a[unit] for a, b in zip(found[first], found[last], strict=True)]
+            ratios = [b[unit] / a[unit] for a, b in zip(measured[first], measured[last], strict=True)]
             rows.append(row_of(f"{last} / {first} records: {what}, {name}", ratios, "x"))
     return rows
 

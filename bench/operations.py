@@ -3,8 +3,8 @@
     python bench/operations.py SHARDS --out page.html [--record 0] [--columns 5]
 
 The first picture of a row is the record as it is, the others are what the operation makes of it in so many epochs, with
-its default values and `p` = 1. An HTML page is one file with the pictures in it; of `--out page.md` they are smaller
-and lie beside it, in `pictures`. docs/augment.md was made so, of drawn pictures:
+its default values (kornia's with those that are shown) and `p` = 1. An HTML page is one file with the pictures in it;
+of `--out page.md` they are smaller and lie beside it, in `pictures`. docs/augment.md was made so, of drawn pictures:
 
     dataforge synth drawn --images 20 && dataforge ingest coco drawn --out drawn-shards
     python bench/operations.py drawn-shards --out docs/augment.md --record 15 --columns 3
@@ -35,6 +35,15 @@ from dataforge.errors import DataforgeError
 from dataforge.images.draw import contact_sheet
 from dataforge.shards.reader import Shards
 
+KORNIA: dict[str, dict[str, Any]] = {  # a few of kornia's
+    "RandomMotionBlur": {"kernel_size": [5, 11], "angle": [-90, 90], "direction": [-1, 1]},
+    "RandomRain": {"number_of_drops": [60, 120], "drop_height": [4, 9], "drop_width": [-3, 3]},
+    "RandomSnow": {"snow_coefficient": [0.2, 0.6], "brightness": [1.5, 2.5]},
+    "RandomPlasmaShadow": {"shade_intensity": [-0.4, -0.1], "shade_quantity": [0.45, 0.7]},
+    "RandomGaussianIllumination": {"gain": [0.2, 0.4], "sigma": [0.2, 0.5]},
+    "RandomPlanckianJitter": {"mode": "blackbody"},
+    "RandomClahe": {"clip_limit": [2.0, 10.0]},
+}
 LARGE, SMALL = (240, 320), (96, 128)  # pictures in an HTML page, and beside one in Markdown
 
 
@@ -51,12 +60,18 @@ def picture(
 def rows(shards: Shards, record: int, columns: int, size: tuple[int, int]) -> Iterator[tuple[str, str, str, bytes]]:
     """For each operation and recipe: its kind, its name, its values or steps in words, and its row as JPEG."""
     names = shards.classes if size == LARGE else [""] * len(shards.classes)  # small ones have no room for names
-    groups = {kind: group for kind, group in OPERATIONS.items() if kind != "settings"} | {"recipes": RECIPES}
-    for kind, group in groups.items():
+    groups = {kind: group for kind, group in OPERATIONS.items() if kind != "settings"}
+    for kind, group in (groups | {"kornia": KORNIA, "recipes": RECIPES}).items():
         for name in group:
-            whole = kind == "recipes"
-            steps: list[dict[str, Any]] = [*RECIPES[name]] if whole else [{"op": name, "p": 1.0}]
-            words = [step["op"] for step in steps] if whole else [f"{k} {v}" for k, (v, _) in values_of(name).items()]
+            steps: list[dict[str, Any]] = [{"op": name, "p": 1.0}]
+            if kind == "kornia":
+                steps = [{"op": f"kornia.{name}", "p": 1.0, **KORNIA[name]}]
+                words = [f"{key} {value}" for key, value in KORNIA[name].items()]
+            elif kind == "recipes":
+                steps = [*RECIPES[name]]
+                words = [step["op"] for step in steps]
+            else:
+                words = [f"{key} {value}" for key, (value, _) in values_of(name).items()]
             made = [picture(shards, (), record, 0, size)]
             made += [picture(shards, steps, record, epoch, size) for epoch in range(columns)]
             sheets = [contact_sheet([a], [b], [c], names, side=size[1]) for a, b, c in made]
@@ -82,7 +97,7 @@ def write_markdown(out: Path, shards: Shards, record: int, columns: int) -> None
     lines, last = [_HEAD], ""
     (out.parent / "pictures").mkdir(parents=True, exist_ok=True)
     for kind, name, words, data in rows(shards, record, columns, SMALL):
-        file = f"pictures/augment_{name if kind != 'recipes' else f'recipe_{name}'}.jpg"
+        file = f"pictures/augment_{f'recipe_{name}' if kind == 'recipes' else name}.jpg"
         (out.parent / file).write_bytes(data)
         lines += [f"\n## {kind}"] if kind != last else []
         lines.append(f"\n**{name}** {words}\n\n![{name}]({file})")
@@ -92,9 +107,9 @@ def write_markdown(out: Path, shards: Shards, record: int, columns: int) -> None
 
 _HEAD = """# Augmentations, seen
 
-Each row is one operation with its default values: first the picture as it is, then what becomes of it in so many
-epochs, with the boxes that are left. `dataforge/augment/README.md` says what each does, and the bounds of its values;
-`bench/operations.py` draws this page, of your own shards too."""
+Each row is one operation with its default values, or one of kornia's with the values shown: first the picture as it is,
+then what becomes of it in so many epochs, with the boxes that are left. `dataforge/augment/README.md` says what each
+does, and the bounds of its values; `bench/operations.py` draws this page, of your own shards too."""
 _STYLE = "<style>body{font:15px sans-serif;margin:2em}img{max-width:100%}small{color:#666;font-weight:normal}</style>"
 
 

@@ -1,4 +1,4 @@
-"""Train by a recipe and add rows of what it reached after the last epoch, and of what that took.
+"""Train by a recipe and add rows of the mAP after the last epoch and of the time that it took.
 
     python bench/trained.py dense --data "bccd, trainval to test" --results bench/results/DATE.jsonl -- \\
         --config configs/dense_bccd.toml --shards shards --pretrained efficientnet-lite0-57934424.pth
@@ -22,7 +22,7 @@ from typing import Any
 from dataforge.bench.measure import record_rows
 from trainers.training.run import RESULTS
 
-PLACES = {"--shards", "--pretrained"}  # of this machine
+PATHS = {"--shards", "--pretrained"}  # of this machine
 
 
 def rows(
@@ -34,7 +34,7 @@ def rows(
         run: its folder; flags: what the trainer was given.
     """
     before = ["", *flags]
-    recipe = " ".join(word for word, last in zip(flags, before, strict=False) if not {word, last} & PLACES)
+    recipe = " ".join(word for word, last in zip(flags, before, strict=False) if not {word, last} & PATHS)
     same = {"runs": 1, "recipe": f"trainers.{run.parent.name} {recipe}", "data": data}
     with open(run / RESULTS, encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("flags", nargs="+", help="those of the trainer, behind --")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = ["--runs", folder, "--name", "run"]
+        output = ["--runs", folder, "--name", "run"]
         start, before = time.monotonic(), os.times()
-        subprocess.run([sys.executable, "-m", f"trainers.{given.detector}", *given.flags, *place], check=True)
+        subprocess.run([sys.executable, "-m", f"trainers.{given.detector}", *given.flags, *output], check=True)
         after = os.times()
         spent = after.children_user - before.children_user + after.children_system - before.children_system
         run = Path(folder, given.detector, "run")

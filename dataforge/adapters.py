@@ -1,7 +1,7 @@
 """Legend: B images, N boxes in all, n boxes of one image, H x W pixels.
 
-For those who bring their own loop: the loader's images inside `torch.utils.data.DataLoader`, and batches in the forms
-that torchvision's detectors and Ultralytics' trainers take.
+Adapters for other training loops: a loader's images inside `torch.utils.data.DataLoader`, and batches in the forms that
+torchvision's detectors and Ultralytics' trainers take.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -21,6 +22,8 @@ from dataforge.loading.sampler import Step
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 
+__all__ = ["Records", "to_torchvision", "to_ultralytics"]
+
 
 class Records(Dataset[Batch]):
     """A loader's records as a map-style dataset, for a `DataLoader` with any sampler and any number of workers:
@@ -29,13 +32,14 @@ class Records(Dataset[Batch]):
 
     It gives whole batches at once, made in the calling thread. Order and batch size are the `DataLoader`'s; what the
     images look like is the loader's, by (seed, epoch, record). Workers take the epoch along when they start, so
-    `set_epoch` has no effect on `persistent_workers`.
+    `set_epoch` has no effect on `persistent_workers`. While a batch is made, OpenCV has one thread.
 
     Args:
         loader: on the CPU, with one size.
 
     Raises:
-        ConfigError: the loader has buckets or another device; DataError, when an image is damaged.
+        ConfigError: the loader has buckets or another device. DataError, when an image is damaged. ShardError, when a
+            store is missing or broken.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -45,6 +49,16 @@ class Records(Dataset[Batch]):
                 "DataLoader's batches mix all images and come from its workers"
             )
         self.loader = loader
+        # 1 + the epoch in which a record was last skipped, 0 for never; workers write to the same memory
+        self._skipped_in = torch.zeros(len(loader.shards), dtype=torch.int64).share_memory_()
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """`Loader.skipped`, with the records that workers skipped: those are made again here, which says why."""
+        for i in torch.nonzero(self._skipped_in)[:, 0].tolist():
+            if i not in self.loader.skipped:
+                self._make(np.array([i], np.int64), int(self._skipped_in[i]) - 1)
+        return self.loader.skipped
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentation the next images get."""
@@ -59,8 +73,14 @@ class Records(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A batch of these records."""
-        index = np.array(indices, np.int64)
-        return self.loader.collate.make(Step(self.loader.shapes[0], index, index), self.loader.epoch)
+        index, epoch = np.array(indices, np.int64), self.loader.epoch
+        batch = self._make(index, epoch)
+        for i in self.loader.skipped.keys() & set(indices):
+            self._skipped_in[i] = epoch + 1
+        return batch
+
+    def _make(self, index: NDArray[np.int64], epoch: int) -> Batch:
+        return self.loader.collate.make(Step(self.loader.shapes[0], index, index), epoch)
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
@@ -80,15 +100,15 @@ def to_torchvision(batch: Batch, first_label: int = 1) -> tuple[list[Tensor], li
     """
     images = batch.images if batch.images.is_floating_point() else batch.images.float() / 255
     targets = []
-    for i, there in enumerate(batch.labels >= 0):
-        boxes = batch.boxes[i, there]
+    for i, used in enumerate(batch.labels >= 0):
+        boxes = batch.boxes[i, used]
         targets.append(
             {
                 "boxes": boxes,
-                "labels": batch.labels[i, there] + first_label,
+                "labels": batch.labels[i, used] + first_label,
                 "image_id": batch.index[i : i + 1],
                 "area": (boxes[:, 2:] - boxes[:, :2]).prod(1),
-                "iscrowd": (batch.flags[i, there] & CROWD > 0).long(),
+                "iscrowd": (batch.flags[i, used] & CROWD > 0).long(),
             }
         )
     return list(images), targets
@@ -108,14 +128,14 @@ def to_ultralytics(batch: Batch, shards: Shards) -> dict[str, Any]:
         and "resized_shape" (height, width).
     """
     height, width = batch.images.shape[-2:]
-    image, place = torch.nonzero((batch.labels >= 0) & (batch.flags & CROWD == 0), as_tuple=True)
-    boxes = batch.boxes[image, place] / batch.boxes.new_tensor([width, height, width, height])
+    image, slot = torch.nonzero((batch.labels >= 0) & (batch.flags & CROWD == 0), as_tuple=True)
+    boxes = batch.boxes[image, slot] / batch.boxes.new_tensor([width, height, width, height])
     cxcywh_unit = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
     index = batch.index.tolist()
     table = shards.source
     return {
         "img": (batch.images * 255).round().byte() if batch.images.is_floating_point() else batch.images,
-        "cls": batch.labels[image, place, None].float(),
+        "cls": batch.labels[image, slot, None].float(),
         "bboxes": cxcywh_unit,
         "batch_idx": image.float(),
         "im_file": [table.key[i] for i in index],

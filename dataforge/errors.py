@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DataforgeError",
+    "FormatError",
+    "ImageError",
+    "ShardError",
+    "TruncatedImageError",
+]
+
 
 class DataforgeError(Exception):
     """Root of the tree; its text names the file, the key, the value and what was expected."""

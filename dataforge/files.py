@@ -28,6 +28,15 @@ def writing(path: object, error: type[DataforgeError] = FormatError) -> Iterator
         raise error(f"{path}: cannot be written: {cause.strerror or cause}") from None
 
 
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def exists(path: Path) -> bool:
     """`Path.exists`, but False, not an error, for a name that the system refuses: names come from users' files."""
     return os.path.exists(path)  # noqa: PTH110

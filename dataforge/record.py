@@ -14,14 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import unknown
+from dataforge.errors import ConfigError, unknown
+
+__all__ = ["CROWD", "DIFFICULT", "TRUNCATED", "Boxes", "Finding", "Record", "Source"]
 
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 
 Boxes = NDArray[np.float32]
 
@@ -79,12 +82,14 @@ class Finding:
         action: "refused" (left out), "repaired" (kept, changed) or "noted" (kept as it is).
         code: a short name for the kind, such as "box-outside".
         file: the annotation or image file.
-        key: the record's key, with the box's number where it is about a box.
+        key: the record's key alone; of findings about a whole set, a class, a split, or "".
         value: what stands there.
         reason: what was expected, and what was done.
         scope: "image" when a whole record is concerned, else "box" or "set".
         box: the box's number in the annotation of its image, from 0.
-        xyxy: the box in question, in pixels and edge coordinates, as far as it could be read.
+        xyxy: the box in question, in pixels and edge coordinates; None where it could not be read or is not finite.
+        split: the record's split.
+        other: (split, key) of the other image, where the finding is about a pair.
     """
 
     action: Literal["refused", "repaired", "noted"]
@@ -96,6 +101,22 @@ class Finding:
     scope: Literal["image", "box", "set"] = "box"
     box: int | None = None
     xyxy: tuple[float, float, float, float] | None = None
+    split: str | None = None
+    other: tuple[str, str] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The fields for JSON; those that are None are left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Finding:
+        """The finding whose `facts()` were written as JSON.
+
+        Raises:
+            TypeError: a field is unknown or missing.
+        """
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -125,21 +146,25 @@ def as_boxes(numbers: object) -> Boxes:
 
 
 def resolve_split(name: str, splits: Sequence[str]) -> str:
-    """A split by its name, or by the one split whose name starts so ("train" finds COCO's "train2017").
+    """A split by its name, or by the start of its name, up to a character that is no letter.
+
+    "train" finds COCO's "train2017" and "train_a", but not VOC's "trainval", which also holds the images of "val".
 
     Raises:
         ConfigError: no split fits, or more than one does.
     """
     if name in splits:
         return name
-    fitting = [split for split in splits if split.startswith(name)]
-    if len(fitting) != 1:
+    fitting = [split for split in splits if name and split.startswith(name) and not split[len(name)].isalpha()]
+    if len(fitting) > 1:
+        raise ConfigError(f"split {name!r} is ambiguous: {', '.join(sorted(fitting))}")
+    if not fitting:
         raise unknown("split", name, splits)
     return fitting[0]
 
 
 def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
-    """The splits to take, in the source's order: all of them, or those whose names or whose names' starts are wanted.
+    """The splits to take, in the source's order: all of them, or those that `resolve_split` finds by the wanted names.
 
     Raises:
         ConfigError: a wanted name fits no split, or more than one.
@@ -147,7 +172,5 @@ def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]
     known = list(known)
     if not wanted:
         return known
-    picked = set()
-    for name in wanted:
-        picked.add(resolve_split(name, known))
+    picked = {resolve_split(name, known) for name in wanted}
     return [split for split in known if split in picked]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 4  # items a thread that are done, or being done, before they are asked for
+
+_opencv_lock = threading.Lock()
+_opencv_counts: list[int] = []  # OpenCV's threads before the first open block, then those of each open block
 
 
 def cores() -> int:
@@ -31,7 +37,7 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
         try:
             while True:
                 try:
-                    waiting.extend(pool.submit(work, one) for one in islice(todo, AHEAD * threads - len(waiting)))
+                    waiting.extend(pool.submit(work, item) for item in islice(todo, AHEAD * threads - len(waiting)))
                 except Exception as error:
                     todo, failed = iter(()), error
                 if not waiting:
@@ -41,3 +47,46 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
                 raise failed
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Have OpenCV use `count` threads during the block, then restore the number it used before.
+
+    The number is global to the process. Blocks may overlap in any order, as two iterators over loaders do: the block
+    entered last decides, and the original number is restored when no block is open.
+    """
+    import cv2
+
+    with _opencv_lock:
+        if not _opencv_counts:
+            _opencv_counts.append(cv2.getNumThreads())
+        _opencv_counts.append(count)
+        cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        with _opencv_lock:
+            del _opencv_counts[_opencv_counts.index(count, 1)]
+            cv2.setNumThreads(_opencv_counts[-1])
+            if len(_opencv_counts) == 1:
+                _opencv_counts.clear()
+
+
+def _stop_opencv() -> None:
+    """End OpenCV's threads before a fork. A child would inherit their pool without them, and wait for them forever as
+    soon as it sets their number."""
+    cv2: Any = sys.modules.get("cv2")
+    if hasattr(cv2, "setNumThreads"):
+        _at_fork.append(cv2.getNumThreads())
+        cv2.setNumThreads(1)
+
+
+def _restore_opencv() -> None:
+    if _at_fork:
+        sys.modules["cv2"].setNumThreads(_at_fork.pop())
+
+
+_at_fork: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_stop_opencv, after_in_parent=_restore_opencv, after_in_child=_restore_opencv)

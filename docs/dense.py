@@ -2,7 +2,7 @@
 
 python docs/dense.py
 
-The page keeps its text; what stands between <!--=name--> and <!--/--> is replaced by what this run found.
+The page keeps its text; the text between <!--=name--> and <!--/--> is replaced by this run's numbers.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def filled(page: str, numbers: Mapping[str, object]) -> str:
     """The page with its numbers.
 
     Raises:
-        ConfigError: it asks for one that there is not.
+        ConfigError: the page names one that is not computed.
     """
     lacking = {name for _, name, _ in SLOT.findall(page)} - numbers.keys()
     if lacking:
         raise ConfigError(f"dense.md: nothing gives {', '.join(sorted(lacking))}; there are {', '.join(numbers)}")
-    return SLOT.sub(lambda found: f"{found[1]}{numbers[found[2]]}{found[3]}", page)
+    return SLOT.sub(lambda slot: f"{slot[1]}{numbers[slot[2]]}{slot[3]}", page)
 
 
 def grey(batch: Batch) -> Batch:
@@ -113,7 +113,7 @@ def the_image(batch: Batch) -> int:
 
 
 def set_up(batch: Batch, model: Dense) -> dict[str, object]:
-    """How many cells and anchors there are."""
+    """The numbers of cells and anchors."""
     raw = model(batch.images[:1])
     rows, columns = raw.maps[0].shape[2:]
     return {
@@ -133,24 +133,24 @@ def matching(batch: Batch, model: Dense) -> dict[str, object]:
     raw = model(batch.images)
     owner = match(raw.anchors, batch)
     positive = owner >= 0
-    there = batch.labels >= 0
+    labelled = batch.labels >= 0
     overlap = geometry.iou(raw.anchors.expand(len(batch), -1, 4), batch.boxes)
-    best = overlap.amax(1)[there]
+    best = overlap.amax(1)[labelled]
     wanted, _ = assign.goals(batch, owner)
-    found = anchors.decode(raw.offsets, raw.anchors)
+    moved = anchors.from_offsets(raw.offsets, raw.anchors)
     return {
-        "objects": f"{float(there.sum(1).float().mean()):.1f}",
+        "objects": f"{float(labelled.sum(1).float().mean()):.1f}",
         "positives": f"{float(positive.sum(1).float().mean()):.0f}",
         "ignored": f"{float((owner == assign.IGNORED).sum(1).float().mean()):.0f}",
         "negatives": f"{float((owner == assign.NEGATIVE).sum(1).float().mean()):.0f}",
         "forced": f"{float((best < 0.5).float().mean()):.0%}",
         "iou_anchor": f"{float(pairwise(raw.anchors.expand(len(batch), -1, 4), wanted)[positive].mean()):.2f}",
-        "iou_box": f"{float(pairwise(found, wanted)[positive].mean()):.2f}",
+        "iou_box": f"{float(pairwise(moved, wanted)[positive].mean()):.2f}",
     }
 
 
 def pairwise(one: Tensor, other: Tensor) -> Tensor:
-    """(..., 4) and (..., 4) -> (...) the IoU of each box with the one in its place."""
+    """(..., 4) and (..., 4) -> (...) the IoU of each box with the other at its index."""
     return geometry.iou(one.unsqueeze(-2), other.unsqueeze(-2))[..., 0, 0]
 
 
@@ -183,17 +183,17 @@ def anchors_of_a_cell(batch: Batch, model: Dense) -> Pixels:
     raw = model(batch.images[:1])
     rows, columns = raw.maps[0].shape[2:]
     height, width = batch.images.shape[2:]
-    step = (height // rows, width // columns)
-    cells = anchors.grid(torch.tensor([[step[1], step[0]]]), rows, columns, step, 0.5)
+    stride = model.strides[0]
+    cells = anchors.grid(torch.tensor([[stride, stride]]), rows, columns, (stride, stride), 0.5)
     each = len(raw.anchors) // len(cells)
     centres = (batch.boxes[i, :, :2] + batch.boxes[i, :, 2:])[batch.labels[i] >= 0] / 2
     x, y = centres[(centres - torch.tensor([width / 2, height / 2])).norm(dim=1).argmin()].tolist()
-    first = (int(y) // step[0] * columns + int(x) // step[1]) * each
-    mine = raw.anchors[first : first + each].numpy()
+    first = (int(y) // stride * columns + int(x) // stride) * each
+    chosen = raw.anchors[first : first + each].numpy()
     sizes = np.repeat(np.arange(each // 3), 3)
     picture = plots.pictures(batch.images[i : i + 1])
     labels = [np.zeros(len(cells), np.int64), sizes]
-    return contact_sheet(picture * 2, [cells.numpy(), mine], labels, [""] * each, side=monitor.SIDE, columns=2)
+    return contact_sheet(picture * 2, [cells.numpy(), chosen], labels, [""] * each, side=monitor.SIDE, columns=2)
 
 
 def matched(batch: Batch, model: Dense) -> Pixels:

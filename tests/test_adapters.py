@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from dataforge import Loader, Shards
 from dataforge.adapters import Records, to_torchvision, to_ultralytics
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD
+from tests import tiny
 
 SIZE = (96, 128)
 
@@ -43,6 +45,27 @@ def test_a_data_loader_shuffles_and_a_record_looks_the_same_in_any_company(tiny_
     assert sorted(seen) == list(range(10))
     records.set_epoch(1)
     assert not torch.equal(records[0].images[0], alone[0])
+
+
+@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize("augment", [None, [{"op": "mosaic", "p": 0.5}]])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:skipped:UserWarning")
+def test_what_workers_skip_is_listed(tmp_path: Path, workers: int, start: str | None, augment: Any) -> None:
+    root = tiny.shards(tmp_path / "s", repeat=2, splits=("train",))
+    tiny.damage(root / "train/00000", 3)
+    ours = Loader(root, batch_size=4, size=SIZE, augment=augment, on_error="skip")
+    ours.set_epoch(2)
+    list(ours)
+    assert 3 in ours.skipped and (augment is None) == (len(ours.skipped) == 1)  # a damaged partner spoils a mosaic
+    records = Records(Loader(root, size=SIZE, augment=augment, on_error="skip"))
+    records.set_epoch(2)
+    batches = DataLoader(
+        records, batch_size=4, num_workers=workers, multiprocessing_context=start, collate_fn=Records.collate
+    )
+    assert not records.skipped
+    list(batches)
+    records.set_epoch(3)  # what was skipped in the other epoch is still listed
+    assert records.skipped == ours.skipped == records.loader.skipped
 
 
 def test_buckets_do_not_fit_a_data_loader(tiny_shards: Path) -> None:
@@ -85,20 +108,20 @@ def test_torchvisions_detector_takes_the_lists(tiny_shards: Path, augment: str |
 def test_ultralytics_dict_leads_back_to_the_batch(tiny_shards: Path, augment: str | None) -> None:
     shards = Shards(tiny_shards, "train")
     (batch,) = Loader(tiny_shards, batch_size=10, size=SIZE, augment=augment)
-    found = to_ultralytics(batch, shards)
-    assert found["img"].dtype == torch.uint8 and found["img"].shape == (10, 3, *SIZE)
-    count = len(found["batch_idx"])
-    assert found["cls"].shape == (count, 1) and found["bboxes"].shape == (count, 4)
-    assert all(found[name].dtype == torch.float32 for name in ("cls", "bboxes", "batch_idx"))
-    assert found["bboxes"].min() >= 0 and found["bboxes"].max() <= 1
-    whole = found["bboxes"] * torch.tensor([128, 96, 128, 96])
+    target = to_ultralytics(batch, shards)
+    assert target["img"].dtype == torch.uint8 and target["img"].shape == (10, 3, *SIZE)
+    count = len(target["batch_idx"])
+    assert target["cls"].shape == (count, 1) and target["bboxes"].shape == (count, 4)
+    assert all(target[name].dtype == torch.float32 for name in ("cls", "bboxes", "batch_idx"))
+    assert target["bboxes"].min() >= 0 and target["bboxes"].max() <= 1
+    whole = target["bboxes"] * torch.tensor([128, 96, 128, 96])
     corners = torch.cat([whole[:, :2] - whole[:, 2:] / 2, whole[:, :2] + whole[:, 2:] / 2], 1)
     for i in range(10):
         used = (batch.labels[i] >= 0) & (batch.flags[i] & CROWD == 0)
-        mine = found["batch_idx"] == i
-        torch.testing.assert_close(corners[mine], batch.boxes[i, used], atol=1e-3, rtol=0)
-        assert found["cls"][mine, 0].tolist() == batch.labels[i, used].tolist()
+        rows = target["batch_idx"] == i
+        torch.testing.assert_close(corners[rows], batch.boxes[i, used], atol=1e-3, rtol=0)
+        assert target["cls"][rows, 0].tolist() == batch.labels[i, used].tolist()
         record = int(batch.index[i])
-        assert found["im_file"][i] == shards.table.key[record]
-        assert found["ori_shape"][i] == (shards.table.height[record], shards.table.width[record])
-        assert found["resized_shape"][i] == SIZE
+        assert target["im_file"][i] == shards.table.key[record]
+        assert target["ori_shape"][i] == (shards.table.height[record], shards.table.width[record])
+        assert target["resized_shape"][i] == SIZE

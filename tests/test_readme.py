@@ -50,7 +50,11 @@ def test_every_command_exists_with_its_options(words: list[str]) -> None:
         assert re.search(rf"^{words[1]}\)$", (ROOT / "run").read_text("utf-8"), re.M)
         return
     command, rest = command_of(words)
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options = {
+        name
+        for parameter in command.get_params(click.Context(command))
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     assert {word for word in rest if word.startswith("--")} <= options | {"--resume", "--config", "--help"}
     if "--resume" not in rest:
         command.make_context(words[-1], rest)  # parses: a wrong value or a missing argument would raise

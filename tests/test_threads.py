@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.threads import AHEAD, ordered
+from dataforge.threads import AHEAD, opencv_threads, ordered
 
 
 def ours() -> list[threading.Thread]:
@@ -65,3 +69,44 @@ def test_an_error_of_the_work_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert not ours()
+
+
+def test_opencv_threads_are_put_back_whatever_the_order() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        first, second = opencv_threads(1), opencv_threads(2)
+        first.__enter__()
+        assert cv2.getNumThreads() == 1
+        second.__enter__()
+        assert cv2.getNumThreads() == 2
+        first.__exit__(None, None, None)  # the first to open is the first to close, as loaders' iterators may
+        assert cv2.getNumThreads() == 2
+        second.__exit__(None, None, None)
+        assert cv2.getNumThreads() == 3
+        with pytest.raises(KeyError), opencv_threads(1):
+            raise KeyError
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of it in a process with threads
+def test_a_forked_process_can_set_opencv_s_threads() -> None:
+    """OpenCV has a pool of threads in the parent, which the child does not inherit."""
+    before, pixels = cv2.getNumThreads(), np.zeros((1500, 1500, 3), np.uint8)
+    try:
+        for _ in range(30):
+            cv2.setNumThreads(1)
+            cv2.setNumThreads(2)
+            cv2.GaussianBlur(pixels, (0, 0), 3)
+            child = os.fork()
+            if not child:
+                signal.alarm(10)
+                with opencv_threads(1):
+                    cv2.GaussianBlur(pixels, (0, 0), 3)
+                os._exit(cv2.getNumThreads())
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)

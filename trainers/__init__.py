@@ -1,7 +1,11 @@
-"""Thin trainers over dataforge's shards. Each detector is one file, run as `python -m trainers.<name>`."""
+"""Thin trainers over dataforge's shards. Each detector is one file, run as `python -m trainers.<name>`.
+
+Importing this package sets the environment variable OMP_WAIT_POLICY to PASSIVE for the process and its children, unless
+it is set. Set it to ACTIVE, or import torch first, to keep OpenMP's default.
+"""
 
 import os
 
-# Decoding threads and torch's share the cores. By default, torch's threads that wait for a preempted one burn the
-# core that it needs. OpenMP reads this when torch is first imported, hence here.
+# Decoding threads share the cores with torch's. By default, those of torch that wait for a preempted thread keep busy
+# the core that it needs. OpenMP reads the variable when torch is first imported, hence here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""What a training step takes, alone and with the loader at work: `python -m trainers.bench yolov2 --shards DIR`.
+"""Time a training step, alone and with the loader at work: `python -m trainers.bench yolov2 --shards DIR`.
 
 The last line that it prints is a JSON object.
 """
@@ -24,15 +24,15 @@ WARM = 2  # steps before anything is measured
 LEAST = 3  # steps that are measured however long they take
 
 
-def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
-    """Train on one batch that is there, then as a training does.
+def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
+    """Train on one batch over and over, then on the loader's batches as a training does.
 
     Args:
-        seconds: how long each of the two lasts, if that is enough for 3 steps.
+        seconds: the duration of each of the two; longer if that is not enough for 3 steps.
 
     Returns:
-        "step" and "together": images a second, "waited": the share of "together"'s time in which the step waited,
-        "steps": how many were measured of each, "loader": what it was told.
+        "step" and "together": images a second of the first and the second; "waited": the share of the second's time in
+        which the step waited for data; "steps": how many were measured of each; "loader": its settings.
 
     Raises:
         ConfigError: a value is wrong.
@@ -89,12 +89,12 @@ def measure(config: Config, detector: str, seconds: float) -> dict[str, Any]:
 @click.option("--threads", type=int, default=0, help="The loader's; 0 for one a core.")
 @click.option("--seconds", type=float, default=10.0, show_default=True, help="How long each part lasts.")
 def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
-    """Measure what DETECTOR's training step takes."""
+    """Measure the images a second of DETECTOR's training step, alone and with the loader."""
     kind = registry.config_class(detector)
     values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
     values |= {"train_split": split, "val_split": "", "multiscale": []}
     values["size"] = list(values.get("size", kind().size))
-    click.echo(json.dumps(measure(kind(**values), detector, seconds)))
+    click.echo(json.dumps(time_steps(kind(**values), detector, seconds)))
 
 
 if __name__ == "__main__":

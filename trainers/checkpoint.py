@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 from trainers.models.detector import Detector
 from trainers.registry import detector_class
 
@@ -21,13 +22,17 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         checkpoint: tensors, numbers, strings and containers of them. `load_detector` needs `detector` (a name),
             `config` (the constructor's keyword values), `classes`, `class_ids`, `size` (height, width), `fit`
             ("letterbox" or "stretch") and `model` (the state dict to evaluate with).
+
+    Raises:
+        ConfigError: the file cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path, ConfigError):
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def load(path: str | Path) -> dict[str, Any]:

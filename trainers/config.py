@@ -1,4 +1,4 @@
-"""One flat set of values a run: a dataclass, read from TOML and from flags of the same names."""
+"""The values of a run: a flat dataclass, read from TOML and from flags of the same names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
+import operator
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,24 +17,35 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.errors import ConfigError
+from dataforge.files import reading
 from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
-
-
 LOGGERS = ("tensorboard", "wandb", "mlflow")  # packages by these names
 
 
-def value(default: Any, text: str, least: float | None = None) -> Any:
-    """A field with its help text, and the smallest number that it may be."""
+BOUNDS = {  # of a number, or of each number of a list: in words, and the test
+    "above": ("above", operator.gt),
+    "least": ("at least", operator.ge),
+    "below": ("below", operator.lt),
+    "most": ("at most", operator.le),
+}
+
+
+def value(default: Any, text: str, **bounds: float) -> Any:
+    """A field with its help text and the bounds of its numbers.
+
+    Args:
+        bounds: any of "above", "least", "below" and "most".
+    """
     make = (lambda: list(default)) if isinstance(default, list) else None
     keywords: dict[str, Any] = {"default_factory": make} if make else {"default": default}
-    return field(**keywords, metadata={"help": text, "least": least})
+    return field(**keywords, metadata={"help": text, "bounds": bounds})
 
 
 @dataclass
 class Config:
-    """What every trainer takes. A detector's own values are added by a subclass."""
+    """The values that all trainers take. A detector's own are added by a subclass."""
 
     shards: str = value("", "folder made by `dataforge ingest`")
     name: str = value("", "run name; empty takes the next free of exp, exp2, ...")
@@ -41,44 +54,46 @@ class Config:
     val_split: str = value("val", "split to evaluate on; empty to skip")
     classes: list[str] = value([], "only these classes, numbered in this order; none for all")
     area: list[float] = value([], "least and most: only objects of this area, in pixels of the source image")
-    side: list[float] = value([], "least and most: only boxes whose shorter side is so long, likewise")
-    empty: str = value("keep", "keep or drop images without a box that is left")
+    side: list[float] = value([], "least and most: only boxes whose shorter side has this length, in the same pixels")
+    empty: str = value("keep", "keep or drop images without boxes")
     size: list[int] = value([416, 416], "network input, height,width (or one number)")
     fit: str = value("letterbox", "letterbox or stretch")
     buckets: str = value("", "train at several sizes, by aspect ratio: auto (of the area of size), or h,w,h,w,...")
     multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
     augment: str = value("yolo", "augmentation recipe")
     sampling: str = value("none", "none, or repeat-factor: images of rare classes come more often an epoch")
-    repeat_threshold: float = value(0.001, "with repeat-factor, the share of images below which a class is rare")
-    on_error: str = value("raise", "raise at a damaged image, or skip it: grey, without boxes, told after each epoch")
+    repeat_threshold: float = value(
+        0.001, "with repeat-factor: the share of images below which a class is rare", above=0
+    )
+    on_error: str = value("raise", "raise at a damaged image, or skip it: grey, without boxes, listed after each epoch")
     epochs: int = value(160, "passes over the training split", least=1)
     batch_size: int = value(16, "images a step, over all processes", least=1)
-    budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none")
-    accumulate: int = value(1, "take a step's images in so many parts, one after another, to save memory", least=1)
+    budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none", least=0)
+    accumulate: int = value(1, "number of parts that a step's images are processed in, to save memory", least=1)
     optimizer: str = value("sgd", "sgd or adamw")
-    lr: float = value(1e-3, "learning rate")
-    bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)")
+    lr: float = value(1e-3, "learning rate", least=0, below=math.inf)
+    bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
     layer_decay: float = value(
-        1.0, "multiplies the learning rate once for each backbone unit, from the last to the first"
+        1.0, "multiplies the learning rate once for each backbone unit, from the last to the first", above=0, most=1
     )
-    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta")
-    weight_decay: float = value(5e-4, "on weights; biases and norms go without")
+    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta", least=0, below=1)
+    weight_decay: float = value(5e-4, "on weights; biases and norms go without", least=0, below=math.inf)
     schedule: str = value("step", "step (x0.1 at milestones), cosine or constant")
-    milestones: list[int] = value([60, 90], "epochs at which the learning rate drops")
-    warmup_steps: int = value(100, "steps over which the learning rate grows from 0")
+    milestones: list[int] = value([60, 90], "epochs at which the learning rate drops", least=0)
+    warmup_steps: int = value(100, "steps over which the learning rate grows from 0", least=0)
     amp: str = value("none", "none, bf16 or fp16")
-    ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none")
-    compile: bool = value(False, "compile the network, for each size of the batches when it first comes")
-    clip: float = value(10.0, "largest norm of the gradient; 0 for none")
-    seed: int = value(0, "of weights, order and augmentation")
+    ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none", least=0, below=1)
+    compile: bool = value(False, "compile the network, once for each shape of the batches")
+    clip: float = value(10.0, "largest norm of the gradient; 0 for none", least=0)
+    seed: int = value(0, "seed of weights, order and augmentation", least=0)
     device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
-    threads: int = value(0, "decode threads; 0 for one a core")
+    threads: int = value(0, "decode threads; 0 for one a core", least=0)
     decode: str = value("host", "host, or device: JPEGs are decoded on a CUDA device")
     cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
-    keep: int = value(4, "how many of the newest checkpoints stay", least=1)
-    save_steps: int = value(0, "also save every so many steps; 0 saves at the end of an epoch")
+    keep: int = value(4, "number of newest checkpoints that are kept", least=1)
+    save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", least=0)
     eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
-    patience: int = value(0, "end after so many evaluations without a better mAP50-95; 0 never does")
+    patience: int = value(0, "end after this many evaluations without a better mAP50-95; 0 never ends early", least=0)
     logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
@@ -101,25 +116,21 @@ class Config:
             if getattr(self, key) not in known:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
         for item in dataclasses.fields(self):
-            least = item.metadata["least"]
-            if least is not None and getattr(self, item.name) < least:
-                raise ConfigError(f"{item.name} is {getattr(self, item.name)}; expected at least {least}")
+            given, bounds = getattr(self, item.name), item.metadata["bounds"]
+            numbers = given if isinstance(given, list) else [given]
+            if not all(BOUNDS[key][1](number, bound) for key, bound in bounds.items() for number in numbers):
+                expected = " and ".join(f"{BOUNDS[key][0]} {bound}" for key, bound in bounds.items())
+                raise ConfigError(f"{item.name} is {given}; expected {expected}")
         if len(self.size) == 1:
             self.size = self.size * 2
         if len(self.size) != 2 or min(self.size) < 32:
             raise ConfigError(f"size is {self.size}; expected height,width of at least 32")
         if self.multiscale and (len(self.multiscale) != 2 or not 0 < self.multiscale[0] <= self.multiscale[1] <= 4):
             raise ConfigError(f"multiscale is {self.multiscale}; expected two factors of the size, such as 0.75,1.45")
-        if not 0 < self.layer_decay <= 1 or self.bias_lr < 0:
-            raise ConfigError(
-                f"layer_decay is {self.layer_decay}, bias_lr {self.bias_lr}; expected layer_decay in 0..1, bias_lr >= 0"
-            )
-        if self.budget < 0:
-            raise ConfigError(f"budget is {self.budget}; expected pixels, or 0 to go by batch_size")
         if self.accumulate > self.batch_size and not self.budget:
             raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
-        if self.patience < 0 or (self.patience and not self.val_split):
-            raise ConfigError(f"patience is {self.patience}; expected 0 or more, and with it a val_split to evaluate")
+        if self.patience and not self.val_split:
+            raise ConfigError(f"patience is {self.patience}; expected 0, or a val_split to evaluate")
         check_logger(self.logger)
         self.shapes()
         if not self.shards:
@@ -145,7 +156,7 @@ class Config:
         return list(zip(sides[::2], sides[1::2], strict=True))
 
     def view(self) -> View:
-        """What is taken of the shards, for training and validation alike.
+        """The part of the shards that is used, in training and validation.
 
         Raises:
             ConfigError: a value of it is wrong.
@@ -161,9 +172,10 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
         ConfigError: not readable, not TOML, an unknown key, or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        with reading(path, ConfigError):
+            values = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
     types = get_type_hints(kind)
     for key, given in values.items():
         if key not in types:

@@ -13,6 +13,7 @@ from torch import nn
 
 from dataforge.command import Group
 from dataforge.errors import ConfigError
+from dataforge.files import reading, writing
 from trainers import checkpoint
 from trainers.models import anchors as anchor_sets
 from trainers.models.darknet_files import HEADER, fill, layers_of, read_values
@@ -25,7 +26,7 @@ def load_weights(model: YOLOv2, path: str | Path) -> str:
     A whole file also sets `model.seen`.
 
     Returns:
-        What was loaded, in words.
+        A description of what was loaded.
 
     Raises:
         ConfigError: not YOLOv2 on Darknet-19; no such file; a number of values that fits no whole layers.
@@ -115,10 +116,8 @@ def main() -> None:
 def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:
     """Turn Darknet's WEIGHTS of YOLOv2 into a checkpoint for trainers.evaluate and trainers.predict."""
 
-    try:
+    with reading(names, ConfigError):
         classes = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ConfigError(f"{names}: cannot be read: {error.strerror}") from None
     config = {"classes": len(classes), "anchors": [list(pair) for pair in anchor_sets.parse(anchors)]}
     model = YOLOv2(**config)  # type: ignore[arg-type]
     click.echo(load_weights(model, weights))
@@ -136,10 +135,11 @@ def export_weights(file: Path, out: Path) -> None:
 
     model, facts = checkpoint.load_detector(file)
     _need_darknet(model)  # type: ignore[arg-type]
-    out.mkdir(parents=True, exist_ok=True)
-    save_weights(model, out / "yolov2.weights")  # type: ignore[arg-type]
-    write_cfg(model, out / "yolov2.cfg", tuple(facts["size"]))  # type: ignore[arg-type]
-    (out / "yolov2.names").write_text("\n".join(facts["classes"]) + "\n", "utf-8")
+    with writing(out, ConfigError):
+        out.mkdir(parents=True, exist_ok=True)
+        save_weights(model, out / "yolov2.weights")  # type: ignore[arg-type]
+        write_cfg(model, out / "yolov2.cfg", tuple(facts["size"]))  # type: ignore[arg-type]
+        (out / "yolov2.names").write_text("\n".join(facts["classes"]) + "\n", "utf-8")
     click.echo(f"{out}: yolov2.weights, yolov2.cfg, yolov2.names")
 
 

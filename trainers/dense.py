@@ -43,23 +43,23 @@ class DenseConfig(Config):
     optimizer: str = value("adamw", "sgd or adamw")
     schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
     epochs: int = value(40, "passes over the training split", least=1)
-    ema: float = value(0.998, "decay of the averaged weights that are evaluated; 0 for none")
+    ema: float = value(0.998, "decay of the averaged weights that are evaluated; 0 for none", least=0, below=1)
     channels: int = value(1, "1 sees grey pictures, 3 colours")
     backbone: str = value("plain", "plain (a few residual blocks), or a timm model such as resnet50")
     levels: int = value(1, "feature maps, each half as large: plain's begin at stride 4, timm's at 8 (RetinaNet has 5)")
     width: int = value(32, "channels of the plain network, the pyramid and the heads (RetinaNet has 256)", least=1)
     depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", least=0)
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
     frozen_norm: bool = value(False, "keep the backbone's batch norms as they are pretrained (RetinaNet does)")
 
 
 class Raw(NamedTuple):
-    """What the network gives.
+    """The network's raw outputs.
 
     Attributes:
         maps: what both heads see of each level, (B, width, h, w).
-        logits: (B, A, C); offsets: (B, A, 4), as `anchors.encode` makes them.
+        logits: (B, A, C); offsets: (B, A, 4), as `anchors.to_offsets` makes them.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
     """
 
@@ -127,8 +127,8 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(B, width, h, w) each -> (B, A, outputs), in the order map, row, column, anchor."""
-        found = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs) for x in maps]
-        return torch.cat(found, 1)
+        outputs = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs) for x in maps]
+        return torch.cat(outputs, 1)
 
 
 def match(fixed: Tensor, batch: Batch) -> Tensor:
@@ -167,10 +167,11 @@ class Dense(Detector):
         super().__init__()
         self.classes, self.channels, self.sizes = classes, channels, sizes
         levels = len(sizes)
+        self.strides = [(4 if backbone == "plain" else 8) << level for level in range(levels)]
         if backbone == "plain":
             self.backbone: backbones.Backbone = Plain(channels, width, levels)
         else:
-            self.backbone = backbones.build(backbone, strides=(8, 16, 32)[:levels])
+            self.backbone = backbones.build(backbone, strides=self.strides[:3])
         self.backbone.freeze(freeze, norms=frozen_norm)
         coarser = LastLevelP6P7(width, width) if levels > len(self.backbone.channels) else None
         self.pyramid = backbones.Pyramid(self.backbone.channels, width, coarser)
@@ -183,9 +184,9 @@ class Dense(Detector):
         """Anchors of one level: an eighth to all of the width; of several: 8 strides, as in RetinaNet."""
         plain, levels = config.backbone == "plain", config.levels
         known = range(1, 6) if plain else (1, 2, 3, 5)
-        for key, found, expected in (("levels", levels, known), ("channels", config.channels, (1, 3))):
-            if found not in expected:
-                raise ConfigError(f"{key} is {found}; expected one of {', '.join(map(str, expected))}")
+        for key, given, expected in (("levels", levels, known), ("channels", config.channels, (1, 3))):
+            if given not in expected:
+                raise ConfigError(f"{key} is {given}; expected one of {', '.join(map(str, expected))}")
         if levels == 1:
             sizes = [[config.size[-1] / share for share in (8, 4, 2, 1)]]
         else:
@@ -204,7 +205,7 @@ class Dense(Detector):
             x = (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
             x = x if self.backbone.name == "plain" else x.expand(-1, 3, -1, -1)
         maps = self.pyramid(self.backbone(x))
-        fixed = torch.cat(anchors.over(maps, self.sizes, images.shape[2:]))
+        fixed = torch.cat(anchors.over(maps, self.sizes, self.strides))
         return Raw(maps, self.classify(maps), self.regress(maps), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
@@ -215,7 +216,7 @@ class Dense(Detector):
             owner = match(raw.anchors, batch)
             positive = owner >= 0
             wanted, labels = assign.goals(batch, owner)
-            goal = anchors.encode(raw.anchors, wanted)
+            goal = anchors.to_offsets(raw.anchors, wanted)
             shown = functional.one_hot(labels + 1, self.classes + 1)[..., 1:].float()
             share = 1 / (positive.sum(1).clamp(min=1) * len(batch))
         wrong = losses.focal(raw.logits.float(), shown).sum(-1) * (owner != assign.IGNORED)
@@ -224,7 +225,7 @@ class Dense(Detector):
 
     def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 300) -> Detections:
         """Boxes inside the image; one anchor may give several classes."""
-        boxes = anchors.decode(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
+        boxes = anchors.from_offsets(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().sigmoid(), conf=conf, iou=iou, top=top)
 
     def pictures(self, raw: Raw, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:

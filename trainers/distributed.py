@@ -1,4 +1,4 @@
-"""This process among others: its rank and device, sums over all ranks, how it is asked to stop, its memory."""
+"""This process among others: its rank and device, sums over all ranks, requests to stop, its memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -37,32 +37,47 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def place(name: str) -> tuple[int, int, torch.device]:
-    """This process's rank, the number of processes (more than one under torchrun), and its device.
+@contextmanager
+def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
+    """Join the processes that torchrun started, if any, until the block ends.
+
+    A CUDA device becomes the process's current one. After an error, NCCL's group is left to the end of the process:
+    destroying it waits for the other ranks, which may wait for this one.
 
     Args:
         name: as in `device_of`.
 
+    Yields:
+        This process's rank, the number of processes (more than one under torchrun), and its device.
+
     Raises:
         ConfigError: no such device here.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = device_of(name)
-    if world > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world, device
+    if count == 1:
+        yield rank, count, device
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    failed = True
+    try:
+        yield rank, count, device
+        failed = False
+    finally:
+        if not failed or device.type != "cuda":
+            dist.destroy_process_group()
 
 
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def world_size() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def total(numbers: Tensor) -> Tensor:
     """The sum over all ranks; all of them must call it."""
-    if not _several():
+    if world_size() == 1:
         return numbers
     numbers = numbers.clone()
     dist.all_reduce(numbers)
@@ -71,15 +86,15 @@ def total(numbers: Tensor) -> Tensor:
 
 def gathered(value: Any) -> list[Any]:
     """Every rank's value, in their order; all of them must call it."""
-    if not _several():
+    if world_size() == 1:
         return [value]
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def shared(count: Tensor, images: int) -> Tensor:
-    """What a loss is divided by that is normalised by a count over the whole batch, such as its positive anchors.
+    """The divisor of a loss that is normalised by a count over the whole batch, such as its positive anchors.
 
     With several ranks it is the count over all of them, scaled to this rank's share of the images: since
     `Learner.gradients` weighs the ranks by their images, their losses then add up to those of one process.
@@ -90,36 +105,47 @@ def shared(count: Tensor, images: int) -> Tensor:
     Returns:
         () float32, at least 1 over the whole batch.
     """
-    found = total(torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)]))
-    return found[0].clamp(min=1) * images / found[1]
+    counts = total(torch.stack([count.float(), count.new_tensor(images, dtype=torch.float32)]))
+    return counts[0].clamp(min=1) * images / counts[1]
 
 
 class Stop:
     """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once.
 
+    A context manager: the handlers of the two signals are put back when the block ends. In other threads than the main
+    one it handles none.
+
     Attributes:
-        asked: whether this rank was asked.
+        requested: whether this rank was signalled.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._ask)
+                self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
 
     def everywhere(self, device: torch.device) -> bool:
-        """Whether any rank was asked; all of them must call it."""
-        if not _several():
-            return self.asked
-        return bool(total(torch.tensor(float(self.asked), device=device)) > 0)
+        """Whether any rank was signalled; all of them must call it."""
+        if world_size() == 1:
+            return self.requested
+        return bool(total(torch.tensor(float(self.requested), device=device)) > 0)
 
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
         signal.signal(number, signal.SIG_DFL)
 
 
 def resident() -> int:
-    """Bytes of memory this process holds, 0 where that cannot be told."""
+    """Bytes of memory this process holds, 0 where that is not known."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -128,7 +154,7 @@ def resident() -> int:
 
 @contextmanager
 def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
-    """Say what to try when the memory, of the device or of the machine, does not hold a step.
+    """Suggest smaller settings when the memory, of the device or of the machine, does not hold a step.
 
     Args:
         step: 1 is the first, as in `steps.csv`.

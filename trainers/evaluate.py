@@ -5,7 +5,7 @@ Mean average precision of a checkpoint on shards, or of finished detections agai
     python -m trainers.evaluate CKPT|MODEL.onnx --shards DIR --split val
     python -m trainers.evaluate --truth instances.json --predictions detections.json
 
-torch is imported where a model is at work, so that the second form starts at once.
+torch is imported only where a model runs, so that the second form starts at once.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def main(
     """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
     if checkpoint and shards and not truth and not predictions:
         if checkpoint.suffix.lower() == ".onnx":
-            known, found = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
+            known, detections = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
         else:
-            known, found = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
+            known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
         if int(os.environ.get("RANK", "0")):
             return
     elif truth and predictions and not checkpoint and not shards:
         known = _truth(truth, split)
-        found = read_predictions(predictions, known)
+        detections = read_predictions(predictions, known)
         if protocol == "coco" and known.ids is not None and not known.ids.all():
             click.echo(
                 f"note: {truth}: like COCO's own evaluation, this one never counts the box with annotation id 0 as "
@@ -79,8 +79,8 @@ def main(
     else:
         raise ConfigError("expected either CHECKPOINT and --shards, or --truth and --predictions")
     if save_json:
-        write_json(save_json, coco_rows(found, known.image_ids, known.class_ids))
-    result, text = report(known, found, protocol)
+        write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
+    result, text = report(known, detections, protocol)
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
 
 
@@ -93,47 +93,41 @@ def _truth(path: Path, split: str | None) -> Truth:
 
 
 def _of_checkpoint(
-    file: Path, shards: Path, split: str, conf: float, iou: float, batch_size: int, device: str
+    file: Path, shards: Path, split: str, conf: float, iou: float, batch_size: int, device_name: str
 ) -> tuple[Truth, Predictions]:
-    import torch.distributed as dist
-
     from dataforge.loading.loader import Loader
     from trainers.checkpoint import load_detector
-    from trainers.distributed import place
+    from trainers.distributed import joined
 
     detector, checkpoint = load_detector(file)
-    rank, world, where = place(device)
-    loader = Loader(
-        shards,
-        split=split,
-        batch_size=batch_size,
-        size=tuple(checkpoint["size"]),
-        fit=checkpoint["fit"],
-        device=where,
-        shuffle=False,
-        rank=rank,
-        world=world,
-    )
-    truth = truth_of_shards(loader.shards)
-    try:
-        found = run(detector.to(where), loader, where, conf=conf, iou=iou)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
-    return truth, _joined(found, tuple(checkpoint["classes"]), truth, quiet=rank > 0)
+    with joined(device_name) as (rank, world, device):
+        loader = Loader(
+            shards,
+            split=split,
+            batch_size=batch_size,
+            size=tuple(checkpoint["size"]),
+            fit=checkpoint["fit"],
+            device=device,
+            shuffle=False,
+            rank=rank,
+            world=world,
+        )
+        truth = truth_of_shards(loader.shards)
+        predictions = run(detector.to(device), loader, device, conf=conf, iou=iou)
+    return truth, _by_name(predictions, tuple(checkpoint["classes"]), truth, quiet=rank > 0)
 
 
 def _of_onnx(file: Path, shards: Shards, conf: float, iou: float, device: str) -> tuple[Truth, Predictions]:
     model, truth = load_onnx(file, device), truth_of_shards(shards)
-    return truth, _joined(evaluate(model, shards, conf, iou), model.classes, truth)
+    return truth, _by_name(evaluate(model, shards, conf, iou), model.classes, truth)
 
 
-def _joined(found: Predictions, classes: tuple[str, ...], truth: Truth, quiet: bool = False) -> Predictions:
+def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth, quiet: bool = False) -> Predictions:
     for owner, names, others in (("checkpoint", classes, truth.classes), ("shards", truth.classes, classes)):
         alone = [name for name in names if name not in others]
         if alone and not quiet:
             click.echo(f"note: only the {owner} knows: {', '.join(alone)}", err=True)
-    return by_name(found, classes, truth)
+    return by_name(predictions, classes, truth)
 
 
 if __name__ == "__main__":

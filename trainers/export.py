@@ -40,7 +40,7 @@ from trainers.models.graph import OPSET, SLOTS, Graph, Stages, translations
 from trainers.predict import detect
 from trainers.results import certificate, metrics
 from trainers.results.evaluation import by_name
-from trainers.results.exported import FORMAT, KEY, Exported, Found, Run, checksum, load_onnx, picture, predictions_of
+from trainers.results.exported import FORMAT, KEY, Exported, Boxes, Run, checksum, load_onnx, picture, predictions_of
 from trainers.results.truth import truth_of_shards
 
 NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
@@ -266,11 +266,11 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         raise ConfigError(f"{shards.path} (split {shards.split or 'all'}) holds no images to certify the export on")
     size, fit, top = tuple(model.facts["size"]), model.facts["fit"], SLOTS
 
-    def both(pixels: Pixels) -> tuple[Found, Found]:
+    def both(pixels: Pixels) -> tuple[Boxes, Boxes]:
         [expected] = detect(detector, [pixels], size, fit, torch.device("cpu"), LOW_CONF, LOW_IOU, top)
         return expected, model.detect([pixels], LOW_CONF, LOW_IOU, top)[0]
 
-    answers: dict[str, tuple[Found, Found]] = {}
+    answers: dict[str, tuple[Boxes, Boxes]] = {}
     every = [both(picture(shards, i)) for i in range(len(shards))]
     extra = certificate.awkward(picture(shards, chosen[0]))
     answers = {str(shards.table.key[i]): every[i] for i in chosen} | {key: both(x) for key, x in extra.items()}

@@ -6,6 +6,7 @@ Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a featu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ BETA = 1 / 9  # where smooth L1 turns from a square to a line: sigma 3
 MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; what is thinner is none
 # how many proposals a level gives, and how many an image keeps: in training, and else
 KEEP = {"fpn": ((2000, 2000), (1000, 1000)), "c4": ((12000, 2000), (6000, 300))}
+STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,)}  # of the maps that have anchors; regions are cut from the first four
 SIZES = {"fpn": [[32], [64], [128], [256], [512]], "c4": [[64, 128, 256, 512]]}
 
 
@@ -45,14 +47,14 @@ class FasterRCNNConfig(Config):
     size: list[int] = value([608, 1024], "network input, height,width (or one number)")
     augment: str = value("flip", "augmentation recipe")
     batch_size: int = value(4, "images a step, over all processes", least=1)
-    lr: float = value(5e-3, "learning rate")
-    weight_decay: float = value(1e-4, "on weights; biases and norms go without")
+    lr: float = value(5e-3, "learning rate", least=0, below=math.inf)
+    weight_decay: float = value(1e-4, "on weights; biases and norms go without", least=0, below=math.inf)
     epochs: int = value(12, "passes over the training split", least=1)
-    milestones: list[int] = value([8, 11], "epochs at which the learning rate drops")
+    milestones: list[int] = value([8, 11], "epochs at which the learning rate drops", least=0)
     neck: str = value("fpn", "fpn (a pyramid), or c4 (one map at stride 16, for vgg16 and ResNets)")
     backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
     frozen_norm: bool = value(True, "batch norm by its stored statistics and weights")
     pooling: str = value("align", "pool, align, crop or deform: how a region becomes 7x7")
     class_agnostic: bool = value(False, "one box a region, not one for each class")
@@ -61,14 +63,14 @@ class FasterRCNNConfig(Config):
 
 
 class Raw(NamedTuple):
-    """What the first stage gives.
+    """The outputs of the first stage.
 
     Attributes:
         maps: the features of all levels, (B, width, h, w) each.
         logits: (B, A) whether an anchor shows an object; offsets: (B, A, 4). Both without gradients: the loss makes
             those again that it samples.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
-        proposals: (B, P, 4) xyxy pixels, best first; there: (B, P) which of them are not padding.
+        proposals: (B, P, 4) xyxy pixels, best first; real: (B, P) which of them are not padding.
     """
 
     maps: Sequence[Tensor]
@@ -77,7 +79,7 @@ class Raw(NamedTuple):
     anchors: Tensor
     limit: Tensor
     proposals: Tensor
-    there: Tensor
+    real: Tensor
 
 
 class FasterRCNN(Detector):
@@ -107,13 +109,13 @@ class FasterRCNN(Detector):
         sizes: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__()
-        for key, found, known in (("neck", neck, KEEP), ("pooling", pooling, POOLERS)):
-            if found not in known:
-                raise ConfigError(f"{key} is {found!r}; expected one of {', '.join(known)}")
+        for key, given, known in (("neck", neck, KEEP), ("pooling", pooling, POOLERS)):
+            if given not in known:
+                raise ConfigError(f"{key} is {given!r}; expected one of {', '.join(known)}")
         self.classes, self.neck, self.regions = classes, neck, regions
         self.sizes = sizes or SIZES[neck]
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of training; the samples depend on it
-        self.strides = (4, 8, 16, 32) if neck == "fpn" else (16,)
+        self.strides = STRIDES[neck][:4]
         self.backbone = backbones.build(backbone, strides=self.strides)
         if neck == "fpn":
             self.pyramid = backbones.Pyramid(self.backbone.channels, width, LastLevelMaxPool())
@@ -157,15 +159,15 @@ class FasterRCNN(Detector):
         if self.neck == "fpn":
             return pretrained.load(self.backbone, config.pretrained)
         if config.backbone == "vgg16":
-            said = pretrained.load(self.backbone, config.pretrained)
+            loaded = pretrained.load(self.backbone, config.pretrained)
             state = pretrained.read_state(Path(config.pretrained))
             large = {f"{ours}.{kind}": state.get(f"classifier.{theirs}.{kind}")
                      for ours, theirs in ((1, 0), (4, 3)) for kind in ("weight", "bias")}  # fmt: skip
             if None in large.values():
-                return f"{said}; without the large layers, which it does not have"
+                return f"{loaded}; without the large layers, which it does not have"
             large["1.weight"] = by_cell(large["1.weight"])  # type: ignore[arg-type]
             self.tail.load_state_dict(large)
-            return f"{said}, and the large layers"
+            return f"{loaded}, and the large layers"
         net: Any = self.backbone.net
         net["layer4"] = self.tail[0]  # type: ignore[index]
         try:
@@ -177,23 +179,23 @@ class FasterRCNN(Detector):
         """(B, 3, H, W) -> features and proposals."""
         maps: Sequence[Tensor] = self.backbone(unit(images))
         maps = self.pyramid(maps) if self.neck == "fpn" else maps
-        fixed, edge = anchors.over(maps, self.sizes, images.shape[2:]), limit(images)
+        fixed, edge = anchors.over(maps, self.sizes, STRIDES[self.neck]), limit(images)
         with torch.no_grad():
             logits, offsets = [], []
             for level in maps:
                 inner = functional.relu(self.rpn_conv(level))
                 logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
                 offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 4).float())
-            proposals, there = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
-        return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, there)
+            proposals, real = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
+        return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, real)
 
-    def _first_stage_at(self, maps: Sequence[Tensor], place: Tensor) -> tuple[Tensor, Tensor]:
+    def _first_stage_at(self, maps: Sequence[Tensor], number: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, S) and offsets (B, S, 4) of some anchors (B, S), with gradients.
 
         A step learns from 256 anchors an image, of tens of thousands: nothing flows back from the others.
         """
         count = len(self.rpn_logits.weight)  # anchors a cell
-        cell, which = place.div(count, rounding_mode="floor"), (place % count).unsqueeze(-1)
+        cell, which = number.div(count, rounding_mode="floor"), (number % count).unsqueeze(-1)
         inner = functional.relu(conv3x3_at(cell, maps, self.rpn_conv.weight, self.rpn_conv.bias))  # type: ignore[arg-type]
         logits, offsets = (
             functional.linear(inner, layer.weight.flatten(1), layer.bias).float()
@@ -204,12 +206,12 @@ class FasterRCNN(Detector):
 
     def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
-        pooled, place = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
-        kind = maps[0].dtype  # as the maps were made, so are the large layers run; the loss is outside of autocast
-        with nullcontext() if kind == torch.float32 else torch.autocast(pooled.device.type, kind):
-            found = self.tail(pooled)
-            logits, offsets = self.classify(found).float(), self.regress(found).float()
-        return logits[place], offsets[place].unflatten(2, (-1, 4))
+        pooled, row = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
+        dtype = maps[0].dtype  # the large layers run in the maps' precision; the loss is outside of autocast
+        with nullcontext() if dtype == torch.float32 else torch.autocast(pooled.device.type, dtype):
+            features = self.tail(pooled)
+            logits, offsets = self.classify(features).float(), self.regress(features).float()
+        return logits[row], offsets[row].unflatten(2, (-1, 4))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Section 3.1.2 for the proposals; for the regions cross entropy, and smooth L1 over those with an object."""
@@ -219,11 +221,11 @@ class FasterRCNN(Detector):
                 raw.anchors, batch.boxes, eligible, high=RPN_HIGH, low=RPN_LOW, force="ties", shields=shields
             )
             keys = assign.keys(batch.index, owner.shape[1], self.steps)
-            place, owner = assign.sample(owner, keys, count=RPN_SAMPLES, positive=0.5)
+            number, owner = assign.sample(owner, keys, count=RPN_SAMPLES, positive=0.5)
             taken, positive = owner != assign.IGNORED, owner >= 0
-            goal = anchors.encode(raw.anchors[place], assign.goals(batch, owner)[0])
+            goal = anchors.to_offsets(raw.anchors[number], assign.goals(batch, owner)[0])
             count = shared(taken.sum(), len(batch))
-        logits, offsets = self._first_stage_at(raw.maps, place)
+        logits, offsets = self._first_stage_at(raw.maps, number)
         wrong = functional.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
         off = functional.smooth_l1_loss(offsets, goal, beta=BETA, reduction="none").sum(-1)
         parts = {"rpn_obj": (wrong * taken).sum() / count, "rpn_box": (off * positive).sum() / count}
@@ -232,7 +234,7 @@ class FasterRCNN(Detector):
             regions, owner = self._regions(raw, batch, eligible, shields)
             taken, positive = owner != assign.IGNORED, owner >= 0
             wanted, labels = assign.goals(batch, owner)
-            goal = anchors.encode(regions, wanted, WEIGHTS)
+            goal = anchors.to_offsets(regions, wanted, WEIGHTS)
             count = shared(taken.sum(), len(batch))
         logits, offsets = self.second_stage(raw.maps, regions)
         wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten() + 1, reduction="none").view_as(labels)
@@ -250,22 +252,22 @@ class FasterRCNN(Detector):
             regions (B, R, 4) xyxy pixels, and each one's box (B, R), as `assign.match` gives it.
         """
         candidates = torch.cat([raw.proposals, batch.boxes], 1)
-        there = torch.cat([raw.there, eligible], 1)
+        real = torch.cat([raw.real, eligible], 1)
         owner = assign.match(
             candidates, batch.boxes, eligible, high=POSITIVE, low=POSITIVE, shields=shields, shield_iou=POSITIVE
         )
-        owner = torch.where(there, owner, assign.IGNORED)
+        owner = torch.where(real, owner, assign.IGNORED)
         keys = assign.keys(batch.index, owner.shape[1], ~self.steps)
-        place, owner = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
-        return candidates.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), owner
+        number, owner = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
+        return candidates.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), owner
 
     def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 100) -> Detections:
         """Boxes inside the image; one region may give several classes."""
         logits, offsets = self.second_stage(raw.maps, raw.proposals)
-        boxes = anchors.decode(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
+        boxes = anchors.from_offsets(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
         boxes = boxes.clamp(min=0).minimum(raw.limit)
         wide = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_BOX
-        scores = torch.where(wide & raw.there.unsqueeze(-1), logits.softmax(-1)[..., 1:], -1)
+        scores = torch.where(wide & raw.real.unsqueeze(-1), logits.softmax(-1)[..., 1:], -1)
         return select(boxes, scores, conf=conf, iou=iou, top=top)
 
 
@@ -285,19 +287,19 @@ def propose(
     Returns:
         boxes (B, P, 4), best first, and which of them are not padding (B, P).
     """
-    boxes, scores, there = [], [], []
+    boxes, scores, real = [], [], []
     for logit, offset, anchor in zip(logits, offsets, fixed, strict=True):
-        best, place = logit.topk(min(per_level, logit.shape[1]))
-        box = anchors.decode(offset.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), anchor[place])
+        best, number = logit.topk(min(per_level, logit.shape[1]))
+        box = anchors.from_offsets(offset.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), anchor[number])
         box = box.clamp(min=0).minimum(limit)
         wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
         box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image, classes=1)
         boxes.append(box)
         scores.append(score.where(label >= 0, -1))
-        there.append(label >= 0)
+        real.append(label >= 0)
     score = torch.cat(scores, 1)
-    place = score.topk(min(an_image, score.shape[1])).indices
-    return torch.cat(boxes, 1).gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), torch.cat(there, 1).gather(1, place)
+    number = score.topk(min(an_image, score.shape[1])).indices
+    return torch.cat(boxes, 1).gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), torch.cat(real, 1).gather(1, number)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Detect on pictures, a video or a camera, and draw what was found:
+"""Detect objects in pictures, a video or a camera, and draw them:
 
 python -m trainers.predict CKPT|MODEL.onnx --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
 """
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from dataforge.command import Command
 from dataforge.errors import ConfigError, ImageError
+from dataforge.files import writing
 from dataforge.images.decode import decode
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES, probe
-from trainers.results.exported import Found, load_onnx
+from trainers.results.exported import Boxes, load_onnx
 from trainers.results.truth import Predictions, coco_rows, write_json
 from trainers.results.video import Video, VideoFile, is_video
 
@@ -36,27 +37,27 @@ if TYPE_CHECKING:
 
 
 def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
-    """The pictures that a file, a folder (searched in depth) or a pattern names, and the folder they lie below.
+    """The pictures that a file, a folder (searched in depth) or a pattern names, and the folder that holds them.
 
-    Pictures in `out` are passed over, so that a second run does not take the first one's.
+    Pictures in `out` are skipped, so that a second run does not take those of the first.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no picture matches.
     """
     path = Path(source)
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        root, found = path, [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
+        root, files = path, [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
     else:
         plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
         root = Path(*plain)
-        found = [Path(name) for name in glob.glob(source, recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
+        files = [Path(name) for name in glob.glob(source, recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
     apart = out.resolve()
-    found = sorted(p for p in found if p.is_file() and apart not in p.resolve().parents)
-    if not found:
+    files = sorted(p for p in files if p.is_file() and apart not in p.resolve().parents)
+    if not files:
         raise ConfigError(f"--source {source}: no pictures found; expected a file, a folder or a pattern of pictures")
-    return root, found
+    return root, files
 
 
 def detect(
@@ -68,7 +69,7 @@ def detect(
     conf: float,
     iou: float,
     top: int | None = None,
-) -> list[Found]:
+) -> list[Boxes]:
     """Detect on a few pictures at once, each fitted to the network's input as the `Loader` fits it.
 
     Args:
@@ -87,9 +88,9 @@ def detect(
     fitted = [preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None]) for pixels in pictures]
     images, affine = (torch.cat(parts).to(device) for parts in zip(*fitted, strict=True))
     with torch.inference_mode():
-        found = detector.decode(detector(images), conf=conf, iou=iou, **limits).to_source(affine)
+        detections = detector.decode(detector(images), conf=conf, iou=iou, **limits).to_source(affine)
     every = []
-    columns = (column.cpu().numpy() for column in (found.boxes, found.scores, found.labels))
+    columns = (column.cpu().numpy() for column in (detections.boxes, detections.scores, detections.labels))
     for pixels, box, score, label in zip(pictures, *columns, strict=True):
         boxes = box.astype(np.float64).clip(0, [pixels.shape[1], pixels.shape[0]] * 2)
         keep = (label >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -113,7 +114,7 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     required=True,
     help="A picture, a folder, a pattern such as 'photos/*.jpg', a video, a camera's number, or a stream's address.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for what is drawn.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the drawn pictures.")
 @click.option("--conf", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Lowest score kept.")
 @click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures at once; 8, or 1 of a camera or a stream.")
@@ -143,7 +144,7 @@ def main(
     moving = is_video(source)
     if not moving and (save_video or frames):
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
-    classes, class_ids, answer_all = _model(checkpoint, device)
+    classes, class_ids, detect_all = _model(checkpoint, device)
     bad: list[Path] = []
     names: list[str] = []
     if moving:
@@ -156,16 +157,16 @@ def main(
         drawn_video, batch_size = None, batch_size or BATCH_SIZE
         names = [file.relative_to(root).as_posix() for file in files]
         pictures = _pictures(files, names, bad)
-    found: dict[int, Found] = {}
+    results: dict[int, Boxes] = {}
     texts: set[Path] = set()
     boxes_found = 0
     try:
         while batch := list(itertools.islice(pictures, batch_size)):
-            answers = answer_all([pixels for *_, pixels in batch], conf, iou)
+            answers = detect_all([pixels for *_, pixels in batch], conf, iou)
             for (i, name, pixels), answer in zip(batch, answers, strict=True):
                 boxes, scores, labels = answer
                 if save_json:
-                    found[i] = answer
+                    results[i] = answer
                 drawing = draw(pixels, boxes, labels, classes, scores)
                 if drawn_video:
                     drawn_video.add(drawing)
@@ -174,8 +175,8 @@ def main(
                 if save_txt:
                     _save_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
                 counts = np.bincount(labels, minlength=len(classes))
-                said = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
-                click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {said}")
+                summary = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
+                click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {summary}")
                 boxes_found += len(labels)
                 names += [name] if moving else []
     except KeyboardInterrupt:
@@ -187,8 +188,9 @@ def main(
         if drawn_video:
             drawn_video.close()
     if save_json:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(found, names, class_ids))
+        with writing(out, ConfigError):
+            out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "predictions.json", _coco(results, names, class_ids))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
     if bad:
@@ -197,7 +199,7 @@ def main(
 
 def _model(
     path: Path, device: str
-) -> tuple[tuple[str, ...], tuple[int, ...], Callable[[Sequence[Pixels], float, float], list[Found]]]:
+) -> tuple[tuple[str, ...], tuple[int, ...], Callable[[Sequence[Pixels], float, float], list[Boxes]]]:
     """A checkpoint's or an exported model's classes, their numbers, and how it detects; the latter without torch."""
     if path.suffix.lower() == ".onnx":
         model = load_onnx(path, device)
@@ -206,18 +208,18 @@ def _model(
     from trainers.distributed import device_of
 
     detector, facts = load_detector(path)
-    place = device_of(device)
-    detector.to(place)
+    torch_device = device_of(device)
+    detector.to(torch_device)
     size, fit = tuple(facts["size"]), facts["fit"]
     return (
         tuple(facts["classes"]),
         tuple(facts["class_ids"]),
-        lambda pictures, conf, iou: detect(detector, pictures, size, fit, place, conf, iou),
+        lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
     )
 
 
 def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[Picture]:
-    """The pictures that can be read, with their numbers; the others are told of and added to `bad`."""
+    """The pictures that can be read, with their numbers; print an error for each of the others and add it to `bad`."""
     for i, (file, name) in enumerate(zip(files, names, strict=True)):
         try:
             data = file.read_bytes()
@@ -234,36 +236,32 @@ def _frames(video: Video, limit: int | None) -> Iterator[Picture]:
 
 def _save(out: Path, name: str, drawing: Pixels) -> None:
     drawn = out / (name if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png") else name + ".jpg")
-    try:
+    with writing(drawn, ConfigError):
         drawn.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(drawing).save(drawn, quality=92)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
 
 
 def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
     """Write a picture's labels file.
 
     Args:
-        texts: the files that were written; gets this one.
+        texts: the files that were written so far; this one is added.
     """
     text = out / "labels" / Path(name).with_suffix(".txt")
     if text in texts:  # a.jpg and a.png
         text = out / "labels" / (name + ".txt")
     texts.add(text)
-    try:
+    with writing(text, ConfigError):
         text.parent.mkdir(parents=True, exist_ok=True)
         text.write_text(lines, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
 
 
-def _coco(found: dict[int, Found], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def _coco(results: dict[int, Boxes], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """COCO's rows; `image_id` is the picture's number among all, sorted by path."""
-    if not found:
+    if not results:
         return []
-    boxes, scores, labels = (np.concatenate(column) for column in zip(*found.values(), strict=True))
-    image = np.repeat(list(found), [len(labels) for _, _, labels in found.values()])
+    boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))
+    image = np.repeat(list(results), [len(labels) for _, _, labels in results.values()])
     return coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), class_ids, names)
 
 

@@ -1,11 +1,10 @@
-"""The detectors by name, each loaded when it is asked for."""
+"""The detectors by name, each imported on use."""
 
 from __future__ import annotations
 
-import importlib
 from typing import get_type_hints
 
-from dataforge.errors import unknown
+from dataforge.registry import load
 from trainers.config import Config
 from trainers.models.detector import Detector
 
@@ -23,11 +22,8 @@ def detector_class(name: str) -> type[Detector]:
     Raises:
         ConfigError: the name is not known.
     """
-    if name not in DETECTORS:
-        raise unknown("detector", name, DETECTORS)
-    module, _, attribute = DETECTORS[name].partition(":")
-    found: type[Detector] = getattr(importlib.import_module(module), attribute)
-    return found
+    detector: type[Detector] = load("detector", name, DETECTORS)
+    return detector
 
 
 def config_class(name: str) -> type[Config]:
@@ -36,5 +32,5 @@ def config_class(name: str) -> type[Config]:
     Raises:
         ConfigError: the name is not known.
     """
-    found: type[Config] = get_type_hints(detector_class(name).configure)["config"]
-    return found
+    config: type[Config] = get_type_hints(detector_class(name).configure)["config"]
+    return config

@@ -1,4 +1,4 @@
-"""What a run saw at a step, drawn again: `dataforge replay RUN --step N`."""
+"""Draw the batch of a run's step again: `dataforge replay RUN --step N`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from dataforge.command import Command
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from trainers import registry
@@ -21,17 +22,17 @@ from trainers.results import plots
 from trainers.training import run
 from trainers.training.data import make_loaders
 
-SIDE = 3840  # of a sheet, so that a large batch can be looked at
+SIDE = 3840  # of a sheet, pixels: the images of a large batch stay recognisable
 
 
 def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
     """The batch of all processes that a run's step learned from, made on the CPU.
 
-    Where the device decoded or moved pixels, these differ by rounding.
+    Where the run decoded or transformed on a device, pixels differ by rounding.
 
     Args:
         folder: of the run; step: 1 is the first, as in `steps.csv`.
-        shards: where the shards are now, if they were moved.
+        shards: the shards' present path, if they were moved.
 
     Raises:
         ConfigError: no such run or step, or its shards or arguments have changed since.
@@ -59,17 +60,18 @@ def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--step", type=click.IntRange(1), required=True, help="As in RUN/steps.csv: 1 is the first.")
 @click.option("--out", type=click.Path(path_type=Path), help="The picture; RUN/step-N.png if not given.")
-@click.option("--shards", default="", help="Where the run's shards are now, if they were moved.")
+@click.option("--shards", default="", help="The shards' present path, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) -> None:
-    """Draw the pictures and boxes that RUN learned from at a step, and name the records."""
+    """Draw the images and boxes that RUN learned from at a step, and name the records."""
     loader, batch = batch_at(folder, step, shards)
     out = out or folder / f"step-{step}.png"
     drawn = plots.sheet(batch.images, batch.boxes, batch.labels, loader.classes, side=SIDE)
     try:
-        PIL.Image.fromarray(drawn).save(out)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--out {out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        with writing(f"--out {out}", ConfigError):
+            PIL.Image.fromarray(drawn).save(out)
+    except ValueError as error:  # a suffix that Pillow does not know
+        raise ConfigError(f"--out {out}: cannot be written: {error}") from None
     keys = [str(loader.shards.table.key[i]) for i in batch.index.tolist()]
     boxes = (batch.labels >= 0).sum(1).tolist()
     split, epoch, size = loader.shards.split, loader.epoch + 1, list(batch.images.shape[-2:])

@@ -6,6 +6,7 @@ from 512 pixels on), and priors of several shapes about each of their cells.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,19 +49,19 @@ class SSDConfig(Config):
     augment: str = value("ssd", "augmentation recipe")
     batch_size: int = value(32, "images a step, over all processes", least=1)
     epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)", least=1)
-    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops")
-    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)")
+    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops", least=0)
+    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
     backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
     pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
     style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
 
 
 class Raw(NamedTuple):
-    """What the network gives.
+    """The network's raw outputs.
 
     Attributes:
-        offsets: (B, P, 4), as `anchors.encode` makes them; logits: (B, P, 1+C), the background first.
+        offsets: (B, P, 4), as `anchors.to_offsets` makes them; logits: (B, P, 1+C), the background first.
         priors: (P, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
     """
 
@@ -158,25 +159,26 @@ class SSD(Detector):
             ConfigError: it is neither.
         """
         if "backbone.scale_weight" in state:
-            found = {_own_name(name): tensor for name, tensor in state.items()}
+            renamed = {_own_name(name): tensor for name, tensor in state.items()}
         elif "classifier.3.weight" in state:
-            found = {f"backbone.{name}": tensor for name, tensor in state.items() if name.startswith("features.")}
-            found["fc.1.weight"] = state["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
-            found["fc.3.weight"] = state["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4]
-            found["fc.1.bias"], found["fc.3.bias"] = state["classifier.0.bias"][::4], state["classifier.3.bias"][::4]
+            renamed = {f"backbone.{name}": tensor for name, tensor in state.items() if name.startswith("features.")}
+            renamed["fc.1.weight"] = state["classifier.0.weight"].view(4096, 512, 7, 7)[::4, :, ::3, ::3]
+            renamed["fc.3.weight"] = state["classifier.3.weight"].view(4096, 4096, 1, 1)[::4, ::4]
+            for ours, theirs in (("fc.1.bias", "classifier.0.bias"), ("fc.3.bias", "classifier.3.bias")):
+                renamed[ours] = state[theirs][::4]
         else:
             raise ConfigError(f"{path}: holds neither torchvision's ssd300_vgg16 nor its vgg16 with the classifier")
         own = self.state_dict()
-        fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+        fitting = {name: tensor for name, tensor in renamed.items() if name in own and own[name].shape == tensor.shape}
         self.load_state_dict(fitting, strict=False)
-        left = sorted(found.keys() - fitting.keys())
+        left = sorted(renamed.keys() - fitting.keys())
         return f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps that the heads look at, finest first."""
         maps = list(self.backbone(unit(images)))
-        for place, scale in enumerate(self.scales):
-            maps[place] = scale.view(-1, 1, 1) * functional.normalize(maps[place], eps=1e-10)
+        for i, scale in enumerate(self.scales):
+            maps[i] = scale.view(-1, 1, 1) * functional.normalize(maps[i], eps=1e-10)
         if self.backbone.name == "vgg16":
             maps[1] = self.fc(maps[1])
         for block in self.extra:
@@ -196,8 +198,8 @@ class SSD(Detector):
         offsets, logits = [], []
         for x, *heads in zip(maps, self.regress, self.classify, strict=True):  # two convolutions in one
             weight, bias = (torch.cat([getattr(head, name) for head in heads]) for name in ("weight", "bias"))
-            found = conv3x3(x, weight, bias).permute(0, 2, 3, 1)
-            offset, logit = found.split([len(head.weight) for head in heads], -1)  # type: ignore[arg-type]
+            outputs = conv3x3(x, weight, bias).permute(0, 2, 3, 1)
+            offset, logit = outputs.split([len(head.weight) for head in heads], -1)  # type: ignore[arg-type]
             offsets.append(offset.reshape(x.shape[0], -1, 4))
             logits.append(logit.reshape(x.shape[0], -1, 1 + self.classes))
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
@@ -214,7 +216,7 @@ class SSD(Detector):
             owner = assign.match(raw.priors, batch.boxes, eligible, high=0.5, low=0.5, force="best", shields=shields)
             positive = owner >= 0
             wanted, labels = assign.goals(batch, owner)
-            goal = anchors.encode(raw.priors, wanted, VARIANCES)
+            goal = anchors.to_offsets(raw.priors, wanted, VARIANCES)
             count = shared(positive.sum(), len(batch))
         wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten() + 1, reduction="none").view_as(owner)
         hard = losses.hard_negatives(wrong, positive, owner == assign.NEGATIVE)
@@ -225,7 +227,7 @@ class SSD(Detector):
         self, raw: Raw, *, conf: float | Tensor = 0.01, iou: float | Tensor = 0.45, top: int = 200
     ) -> Detections:
         """Boxes inside the image; one prior may give several classes."""
-        boxes = anchors.decode(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
+        boxes = anchors.from_offsets(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().softmax(-1)[..., 1:], conf=conf, iou=iou, top=top)
 
 
@@ -238,8 +240,8 @@ def _own_name(name: str) -> str:
         (r"head\.regression_head\.module_list", "regress"),
     ):
         name = re.sub(theirs, ours, name)
-    name = re.sub(r"backbone\.extra\.0\.(\d)", lambda found: f"backbone.features.{23 + int(found[1])}", name)
-    return re.sub(r"backbone\.extra\.(\d)", lambda found: f"extra.{int(found[1]) - 1}", name)
+    name = re.sub(r"backbone\.extra\.0\.(\d)", lambda match: f"backbone.features.{23 + int(match[1])}", name)
+    return re.sub(r"backbone\.extra\.(\d)", lambda match: f"extra.{int(match[1]) - 1}", name)
 
 
 def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper") -> Tensor:
@@ -255,18 +257,18 @@ def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = 
         standing.
     """
     height, width = size
-    scales, found = SCALES[style, len(maps)], []
-    for place, (rows, columns) in enumerate(maps):
-        side, larger = scales[place], (scales[place] * scales[place + 1]) ** 0.5
+    scales, boxes = SCALES[style, len(maps)], []
+    for level, (rows, columns) in enumerate(maps):
+        side, larger = scales[level], (scales[level] * scales[level + 1]) ** 0.5
         shapes = [(side, side), (larger, larger)]
-        for ratio in RATIOS[len(maps)][place]:
+        for ratio in RATIOS[len(maps)][level]:
             long, short = side * ratio**0.5, side / ratio**0.5
             shapes += [(long, short), (short, long)]
         limit = 1.0 if style == "torchvision" else float("inf")
         pixels = torch.tensor(shapes).clamp(max=limit) * torch.tensor([width, height])
-        step = (height / rows, width / columns) if style == "paper" else (STEPS[place], STEPS[place])
-        found.append(anchors.grid(pixels, rows, columns, step, 0.5))
-    return torch.cat(found)
+        step = (height / rows, width / columns) if style == "paper" else (STEPS[level], STEPS[level])
+        boxes.append(anchors.grid(pixels, rows, columns, step, 0.5))
+    return torch.cat(boxes)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ passthrough from stride 16, and A anchor boxes a cell of 32 x 32 pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 from trainers.config import Config, value
+from trainers.distributed import world_size
 from trainers.models import anchors as anchor_sets
-from trainers.models import backbones, pretrained
+from trainers.models import assign, backbones, pretrained
 from trainers.models.boxes import iou as box_iou
 from trainers.models.detector import Detections, Detector, select, unit
 
@@ -37,11 +39,11 @@ class YOLOv2Config(Config):
 
     multiscale: list[float] = value([0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)")
     backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
-    width: float = value(1.0, "multiplies the channels of darknet19 and of the head")
+    width: float = value(1.0, "multiplies the channels of darknet19 and of the head", above=0, below=math.inf)
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights")
+    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
     anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
-    num_anchors: int = value(5, "how many anchors auto makes")
+    num_anchors: int = value(5, "how many anchors auto makes", least=1)
 
 
 def reorg(x: Tensor) -> Tensor:
@@ -109,15 +111,15 @@ class YOLOv2(Detector):
     @classmethod
     def configure(cls, config: YOLOv2Config, shards: Shards) -> dict[str, Any]:
         if config.anchors == "auto":
-            found, fit = anchor_sets.from_shards(
-                shards, (config.size[0], config.size[1]), config.fit, config.num_anchors, config.seed
-            )
-            click.echo(f"anchors: {', '.join(f'{w:.2f}x{h:.2f}' for w, h in found)}; mean IoU with the boxes {fit:.3f}")
+            size = (config.size[0], config.size[1])
+            anchors, mean_iou = anchor_sets.from_shards(shards, size, config.fit, config.num_anchors, config.seed)
+            shown = ", ".join(f"{w:.2f}x{h:.2f}" for w, h in anchors)
+            click.echo(f"anchors: {shown}; mean IoU with the boxes {mean_iou:.3f}")
         else:
-            found = anchor_sets.parse(config.anchors)
+            anchors = anchor_sets.parse(config.anchors)
         return {
             "classes": len(shards.classes),
-            "anchors": [list(pair) for pair in found],
+            "anchors": [list(pair) for pair in anchors],
             "backbone": config.backbone,
             "width": config.width,
             "freeze": config.freeze,
@@ -140,7 +142,7 @@ class YOLOv2(Detector):
         return values, torch.stack([x, y], -1).flatten(0, 2).float(), anchor
 
     def predictions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What each predictor says.
+        """The predictors' outputs as boxes and probabilities.
 
         Returns:
             boxes (B, P, 4) xyxy pixels of the network's input, objectness (B, P), class probabilities (B, P, C).
@@ -152,9 +154,9 @@ class YOLOv2(Detector):
     def loss(self, raw: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The sums over predictors, divided by B, whose gradients are those of Darknet's region layer.
 
-        Squares carry a factor 1/2 for that. A box is learnt by the predictor that `assign` gives it: centre and
-        logarithmic size with weight 2 - its share of the image's area, objectness towards the IoU of prediction and
-        box, class by cross-entropy. Every other predictor learns objectness 0, unless it overlaps some box by more
+        Squares carry a factor 1/2 for that. A box is learnt by the predictor that `assign.in_cells` gives it: centre
+        and logarithmic size with weight 2 - its share of the image's area, objectness towards the IoU of prediction
+        and box, class by cross-entropy. Every other predictor learns objectness 0, unless it overlaps some box by more
         than 0.6 IoU (a crowd: is inside it by more than 0.6 of its own area), and over the first 12,800 images is
         pulled to its anchor in the middle of its cell. Crowds are assigned to no predictor, difficult boxes are.
 
@@ -171,12 +173,12 @@ class YOLOv2(Detector):
             truth = functional.pad(batch.boxes.float() / self.stride, (0, 0, 0, 1))
             truth = torch.where((labels >= 0).unsqueeze(-1), truth, 0.0)
             crowd = functional.pad(batch.flags, (0, 1)) & CROWD > 0
-            owner = assign(truth[:, :-1], ((labels >= 0) & ~crowd)[:, :-1], self.anchors, (rows, columns))
+            owner = assign.in_cells(truth[:, :-1], ((labels >= 0) & ~crowd)[:, :-1], self.anchors, (rows, columns))
             positive = owner < places
             target = truth.gather(1, owner.unsqueeze(-1).expand(-1, -1, 4))
-            found = _corners(cell + centre, log_size, anchor)
-            overlap = box_iou(found.unsqueeze(2), target.unsqueeze(2))[..., 0, 0]
-            negative = ~positive & (box_iou(found, truth, crowd).amax(-1) <= IGNORE_IOU)
+            predicted = _corners(cell + centre, log_size, anchor)
+            overlap = box_iou(predicted.unsqueeze(2), target.unsqueeze(2))[..., 0, 0]
+            negative = ~positive & (box_iou(predicted, truth, crowd).amax(-1) <= IGNORE_IOU)
             size = target[..., 2:] - target[..., :2]
             target_centre = (target[..., :2] + target[..., 2:]) / 2 - cell
             target_log = (size.clamp(min=_MIN_CELLS) / anchor).log()
@@ -189,7 +191,7 @@ class YOLOv2(Detector):
         )
         half = 0.5 / max(len(raw), 1)
         if self.training:
-            self.seen += len(raw) * _world()
+            self.seen += len(raw) * world_size()
         return {
             "box": COORD * half * (weight * offset).sum(),
             "obj": OBJECT * half * (positive * (confidence - overlap).square()).sum(),
@@ -211,43 +213,6 @@ class YOLOv2(Detector):
 def _corners(centre: Tensor, log_size: Tensor, anchor: Tensor) -> Tensor:
     half = anchor * log_size.clamp(max=_MAX_LOG).exp() / 2
     return torch.cat([centre - half, centre + half], -1)
-
-
-def _world() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
-
-
-def assign(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Give each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best.
-
-    Where boxes want the same predictor, Darknet lets the last one overwrite the others. Here the first keeps it and
-    the others ask for the next best anchor of the cell that is free; a box that finds all A taken goes without.
-    The smallest box number wins a predictor by a minimum, which does not depend on the order of threads.
-
-    Args:
-        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, those to give a predictor.
-        anchors: (A, 2) in cells; grid: (h, w).
-
-    Returns:
-        (B, P) int64, the number of the box that each predictor has, M where none.
-    """
-    rows, columns = grid
-    count, places = eligible.shape
-    column, row = ((boxes[..., :2] + boxes[..., 2:]) / 2).long().unbind(-1)
-    cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
-    size = (boxes[..., 2:] - boxes[..., :2]).unsqueeze(2)
-    shared = torch.minimum(size, anchors).prod(-1)
-    fit = shared / (size.prod(-1) + anchors.prod(-1) - shared)
-    wishes = fit.argsort(dim=-1, descending=True, stable=True) * (rows * columns) + cell.unsqueeze(-1)
-    number = torch.arange(places, device=boxes.device).expand(count, places)
-    owner = torch.full((count, len(anchors) * rows * columns), places, device=boxes.device)
-    waiting = eligible
-    for wish in wishes.unbind(-1):
-        asks = waiting & (owner.gather(1, wish) == places)
-        owner = owner.scatter_reduce(1, wish, torch.where(asks, number, places), "amin")
-        waiting = waiting & (owner.gather(1, wish) != number)
-    return owner
 
 
 if __name__ == "__main__":

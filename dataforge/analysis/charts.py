@@ -1,4 +1,4 @@
-"""Charts of what `stats.measure` found, in one style. The colours are Okabe and Ito's, told apart by all."""
+"""Charts of what `stats.statistics` found, in one style. The colours are Okabe and Ito's, told apart by all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     """All charts of a set.
 
     Args:
-        facts: what `measure` gave, with `padding`'s under "padding" where there should be a chart of it.
+        facts: what `statistics` gave, with `padding`'s under "padding" where there should be a chart of it.
 
     Returns:
         file name -> a caption and the PNG.
@@ -72,19 +72,19 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
 
 def classes(axis: Axes, facts: Mapping[str, Any]) -> None:
     """A bar for each class, the most boxes on top, in parts for the splits."""
-    found = by_boxes(facts)
+    ranked = by_boxes(facts)
     number = {name: i for i, name in enumerate(facts["classes"])}
-    left = np.zeros(min(BARS, len(found)))
+    left = np.zeros(min(BARS, len(ranked)))
     for i, split in enumerate(facts["splits"]):
-        counts = np.array([part["boxes"][split] for _, part in found[:BARS]])
+        counts = np.array([part["boxes"][split] for _, part in ranked[:BARS]])
         axis.barh(np.arange(len(left)), counts, left=left, color=COLOURS[i % len(COLOURS)], label=shown(split))
         left += counts
-    axis.set_yticks(np.arange(len(left)), [shown(name, f"class {number[name]}") for name, _ in found[:BARS]])
+    axis.set_yticks(np.arange(len(left)), [shown(name, f"class {number[name]}") for name, _ in ranked[:BARS]])
     axis.set_ylim(max(len(left), 1) - 0.4, -0.6)
     axis.set_xlim(0, max(1.0, left.max(initial=0) * 1.05))
     if len(facts["splits"]) > 1:
         axis.legend(title="split", loc="lower right")
-    more = f": the first {BARS} of {len(found)} classes" if len(found) > BARS else ""
+    more = f": the first {BARS} of {len(ranked)} classes" if len(ranked) > BARS else ""
     axis.set(xlabel="boxes", title=f"{facts['boxes']:,} boxes in {facts['images']:,} images{more}")
     axis.grid(False, axis="y")
 

@@ -100,7 +100,7 @@ class Diff:
         Every box of A is one of same, moved, relabelled and removed, every box of B one of same, moved, relabelled and
         added; those with other flags or another area are among them. An image is the same if nothing of it differs.
         """
-        found = {}
+        counts = {}
         for what, changes, lone in (
             ("images", self.image_changes, self.lone_images),
             ("boxes", self.box_changes, self.lone_boxes),
@@ -108,8 +108,8 @@ class Diff:
             kept = [shown for kind, shown in changes.items() if what == "images" or kind in ("moved", "relabelled")]
             same = int((~np.any(kept, axis=0)).sum())
             kinds = {kind: int(shown.sum()) for kind, shown in changes.items()}
-            found[what] = {"same": same, "removed": len(lone[0]), "added": len(lone[1]), **kinds}
-        return found
+            counts[what] = {"same": same, "removed": len(lone[0]), "added": len(lone[1]), **kinds}
+        return counts
 
     @property
     def equal(self) -> bool:
@@ -190,10 +190,10 @@ def text(facts: dict[str, Any], most: int = 10) -> str:
     for one in facts["changed"]:
         was = f" (was {place(one['old'])})" if place(one["old"]) != place(one["new"]) else ""
         changed.append("\n".join([f"~ {place(one['new'])}{was}: {', '.join(one['changes'])}", *_box_lines(one, most)]))
-    for kind, found in (*examples, ("changed", changed)):
-        if found:
-            rest = [f"... {len(found) - most} more {kind}; --json lists all"] if len(found) > most else []
-            lines += ["", *found[:most], *rest]
+    for kind, listed in (*examples, ("changed", changed)):
+        if listed:
+            rest = [f"... {len(listed) - most} more {kind}; --json lists all"] if len(listed) > most else []
+            lines += ["", *listed[:most], *rest]
     return "\n".join(lines)
 
 

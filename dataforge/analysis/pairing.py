@@ -22,13 +22,13 @@ def pair_images(one: Sequence[Image], other: Sequence[Image]) -> Pairs:
         waiting: dict[tuple[object, ...], list[int]] = {}
         for j in sorted(right, key=other.__getitem__, reverse=True):
             waiting.setdefault(tuple(other[j][c] for c in columns), []).append(j)
-        found = []
+        matched = []
         for i in sorted(left, key=one.__getitem__):
             equal = waiting.get(tuple(one[i][c] for c in columns))
             if equal:
-                found.append((i, equal.pop()))
-        pairs += found
-        used, used_right = {i for i, _ in found}, {j for _, j in found}
+                matched.append((i, equal.pop()))
+        pairs += matched
+        used, used_right = {i for i, _ in matched}, {j for _, j in matched}
         left = [i for i in left if i not in used]
         right = [j for j in right if j not in used_right]
         if not left or not right:
@@ -83,8 +83,8 @@ def pair_boxes(one: Objects, other: Objects, images: Pairs, iou: float) -> Pairs
         a, b = left[a1:a2], right[b1:b2]
         chosen = _overlapping(one.boxes[a], other.boxes[b], content[a1:a2, 5:], content_right[b1:b2, 5:], iou)
         pairs.append(np.column_stack([a[chosen[0]], b[chosen[1]]]))
-    found = np.concatenate(pairs)
-    return found[np.argsort(found[:, 0])]
+    paired = np.concatenate(pairs)
+    return paired[np.argsort(paired[:, 0])]
 
 
 def _as_they_stand(one: Objects, other: Objects, images: Pairs) -> tuple[Pairs, Pairs]:

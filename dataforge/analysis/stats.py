@@ -1,4 +1,4 @@
-"""What a set is like, in numbers: counts, histograms and shares, made from the table alone; no image is opened."""
+"""Statistics of a set: counts, histograms and shares, computed from the table alone; no image is opened."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SMALL, LARGE = 32**2, 96**2  # pixels: COCO's small objects are below the one, i
 WINDOW = 16  # steps that deal their records out by the number of boxes
 
 
-def measure(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
-    """Everything that can be said of a set, ready for JSON.
+def statistics(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """The statistics of a set, ready for JSON.
 
     Args:
         classes: the classes' names by label.
@@ -84,16 +84,16 @@ def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
         for most in (3, AUTO):
             plans[f"up to {most} buckets"] = auto_shapes(table.height, table.width, size[0] * size[1], most), 1
         plans[f"... and alike in boxes, {WINDOW} steps"] = plans[f"up to {AUTO} buckets"][0], WINDOW
-    boxes, found = np.diff(table.offsets), {}
+    boxes, plans_waste = np.diff(table.offsets), {}
     for name, (shapes, window) in plans.items():
         how: dict[str, Any] = {"boxes": boxes, "box_window": window}
         steps = plan(table.height, table.width, shapes, batch_size, **how) if len(table) else []
-        found[name] = {"shapes": [list(shape) for shape in shapes], **vars(padding_waste(table, steps))}
-    return found
+        plans_waste[name] = {"shapes": [list(shape) for shape in shapes], **vars(padding_waste(table, steps))}
+    return plans_waste
 
 
 def text(facts: Mapping[str, Any]) -> str:
-    """What `measure` found, with `padding`'s under "padding", for a terminal."""
+    """What `statistics` found, with `padding`'s under "padding", for a terminal."""
     head = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
     shares = ", ".join(f"{name} {n / max(facts['boxes'], 1):.1%}" for name, n in facts["coco_areas"].items())
     tables = [_columns(*rows(facts)) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
@@ -141,8 +141,8 @@ def padding_rows(facts: Mapping[str, Any]) -> Rows:
 def class_rows(facts: Mapping[str, Any]) -> Rows:
     """A row for each class, the most boxes first: its name, boxes, images, and boxes of each split."""
     rows: list[list[object]] = [
-        [name, sum(found["boxes"].values()), sum(found["images"].values()), *found["boxes"].values()]
-        for name, found in by_boxes(facts)
+        [name, sum(counts["boxes"].values()), sum(counts["images"].values()), *counts["boxes"].values()]
+        for name, counts in by_boxes(facts)
     ]
     return ("class", "boxes", "images", *(f"boxes, {split}" for split in facts["splits"])), rows
 
@@ -172,15 +172,15 @@ def _split(table: Table, rows: NDArray[np.int64]) -> dict[str, int]:
 
 
 def _classes(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: {"boxes": {}, "images": {}} for name in classes}
+    per_class: dict[str, Any] = {name: {"boxes": {}, "images": {}} for name in classes}
     for split, rows in splits.items():
         objects = table.take(rows)
         image = np.repeat(np.arange(len(rows)), np.diff(objects.offsets))
         once = np.unique(image * len(classes) + objects.labels) % max(len(classes), 1)  # one for each image and class
         for part, labels in (("boxes", objects.labels), ("images", once)):
             for name, n in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
-                found[name][part][split] = n
-    return found
+                per_class[name][part][split] = n
+    return per_class
 
 
 def _spread(values: NDArray[Any], edges: NDArray[np.float64] | None = None) -> dict[str, Any]:

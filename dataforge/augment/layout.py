@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dataforge.augment.move import move_boxes
 from dataforge.augment.operations.geometry import Floats, Shape
-from dataforge.augment.operations.mix import MIXERS, Parts, Split, single
+from dataforge.augment.operations.mix import MIXERS, Partners, Parts, single
 from dataforge.augment.operations.registry import Recipe, setting
 from dataforge.augment.parameters import Parameters, chosen, dice, parameters
 
@@ -62,14 +62,14 @@ def lay_out(
     """
     n = len(index)
     parts = single(index, out)
-    split = Split(table.height, table.width, out, fit)
+    partners = Partners(table.height, table.width, out, fit)
     for name, mixer in MIXERS.items():
-        for place, step in enumerate(steps):
+        for position, step in enumerate(steps):
             until = step.get("until", 0)
             if step["op"] == name and (epoch < until or not until):
                 values = {key: value for key, value in step.items() if key not in ("op", "p")}
-                rows = np.flatnonzero(chosen(step, place, seed, epoch, index))
-                mixer(dice(step, place, seed, epoch, index), rows, parts, split, **values)
+                rows = np.flatnonzero(chosen(step, position, seed, epoch, index))
+                mixer(dice(step, position, seed, epoch, index), rows, parts, partners, **values)
     parts.sort()
     record = parts.record % len(table.height)
     objects = table.take(record)
@@ -109,8 +109,8 @@ def _choose_pasted(parts: Parts, objects: Any, row: NDArray[np.int64], matrix: F
         return
     boxes, keep = move_boxes(objects.boxes, row, matrix, out, 0.0)
     for part in pasted.tolist():
-        mine = objects.offsets[part] + np.flatnonzero(keep[objects.offsets[part] : objects.offsets[part + 1]])
-        box = boxes[mine[int(parts.boxed[part] * len(mine))]] if len(mine) else np.zeros(4, np.float32)
+        seen = objects.offsets[part] + np.flatnonzero(keep[objects.offsets[part] : objects.offsets[part + 1]])
+        box = boxes[seen[int(parts.boxed[part] * len(seen))]] if len(seen) else np.zeros(4, np.float32)
         parts.region[part] = [*np.floor(box[:2]), *np.ceil(box[2:])]
 
 
@@ -127,9 +127,9 @@ def _uncover(
     boxes, owner = boxes.copy(), parts.owner[row]
     for k in range(1, int(np.diff(first).max(initial=1))):
         part = first[owner] + k
-        there = part < first[owner + 1]
-        part = np.where(there, part, 0)
-        over = there & (part > row) & (parts.weight[part] == 1)
+        exists = part < first[owner + 1]
+        part = np.where(exists, part, 0)
+        over = exists & (part > row) & (parts.weight[part] == 1)
         cover = np.where(over[:, None], parts.region[part], 0)
         for axis in (0, 1):  # a strip that is covered over the box's whole height, or width
             other = 1 - axis

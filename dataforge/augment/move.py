@@ -81,8 +81,8 @@ def move_boxes(
 def _moved_straight(boxes: NDArray[np.float32], matrix: Floats) -> Floats:
     """(s, 4) boxes moved by matrices that do not turn; two corners say it all, many times as fast."""
     factor, shift = matrix[:, [0, 1], [0, 1]] / matrix[:, 2, 2:], matrix[:, :2, 2] / matrix[:, 2, 2:]
-    one, other = boxes[:, :2] * factor + shift, boxes[:, 2:] * factor + shift
-    return np.concatenate([np.minimum(one, other), np.maximum(one, other)], 1)
+    first, second = boxes[:, :2] * factor + shift, boxes[:, 2:] * factor + shift
+    return np.concatenate([np.minimum(first, second), np.maximum(first, second)], 1)
 
 
 def _clipped(boxes: NDArray[np.float32], matrix: Floats, limit: Floats) -> Floats:

@@ -9,10 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.augment.operations.geometry import FILL, Draw, Floats, Shape, View, fit_matrix
+from dataforge.augment.operations import kornia
+from dataforge.augment.operations.geometry import FILL, Canvas, Draw, Floats, Shape, fit_matrix
 from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
-from dataforge.augment.operations.registry import GEOMETRY, P, Recipe, setting
+from dataforge.augment.operations.registry import GEOMETRY, Recipe, setting, values_of
 from dataforge.rng import bits, uniform
+
+
+@dataclass(frozen=True)
+class KorniaStep:
+    """A recipe's step that kornia draws and applies.
+
+    Attributes:
+        values: the step itself.
+        chosen: (n,) the records that it is applied to; seed: (n,) of what is drawn for each.
+    """
+
+    values: dict[str, Any]
+    chosen: NDArray[np.bool_]
+    seed: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class Parameters:
         erase: (n, 4) xyxy output pixels that are painted over at the end, empty where nothing is; or None.
         seed: (n,) for the pixels' noise.
         fill: red, green, blue in 0..255 outside the source.
+        kornia: what is done to finished pictures by kornia, in this order; by the picture's own record.
         mean, std: three numbers each, of the normalisation at the very end; or None.
     """
 
@@ -37,8 +53,15 @@ class Parameters:
     erase: NDArray[np.int64] | None = None
     seed: NDArray[np.uint64] | None = None
     fill: tuple[int, int, int] = (FILL, FILL, FILL)
+    kornia: tuple[KorniaStep, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    @property
+    def blank(self) -> list[float]:
+        """Red, green, blue of the fill colour as a picture in floating point holds it: in 0..1, or normalised."""
+        levels = np.array(self.fill) / 255
+        return ((levels - (self.mean or 0.0)) / (self.std or 1.0)).tolist()  # type: ignore[no-any-return]
 
 
 def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> Draw:
@@ -52,7 +75,7 @@ def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray
 
 def chosen(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) the records that a recipe's step is applied to."""
-    p = step.get("p", P.get(step["op"], 1.0))
+    p = step["p"] if "p" in step else values_of(step["op"]).get("p", (1.0,))[0]
     return uniform(seed, epoch, index, f"{place} {step['op']} p")[:, 0] < p
 
 
@@ -78,7 +101,7 @@ def parameters(
         boxes: (s, 4) source pixels, for the operations that look at them; image: (s,) their rows, ascending.
     """
     where = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64)) if boxes is None or image is None else (boxes, image)
-    view = View(out, fit, fit_matrix(height, width, out, fit), np.stack([width, height], 1).astype(float), *where)
+    canvas = Canvas(out, fit, fit_matrix(height, width, out, fit), np.stack([width, height], 1).astype(float), *where)
     colours: list[Floats] = []
     curves: list[NDArray[np.uint8]] = []
     found: dict[str, Any] = {"damage": {}}
@@ -88,8 +111,8 @@ def parameters(
         draw = dice(step, place, seed, epoch, index)
         mine = chosen(step, place, seed, epoch, index)[:, None]
         if name in GEOMETRY:
-            move = GEOMETRY[name](draw, view, **values)
-            view.matrix = np.where(mine[:, :, None], move, np.eye(3)) @ view.matrix
+            move = GEOMETRY[name](draw, canvas, **values)
+            canvas.matrix = np.where(mine[:, :, None], move, np.eye(3)) @ canvas.matrix
         elif name in COLOUR:
             colours.append(np.where(mine[:, :, None], COLOUR[name](draw, **values), np.eye(4)))
         elif name in CURVES:
@@ -100,13 +123,16 @@ def parameters(
         elif name in ERASE:
             share = np.where(mine, ERASE[name](draw, **values), 0.0)
             found["erase"] = np.round(share * ([out[1], out[0]] * 2)).astype(np.int64)
+        elif name.startswith(kornia.PREFIX):
+            key = bits(seed, epoch, index, f"{place} {name} kornia")[:, 0]
+            found["kornia"] = (*found.get("kornia", ()), KorniaStep(step, mine[:, 0], key))
         elif name == "normalise":
             found |= setting(steps, "normalise")
     if "noise" in found["damage"]:
         found["seed"] = bits(seed, epoch, index, "pixels")[:, 0]
     red, green, blue = (round(level) for level in setting(steps, "fill").values())
     return Parameters(
-        matrix=view.matrix,
+        matrix=canvas.matrix,
         colour=reduce(lambda first, then: then @ first, colours)[:, :3] if colours else None,
         curve=reduce(lambda first, then: np.take_along_axis(then, first.astype(int), 1), curves) if curves else None,
         fill=(red, green, blue),

@@ -14,6 +14,8 @@ from dataforge.augment.executors.antialias import LEAST, SHARP, taps
 from dataforge.augment.executors.cpu import warp
 from dataforge.augment.operations.geometry import FILL, fit_matrix
 
+__all__ = ["Preprocess"]
+
 FINE = 2048  # OpenCV's steps between two pixels
 
 

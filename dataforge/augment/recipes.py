@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from dataforge.augment.operations import kornia
 from dataforge.augment.operations.registry import OPERATIONS, Recipe, values_of
 from dataforge.errors import ConfigError, unknown
+from dataforge.files import reading
 
 _COLOURS: Recipe = (
     {"op": "brightness", "strength": 0.4},
@@ -82,12 +84,13 @@ def recipe(augment: str | Path | Recipe | None) -> Recipe:
 
 def _read(path: Path) -> Recipe:
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    steps = found.get("steps")
-    if set(found) != {"steps"} or not isinstance(steps, list):
-        keys = ", ".join(map(repr, found)) or "nothing"
+        with reading(path, ConfigError):
+            content = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    steps = content.get("steps")
+    if set(content) != {"steps"} or not isinstance(steps, list):
+        keys = ", ".join(map(repr, content)) or "nothing"
         raise ConfigError(f"{path}: holds {keys}; expected one list, 'steps', of {{ op = NAME, ... }}")
     return steps
 
@@ -102,12 +105,17 @@ def _check(step: Any) -> None:
             continue
         if key not in known:
             raise ConfigError(f"augmentation {name!r}: unknown value {key!r}; known: {', '.join(known) or 'none'}")
+        if name.startswith(kornia.PREFIX) and key != "p":
+            continue
         default, bounds = known[key]
         if not _alike(value, default):
             kind = {bool: "true or false", tuple: "3 numbers"}.get(type(default), "a number")
             raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {kind}")
         if bounds and not bounds[0] <= value <= bounds[1]:
             raise ConfigError(f"augmentation {name!r}: {key} is {value!r}; expected {bounds[0]} to {bounds[1]}")
+    if name.startswith(kornia.PREFIX):
+        kornia.module(step)
+        return
     low, high = (step.get(key, known.get(key, [None])[0]) for key in ("low", "high"))
     if low is not None and high is not None and low > high:
         raise ConfigError(f"augmentation {name!r}: low is {low!r} and high {high!r}; expected low to be the smaller")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 
-def describe(found: list[dict[str, Any]]) -> str:
+def describe(rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
-    first, last = found[0], found[-1]
+    first, last = rows[0], rows[-1]
     here, (height, width) = first["machine"], first["size"]
     lines = [
         f"{first['images']} images, batches of {first['batch_size']} at {height}x{width}, {first['threads']} threads, "
@@ -16,7 +16,7 @@ def describe(found: list[dict[str, Any]]) -> str:
         f"{here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB",
         f"{'stage':<22}{'img/s':>9}{'(low to high)':>20}{'MB/s':>9}{'CPU %':>7}{'MiB':>7}{'p50 ms':>9}{'p99 ms':>9}",
     ]
-    for row in found:
+    for row in rows:
         spread = f"({row['low']:.0f} to {row['high']:.0f})"
         lines.append(
             f"{row['name']:<22}{row['value']:>9.0f}{spread:>20}{row['mb_per_s']:>9.0f}{row['cpu_percent']:>7}"
@@ -29,7 +29,7 @@ def describe(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(found: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """What an image costs in each stage, and what the loader delivers by threads."""
     import matplotlib
 
@@ -37,16 +37,16 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    stages = [row for row in found if not row["name"].endswith(" threads")][::-1]
+    stages = [row for row in rows if not row["name"].endswith(" threads")][::-1]
     costs = [1000 / row["value"] for row in stages]
     spread = [[c - 1000 / row["high"] for c, row in zip(costs, stages, strict=True)]]
     spread.append([1000 / row["low"] - c for c, row in zip(costs, stages, strict=True)])
     colours = ["#4c72b0" if row["name"].startswith("all") else "#8c8c8c" for row in stages]
     bars = left.barh([row["name"] for row in stages], costs, xerr=spread, color=colours)
     left.bar_label(bars, [f"{row['value']:,.0f} img/s" for row in stages], padding=6, fontsize=8)
-    left.set(xlabel=f"ms an image on {found[0]['threads']} threads", xlim=(0, 1.35 * max(costs)), title="stages")
+    left.set(xlabel=f"ms an image on {rows[0]['threads']} threads", xlim=(0, 1.35 * max(costs)), title="stages")
     named = max((row["name"] for row in stages if row["name"].startswith("all")), key=len)
-    sweep = [row for row in found if row["name"] == named or row["name"].endswith(" threads")]
+    sweep = [row for row in rows if row["name"] == named or row["name"].endswith(" threads")]
     sweep.sort(key=lambda row: row["threads"])
     values = [row["value"] for row in sweep]
     low = [v - row["low"] for v, row in zip(values, sweep, strict=True)]

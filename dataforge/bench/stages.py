@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch, pad
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
-from dataforge.threads import cores
+from dataforge.threads import cores, opencv_threads
 
 AHEAD = 3  # batches in the making, as in the loader
 HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" goes over
@@ -188,13 +187,12 @@ def _arrived(batch: Batch) -> int:
 
 def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
     """Do something for each image, in the setting's threads and some batches ahead; give each batch's sum."""
-    cv2.setNumThreads(1)
     threads = given.threads
 
     def part(index: NDArray[np.int64], place: int) -> int:
         return sum(one(int(i)) for i in index[place::threads])
 
-    with ThreadPoolExecutor(threads) as pool:
+    with opencv_threads(1), ThreadPoolExecutor(threads) as pool:
         pending: deque[list[Any]] = deque()
         for index in given.batches:
             pending.append([pool.submit(part, index, place) for place in range(threads)])
@@ -229,14 +227,14 @@ def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = F
     if sweep:
         counts = sorted({1, *(2**k for k in range(1, 10) if 2**k < cores()), cores(), 2 * cores()} - {given.threads})
         stages += [(f"all, {given.augment or 'plain'}, {n} threads", load, replace(given, threads=n)) for n in counts]
-    found = []
+    measured = []
     if cold:
         row = measure("read, cold", partial(read_cold, given), given.images, repeats, fresh=True)
-        found.append(row | {"cache": "cold"} | _facts(given))
+        measured.append(row | {"cache": "cold"} | _facts(given))
     for name, stage, used in stages:
         row = measure(name, partial(stage, used), used.images, repeats)
-        found.append(row | {"cache": "warm"} | _facts(used))
-    return found
+        measured.append(row | {"cache": "warm"} | _facts(used))
+    return measured
 
 
 def _facts(given: Setting) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from dataforge.bench.measure import measure, memory
 from dataforge.bench.stages import Setting, largest, load
 from dataforge.bench.verdict import WAITS, Figures
 from dataforge.errors import ConfigError
+from dataforge.process import run_module
 from dataforge.shards.reader import Shards
 from dataforge.sources.view import View
 from dataforge.threads import cores
@@ -25,7 +25,7 @@ ROOM = 1.2  # a baked picture's shorter side, in terms of the batch's: zooming i
 
 
 def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, Any]:
-    """What `trainers.bench` says: "step", "together" and "waited"; and "loader", the values that its loader had.
+    """Run `trainers.bench`. Returns "step", "together" and "waited"; and "loader", the values that its loader had.
 
     Args:
         trainer: a detector of `trainers`.
@@ -34,30 +34,34 @@ def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, An
             own value is taken for what is missing.
 
     Raises:
-        ConfigError: the trainer refused; its own words.
+        ConfigError: the trainer failed; the text is the last line that it printed.
     """
-    words = ["trainers.bench", trainer, "--shards", path, "--split", largest(path), "--seconds", seconds]
+    words = [trainer, "--shards", path, "--split", largest(path), "--seconds", seconds]
     for key, value in given.items():
         words += [f"--{key.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
-    found = dict(json.loads(_python(*words).splitlines()[-1]))
-    found["loader"]["size"] = tuple(found["loader"]["size"])
-    return found
+    done = run_module("trainers.bench", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["printed nothing"])[-1].removeprefix("error: ")
+        raise ConfigError(f"python -m trainers.bench {trainer}: {last}")
+    trained = dict(json.loads(done.stdout.splitlines()[-1]))
+    trained["loader"]["size"] = tuple(trained["loader"]["size"])
+    return trained
 
 
-def figures(given: Setting, found: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
+def figures(given: Setting, rows: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
     """Put together what the verdict weighs, and measure what each change would give where the step waits.
 
     Args:
-        found: the rows of `stages.rows`.
+        rows: those of `stages.rows`.
         trained: what `step` gave.
     """
-    rate = {row["name"]: row["value"] for row in found}
+    rate = {row["name"]: row["value"] for row in rows}
     name = f"all, {given.augment}" if given.augment else "all"
     costs = {stage: 1 / rate[stage] for stage in ("read", "decode", "resize")}
     if "read, cold" in rate:
         costs["read"] = 1 / rate["read, cold"]
     costs["augment"] = max(0.0, 1 / rate[name] - 1 / rate["all"])
-    changes = {f"--threads {row['threads']}": row["value"] for row in found if row["name"].startswith(f"{name}, ")}
+    changes = {f"--threads {row['threads']}": row["value"] for row in rows if row["name"].startswith(f"{name}, ")}
     if trained["waited"] > WAITS:
         changes |= dict(_baked(given, repeats))
     if costs["augment"] == max(costs.values()):
@@ -91,16 +95,3 @@ def _baked(given: Setting, repeats: int) -> Iterator[tuple[str, float]]:
             baked = replace(given, path=Path(folder) / str(number))
             bake(sample, baked.path, form, jobs=cores())
             yield name, measure(name, partial(load, baked), baked.images, repeats)["value"]
-
-
-def _python(*words: object) -> str:
-    """Run a module with this Python, and give what it prints.
-
-    Raises:
-        ConfigError: it failed; the text is its own.
-    """
-    done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["said nothing"])[-1].removeprefix("error: ")
-        raise ConfigError(f"python -m {words[0]} {words[1]}: {said}")
-    return done.stdout

@@ -32,22 +32,22 @@ class Figures:
     changes: Mapping[str, float]
 
 
-def verdict(found: Figures) -> str:
+def verdict(figures: Figures) -> str:
     """The cause, the figures, and the one change that helps most."""
-    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    threads = f"{figures.threads} thread{'s' if figures.threads > 1 else ''}"
     have = (
-        f"{threads} deliver{'' if found.threads > 1 else 's'} {_number(found.loader)} img/s, "
-        f"the step takes {_number(found.step)}"
+        f"{threads} deliver{'' if figures.threads > 1 else 's'} {_number(figures.loader)} img/s, "
+        f"the step takes {_number(figures.step)}"
     )
-    have += f", and together they reach {_number(found.together)}"
-    if found.waited <= WAITS:
-        return f"step-bound: {have}, waiting {found.waited:.1%} of the time"
-    cause = max(found.costs, key=lambda name: found.costs[name])
-    text = f"{cause}-bound: {have}, waiting {found.waited:.0%}"
-    best = max(found.changes, key=lambda name: found.changes[name], default="")
-    if best and found.changes[best] >= HELPS * found.loader:
-        return f"{text} of the time; {best} gives {_number(found.changes[best])}"
-    tried = ", ".join(f"{name} {_number(value)}" for name, value in found.changes.items())
+    have += f", and together they reach {_number(figures.together)}"
+    if figures.waited <= WAITS:
+        return f"step-bound: {have}, waiting {figures.waited:.1%} of the time"
+    cause = max(figures.costs, key=lambda name: figures.costs[name])
+    text = f"{cause}-bound: {have}, waiting {figures.waited:.0%}"
+    best = max(figures.changes, key=lambda name: figures.changes[name], default="")
+    if best and figures.changes[best] >= HELPS * figures.loader:
+        return f"{text} of the time; {best} gives {_number(figures.changes[best])}"
+    tried = ", ".join(f"{name} {_number(value)}" for name, value in figures.changes.items())
     return f"{text} of the time; nothing that was tried gives more ({tried or 'nothing could be tried'})"
 
 

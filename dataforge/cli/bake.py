@@ -55,12 +55,12 @@ def bake(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write a cache of DIRECTORY: the same records, smaller, in grey, or as pixels. Everything reads it like shards."""
+    """Write a cache of DIRECTORY: the same records, smaller, in grey, or as raw pixels. It is read like shards."""
     from dataforge.shards.reader import Shards
     from dataforge.threads import cores
     from dataforge.transform.bake import bake as run
 
-    jobs, said = jobs or cores(), {}
+    jobs, measured = jobs or cores(), {}
     try:
         with polite_kill():
             shards, form = Shards(directory, split, view), _form(target=target, **given)
@@ -68,11 +68,11 @@ def bake(
                 from dataforge.transform.tune import tune
 
                 choice = tune(shards, target, form, out, threads=jobs)
-                said = {"target": choice.facts()}
+                measured = {"target": choice.facts()}
                 click.echo(choice.text(), err=as_json)
                 if choice.chosen.form is None:
                     why = "no cache is needed" if choice.reached else "no cache is faster"
-                    click.echo(json.dumps(said) if as_json else f"{why}; nothing was written")
+                    click.echo(json.dumps(measured) if as_json else f"{why}; nothing was written")
                     return
                 form = choice.chosen.form
             with progress_bar(len(shards), hidden=as_json) as progress:
@@ -81,7 +81,7 @@ def bake(
         click.echo("interrupted; nothing was published", err=True)
         sys.exit(130)
     facts = Shards(out).info()
-    click.echo(json.dumps(facts | said, ensure_ascii=False) if as_json else describe(facts))
+    click.echo(json.dumps(facts | measured, ensure_ascii=False) if as_json else describe(facts))
 
 
 def _form(
@@ -104,8 +104,8 @@ def _form(
         raise ConfigError("--quality is of JPEGs; leave it out with --raw")
     shapes: tuple[tuple[int, int], ...] = (size,) if size else ()
     if buckets:
-        found = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]
-        shapes = tuple((int(one[1]), int(one[2])) for one in found if one)
-        if len(shapes) != len(found):
+        matches = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]
+        shapes = tuple((int(match[1]), int(match[2])) for match in matches if match)
+        if len(shapes) != len(matches):
             raise ConfigError(f"--buckets {buckets}: expected heights and widths such as 320x320,256x384")
     return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality)

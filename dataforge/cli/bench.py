@@ -1,4 +1,4 @@
-"""`dataforge bench`: what each stage of the data path gives, and what a training would wait for."""
+"""`dataforge bench`: measure each stage of the data path, and what a training would wait for."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bench(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Images a second of each stage: read, decode, resize, collate, copy, all. Without DIRECTORY, on a drawn set."""
+    """Measure each stage in img/s: read, decode, resize, collate, copy, all. Without DIRECTORY, draw a set."""
     from dataforge.bench import show, stages, training
     from dataforge.bench.measure import machine
     from dataforge.bench.verdict import verdict
@@ -63,15 +63,15 @@ def bench(
             trained = training.step(path, trainer, seconds, **own, **how)
             how |= trained["loader"]
         given = stages.setting(path, images=images, **how)
-        found = stages.rows(given, repeats=repeats, sweep=sweep, cold=cold)
-        for row in found if as_json else ():
+        rows = stages.rows(given, repeats=repeats, sweep=sweep, cold=cold)
+        for row in rows if as_json else ():
             click.echo(json.dumps(row, ensure_ascii=False))
         if not as_json:
-            click.echo(show.describe(found))
+            click.echo(show.describe(rows))
         if plot:
-            show.plot(found, plot)
+            show.plot(rows, plot)
         if trained:
-            weighed = training.figures(given, found, trained, repeats)
+            weighed = training.figures(given, rows, trained, repeats)
             if as_json:
                 click.echo(json.dumps({"name": "verdict", "text": verdict(weighed), **vars(weighed)} | machine()))
             else:

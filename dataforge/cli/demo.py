@@ -1,4 +1,4 @@
-"""The whole line on drawn pictures: synth, ingest, info, bench, train, evaluate, predict, as a user would type them."""
+"""Run synth, ingest, info, bench, train, evaluate and predict on drawn pictures, as a user would type them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from dataforge.errors import ConfigError, DataError
+from dataforge.process import run_module
 
 NEEDED_MAP50 = 0.6
 RESULT = "demo.json"
@@ -53,13 +53,13 @@ def run(out: Path) -> dict[str, Any]:
         words = [str(word) for word in command]
         click.secho(f"\n[{number}/{len(steps)}] {name}: {shlex.join(words)}", bold=True)
         started = time.perf_counter()
-        said = _call(words, quiet=name in ("evaluate", "predict"))
+        printed = _call(words, quiet=name in ("evaluate", "predict"))
         seconds[name] = round(time.perf_counter() - started, 1)
         if name == "evaluate":
-            numbers = json.loads(said)
+            numbers = json.loads(printed)
             click.echo(", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
         elif name == "predict":
-            click.echo(said.splitlines()[-1])
+            click.echo(printed.splitlines()[-1])
     result = {"mAP50": numbers["AP50"], "seconds": round(sum(seconds.values()), 1), "steps": seconds}
     (out / RESULT).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     if not numbers["AP50"] >= NEEDED_MAP50:
@@ -87,9 +87,9 @@ def _clear(out: Path, parts: tuple[Path, ...]) -> None:
 
 
 def _call(words: list[str], quiet: bool) -> str:
-    """Run a command with this Python; what it prints on stdout is shown, or, when quiet, returned."""
-    rest = words[1:] if words[0] == "python" else ["-m", *words]
-    done = subprocess.run([sys.executable, *rest], stdout=subprocess.PIPE if quiet else None, text=True, check=False)
+    """Run `dataforge ...` or `python -m ...`; what it prints is shown, or, when quiet, its stdout returned."""
+    module = words[2:] if words[0] == "python" else words
+    done = run_module(*module, stdout=subprocess.PIPE if quiet else None)
     if done.returncode:
         raise DataError(f"{shlex.join(words)}: ended with exit code {done.returncode}")
     return done.stdout or ""
@@ -98,5 +98,5 @@ def _call(words: list[str], quiet: bool) -> str:
 @click.command()
 @click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for all of it.")
 def demo(out: Path) -> None:
-    """The whole line, with no data needed: draw, ingest, train, evaluate, predict."""
+    """Run the whole data path without any data of your own: draw, ingest, train, evaluate, predict."""
     run(out)

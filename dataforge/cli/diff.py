@@ -11,6 +11,7 @@ import click
 
 from dataforge.cli.options import json_option
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 
 if TYPE_CHECKING:
     from dataforge.shards.reader import Shards
@@ -31,25 +32,23 @@ SHOWN = 24  # images in the report
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with pictures here.")
 @json_option
 def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> None:
-    """What was added, removed, moved and relabelled from shard folder A to shard folder B.
+    """Report what was added, removed, moved and relabelled from shard folder A to shard folder B.
 
-    Exits with 0 if they hold the same, with 1 if they differ (as it does after an error, which is told on stderr).
+    Exits with 0 if they are equal, and with 1 if they differ or after an error, which is printed on stderr.
     """
     from dataforge.analysis.diff import diff as compare
     from dataforge.analysis.diff import text
     from dataforge.shards.reader import Shards
 
     old, new = Shards(a), Shards(b)
-    found = compare(old, new, iou)
-    facts = found.facts()
+    difference = compare(old, new, iou)
+    facts = difference.facts()
     if report is not None:
         html = _page(facts, old, new)
-        try:
+        with writing(f"--report {report}", ConfigError):
             report.write_text(html, "utf-8")
-        except OSError as error:
-            raise ConfigError(f"--report {report}: cannot be written: {error.strerror or error}") from None
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else text(facts))
-    if not found.equal:
+    if not difference.equal:
         sys.exit(1)
 
 

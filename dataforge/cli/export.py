@@ -20,18 +20,28 @@ if TYPE_CHECKING:
 @click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@click.option("--allow-cache", is_flag=True, help="Write the JPEGs of a cache, which are not the original images.")
 @view_options
 @json_option
-def export(directory: Path, format_name: str, out: Path, splits: tuple[str, ...], view: View, as_json: bool) -> None:
-    """Write a shard folder as annotated images again, and say what the format could not hold."""
+def export(
+    directory: Path,
+    format_name: str,
+    out: Path,
+    splits: tuple[str, ...],
+    allow_cache: bool,
+    view: View,
+    as_json: bool,
+) -> None:
+    """Write a shard folder as annotated images again, and report what the format cannot hold."""
     from dataforge.shards.as_source import source_of
     from dataforge.shards.reader import Shards
     from dataforge.transform.export import export as run
 
     shards, wanted = Shards(directory, view=view), names(splits)
     try:
-        with polite_kill(), progress_bar(source_of(shards, wanted).total, hidden=as_json) as progress:
-            done = run(shards, format_name, out, split=wanted, progress=progress)
+        total = source_of(shards, wanted, allow_cache=allow_cache).total
+        with polite_kill(), progress_bar(total, hidden=as_json) as progress:
+            done = run(shards, format_name, out, split=wanted, allow_cache=allow_cache, progress=progress)
     except KeyboardInterrupt:
         click.echo("interrupted; nothing was written", err=True)
         sys.exit(130)

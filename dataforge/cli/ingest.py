@@ -1,4 +1,4 @@
-"""`dataforge ingest` and `dataforge merge`: whatever it is, to shards."""
+"""`dataforge ingest`: annotated images to shards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
+    SourceCommand,
     json_option,
     names,
     open_source,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from dataforge.transform.split import Dealt
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
@@ -54,7 +55,7 @@ def ingest(
 ) -> None:
     """Turn annotated images into shards.
 
-    FORMAT is a format's name (a wrong one lists them all), `auto` to find it out, or your own reader as
+    FORMAT is the name of a format (a wrong name lists all), `auto` to detect it, or your own reader as
     `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
     """
 
@@ -65,29 +66,15 @@ def ingest(
     publish(make, out, as_json, jobs=jobs, **how)
 
 
-@click.command()
-@click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@store_option
-@json_option
-def merge(directories: tuple[Path, ...], out: Path, store_name: str, as_json: bool) -> None:
-    """Put shard folders together: classes unite by name, splits of one name become one, images keep their bytes."""
-    from dataforge.shards.as_source import source_of
-    from dataforge.shards.reader import Shards
-    from dataforge.sources.join import join
-
-    def make() -> tuple[Source, str]:
-        parts = [Shards(directory) for directory in directories]
-        source = join([(part.path.resolve().name, source_of(part)) for part in parts])
-        return source, " + ".join(part.index["source"] for part in parts)
-
-    publish(make, out, as_json, store_name=store_name)
-
-
 def publish(
     make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, dealt: Sequence[Dealt] = (), **how: Any
 ) -> None:
-    """Ingest what `make` gives, a source and its name, and say what came of it; and of the splits that it dealt."""
+    """Ingest the source that `make` returns with its name, and print the result. `split` and `merge` use it too.
+
+    Args:
+        dealt: what is printed in place of the shards' contents, once `make` has filled it.
+        how: further arguments of `dataforge.ingest.run.ingest`.
+    """
     from dataforge.ingest.run import IngestError
     from dataforge.ingest.run import ingest as run
     from dataforge.shards.index import JOURNAL
@@ -110,11 +97,11 @@ def publish(
     if "error" not in failed:
         facts = Shards(out).info()
         if as_json:
-            for one in dealt:
-                facts |= one.facts()
+            for new_splits in dealt:
+                facts |= new_splits.facts()
             click.echo(json.dumps(facts | summary.facts(), ensure_ascii=False))
         else:
-            tables = [one.text() for one in dealt] or [describe(facts)]
+            tables = [new_splits.text() for new_splits in dealt] or [describe(facts)]
             click.echo("\n\n".join([*tables, summary.text()]))
         return
     if as_json:

@@ -1,4 +1,4 @@
-"""`dataforge lint`: what is wrong with a set, or odd about it."""
+"""`dataforge lint`: report mistakes and oddities of a set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import json_option, named, names, open_source, progress_bar, source_options
+from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 
 if TYPE_CHECKING:
     from dataforge.analysis.lint.run import Report
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 3  # examples of a kind
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", default="auto", show_default=True, help="ROOT's format, or your own reader.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
@@ -30,7 +31,7 @@ SHOWN = 3  # examples of a kind
     type=click.Choice(["error", "warning", "info"]),
     default="error",
     show_default=True,
-    help="Exit with 1 if anything as bad as this is found.",
+    help="Exit with 1 on findings of this severity or a higher one.",
 )
 @json_option
 def lint(
@@ -42,12 +43,12 @@ def lint(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Look for mistakes in annotated images, before ingest (ROOT) or after it (DIR, a shard folder).
+    """Report mistakes in annotated images, before ingest (ROOT) or after it (DIR, a shard folder).
 
-    Images are decoded, to find damage and near-duplicates. Exits with 1 if errors are found.
+    Decodes the images to find damage and near-duplicates. Exits with 1 if there are errors.
     """
     from dataforge.analysis.lint.codes import SEVERITIES
-    from dataforge.analysis.lint.run import lint as look
+    from dataforge.analysis.lint.run import lint as check
     from dataforge.analysis.lint.run import lint_shards
     from dataforge.shards.as_source import source_of
     from dataforge.shards.index import INDEX
@@ -63,16 +64,16 @@ def lint(
             raise ConfigError(f"{root}: is a shard folder; options for reading a source do not go with it")
         shards = Shards(root)
         with progress_bar(len(shards), hidden=as_json) as progress:
-            found = lint_shards(shards, progress)
+            result = lint_shards(shards, progress)
     else:
         format_name = named(format_name, root)
         opened = source()
         with progress_bar(opened.total, hidden=as_json) as progress:
-            found = look(opened, str(root), progress=progress)
+            result = check(opened, str(root), progress=progress)
     if report is not None:
-        _write_page(report, f"{root.resolve().name}: {found.images} images, {found.boxes} boxes", found, source())
-    click.echo(json.dumps(found.facts(), ensure_ascii=False) if as_json else text(found))
-    if any(found.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
+        _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
+    click.echo(json.dumps(result.facts(), ensure_ascii=False) if as_json else text(result))
+    if any(result.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
         sys.exit(1)
 
 
@@ -91,12 +92,10 @@ def text(report: Report) -> str:
     return "\n".join([*lines, f"{report.images} images, {report.boxes} boxes: {counts}"])
 
 
-def _write_page(path: Path, title: str, found: Report, source: Source) -> None:
+def _write_page(path: Path, title: str, report: Report, source: Source) -> None:
     from dataforge.analysis.html_page import page
     from dataforge.analysis.lint.pictures import sections
 
-    html = page(title, sections(found, source))
-    try:
+    html = page(title, sections(report, source))
+    with writing(f"--report {path}", ConfigError):
         path.write_text(html, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"--report {path}: cannot be written: {error.strerror or error}") from None

@@ -11,8 +11,9 @@ from dataforge.cli.demo import demo
 from dataforge.cli.diff import diff
 from dataforge.cli.export import export
 from dataforge.cli.info import info
-from dataforge.cli.ingest import ingest, merge
+from dataforge.cli.ingest import ingest
 from dataforge.cli.lint import lint
+from dataforge.cli.merge import merge
 from dataforge.cli.replay import replay
 from dataforge.cli.show import show
 from dataforge.cli.split import split

@@ -18,6 +18,7 @@ import click
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dataforge.formats import Option
     from dataforge.record import Source
     from dataforge.sources.view import View
 
@@ -38,38 +39,32 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
-def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What the formats' readers take beyond the folder; a command gets them all as `**given`."""
-    for option in reversed(
-        (
-            click.option("--annotations", type=click.Path(path_type=Path), help="coco: this JSON file."),
-            click.option(
-                "--images", type=click.Path(path_type=Path), help="The folder of the pictures, where it is another."
-            ),
-            click.option(
-                "--allow-outside",
-                is_flag=True,
-                default=None,
-                help="Take pictures that an annotation names by an absolute path or ../, wherever that leads.",
-            ),
-            click.option(
-                "--voc-offset",
-                type=int,
-                help="voc: 1 (default) for 1-based inclusive boxes, 0 for boxes as they stand.",
-            ),
-            click.option("--map", metavar="FIELD=COLUMN,...|FILE.toml", help="table: which columns hold what."),
-            click.option("--boxes", metavar="xyxy|xywh|cxcywh", help="table: what a box's four numbers are."),
-            click.option("--unit", metavar="pixel|unit", help="table: pixels, or fractions of the image's size."),
-            click.option(
-                "--inclusive", is_flag=True, default=None, help="table: xmax and ymax are the last pixels' numbers."
-            ),
-            click.option(
-                "--corners", help="matlab: matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y]."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+class SourceCommand(click.Command):
+    """A command that reads a source: `source_options`, and the options of all formats, which it gets as `**given`.
+
+    The formats are imported when this command is parsed or explained, so that `dataforge --help` does not wait for it.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from dataforge.formats import FORMATS, options
+
+        *own, help_option = super().get_params(ctx)
+        formats = [_click_option(option, takers, len(FORMATS)) for option, takers in options().items()]
+        return [*own, *formats, help_option]
+
+
+@functools.cache  # click compares parameters by identity, and asks for them several times
+def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> click.Option:
+    """A format's option, its help led by the formats that take it, where these are not all."""
+    flag = option.type is bool
+    return click.Option(
+        [f"--{option.name.replace('_', '-')}", option.name],
+        type=click.Path(path_type=Path) if option.type is Path else option.type,
+        is_flag=flag,
+        default=None,
+        metavar=option.metavar,
+        help=option.help if len(takers) == formats else f"{', '.join(takers)}: {option.help}",
+    )
 
 
 def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[..., Any]:
@@ -103,20 +98,28 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
     for option in reversed(
         (
-            click.option("--classes", multiple=True, help="Only boxes of these, numbered in this order."),
-            click.option("--area", **between, help="Only objects of this area, in pixels; inf for no end."),
-            click.option(side, "side", **between, help="Only boxes whose shorter side is so long, in pixels."),
-            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes around crowds."),
-            click.option("--difficult", type=policy, default="keep", show_default=True, help="Boxes marked so."),
+            click.option(
+                "--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."
+            ),
+            click.option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
+            click.option(
+                side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."
+            ),
+            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes flagged as crowds."),
+            click.option(
+                "--difficult", type=policy, default="keep", show_default=True, help="Boxes flagged as difficult."
+            ),
             click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
-            click.option("--limit", type=int, help="The first so many images of each split that fit all this."),
+            click.option(
+                "--limit", type=int, help="Keep the first N images of each split that pass the other filters."
+            ),
             click.option(
                 "--sample",
                 type=float,
                 default=1.0,
-                help="A random share (0.1), or so many of each split (500).",
+                help="Keep a random fraction (0.1), or this many images of each split (500).",
             ),
-            click.option("--sample-seed", type=int, default=0, show_default=True, help="Another seed, other images."),
+            click.option("--sample-seed", type=int, default=0, show_default=True, help="Seed of --sample."),
         )
     ):
         with_view = option(with_view)
@@ -124,11 +127,11 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How annotated images are read, joined, renamed and chosen from; a command gets them all as `**given`."""
+    """How sources are joined, renamed and chosen from. For a `SourceCommand`, which adds the formats' own options."""
     for option in reversed(
         (
             click.option(
-                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join this set too; classes unite by name."
+                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join another set; classes are united by name."
             ),
             click.option(
                 "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
@@ -136,7 +139,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return format_options(view_options(command))
+    return view_options(command)
 
 
 def open_source(
@@ -153,16 +156,16 @@ def open_source(
     from dataforge.sources.view import View
 
     name = named(format_name, root)
-    source, called = read_source(name, root, splits, given), name
+    source, title = read_source(name, root, splits, given), name
     if add:
-        places = [format_and_root(text, "--add") for text in add]
-        called = " + ".join([name, *(other for other, _ in places)])
-        too = {"allow_outside": given.get("allow_outside")}
-        more = [(place.resolve().name, read_source(other, place, splits, too)) for other, place in places]
-        source = join([(root.resolve().name, source), *more])
+        added = [format_and_root(text, "--add") for text in add]
+        title = " + ".join([name, *(added_name for added_name, _ in added)])
+        shared = {"allow_outside": given.get("allow_outside")}
+        others = [(path.resolve().name, read_source(added_name, path, splits, shared)) for added_name, path in added]
+        source = join([(root.resolve().name, source), *others])
     if class_map:
         source = rename(source, read_class_map(class_map))
-    return source if view == View() else view.filter(source), called
+    return source if view == View() else view.filter(source), title
 
 
 def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
@@ -178,11 +181,11 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
     """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
-    found = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
-    if not found:
+    match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
+    if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
-    root = Path(found[2] or ".")
-    return named(found[1], root), root
+    root = Path(match[2] or ".")
+    return named(match[1], root), root
 
 
 def named(format_name: str, root: Path) -> str:
@@ -191,9 +194,9 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.formats.sniff import detect
 
-    found, saw = detect(root)
-    click.echo(f"{root}: {found} ({saw})", err=True)
-    return found
+    detected, saw = detect(root)
+    click.echo(f"{root}: {detected} ({saw})", err=True)
+    return detected
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -203,7 +206,7 @@ def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
 
 @contextmanager
 def polite_kill() -> Iterator[None]:
-    """SIGTERM ends what happens here as Ctrl-C does."""
+    """Have SIGTERM raise KeyboardInterrupt in the block, as Ctrl-C does; the handler from before is restored."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -226,12 +229,12 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
 
             yield advance
     else:
-        last, said = 0, time.monotonic()
+        last, printed = 0, time.monotonic()
 
-        def say(done: int) -> None:
-            nonlocal last, said
-            if done - last >= max(total / 10, 1) and time.monotonic() - said > 0.5:
-                last, said = done, time.monotonic()
+        def show(done: int) -> None:
+            nonlocal last, printed
+            if done - last >= max(total / 10, 1) and time.monotonic() - printed > 0.5:
+                last, printed = done, time.monotonic()
                 click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
 
-        yield say
+        yield show

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import click
+
+from dataforge.process import run_module
 
 
 @click.command()
@@ -17,8 +18,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def replay(folder: Path, step: int, out: Path | None, shards: Path | None, as_json: bool) -> None:
     """Draw the pictures and boxes that RUN learned from at a step, and name the records."""
-    words = [str(folder), "--step", str(step)]
-    words += (["--out", str(out)] if out else []) + (["--shards", str(shards)] if shards else [])
+    words: list[object] = [folder, "--step", step]
+    words += (["--out", out] if out else []) + (["--shards", shards] if shards else [])
     words += ["--json"] if as_json else []
-    # a run's own values are the trainers' to read; they are another program to this package
-    sys.exit(subprocess.run([sys.executable, "-m", "trainers.replay", *words], check=False).returncode)
+    sys.exit(run_module("trainers.replay", *words).returncode)

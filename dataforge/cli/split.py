@@ -52,6 +52,7 @@ def split(
     """Make new train, val and test splits: classes shared out alike, what belongs together kept together."""
     import numpy as np
 
+    from dataforge.shards.as_source import check_originals
     from dataforge.shards.reader import Shards
     from dataforge.transform.split import groups_of, source_of_dealt, together
     from dataforge.transform.split import split as run
@@ -63,6 +64,7 @@ def split(
             raise ConfigError(f"--val {val} --test {test}: expected shares from 0, that leave some for train")
         wanted = {"train": 1 - val - test, "val": val, "test": test}
         shards = Shards(directory, old)
+        check_originals(shards)  # before images are read
         group = np.arange(len(shards))
         if group_by is not None:
             group = together(group, groups_of(shards.table.key.tolist(), group_by))

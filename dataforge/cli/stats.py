@@ -1,4 +1,4 @@
-"""`dataforge stats`: what a set is like, as a table, charts and a page."""
+"""`dataforge stats`: statistics of a set as tables, charts and a page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from dataforge.cli.options import json_option
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 
 
 @click.command()
@@ -28,18 +29,18 @@ from dataforge.errors import ConfigError
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the padding's plan.")
 @json_option
 def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], batch_size: int, as_json: bool) -> None:
-    """Count what a shard folder holds: classes, sizes, shapes, places, and what padding wastes.
+    """Compute statistics of a shard folder: classes, sizes, shapes, positions, and the share of padding.
 
-    Prints tables; --out gets index.html, which holds everything, and the charts as PNG.
+    Prints tables, and writes index.html with tables and charts, and the charts as PNG, to --out.
     """
     from dataforge.analysis.charts import draw
     from dataforge.analysis.html_page import Section, page
-    from dataforge.analysis.stats import class_rows, measure, padding, padding_rows, split_rows, spread_rows, text
+    from dataforge.analysis.stats import class_rows, padding, padding_rows, split_rows, spread_rows, statistics, text
     from dataforge.shards.reader import Shards
 
     shards = Shards(directory, split)
     parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
-    facts = measure(shards.table, shards.classes, parts)
+    facts = statistics(shards.table, shards.classes, parts)
     facts["padding"] = padding(shards.table, size, batch_size)
     charts = draw(facts)
 
@@ -63,11 +64,9 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
     ]
     name = f"{shards.path.resolve().name}, {shards.split}" if shards.split else shards.path.resolve().name
     html = page(f"{name}: {len(shards)} images, {facts['boxes']} boxes", sections)
-    try:
+    with writing(f"--out {out}", ConfigError):
         out.mkdir(parents=True, exist_ok=True)
         for file, (_, png) in charts.items():
             (out / file).write_bytes(png)
         (out / "index.html").write_text(html, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else f"{text(facts)}\n\n{out / 'index.html'}")

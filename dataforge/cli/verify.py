@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import format_and_root, json_option, open_source, progress_bar, source_options
+from dataforge.cli.options import SourceCommand, format_and_root, json_option, open_source, progress_bar, source_options
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
     from dataforge.shards.reader import Shards
 
 
-@click.command()
+@click.command(cls=SourceCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
 @source_options
@@ -31,9 +31,9 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
     if origin is not None:
         _prove(shards, origin, given, as_json)
         return
-    asked = [name.replace("_", "-") for name, value in given.items() if value not in (None, (), View())]
-    if asked:
-        what = ", ".join(f"--{name}" if name != "view" else "a choice of classes, boxes or images" for name in asked)
+    options = [name.replace("_", "-") for name, value in given.items() if value not in (None, (), View())]
+    if options:
+        what = ", ".join(f"--{name}" if name != "view" else "a choice of classes, boxes or images" for name in options)
         raise ConfigError(f"{what}: only goes with --source")
     faults = list(check(shards))
     if as_json:
@@ -52,12 +52,12 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     format_name, root = format_and_root(origin, "--source")
     source, _ = open_source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), **given)
     with progress_bar(len(shards), hidden=as_json) as progress:
-        found = first_difference(shards, source, progress)
+        first = first_difference(shards, source, progress)
     if as_json:
-        click.echo(json.dumps({"images": len(shards), "difference": found and vars(found)}, ensure_ascii=False))
-    elif found is None:
+        click.echo(json.dumps({"images": len(shards), "difference": first and vars(first)}, ensure_ascii=False))
+    elif first is None:
         click.echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
     else:
-        click.echo(found.text(), err=True)
-    if found:
+        click.echo(first.text(), err=True)
+    if first:
         sys.exit(1)

@@ -19,13 +19,13 @@ def decimals(target: NDArray[np.float32], base: NDArray[np.float64] | float = 0.
             leaves too few bits for it: below 1e-6 beside a base of 1.
     """
     exact = target.astype(np.float64) - base
-    found = exact.copy()
+    written = exact.copy()
     open_ = np.ones(target.shape, bool)
     for places in range(DIGITS + 1):
         if not open_.any():
             break
         short = np.round(exact, places)
         fits = open_ & ((base + short).astype(np.float32) == target)
-        found[fits] = short[fits]
+        written[fits] = short[fits]
         open_ &= ~fits
-    return found
+    return written

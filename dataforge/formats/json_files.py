@@ -5,43 +5,62 @@ from __future__ import annotations
 import codecs
 import gc
 import json
+import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, files_below
+from dataforge.files import circles, files_below, reading
 
 T = TypeVar("T")
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
-    """A JSON file of a type that msgspec knows, with or without a byte order mark.
+    """Read a JSON file of a type that msgspec knows, with or without a byte order mark.
 
     Raises:
-        FormatError: it cannot be read, is not JSON, or not of this type; `expected` says what was.
+        FormatError: it cannot be read, is not JSON, or not of this type; it names the entry, the key and the value, and
+            `expected`, what the file should hold.
     """
     collecting = gc.isenabled()
     gc.disable()  # a million lists are made, none of them garbage; looking through them again and again takes a third
     try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        with reading(path):
+            data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         try:
             return msgspec.json.decode(data, type=kind)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            # the slow way takes the NaN that Python's json writes, and names the line and column of a mistake
-            return msgspec.convert(json.loads(data), type=kind)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+        except msgspec.MsgspecError:
+            # the slow way takes the NaN that Python's json writes, and names the place of a mistake and what is there
+            plain = json.loads(data)
+        return msgspec.convert(plain, type=kind)
     except msgspec.ValidationError as error:
-        raise FormatError(f"{path}: {error}; expected {expected}") from None
+        reason, _, position = str(error).partition(" - at `$")
+        place, value = _follow(plain, position.rstrip("`"))
+        reason = reason[0].lower() + reason[1:]
+        raise FormatError(f"{path}: {place}: {value}; {reason}; expected {expected}") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON: {error}; expected {expected}") from None
     finally:
         if collecting:
             gc.enable()
+
+
+def _follow(plain: Any, position: str) -> tuple[str, str]:
+    """The place that msgspec calls `[3].bbox[0]` in words, and the JSON that stands there."""
+    for key, number in re.findall(r"\.(\w+)|\[(\d+)\]", position):
+        plain = plain[key] if key else plain[int(number)]
+    words = re.sub(r"^(?:\.(\w+))?\[(\d+)\]", lambda m: f"{entry(m[1] or '', m[2])}: ", position)
+    text = json.dumps(plain, ensure_ascii=False)
+    return words.replace("[...]", "a value").replace(": .", ": ").strip(": .") or "the whole file", text if len(
+        text
+    ) <= 80 else text[:77] + "..."
+
+
+def entry(where: str, number: object) -> str:
+    """How messages name an entry of a list: "annotations entry 3", or "entry 3" where the file is the list."""
+    return f"{where} entry {number}".strip()
 
 
 def json_splits(root: Path) -> dict[str, list[Path]]:
@@ -54,10 +73,10 @@ def json_splits(root: Path) -> dict[str, list[Path]]:
         return {"train": [root]}
     if any(fits(path.name) for path in root.iterdir() if path.is_file()):
         return {"train": files_below(root, fits)}
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
         files = files_below(folder, fits)
         if files:
             name = "train" if folder.name.lower() in ("annotations", "labels", "json") else folder.name
-            found.setdefault(name, []).extend(files)
-    return found
+            by_split.setdefault(name, []).extend(files)
+    return by_split

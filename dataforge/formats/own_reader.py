@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {
 }
 
 
-def load(name: str) -> Callable[..., Source]:
+def load_reader(name: str) -> Callable[..., Source]:
     """The function of a Python file as a reader.
 
     It takes the root, and whichever of `split` and the command's options it names, and gives a `Source`.

@@ -47,8 +47,8 @@ def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool
     sample = list(islice(names, 50))
 
     def held(folder: Path) -> int:
-        places = (resolve(name, folder, allow_outside) for name in sample)
-        return sum(exists(place[1]) for place in places if place)
+        pictures = (resolve(name, folder, allow_outside) for name in sample)
+        return sum(exists(picture[1]) for picture in pictures if picture)
 
     return max(folders, key=held) if len(folders) > 1 else folders[0]
 
@@ -75,22 +75,22 @@ def locate(
     """
     names = list(dict.fromkeys(names))
     first = likeliest([*folders, below], names, allow_outside)
-    places = [first, *(place for place in (*folders, below) if place != first)]
-    found: dict[str, tuple[str, Path]] = {}
+    searched = [first, *(folder for folder in (*folders, below) if folder != first)]
+    pictures: dict[str, tuple[str, Path]] = {}
     for name in names:
-        tries = (resolve(name, place, allow_outside) for place in places)
-        there = next((one for one in tries if one and exists(one[1])), None)
-        if there:
-            found[name] = there
+        tries = (resolve(name, folder, allow_outside) for folder in searched)
+        picture = next((candidate for candidate in tries if candidate and exists(candidate[1])), None)
+        if picture:
+            pictures[name] = picture
     known: dict[str, list[PurePosixPath]] = {}
-    if len(found) < len(names):
+    if len(pictures) < len(names):
         for path in files_below(below, is_picture):
             known.setdefault(path.name, []).append(PurePosixPath(path.relative_to(below).as_posix()))
     wrong: list[tuple[str, str, str]] = []
     guessed: dict[str, str] = {}
     for name in names:
         parts = name.replace("\\", "/").split("/")
-        if name in found:
+        if name in pictures:
             continue
         if ".." in parts or "\0" in name or not parts[-1]:
             wrong.append(("image-path", name, NOT_BELOW))
@@ -107,24 +107,24 @@ def locate(
             wrong.append(("image-ambiguous", name, reason))
         else:
             guessed[name] = str(best[0])
-    direct = [path for _, path in found.values() if known and path.is_relative_to(below)]
+    direct = [path for _, path in pictures.values() if known and path.is_relative_to(below)]
     taken = Counter(guessed.values()) + Counter(str(path.relative_to(below)) for path in direct)
     for name, key in guessed.items():
         if taken[key] > 1:
             wrong.append(("image-ambiguous", name, f"{key} below {below} has another such name too; left out"))
         else:
-            found[name] = (key, below / key)
+            pictures[name] = (key, below / key)
     findings = [Finding("refused", code, str(origin), name, "", reason, "image") for code, name, reason in wrong]
     count = sum(taken[key] == 1 for key in guessed.values())
     if count:
         reason = f"are not where the file says; found by their names below {below}"
         findings.append(Finding("noted", "images-by-name", str(origin), "", f"{count} images", reason, "set"))
-    return found, findings
+    return pictures, findings
 
 
-def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+def _common_end(path: Sequence[str], other: Sequence[str]) -> int:
     """How many last parts two paths share."""
-    same = [a == b for a, b in zip(reversed(one), reversed(other), strict=False)]
+    same = [part == other_part for part, other_part in zip(reversed(path), reversed(other), strict=False)]
     return [*same, False].index(False)
 
 
@@ -135,12 +135,12 @@ def is_picture(name: str) -> bool:
 
 def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -> list[Path]:
     """Where a split's pictures may be, the likeliest first. `images` is what the user gave, if anything."""
-    places = (
+    folders = (
         (images / split, images)
         if images
         else (root / "images" / split, root / split, root / "images", origin.parent, root)
     )
-    return [place for place in places if place.is_dir()]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def given(root: Path, path: Path | None, option: str) -> Path | None:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataforge.errors import FormatError
+from dataforge.files import reading
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def is_legal(text: str) -> bool:
+    """True when XML 1.0 can hold all of a text's characters."""
+    return not _ILLEGAL.search(text)
+
+
+def check_legal(text: str, path: Path) -> str:
+    """The text itself.
+
+    Raises:
+        FormatError: it has a character that XML cannot hold.
+    """
+    if not is_legal(text):
+        raise FormatError(f"{path}: {text!r}: has a character that XML cannot hold")
+    return text
 
 
 def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
@@ -18,7 +38,7 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
     head: bytes | None = b""  # all until the first element: a document type can only stand there
     try:
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             while data := file.read(1 << 16):
                 if head is not None:
                     head += data
@@ -30,7 +50,5 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
                     yield event  # type: ignore[misc]
         parser.close()
         yield from parser.read_events()  # type: ignore[misc]
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except (ET.ParseError, ValueError, LookupError) as error:
         raise FormatError(f"{path}: not XML: {error}") from None

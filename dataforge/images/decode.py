@@ -1,4 +1,6 @@
-"""Encoded bytes to pixels. The only file that knows which decoders are used; both release the GIL."""
+"""Decode images on the host: simplejpeg for most JPEGs, Pillow for everything else. Both release the GIL.
+
+`dataforge.loading.nvjpeg` decodes JPEGs on a CUDA device."""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def decode(
                 # turned, the blocks would start at another corner, which only matters where they stick out
                 inside = reduce if orientation == 1 or height % reduce == width % reduce == 0 else 1
                 rows, columns = -(-height // inside), -(-width // inside)
-                there = (
+                fits = (
                     orientation == 1 and out is not None and out.shape == (rows, columns, 3) and out.flags.c_contiguous
                 )
                 pixels = simplejpeg.decode_jpeg(
@@ -52,7 +54,7 @@ def decode(
                     min_factor=inside,
                     min_height=rows,
                     min_width=columns,
-                    buffer=out if there else None,
+                    buffer=out if fits else None,
                 )
                 return shrink(upright(pixels, orientation), (reduce // inside, reduce // inside))
         pixels = _pillow(data)

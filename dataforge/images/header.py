@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dataforge.errors import ImageError, TruncatedImageError
 
 MAX_PIXELS = 1 << 28  # 268 megapixels: past that a file is taken for an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
+TAIL = 64  # bytes in which an image's end mark is looked for
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # these say where they end
@@ -74,6 +76,23 @@ def probe(data: bytes | memoryview) -> ImageInfo:
     return ImageInfo("JPEG" if kind == "MPO" else kind, height, width, orientation, mode)
 
 
+def probe_file(path: Path) -> ImageInfo:
+    """As `probe`, of a file; of most JPEGs only the start and the end are read.
+
+    Raises:
+        ImageError: as `probe`. OSError, ValueError: as `open`.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+        plain = _plain_jpeg(head)
+        if plain:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            if _ends_well(file.read(), "JPEG"):
+                return plain
+            file.seek(len(head))
+        return probe(head + file.read())
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file, after the EXIF orientation; of most JPEGs only the start is read.
 
@@ -130,7 +149,7 @@ def _may_have_exif(data: bytes | memoryview, kind: str) -> bool:
 
 def _ends_well(data: bytes | memoryview, kind: str) -> bool:
     """True when the format's end mark is where it should be; else only a full decode can tell."""
-    tail = bytes(data[-64:])
+    tail = bytes(data[-TAIL:])
     if kind == "JPEG":
         return tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
     if kind == "WEBP":  # RIFF states its length

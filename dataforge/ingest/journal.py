@@ -6,11 +6,11 @@ import json
 import os
 import zlib
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from dataforge.errors import ShardError
+from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
 from dataforge.shards.index import JOURNAL
 from dataforge.shards.stores.registry import store
@@ -43,12 +43,10 @@ class Journal:
     def _read(self) -> int:
         """Take in the lines that are there; gives how many bytes of them are whole."""
         path, whole = self._out / JOURNAL, 0
-        try:
-            lines = path.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
+        if not path.exists():
             return 0
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
+        with reading(path, ShardError):
+            lines = path.read_bytes().splitlines(keepends=True)
         for n, line in enumerate(lines):
             if not line.endswith(b"\n"):  # the power went while it was written
                 break
@@ -80,8 +78,8 @@ class Journal:
             raise ShardError(f"{folder}: is not the shard that was written; {AFRESH}")
         self.shards.setdefault(split, []).append(row)
         sums = self._sums.setdefault(split, [])
-        for place, found in line["findings"].items():
-            self._found.setdefault(split, {})[len(sums) + int(place)] = [Finding(**one) for one in found]
+        for n, findings in line["findings"].items():
+            self._found.setdefault(split, {})[len(sums) + int(n)] = list(map(Finding.from_facts, findings))
         sums += line["records"]
 
     def passed(self, record: Record) -> list[Finding] | None:
@@ -94,7 +92,7 @@ class Journal:
         if n >= len(sums):
             return None
         self._done[record.split] += 1
-        if checksum(record) != sums[n]:
+        if sums[n] not in (checksum(record), _checksum_before(record)):
             raise ShardError(
                 f"{self._out}: split {record.split}, record {n} ({record.key!r}): its annotation, or its image's size "
                 f"or time, is not what it was when the ingest was interrupted; {AFRESH}"
@@ -114,11 +112,11 @@ class Journal:
                     f"been written when the ingest was interrupted; {AFRESH}"
                 )
 
-    def note(self, split: str, summed: int, found: list[Finding]) -> None:
+    def note(self, split: str, summed: int, of_record: list[Finding]) -> None:
         """A record was dealt with. It counts once its shard is closed."""
         sums, findings = self._new.setdefault(split, ([], {}))
-        if found:
-            findings[len(sums)] = found
+        if of_record:
+            findings[len(sums)] = of_record
         sums.append(summed)
 
     def close_shard(self, row: dict[str, Any]) -> None:
@@ -127,10 +125,10 @@ class Journal:
         Raises:
             ShardError: it cannot be written.
         """
-        sums, found = self._new.pop(row["path"].rpartition("/")[0])
-        findings = {str(place): [asdict(one) for one in some] for place, some in found.items()}
+        sums, noted = self._new.pop(row["path"].rpartition("/")[0])
+        findings = {str(n): [finding.facts() for finding in of_record] for n, of_record in noted.items()}
         line = json.dumps({"shard": row, "records": sums, "findings": findings}) + "\n"
-        try:
+        with writing(self._out / JOURNAL, ShardError):
             if self._file is None:
                 self._file = open(self._out / JOURNAL, "r+b" if self._whole else "wb")  # noqa: SIM115
                 self._file.truncate(self._whole)
@@ -140,8 +138,6 @@ class Journal:
             self._file.write(line.encode())
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise ShardError(f"{self._out / JOURNAL}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         if self._file is not None:
@@ -152,17 +148,32 @@ AFRESH = "run it without --resume to begin afresh"
 
 
 def checksum(record: Record) -> int:
-    """CRC-32 of all that a source says of a record, and of its image: the bytes, or the file's size and time."""
+    """CRC-32 of all that a source says of a record, and of its image: the bytes, or the file's place, size and time.
+
+    A file's place is its absolute path, so that the same folder may be named in another way.
+    """
+    facts = (record.key, record.id, record.height, record.width)
+    path = os.path.abspath(record.image) if isinstance(record.image, Path) else ""  # noqa: PTH100  (links stay)
+    return _checksum(record, facts, path)
+
+
+def _checksum_before(record: Record) -> int:
+    """As journals of dataforge 0.1.0 have it: with the paths as they were named."""
+    facts = (record.key, record.id, record.height, record.width, record.origin)
+    return _checksum(record, facts, str(record.image))
+
+
+def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
     if isinstance(record.image, Path):
         try:
             stat = record.image.stat()
-            image: tuple[object, ...] = (str(record.image), stat.st_size, stat.st_mtime_ns)
+            image: tuple[object, ...] = (path, stat.st_size, stat.st_mtime_ns)
         except (OSError, ValueError):
-            image = (str(record.image),)
+            image = (path,)
     else:
         image = (zlib.crc32(record.image),)
     areas = record.areas
-    facts = (record.key, record.id, record.height, record.width, record.origin, areas is None, *image)
+    facts = (*facts, areas is None, *image)
     arrays = (record.boxes, record.labels, record.flags, *(() if areas is None else (areas,)))
     text = repr(facts).encode("utf-8", "backslashreplace")
     return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))

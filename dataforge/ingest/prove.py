@@ -1,4 +1,4 @@
-"""Shards against their source: every record again, mended by ingest's own code, and the first difference named."""
+"""Compare shards with their source, repaired by ingest's own code, record by record up to the first difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.images.header import ImageInfo
 from dataforge.ingest.report import line_safe
-from dataforge.ingest.run import take
+from dataforge.ingest.run import check_key, take
 from dataforge.record import Finding, Record, Source, object_areas
 from dataforge.shards.reader import Shards
 
@@ -35,7 +35,7 @@ def first_difference(
 ) -> Difference | None:
     """Compare classes, unions and each record: key, image bytes, sizes, number, boxes, labels, flags, areas, order.
 
-    What ingest refuses is passed over, and what it mends is mended.
+    What ingest refuses is skipped, and what it repairs is repaired.
 
     Args:
         source: read anew, with the options that the shards were made with.
@@ -45,6 +45,7 @@ def first_difference(
         ShardError: the shards are a cache, whose images are not the source's.
     """
     place = str(shards.path)
+    shards = Shards(shards.path, shards.split, shards.view, verify=False)  # bytes are compared with the source's
     if shards.codec != "keep":
         raise ShardError(f"{place}: is a cache with other images; compare {shards.index['baked']['parent']}")
     class_ids = source.class_ids or tuple(range(len(source.classes)))
@@ -54,26 +55,28 @@ def first_difference(
         ("class_ids", shards.class_ids, class_ids),
         ("unions", shards.index["unions"], unions),
     )
-    for what, mine, its in facts:
-        if mine != its:
-            return Difference(place, what, str(mine), str(its))
+    for what, ours, theirs in facts:
+        if ours != theirs:
+            return Difference(place, what, str(ours), str(theirs))
     seen: set[tuple[str, str]] = set()
     done: Counter[str] = Counter()
     for item in source.records:
-        for made in () if isinstance(item, Finding) else take(item, seen):
-            if isinstance(made, Finding):
-                continue
-            record, blob, info = made
-            n = done[record.split]
-            done[record.split] += 1
-            rows = shards.splits.get(record.split, ())
-            if n >= len(rows):
-                return Difference(f"{place} split {record.split}", "images", str(len(rows)), f"{record.key!r} too")
-            for name, ours, theirs in _facts(shards, int(rows[n]), record, blob, info):
-                if ours != theirs:
-                    return Difference(shards.place(int(rows[n])), name, ours, theirs)
-            if progress:
-                progress(done.total())
+        if isinstance(item, Finding) or check_key(item, seen):
+            continue
+        _, stored = take(item)
+        if stored is None:
+            continue
+        record, blob, info = stored
+        n = done[record.split]
+        done[record.split] += 1
+        rows = shards.splits.get(record.split, ())
+        if n >= len(rows):
+            return Difference(f"{place} split {record.split}", "images", str(len(rows)), f"{record.key!r} too")
+        for name, ours, theirs in _facts(shards, int(rows[n]), record, blob, info):
+            if ours != theirs:
+                return Difference(shards.place(int(rows[n])), name, ours, theirs)
+        if progress:
+            progress(done.total())
     for name in shards.index["splits"]:
         rows = shards.splits[name]
         if done[name] < len(rows):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.errors import ShardError
+from dataforge.files import writing
 from dataforge.record import Finding
 from dataforge.shards.index import REPORT
 
@@ -56,15 +57,15 @@ class Summary:
 
     def facts(self) -> dict[str, Any]:
         """As one JSON object."""
-        found: dict[str, dict[str, int]] = {"refused": {}, "repaired": {}, "noted": {}}
+        counts: dict[str, dict[str, int]] = {"refused": {}, "repaired": {}, "noted": {}}
         for (action, code), count in sorted(self.findings.items()):
-            found[action][code] = count
+            counts[action][code] = count
         return {
             "out": str(self.out),
             "images": self.images,
             "boxes": self.boxes,
             "refused_images": self.refused_images,
-            "findings": found,
+            "findings": counts,
             "report": str(self.report),
         }
 
@@ -94,10 +95,14 @@ class Summary:
 
 
 def line(finding: Finding) -> str:
-    """A finding in one line: file, key, value, reason."""
+    """A finding in one line: file, key with its split and its box's number where these matter, value, reason."""
     plain = finding.file.endswith(finding.key) or Path(finding.file).stem == finding.key
-    where = [finding.file] if plain else [finding.file, finding.key]
-    return line_safe(": ".join(part for part in (*where, finding.value, finding.reason) if part))
+    key = "" if plain else finding.key
+    if finding.other is not None:
+        key = f"{finding.split}: {finding.key}"
+    if finding.box is not None:
+        key = f"{key} box {finding.box}".lstrip()
+    return line_safe(": ".join(part for part in (finding.file, key, finding.value, finding.reason) if part))
 
 
 def line_safe(text: str) -> str:
@@ -113,24 +118,15 @@ def refuses_image(finding: Finding) -> bool:
 def open_report(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that adds a line to the report. The file is whole when this ends."""
 
-    def failed(error: OSError) -> ShardError:
-        return ShardError(f"{path}: cannot be written: {error.strerror}")
-
-    try:
+    with writing(path, ShardError):
         file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    except OSError as error:
-        raise failed(error) from None
 
     def write(facts: dict[str, Any]) -> None:
-        try:
+        with writing(path, ShardError):
             file.write(json.dumps(facts, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise failed(error) from None
 
     try:
         yield write
     finally:
-        try:
+        with writing(path, ShardError):
             file.close()
-        except OSError as error:
-            raise failed(error) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from dataforge.record import Finding, Record, Source
 from dataforge.shards.index import INDEX, JOURNAL, REPORT
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.checks import look
-from dataforge.sources.repair import clean, fit
+from dataforge.sources.repair import repair
 from dataforge.threads import cores, ordered
 
 BATCH, BATCH_BYTES = 32, 1 << 20  # how many images a thread takes at a time, at most: fewer where they are large
@@ -98,7 +98,7 @@ def ingest(
             for done in _in_order(_begin(source.records, journal), decode_check, jobs or cores()):
                 for finding in done.findings:
                     summary.count(finding)
-                    write(asdict(finding))
+                    write(finding.facts())
                 if done.state == "passed":
                     refused = any(map(refuses_image, done.findings))
                     summary.images += not refused
@@ -141,14 +141,14 @@ class _Done:
 
 
 def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
-    """What has to be done in the source's order, before images are read."""
+    """Do what must be done in the source's order, before images are read."""
     seen: set[tuple[str, str]] = set()
     for item in items:
         if isinstance(item, Finding):
             yield _Done("found", [item])
             continue
         before = journal.passed(item)
-        known = _without_image(item, seen)
+        known = check_key(item, seen)
         if before is not None:
             yield _Done("passed", before, item.split)
         else:
@@ -183,11 +183,8 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
         for done in batch:
             if done.record is not None:
                 done.checksum = checksum(done.record)
-                for one in () if done.findings else _with_image(done.record, decode_check):
-                    if isinstance(one, Finding):
-                        done.findings.append(one)
-                    else:
-                        done.stored = one
+                if not done.findings:
+                    done.findings, done.stored = take(done.record, decode_check)
         held = sum(len(done.stored[1]) for done in batch if done.stored)
         limit = max(1, min(BATCH, BATCH_BYTES * len(batch) // max(held, 1)))
         return batch
@@ -201,20 +198,15 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
         yield from batch
 
 
-def take(record: Record, seen: set[tuple[str, str]], decode_check: bool = False) -> Iterator[Finding | Stored]:
-    """What is wrong with a record; and, unless it is refused, the record, image and header as they are stored.
+def check_key(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
+    """Why a record's name cannot be stored; None where it can.
 
     Args:
         seen: the (split, key) of the records before it; this one's is added.
+
+    Raises:
+        FormatError: its split's name cannot be a folder's.
     """
-    known = _without_image(record, seen)
-    if known:
-        yield known
-    else:
-        yield from _with_image(record, decode_check)
-
-
-def _without_image(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
     _check_split(record.split)
     if not _is_unicode(record.key):
         return _refused(record, "image-path", "", "the name is not Unicode text")
@@ -225,7 +217,23 @@ def _without_image(record: Record, seen: set[tuple[str, str]]) -> Finding | None
     return None
 
 
-def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
+def take(record: Record, decode_check: bool = False) -> tuple[list[Finding], Stored | None]:
+    """Read a record's image: what is wrong with both, and, unless it is refused, what is stored.
+
+    Args:
+        decode_check: decode the image too.
+    """
+    findings: list[Finding] = []
+    stored = None
+    for made in _read(record, decode_check):
+        if isinstance(made, Finding):
+            findings.append(made)
+        else:
+            stored = made
+    return findings, stored
+
+
+def _read(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
     try:
         blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
         info = probe(blob)
@@ -247,17 +255,16 @@ def _with_image(record: Record, decode_check: bool) -> Iterator[Finding | Stored
     promised = suffix_format(record.key)
     if promised and promised != info.format:
         reason = f"is a {info.format} by its content; kept as it is"
-        yield Finding("noted", "image-suffix", record.file, record.key, record.key.rpartition(".")[2], reason, "image")
-    record, found = fit(record, info)
-    yield from found
-    record, found = clean(record)
-    yield from found
+        suffix = record.key.rpartition(".")[2]
+        yield Finding("noted", "image-suffix", record.file, record.key, suffix, reason, "image", split=record.split)
+    record, findings = repair(record, info)
+    yield from findings
     yield from look(record, info)
     yield record, blob, info
 
 
 def _refused(record: Record, code: str, value: str, reason: str) -> Finding:
-    return Finding("refused", code, record.file, record.key, value, reason, "image")
+    return Finding("refused", code, record.file, record.key, value, reason, "image", split=record.split)
 
 
 def _is_unicode(text: str) -> bool:

@@ -5,22 +5,34 @@ A batch of images with their boxes, padded so that few shapes exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dataforge.loading.sampler import box_places
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+# torch's functions that take batches, and the position of `dim` among their arguments
+_ALONG_IMAGES = {torch.cat: 1, torch.stack: 1, torch.unbind: 1, torch.split: 2, torch.chunk: 2, torch.tensor_split: 2}
 
 
 @dataclass(eq=False)
 class Batch:
     """Images with variable numbers of boxes.
 
-    A plain dataclass, since importing tensordict costs more than importing torch itself.
+    Index it, or pass it to `torch.cat`, `stack`, `split`, `chunk`, `tensor_split` or `unbind`: these work along the
+    images and pad the boxes of batches with fewer places. It is a pytree of its tensors. `to_tensordict` gives what
+    else tensordict has, such as memory-mapped files; a batch is no TensorClass itself, because importing tensordict
+    takes longer than importing torch.
 
     Attributes:
         images: (B, 3, H, W) RGB; uint8 as decoded, or float32 in 0..1 once augmented.
@@ -61,6 +73,70 @@ class Batch:
         """A copy that shares no memory with this one."""
         return self._each(Tensor.clone)
 
+    def to_tensordict(self) -> TensorDict:
+        """The same tensors as a `tensordict.TensorDict` of batch size (B,); `Batch(**tensordict)` is the way back.
+
+        The first call imports tensordict, which takes seconds where nothing has imported torchvision.
+        """
+        from tensordict import TensorDict
+
+        return TensorDict(vars(self), batch_size=self.index.shape)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What torch calls for a function that is given batches: do it tensor by tensor.
+
+        Raises:
+            ValueError: along another dimension than the first.
+        """
+        kwargs = kwargs or {}
+        place = _ALONG_IMAGES.get(function)
+        if place is None:
+            return NotImplemented
+        dim = kwargs.get("dim", args[place] if len(args) > place else 0)
+        if dim != 0:
+            raise ValueError(f"torch.{function.__name__} of batches along dimension {dim}; expected 0, the images")
+        values, structure = pytree.tree_flatten((tuple(args), dict(kwargs)), is_leaf=_is_batch)
+        width = max(value.labels.shape[-1] for value in values if _is_batch(value))
+        values = [value._widened(width) if _is_batch(value) else value for value in values]
+        made = {}
+        for field in fields(cls):
+            parts = [getattr(value, field.name) if _is_batch(value) else value for value in values]
+            tensor_args, tensor_kwargs = structure.unflatten(parts)
+            made[field.name] = function(*tensor_args, **tensor_kwargs)
+        if isinstance(made["index"], Tensor):
+            return cls(**made)
+        return tuple(cls(*tensors) for tensors in zip(*made.values(), strict=True))
+
+    def _widened(self, width: int) -> Batch:
+        """The batch with `width` box places an image."""
+        more = width - self.labels.shape[-1]
+        if more == 0:
+            return self
+        return replace(
+            self,
+            boxes=F.pad(self.boxes, (0, 0, 0, more)),
+            labels=F.pad(self.labels, (0, more), value=-1),
+            flags=F.pad(self.flags, (0, more)),
+        )
+
+    def jagged(self) -> tuple[Tensor, Tensor]:
+        """The boxes that are there, as nested tensors of torch's jagged layout.
+
+        Returns:
+            boxes (B, n, 4) xyxy pixels and labels (B, n), where n differs from image to image.
+        """
+        boxes, labels, _ = self.flat()
+        offsets = F.pad((self.labels >= 0).sum(1).cumsum(0), (1, 0))
+        nested = torch.nested.nested_tensor_from_jagged
+        return nested(boxes, offsets), nested(labels, offsets)
+
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """The boxes that are there, without padding.
 
@@ -69,6 +145,13 @@ class Batch:
         """
         image, place = torch.nonzero(self.labels >= 0, as_tuple=True)
         return self.boxes[image, place], self.labels[image, place], image
+
+
+pytree.register_dataclass(Batch)
+
+
+def _is_batch(value: object) -> bool:
+    return isinstance(value, Batch)
 
 
 def pad(

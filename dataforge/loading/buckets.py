@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError
+from dataforge.shards.table import Table
 
 Shape = tuple[int, int]
 
 AUTO = 4  # shapes that `auto_shapes` picks
+
+
+def shapes_of(size: Shape | None, buckets: Sequence[Shape] | str | None, table: Table) -> list[Shape]:
+    """The shapes of a loader's batches, for its `size` and `buckets`.
+
+    Raises:
+        ConfigError: neither is given, or one is not (height, width) of at least 1 pixel.
+    """
+    if size is None and (buckets is None or isinstance(buckets, str)):
+        raise ConfigError("size is None and no buckets are given; expected one of them")
+    wanted: Any = [size] if buckets is None or buckets == "auto" else buckets
+    try:
+        shapes = [(int(h), int(w)) for h, w in wanted]
+    except (TypeError, ValueError):
+        shapes = []
+    if not shapes or min(min(shape) for shape in shapes) < 1:
+        raise ConfigError(
+            f"size or buckets {wanted!r}; expected (height, width), each of at least 1 pixel, or buckets 'auto'"
+        )
+    return auto_shapes(table.height, table.width, shapes[0][0] * shapes[0][1]) if buckets == "auto" else shapes
 
 
 def bucket(height: NDArray[np.int32], width: NDArray[np.int32], shapes: Sequence[Shape]) -> NDArray[np.int64]:
@@ -85,12 +107,12 @@ def auto_shapes(
     best = np.array([waste[k, : below[k]].sum() for k in range(len(shapes))])  # with k as the widest shape so far
     rest = np.array([waste[k, below[k] :].sum() for k in range(len(shapes))])
     chosen = [[k] for k in range(len(shapes))]
-    total, found = np.inf, chosen[0]
+    total, best_shapes = np.inf, chosen[0]
     for _ in range(count):
         k = int((best + rest).argmin())
         if best[k] + rest[k] < total:
-            total, found = float(best[k] + rest[k]), chosen[k]
+            total, best_shapes = float(best[k] + rest[k]), chosen[k]
         step = best[:, None] + between
         before = step.argmin(0)
         best, chosen = step.min(0), [[*chosen[before[k]], k] for k in range(len(shapes))]
-    return [shapes[k] for k in found]
+    return [shapes[k] for k in best_shapes]

@@ -1,8 +1,8 @@
-"""Memory for images that is used again as soon as nobody refers to it.
+"""Memory for images that is used again as soon as nothing refers to it.
 
-Writing to newly allocated memory costs more than most of what a loader does: every page of it is first zeroed by the
-kernel. So a batch's images lie in a block that an earlier batch has left. Who still holds an image, a view of one or an
-array made from it keeps the block: it comes back when the last reference is gone, and not before.
+Writing to newly allocated memory costs more than most of what a loader does, since the kernel first zeroes every page.
+So the images of a batch lie in a block that an earlier batch used. An image, a view of one, or an array made from it
+keeps the block: it is used again only when the last reference is gone.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 
 class Buffers:
-    """Blocks of memory that are lent, and lent again when nobody refers to what was made of them.
+    """Blocks of memory that are lent, and lent again when nothing refers to the tensors made of them.
 
     Args:
-        keep: how many are remembered; one that is held for longer is freed when it is let go.
+        keep: how many blocks are remembered; one that is held for longer is freed when its last reference ends.
         pin: page-locked memory for copies to a GPU. PyTorch's own allocator reuses that, and knows of pending copies.
     """
 

@@ -1,6 +1,7 @@
 """Legend: B images, P parts (B where no records are combined), M box places an image, H x W pixels.
 
-One step's records to a batch: laid out at once, filled image by image by whoever has time, finished on the device.
+Make a batch of one step's records: lay it out, fill it image by image in any number of threads, and finish it
+on its device.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,13 +21,14 @@ from dataforge.augment.executors import device as accelerator
 from dataforge.augment.layout import Layout, lay_out
 from dataforge.augment.operations.geometry import FILL
 from dataforge.augment.operations.registry import Recipe
-from dataforge.errors import DataError, ShardError
+from dataforge.errors import DataError
 from dataforge.loading import nvjpeg
 from dataforge.loading.batch import Batch, pad
 from dataforge.loading.buffers import Buffers
 from dataforge.loading.sampler import Step
 from dataforge.rng import bits
 from dataforge.shards.reader import Shards
+from dataforge.threads import opencv_threads
 
 Matrices = NDArray[np.float64]
 _NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of an image that is not there
@@ -39,7 +40,7 @@ class Pending:
 
     Attributes:
         batch: all but the pixels is final.
-        rows: parts of the batch that nobody has begun yet; whoever takes one fills it.
+        rows: parts of the batch that no thread has begun yet; the thread that takes one fills it.
         layout: what is painted where, and how.
         record: (P,) whose image each part is; reduce: (P,) how much smaller it is decoded.
         matrix: (P, 3, 3) pixels as they are decoded to pixels of the part's region.
@@ -66,18 +67,19 @@ class Pending:
 
 
 class Collate:
-    """How steps become batches. Threads may share it; it pickles.
+    """Makes batches of steps. Threads may share it, and it pickles.
 
     Args:
-        device: where the batches are. On the CPU whoever decodes an image moves it, too; another device moves the whole
-            batch at once, but for recipes that combine records.
-        decode: "host", or "device" where that is to decode JPEGs, too.
-        skip: a damaged image becomes an empty grey one without boxes, else it is an error.
+        device: where the batches are. On the CPU, the thread that decodes an image also warps it; another device warps
+            the whole batch at once, except for recipes that combine records.
+        decode: "host", or "device" to decode JPEGs there too.
+        skip: a damaged image becomes one of the recipe's fill colour without boxes, else it is an error.
         keep: how many batches' memory is kept to be used again.
         transform: what is done to a batch's images at the end.
 
     Attributes:
-        skipped: record -> what is wrong with it, for all that were skipped so far.
+        skipped: record -> what is wrong with its picture, that is with its own image or one that the recipe combines
+            with it, for all that were skipped so far.
     """
 
     def __init__(
@@ -109,10 +111,10 @@ class Collate:
 
     def make(self, step: Step, epoch: int) -> Batch:
         """A batch, made in the calling thread."""
-        cv2.setNumThreads(1)  # processes or threads are the caller's; OpenCV's own would fight them
-        pending = self.start(step, epoch)
-        self.fill(pending)
-        return self.finish(pending, self.move(pending))
+        with opencv_threads(1):  # processes or threads are the caller's; OpenCV's own would compete with them
+            pending = self.start(step, epoch)
+            self.fill(pending)
+            return self.finish(pending, self.move(pending))
 
     def start(self, step: Step, epoch: int) -> Pending:
         """Lay a batch out, ready for `fill`."""
@@ -128,23 +130,12 @@ class Collate:
             min_visible=self.min_visible,
         )
         record = layout.parts.record % len(table)
-        size = np.stack([table.height[record], table.width[record]], 1)
-        factors = np.array([antialias.shrink_factors(one) for one in layout.parameters.matrix])
-        reduce = _reductions(factors)
+        size = np.stack([table.height[record], table.width[record]], 1).astype(np.int64)
+        reduce = _reductions(_shrink_factors(layout.parameters.matrix, size))
+        size = -(-size // reduce[:, None])  # as decoded
         matrix = antialias.from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
         matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
-        canvas, sources = None, []
-        if self.on_cpu or len(record) > len(index):
-            images = self._buffers.take((len(index), *shape, 3), torch.float32 if self.recipe else torch.uint8)
-        else:
-            factors = np.array([antialias.shrink_factors(one) for one in matrix])  # what decoding leaves to do
-            canvas = antialias.from_blocks(matrix, factors)
-            sides = (-(-size // (factors * reduce[:, None]))).max(0).tolist()
-            if self.decode == "device" and self.shards.codec != "raw":
-                sources, images = [_NOTHING] * len(index), torch.empty((len(index), *sides, 0), dtype=torch.uint8)
-            else:
-                images = self._buffers.take((len(index), *sides, 3), torch.uint8)
-                images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
+        images, canvas, sources = self._memory(layout, matrix, size, shape)
         boxes, labels, flags = pad(layout.offsets, layout.boxes, layout.labels, layout.flags)
         batch = Batch(
             images=images.permute(0, 3, 1, 2),
@@ -154,10 +145,10 @@ class Collate:
             affine=torch.from_numpy((layout.affine @ self.shards.to_stored(index)).astype(np.float32)),
             index=torch.from_numpy(index.copy()),
         )
-        inner = np.full((len(record), 4), -1) if self.recipe else _inner(matrix, -(-size // reduce[:, None]), shape)
+        inner = np.full((len(record), 4), -1) if self.recipe else _inner(matrix, size, shape)
         stored = self.shards.codec == "raw" and self.shards.channels == 3
         copied = stored and canvas is None and (reduce == 1).all() and (inner == [0, 0, shape[1], shape[0]]).all()
-        share = len(index) if copied else 1  # one that is all there is one copy
+        share = len(index) if copied else 1  # stored batches that are only copied are one copy
         key = 0
         if self.transform is not None:
             key = int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
@@ -175,11 +166,33 @@ class Collate:
             key=key,
         )
 
+    def _memory(
+        self, layout: Layout, matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]
+    ) -> tuple[Tensor, Matrices | None, list[Tensor]]:
+        """The memory that the images of a batch are written to, (B, height, width, 3), and where the device has work
+        left, `canvas` and `sources` of `Pending`.
+
+        Args:
+            matrix: (P, 3, 3), size: (P, 2) height and width, of images as they are decoded.
+            shape: (H, W).
+        """
+        count = len(layout.first) - 1
+        if self.on_cpu or len(matrix) > count:
+            return self._buffers.take((count, *shape, 3), torch.float32 if self.recipe else torch.uint8), None, []
+        factors = _shrink_factors(matrix, size)  # what decoding leaves to do
+        canvas = antialias.from_blocks(matrix, factors)
+        sides = (-(-size // factors)).max(0).tolist()
+        if self.decode == "device" and self.shards.codec != "raw":
+            return torch.empty((count, *sides, 0), dtype=torch.uint8), canvas, [_NOTHING] * count
+        images = self._buffers.take((count, *sides, 3), torch.uint8)
+        images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
+        return images, canvas, []
+
     def fill(self, pending: Pending) -> None:
         """Make images until all are begun. Any number of threads may do so at once.
 
         Raises:
-            DataError: an image is damaged, and is not to be skipped.
+            DataError: an image is damaged, and is not to be skipped. ShardError: a store is missing or broken.
         """
         images = pending.batch.images.permute(0, 2, 3, 1).numpy()
         for rows in pending.rows:
@@ -204,30 +217,39 @@ class Collate:
                     pending.sources[i] = torch.from_numpy(small)
                 else:
                     images[i, : small.shape[0], : small.shape[1]] = small
-        except ShardError as error:
-            raise DataError(str(error)) from None
         except DataError as error:
             if not self.skip:
                 raise
-            pending.faults[i] = str(error)
+            if rows.stop - i > 1:  # it may be any of them
+                for k in range(i, rows.stop):
+                    self._make(pending, slice(k, k + 1), images, on_host)
+            else:
+                pending.faults[i] = str(error)
 
     def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
         """Make picture i on the CPU, straight in its place."""
         layout, p = pending.layout, pending.layout.parameters
-        first = int(layout.first[i])
+        first, end = layout.first[i : i + 2].tolist()
         canvas = out if out.dtype == np.uint8 else cpu.memory("canvas", (out.shape[0], out.shape[1]))
-        for part in range(first, int(layout.first[i + 1])):
+        decoded: dict[tuple[int, int], NDArray[np.uint8]] = {}  # what a later part needs again
+        needed = list(zip(pending.record[first:end], pending.reduce[first:end], strict=True))
+        for part in range(first, end):
             left, top, right, bottom = pending.inner[part]
             if left >= 0:
                 inner = canvas[top:bottom, left:right]
-                pixels = self.shards.pixels(pending.record[part], pending.reduce[part], inner)
+                pixels = self.shards.pixels(*needed[0], inner)
                 if pixels is not inner:
                     inner[...] = pixels
                 canvas[:top], canvas[bottom:], canvas[:, :left], canvas[:, right:] = (FILL,) * 4
                 continue
-            pixels = self.shards.pixels(pending.record[part], pending.reduce[part])
             x1, y1, x2, y2 = layout.parts.region[part].tolist()
-            weight, reduced = float(layout.parts.weight[part]), pending.reduce[part] > 1
+            if x1 >= x2 or y1 >= y2:
+                continue
+            source = needed[part - first]
+            pixels = decoded[source] if source in decoded else self.shards.pixels(*source)
+            if source in needed[part - first + 1 :]:
+                decoded[source] = pixels
+            weight, reduced = float(layout.parts.weight[part]), source[1] > 1
             cpu.paint(pixels, pending.matrix[part], p, part, canvas[y1:y2, x1:x2], weight, reduced)
         if self.recipe:
             cpu.finish(canvas, p, first, out)
@@ -246,12 +268,14 @@ class Collate:
             canvas = batch.images if decoded is None else decoded
             dtype = torch.float32 if self.recipe else torch.uint8
             batch.images = accelerator.paint(canvas, pending.canvas, pending.layout, pending.shape, dtype)
+        blank = pending.layout.parameters.blank if self.recipe else pending.layout.parameters.fill
         for i in pending.faults:
-            batch.images[i].fill_(FILL / 255 if self.recipe else FILL)
+            for channel, value in zip(batch.images[i], blank, strict=True):
+                channel.fill_(value)
         return batch
 
     def _decoded(self, pending: Pending) -> Tensor:
-        """The canvas, of images that the device has decoded."""
+        """Decode a batch's JPEGs on the device and lay all its images on the canvas."""
 
         def canvas() -> Tensor:
             sides, fill = pending.batch.images.shape[2:], pending.layout.parameters.fill
@@ -261,7 +285,9 @@ class Collate:
             return canvas()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # one of a rare kind, or damaged, spoils them all: the host decodes, and says which it is
+        except (
+            RuntimeError
+        ):  # one that is damaged or of a rare kind fails the whole call: decode on the host, which names it
             images = pending.batch.images.numpy()
             for i in range(len(images)):
                 pending.sources[i] = _NOTHING
@@ -269,10 +295,10 @@ class Collate:
             return canvas()
 
     def finish(self, pending: Pending, batch: Batch) -> Batch:
-        """Tell of what was skipped, and let `transform` have its way, with what `move` gave.
+        """Warn about skipped images, then apply `transform` to what `move` gave.
 
-        It belongs in the thread that uses the batch: a warning is shown where the loop is, and what `transform` draws
-        comes from torch's one generator, which nobody else may use at that moment.
+        Call it in the thread that uses the batch: warnings are then attributed to its loop, and `transform` may draw
+        from torch's global generator, which no other thread may use meanwhile.
         """
         for i, fault in pending.faults.items():
             record = int(pending.batch.index[i])
@@ -286,6 +312,11 @@ class Collate:
         return batch
 
 
+def _shrink_factors(matrix: Matrices, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(P, 2) `antialias.shrink_factors` of P images."""
+    return np.array([antialias.shrink_factors(*image) for image in zip(matrix, size.tolist(), strict=True)])
+
+
 def _reductions(factors: NDArray[np.int64]) -> NDArray[np.int64]:
     """(P,) 1, 2, 4 or 8: how much smaller images are decoded that will be averaged by (P, 2) factors anyway."""
     exponent = np.floor(np.log2(factors.min(1)) + 1e-9).astype(np.int64)
@@ -294,7 +325,7 @@ def _reductions(factors: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
     """(P, 4) xyxy where pictures of (P, 2) sizes lie that are only shifted, by whole pixels, and not cut; else -1."""
-    found = np.concatenate([matrix[:, :2, 2], matrix[:, :2, 2] + size[:, ::-1]], 1)
-    shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (found[:, :2] % 1 == 0).all(1)
-    inside = (found[:, :2] >= 0).all(1) & (found[:, 2:] <= shape[::-1]).all(1)
-    return np.where((shifted & inside)[:, None], found, -1).astype(np.int64)
+    region = np.concatenate([matrix[:, :2, 2], matrix[:, :2, 2] + size[:, ::-1]], 1)
+    shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (region[:, :2] % 1 == 0).all(1)
+    inside = (region[:, :2] >= 0).all(1) & (region[:, 2:] <= shape[::-1]).all(1)
+    return np.where((shifted & inside)[:, None], region, -1).astype(np.int64)

@@ -6,7 +6,6 @@ JPEGs decoded on the device, a batch at once: by torchvision, which takes nvJPEG
 from __future__ import annotations
 
 import importlib.util
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,13 +37,13 @@ def jpeg(shards: Shards, i: int) -> Tensor | None:
     Damage is for the host, which says what is wrong; nvJPEG may show grey instead.
 
     Raises:
-        ShardError: the store is missing or damaged.
+        ShardError: the store is missing or damaged. DataError: the record is damaged.
     """
     data, table = shards.blob(i), shards.table
     if table.orientation[i] != 1 or bytes(data[:3]) != b"\xff\xd8\xff" or bytes(data[-2:]) != b"\xff\xd9":
         return None
     try:
-        plain = simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray") and zlib.crc32(data) == table.crc[i]
+        plain = simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray")
     except ValueError:
         return None
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if plain else None
@@ -75,14 +74,16 @@ def canvas(
     out = torch.empty((len(sources), *sides, 3), dtype=torch.uint8, device=device)
     out[:] = send(np.array(fill), device, torch.uint8)
     decoded = iter(_decode([source for source in sources if source.dim() == 1], device))
-    for place, source, move, times in zip(out, sources, matrix, reduce, strict=True):
+    for slot, source, move, times in zip(out, sources, matrix, reduce, strict=True):
         if source.dim() == 1:
-            factors = antialias.shrink_factors(move)
+            pixels = next(decoded)
+            size = (-(-pixels.shape[1] // times), -(-pixels.shape[2] // times))
+            factors = antialias.shrink_factors(move, size)
             block = (factors[0] * times, factors[1] * times)
-            pixels = _smaller(next(decoded), block, antialias.filters(move, factors, times > 1)).permute(1, 2, 0)
+            pixels = _smaller(pixels, block, antialias.filters(move, size, factors, times > 1)).permute(1, 2, 0)
         else:
             pixels = send(source.numpy(), device, torch.uint8)
-        place[: pixels.shape[0], : pixels.shape[1]] = pixels
+        slot[: pixels.shape[0], : pixels.shape[1]] = pixels
     return out.permute(0, 3, 1, 2)
 
 
@@ -95,8 +96,8 @@ def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == "cuda":
         # it writes on a stream of its own, at once, to memory that this stream may still use for what was freed
         torch.cuda.current_stream(device).synchronize()
-    found: list[Tensor] = decode_jpeg(jpegs, ImageReadMode.RGB, device=device)
-    return found
+    images: list[Tensor] = decode_jpeg(jpegs, ImageReadMode.RGB, device=device)
+    return images
 
 
 def _smaller(pixels: Tensor, block: tuple[int, int], weights: Weights) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError
 from dataforge.loading.buckets import Shape, bucket, merge_small
 from dataforge.rng import bits, uniform
+from dataforge.shards.table import Table
 
 SCALE_EVERY = 10  # steps that share a drawn scale
 
@@ -29,6 +31,65 @@ class Step:
     shape: Shape
     index: NDArray[np.int64]
     sample: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """How a loader's records are dealt out to steps. The fields are the arguments of `plan` by the same names."""
+
+    shapes: Sequence[Shape]
+    batch_size: Sequence[int]
+    seed: int
+    rank: int
+    world: int
+    shuffle: bool
+    drop_last: bool
+    scales: tuple[float, ...]
+    repeats: NDArray[np.float64] | None
+    box_window: int
+
+    def steps(self, table: Table, epoch: int) -> list[Step]:
+        """The plan of an epoch for the records of `table`."""
+        return plan(table.height, table.width, epoch=epoch, boxes=np.diff(table.offsets), **vars(self))
+
+
+def repeats_of(sampling: str | NDArray[np.float64], threshold: float, table: Table) -> NDArray[np.float64] | None:
+    """How often an epoch takes each record: `plan`'s `repeats` for a loader's `sampling` and `repeat_threshold`.
+
+    Raises:
+        ConfigError: an unknown name, a threshold of 0 or less, or an array of another shape or with other numbers.
+    """
+    if isinstance(sampling, str):
+        if sampling == "none":
+            return None
+        if sampling != "repeat-factor" or not threshold > 0:
+            raise ConfigError(
+                f"sampling is {sampling!r}, repeat_threshold {threshold}; expected none, repeat-factor or an "
+                "array of how often to take each record, and a threshold above 0"
+            )
+        return repeat_factors(table.labels, table.image, len(table), threshold)
+    repeats = np.asarray(sampling, np.float64)
+    if repeats.shape != (len(table),) or not np.isfinite(repeats).all() or (repeats < 0).any():
+        raise ConfigError(
+            f"sampling: an array of shape {repeats.shape}; expected ({len(table)},) finite numbers from 0 on"
+        )
+    return repeats
+
+
+def images_within(shape: Shape, budget: int | Fraction, world: int, scales: Sequence[float]) -> int:
+    """How many images of a shape a step of all ranks takes.
+
+    Args:
+        budget: pixels of one rank, at the largest of the scales. Ranks that share what one process had alone get the
+            same steps as that: so it may be a fraction, and is multiplied by the ranks before it is divided.
+
+    Raises:
+        ConfigError: less than an image.
+    """
+    largest = max(h * w for h, w in (scaled(shape, scale) for scale in scales))
+    if budget < largest:
+        raise ConfigError(f"budget {budget}; expected at least the {largest} pixels of one image")
+    return int(budget * world // largest)
 
 
 def repeat_factors(
@@ -50,9 +111,9 @@ def repeat_factors(
     pairs = np.unique(image * max(classes, 1) + labels)
     share = np.bincount(pairs % max(classes, 1), minlength=classes) / max(records, 1)
     factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(share, 1e-12)))
-    found = np.ones(records)
-    np.maximum.at(found, image, factor[labels])
-    return found
+    factors = np.ones(records)
+    np.maximum.at(factors, image, factor[labels])
+    return factors
 
 
 def box_places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -86,14 +147,15 @@ def plan(
 
     Every record comes once an epoch (with `repeats`, as often as these say), and every rank takes the same number of
     steps, each with at least one image. A step's images share one bucket. Only `drop_last` leaves records out: those
-    that do not fill a step. The ranks' parts of a step, put together, are the same for any number of ranks that share
-    the same whole batch, if each has a batch size of 2 or more.
+    that do not fill a step. The ranks' parts of a step, put together, are the same for any number of ranks, if each
+    gets 2 images of a full step or more.
 
     Args:
         height, width: (N,) pixels of the records.
         shapes: the buckets' (height, width).
-        batch_size: images of one rank in a full step, one number or one a bucket; with 1, a bucket's last step may
-            hold 2 on some ranks.
+        batch_size: images of a full step, over all ranks, one number or one a bucket. A rank gets its share, rounded
+            down or up; where that is 1, a bucket's last step may hold 2 on some ranks.
+        drop_last: take full steps only. Images of a bucket that fills no step go to the nearest bucket that does.
         scales: factors of the shapes; one is drawn every 10 steps, the same for all ranks, and the sides are rounded
             to a multiple of `multiple`.
         repeats: (N,) how often an epoch takes each record on average: 0.5 is every other epoch, 0 never. An epoch's
@@ -103,16 +165,20 @@ def plan(
             less of the boxes' places is padding; 1 leaves them as they were drawn. Without `shuffle` it does nothing.
 
     Raises:
-        ConfigError: fewer records than ranks.
+        ConfigError: there are fewer records, or images in a step, than ranks; or `drop_last` is set and there are fewer
+            records than a step takes.
     """
     n = len(height)
     drawn = np.arange(n) if repeats is None else _repeat(repeats, seed, epoch)
+    full = np.broadcast_to(np.asarray(batch_size), len(shapes))
     if len(drawn) < world:
-        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks")
+        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks; expected at least one for each")
+    if full.min() < world:
+        raise ConfigError(f"steps of {full.min()} images cannot be dealt to {world} ranks; expected one for each")
     if shuffle:
         drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
-    full = np.broadcast_to(np.asarray(batch_size), len(shapes)) * world  # a step of all ranks
-    least = np.maximum(full // 2, world)  # depends on the number of ranks for a batch size of 1 only
+    # depends on the number of ranks only where one gets a single image
+    least = full if drop_last else np.maximum(full // 2, world)
     buckets = bucket(height, width, shapes)[drawn % n]
     merge_small(buckets, shapes, least.tolist())
     steps: list[tuple[int, NDArray[np.int64]]] = []
@@ -123,22 +189,30 @@ def plan(
             _group(rows[: sizes.count(full[b]) * full[b]], boxes[rows % n], int(full[b]), box_window)
         ends = np.cumsum(sizes, dtype=np.int64)
         steps += [(b, rows[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+    if not steps:
+        needed = " or ".join(map(str, sorted(set(full.tolist()))))
+        raise ConfigError(
+            f"drop_last leaves no step: an epoch has {len(drawn)} records, a step of all ranks takes {needed}; "
+            "expected a smaller batch size, or drop_last=False"
+        )
     if shuffle and (len(shapes) > 1 or box_window > 1):
         first = np.array([part[0] for _, part in steps], np.int64)
         steps = [steps[i] for i in np.argsort(bits(seed, epoch, first, "steps")[:, 0], kind="stable")]
     scale = bits(seed, epoch, np.arange(len(steps)) // SCALE_EVERY, "scale")[:, 0] % np.uint64(len(scales))
-    found = []
+    planned = []
     for (b, part), s in zip(steps, scale.tolist(), strict=True):
         each, more = divmod(len(part), world)
         sample = part[rank * each + min(rank, more) :][: each + (rank < more)]
-        found.append(Step(scaled(shapes[b], scales[s], multiple), sample if repeats is None else sample % n, sample))
-    return found
+        planned.append(Step(scaled(shapes[b], scales[s], multiple), sample if repeats is None else sample % n, sample))
+    return planned
 
 
 def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Sample numbers, record + N x how often it came before. Systematic resampling: each record comes as often as
     `repeats` says, rounded up or down, and the total is always the same."""
     n = len(repeats)
+    if not n:
+        return np.zeros(0, np.int64)
     total = round(float(repeats.sum()))
     order = np.argsort(bits(seed, epoch, np.arange(n), "repeat order")[:, 0], kind="stable")
     edges = np.cumsum(repeats[order]) * (total / max(float(repeats.sum()), 1e-12))

@@ -1,4 +1,4 @@
-"""One thread that makes batches on the device while earlier ones are used."""
+"""A thread that makes batches on the device while earlier ones are used."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataforge.loading.batch import Batch
 
 
 class Transfer:
-    """Runs what brings batches to the device, one after another, in a thread and on a CUDA stream of its own.
+    """Makes batches on the device, one after another, in a thread and on a CUDA stream of its own.
 
-    So copies and kernels of later batches run beside the training step, and whoever takes a batch waits for nothing but
-    that batch: its thread until the work is issued, its stream until the work is done.
+    Copies and kernels of later batches then run beside the training step. Taking a batch waits for that batch
+    alone: the thread until its work is issued, the stream until its work is done.
 
     Args:
         device: where the batches go; where that is not CUDA, there is the thread alone.
@@ -50,10 +50,10 @@ class Transfer:
     def _take(self, made: Future[tuple[Batch, torch.cuda.Event | None]]) -> Batch:
         batch, done = made.result()
         if self._stream is not None and done is not None:
-            mine = torch.cuda.current_stream(self._stream.device)
-            mine.wait_event(done)
+            stream = torch.cuda.current_stream(self._stream.device)
+            stream.wait_event(done)
             for tensor in vars(batch).values():
-                tensor.record_stream(mine)  # else freed memory could be written to before this stream has read it
+                tensor.record_stream(stream)  # else freed memory could be written to before this stream has read it
         return batch
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 
 from dataforge.errors import ShardError
@@ -10,33 +9,29 @@ from dataforge.record import Record, Source, resolve_split
 from dataforge.shards.reader import Shards
 
 
-def source_of(shards: Shards, split: tuple[str, ...] | None = None) -> Source:
-    """A shard folder as a source: records stream, images are the stored bytes, checked against their CRC-32.
+def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cache: bool = False) -> Source:
+    """A shard folder as a source: records stream, images are the stored bytes.
 
     Args:
         split: take these only, unions among them; None takes all.
+        allow_cache: take a cache's JPEGs, which are not the original images, with boxes in their pixels.
 
     Raises:
-        ConfigError: no such split. ShardError: raw pixels are stored; or, while the records are drawn, an image is
-            damaged.
+        ConfigError: no such split. ShardError: it is a cache, and JPEG caches are not allowed or raw pixels are stored.
+            DataError, while the records are drawn: an image is damaged.
     """
-    if shards.codec == "raw":
-        parent = shards.index["baked"]["parent"]
-        raise ShardError(f"{shards.path}: holds raw pixels, no image files; take what it was baked from, {parent}")
+    check_originals(shards, allow_cache)
     chosen = chosen_splits(shards, split)
     table = shards.table
 
     def records() -> Iterator[Record]:
         for name in chosen:
             for i in shards.splits[name].tolist():
-                blob = bytes(shards.blob(i))
-                if zlib.crc32(blob) != table.crc[i]:
-                    raise ShardError(f"{shards.place(i)}: the image's bytes are not those that were ingested")
                 rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
                 yield Record(
                     key=table.key[i],
                     split=name,
-                    image=blob,
+                    image=bytes(shards.blob(i)),
                     height=int(table.height[i]),
                     width=int(table.width[i]),
                     boxes=table.boxes[rows],
@@ -49,6 +44,16 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None) -> Source:
 
     total = sum(len(shards.splits[name]) for name in chosen)
     return Source(shards.classes, records(), shards.class_ids, unions_of(shards, chosen), total)
+
+
+def check_originals(shards: Shards, allow_cache: bool = False) -> None:
+    """Raise ShardError where `source_of` would: what is published as images must not be a cache's pixels unnoticed."""
+    if shards.codec == "keep" or (shards.codec == "jpeg" and allow_cache):
+        return
+    what = (
+        "holds raw pixels, no image files" if shards.codec == "raw" else "is a cache: its images are not the originals"
+    )
+    raise ShardError(f"{shards.path}: {what}; take what it was baked from, {shards.index['baked']['parent']}")
 
 
 def chosen_splits(shards: Shards, split: tuple[str, ...] | None) -> list[str]:

@@ -95,12 +95,12 @@ def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:
         ShardError: it is there and has changed, so the cache is stale.
     """
     try:
-        found = content(Path(baked["parent"]))
+        current = content(Path(baked["parent"]))
     except OSError:
         return False
-    if found != baked["fingerprint"]:
+    if current != baked["fingerprint"]:
         raise ShardError(
-            f"{path}: is stale: {baked['parent']}, which it was baked from, has changed (fingerprint {found}, "
+            f"{path}: is stale: {baked['parent']}, which it was baked from, has changed (fingerprint {current}, "
             f"expected {baked['fingerprint']}); bake it again"
         )
     return True

@@ -20,6 +20,8 @@ from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, read_tables
 from dataforge.sources.view import View
 
+ALTERED = "the image's bytes are not those that were ingested (size or CRC-32 differs)"
+
 
 class Shards:
     """A shard folder, or one split of it, or a view of either. It pickles as its path, and threads may share it.
@@ -30,6 +32,7 @@ class Shards:
             index's order.
         view: which classes, boxes and images of it are wanted; None takes all. What it leaves out is not here: records
             and labels are numbered without it.
+        verify: compare each image with its CRC-32 when it is read for the first time. False trusts the disk.
 
     Attributes:
         classes: names by label; class_ids: the source's own number for each.
@@ -44,9 +47,12 @@ class Shards:
             class of it.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None, view: View | None = None) -> None:
+    def __init__(
+        self, path: str | Path, split: str | None = None, view: View | None = None, verify: bool = True
+    ) -> None:
         self.path = Path(path)
         self.view = view or View()
+        self.verify = verify
         self.index = read_index(self.path)
         self._baked: dict[str, Any] | None = self.index.get("baked")
         self.codec: str = self.index["codec"]
@@ -74,8 +80,8 @@ class Shards:
             part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
         }
 
-    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None, View]]:
-        return Shards, (self.path, self.split, self.view)
+    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None, View, bool]]:
+        return Shards, (self.path, self.split, self.view, self.verify)
 
     def __len__(self) -> int:
         return int(self._starts[-1]) if self._rows is None else len(self._rows)
@@ -87,15 +93,15 @@ class Shards:
 
     @cached_property
     def splits(self) -> dict[str, NDArray[np.int64]]:
-        found = {}
+        splits = {}
         for part, stored in self._stored_splits.items():
             bounds = [stored.start, stored.stop]
             first, end = bounds if self._rows is None else np.searchsorted(self._rows, bounds).tolist()
-            found[part] = np.arange(first, end)
+            splits[part] = np.arange(first, end)
         for name, members in self._unions.items():
             if members and set(members) <= set(self._stored_splits):
-                found[name] = np.concatenate([found[member] for member in members])
-        return found
+                splits[name] = np.concatenate([splits[member] for member in members])
+        return splits
 
     @cached_property
     def _stored(self) -> Table:
@@ -168,11 +174,25 @@ class Shards:
         Raises:
             IndexError: i is not in 0..len-1.
             ShardError: the store is missing or damaged.
+            DataError: the bytes are not those that were written; the text names the record's shard, number and key.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         shard, number = self._place(i)
-        return self._store(shard)[number]
+        blob = self._store(shard)[number]
+        if self.verify and not self._verified[i]:
+            self._check(i, blob)
+        return blob
+
+    @cached_property
+    def _verified(self) -> NDArray[np.bool_]:
+        """(N,) records whose bytes this process has compared with their CRC-32. Threads may compare one twice."""
+        return np.zeros(len(self), bool)
+
+    def _check(self, i: int, blob: memoryview) -> None:
+        if zlib.crc32(blob) != self.table.crc[i]:
+            raise DataError(f"{self.place(i)}: {ALTERED}")
+        self._verified[i] = True
 
     def _store(self, shard: int) -> BlobStore:
         opened = self._stores[shard]
@@ -189,38 +209,41 @@ class Shards:
             out: (n, height, width, channels), C-contiguous, where they go.
 
         Raises:
-            ShardError: a store is missing or damaged.
+            ShardError: a store is missing or damaged. DataError: as `blob`.
         """
         assert self.codec == "raw", f"gather on codec {self.codec}"
         stored = index if self._rows is None else self._rows[index]
         shard = np.searchsorted(self._starts, stored, "right") - 1
-        for one in np.unique(shard).tolist():
-            rows = self._store(one)
+        for number in np.unique(shard).tolist():
+            rows = self._store(number)
             assert isinstance(rows, RowsStore)
-            mine = shard == one
-            part = out if mine.all() else np.empty((int(mine.sum()), *out.shape[1:]), np.uint8)
-            rows.gather(stored[mine] - self._starts[one], part)
+            in_shard = shard == number
+            part = out if in_shard.all() else np.empty((int(in_shard.sum()), *out.shape[1:]), np.uint8)
+            rows.gather(stored[in_shard] - self._starts[number], part)
             if part is not out:
-                out[mine] = part
+                out[in_shard] = part
+        for n in np.flatnonzero(~self._verified[index]).tolist() if self.verify else ():
+            self._check(int(index[n]), out[n].data)
 
     @cached_property
     def _stored_origin(self) -> cache_origin.Origin | None:
         """The source images of all records of these splits, whatever the view; None where they are what is stored."""
         if self._baked is None:
             return None
-        found = cache_origin.read(self.path)
+        origin = cache_origin.read(self.path)
         counts = {name: sum(shard["images"] for shard in shards) for name, shards in self.index["splits"].items()}
-        if len(found.height) != sum(counts.values()):
-            raise ShardError(f"{self.path / cache_origin.ORIGIN}: holds {len(found.height)} records; expected {counts}")
+        if len(origin.height) != sum(counts.values()):
+            file = self.path / cache_origin.ORIGIN
+            raise ShardError(f"{file}: holds {len(origin.height)} records; expected {counts}")
         first = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
-        return found.records(
+        return origin.records(
             np.concatenate([np.arange(first[name], first[name] + counts[name]) for name in self._stored_splits])
         )
 
     @cached_property
     def _origin(self) -> cache_origin.Origin | None:
-        found = self._stored_origin
-        return found if found is None or self._rows is None else found.records(self._rows)
+        origin = self._stored_origin
+        return origin if origin is None or self._rows is None else origin.records(self._rows)
 
     def to_stored(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, 3, 3) source pixels to stored pixels of records (n,), in edge coordinates; identities for no cache."""
@@ -237,11 +260,13 @@ class Shards:
             reduce, out: as `dataforge.images.decode.decode` takes them: smaller pixels, and where they may go.
 
         Raises:
-            DataError: it is missing or damaged; the text names its shard, number and key.
+            ShardError: the store is missing or damaged.
+            DataError: the record is damaged; the text names its shard, number and key.
         """
+        blob = self.blob(i)
         try:
-            return self._decode(i, self.blob(i), reduce, out)
-        except (ImageError, ShardError) as error:
+            return self._decode(i, blob, reduce, out)
+        except ImageError as error:
             raise DataError(f"{self.place(i)}: {error}") from None
 
     def _decode(

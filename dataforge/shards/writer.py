@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dataforge.errors import ShardError
+from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.record import Record, object_areas
 from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, REPORT, write_index
@@ -92,10 +92,8 @@ class ShardWriter:
         shard = self._open.get(record.split)
         if shard is None:
             folder = self.out / record.split / f"{len(self.open_split(record.split)):05d}"
-            try:
+            with writing(folder, ShardError):
                 folder.mkdir(parents=True)
-            except OSError as error:
-                raise ShardError(f"{folder}: cannot be made: {error.strerror}") from None
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
         shard.add(record, blob, info)
         return self._close(record.split) if shard.bytes >= self._shard_bytes else None
@@ -120,11 +118,9 @@ class ShardWriter:
         """
         for _ in self.close():
             pass
-        try:
+        with writing(self.out / INDEX, ShardError):
             write_index(self.out, self._index)
             (self.out / JOURNAL).unlink(missing_ok=True)
-        except OSError as error:
-            raise ShardError(f"{self.out / INDEX}: cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -150,8 +146,9 @@ class _Shard:
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
         self.blobs.append(blob)
-        self.bytes += len(blob)
-        row = (record.key, record.id, info.height, info.width, info.orientation, len(blob), zlib.crc32(blob))
+        size = memoryview(blob).nbytes
+        self.bytes += size
+        row = (record.key, record.id, info.height, info.width, info.orientation, size, zlib.crc32(blob))
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
@@ -169,23 +166,12 @@ class _Shard:
             offsets,
         )
         table = self.folder / "table.arrow"
-        try:
+        with writing(table, ShardError):
             write_table(table, self.columns, rows)
             crc = zlib.crc32(table.read_bytes())
             for path in (table, self.folder, self.folder.parent):
-                _flush(path)
-        except OSError as error:
-            raise ShardError(f"{table}: cannot be written: {error.strerror or error}") from None
+                flush(path)
         return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:
@@ -194,22 +180,18 @@ def prepare(out: Path, kept: Collection[str] = ()) -> None:
     Raises:
         ShardError: it holds a published set or foreign files, or cannot be made.
     """
-    try:
+    if out.is_file():
+        raise ShardError(f"{out}: is a file; --out must name a folder")
+    with writing(out, ShardError):
         out.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in out.iterdir()}
-    except FileExistsError:
-        raise ShardError(f"{out}: is a file; --out must name a folder") from None
-    except OSError as error:
-        raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
     if INDEX in names:
         raise ShardError(f"{out}: already holds shards; remove it, or choose another --out")
     if names and REPORT not in names:
         raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
     clear(out, kept)
-    try:
+    with writing(out, ShardError):
         (out / REPORT).touch()  # marks the folder as ours from the first moment
-    except OSError as error:
-        raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def clear(out: Path, kept: Collection[str] = ()) -> None:

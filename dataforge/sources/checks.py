@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dataforge.images.header import ImageInfo
 from dataforge.record import CROWD, Finding, Record
-from dataforge.sources.repair import numbers
+from dataforge.sources.repair import of_box
 
 PLAIN = ("RGB", "L", "1")  # Pillow's modes that lose nothing on the way to 8-bit RGB
 SMALL, HUGE = 8, 1 << 26  # pixels: of an image's shorter side; of a whole image (8192x8192)
@@ -22,7 +22,8 @@ def look(record: Record, info: ImageInfo) -> list[Finding]:
     """Findings with the codes `CODES`, all "noted".
 
     Args:
-        record: with its image's true size, and boxes that lie inside it; a box's number is its place among these.
+        record: with its image's true size, and boxes that lie inside it. Findings number the boxes of this record:
+            those that `repair` refused are not counted.
     """
     return [*_of_image(record, info), *_of_boxes(record)]
 
@@ -39,9 +40,10 @@ def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
         (short < SMALL, "image-small", size, f"a side below {SMALL} pixels"),
         (pixels > HUGE, "image-huge", size, f"more than {HUGE} pixels"),
     )
-    for there, code, value, reason in facts:
-        if there:
-            yield Finding("noted", code, record.file, record.key, value, f"{reason}; kept", "image")
+    for applies, code, value, reason in facts:
+        if applies:
+            reason = f"{reason}; kept"
+            yield Finding("noted", code, record.file, record.key, value, reason, "image", split=record.split)
 
 
 def _of_boxes(record: Record) -> Iterator[Finding]:
@@ -50,21 +52,20 @@ def _of_boxes(record: Record) -> Iterator[Finding]:
     wide, high = COVERS * record.width, COVERS * record.height
     shorter = []
 
-    def found(code: str, n: int, reason: str) -> Finding:
-        value = f"xyxy {numbers(record.boxes[n])}"
-        return Finding("noted", code, record.origin, f"{record.key} box {n}", value, f"{reason}; kept")
+    def noted(code: str, n: int, reason: str) -> Finding:
+        return of_box(record, n, "noted", code, f"{reason}; kept")
 
     for n, (x1, y1, x2, y2) in enumerate(boxes):
         width, height = x2 - x1, y2 - y1
         shorter.append(width if width < height else height)
         if shorter[n] < TINY:
-            yield found("box-tiny", n, f"narrower than {TINY:g} pixel")
+            yield noted("box-tiny", n, f"narrower than {TINY:g} pixel")
         if width >= wide and height >= high and not record.flags[n] & CROWD:
-            yield found("box-covers", n, f"covers the {record.width}x{record.height} image")
+            yield noted("box-covers", n, f"covers the {record.width}x{record.height} image")
     if len(boxes) > 1:
         for n, (same, earlier) in sorted(_twice(boxes, shorter, record.labels.tolist()).items()):
             code, reason = ("box-same", "the same as") if same else ("box-alike", "nearly the same as")
-            yield found(code, n, f"{reason} box {earlier}, of the same class")
+            yield noted(code, n, f"{reason} box {earlier}, of the same class")
 
 
 def _twice(boxes: list[list[float]], shorter: list[float], labels: list[int]) -> dict[int, tuple[bool, int]]:
@@ -75,19 +76,19 @@ def _twice(boxes: list[list[float]], shorter: list[float], labels: list[int]) ->
     Args:
         shorter: the boxes' shorter sides.
     """
-    found: dict[int, tuple[bool, int]] = {}
+    doubles: dict[int, tuple[bool, int]] = {}
     order = sorted(range(len(boxes)), key=boxes.__getitem__)
-    for place, i in enumerate(order):
-        one, close = boxes[i], ALIKE * shorter[i]
-        for at in range(place + 1, len(order)):
-            j = order[at]
+    for rank, i in enumerate(order):
+        box, close = boxes[i], ALIKE * shorter[i]
+        for following in range(rank + 1, len(order)):
+            j = order[following]
             other = boxes[j]
-            if other[0] - one[0] > close:
+            if other[0] - box[0] > close:
                 break
             near = min(close, ALIKE * shorter[j])
-            if labels[i] == labels[j] and all(abs(a - b) <= near for a, b in zip(one, other, strict=True)):
+            if labels[i] == labels[j] and all(abs(a - b) <= near for a, b in zip(box, other, strict=True)):
                 earlier, n = sorted((i, j))
-                same = one == other
-                if n not in found or (same and not found[n][0]):
-                    found[n] = same, earlier
-    return found
+                same = box == other
+                if n not in doubles or (same and not doubles[n][0]):
+                    doubles[n] = same, earlier
+    return doubles

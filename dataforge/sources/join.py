@@ -1,4 +1,4 @@
-"""Several sources as one, and classes under other names: functions from `Source` to `Source`."""
+"""Join several sources, and rename classes: functions from `Source` to `Source`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import ConfigError, FormatError
+from dataforge.files import reading
 from dataforge.record import Finding, Record, Source
 
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
-    """Sources one after the other. Classes are united by name, in the order in which they come first.
+    """Concatenate sources. Classes are united by name, in the order of their first occurrence.
 
-    Splits of one name become one. A key that an earlier source has in the same split gets its source's name before it,
-    and an image's number that an earlier source has is given up (-1); both are noted.
+    Splits of one name become one. A key that an earlier source has in the same split is prefixed by its source's name,
+    and by a number where that key exists too, in an earlier source or in this one. An image's number that an earlier
+    source has is dropped (-1). Both are noted.
 
     Args:
-        sources: (name, source); the name is what goes before keys, such as the source's folder.
+        sources: (name, source); the name is the prefix of keys, such as the source's folder.
 
     Raises:
-        FormatError: a split is a union in one source, and something else in another.
+        FormatError: a split is a union in one source, and not the same union in another.
     """
     classes = tuple(dict.fromkeys(name for _, source in sources for name in source.classes))
     numbers: dict[str, int] = {}
@@ -44,7 +46,9 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
         known: set[int] = set()
         for name, source in sources:
             label_of = np.array([classes.index(one) for one in source.classes], np.int32)
-            mine: set[tuple[str, str]] = set()
+            own: set[tuple[str, str]] = set()  # (split, key) as given out
+            moved: dict[tuple[str, str], str] = {}  # (split, key) as it was -> the new key
+            made: set[tuple[str, str]] = set()
             numbered: set[int] = set()
             prefixed = given_up = 0
             for item in source.records:
@@ -54,19 +58,22 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
                 if item.split in unions:
                     parts = " + ".join(unions[item.split])
                     raise FormatError(f"split {item.split!r}: is {parts}, but has images of its own in {name}")
-                key, number = item.key, item.id
-                if (item.split, key) in keys:
-                    key, prefixed = _apart(item.split, f"{name}/{key}", keys), prefixed + 1
+                key, number, before = item.key, item.id, (item.split, item.key)
+                if before in moved or before in keys or before in made:
+                    # a key that its source has twice stays so: ingest refuses it
+                    key = moved.setdefault(before, _apart(item.split, f"{name}/{key}", keys, own))
+                    made.add((item.split, key))
+                    prefixed += 1
                 if number in known:
                     number, given_up = -1, given_up + 1
-                mine.add((item.split, key))
+                own.add((item.split, key))
                 numbered |= {number} - {-1}
                 yield replace(item, key=key, id=number, labels=label_of[item.labels])
-            keys |= mine
+            keys |= own
             known |= numbered
             for code, count, what in (
-                ("keys-prefixed", prefixed, f"have a name that an earlier source has; {name}/ was put before it"),
-                ("ids-given-up", given_up, "have a number that an earlier source has; it was given up"),
+                ("keys-prefixed", prefixed, f"have the key of an image of an earlier source; prefixed by {name}/"),
+                ("ids-given-up", given_up, "have the number of an image of an earlier source; number dropped"),
             ):
                 if count:
                     yield Finding("noted", code, name, "", f"{count} images", what, "set")
@@ -76,17 +83,17 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
     return Source(classes, records(), ids if len(set(ids)) == len(classes) else (), unions, total)
 
 
-def _apart(split: str, key: str, taken: set[tuple[str, str]]) -> str:
-    """The key, with a number before it if it is taken too."""
+def _apart(split: str, key: str, *taken: set[tuple[str, str]]) -> str:
+    """The key, prefixed by a number if it is taken too."""
     number, free = 1, key
-    while (split, free) in taken:
+    while any((split, free) in keys for keys in taken):
         number += 1
         free = f"{number}/{key}"
     return free
 
 
 def rename(source: Source, names: Mapping[str, str]) -> Source:
-    """A source with other class names: two that get one name are merged, and a class with the name "" is dropped.
+    """Rename classes: two classes that get the same name are merged, and a class that is renamed to "" is dropped.
 
     Args:
         names: old -> new; classes that are not in it keep theirs.
@@ -118,22 +125,21 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             yield replace(item, boxes=item.boxes[kept], labels=labels[kept], flags=item.flags[kept], areas=areas)
         for name, count in sorted(dropped.items()):
             yield Finding(
-                "refused", "class-dropped", "--class-map", name, f"{count} boxes", "left out, as asked", "set"
+                "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
             )
 
     return replace(source, classes=classes, class_ids=ids, records=records())
 
 
 def read_class_map(path: Path) -> dict[str, str]:
-    """A TOML file of `old = "new"` lines.
+    """Read a TOML file of `old = "new"` lines.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or holds something else.
     """
     try:
-        names = tomllib.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        with reading(path, ConfigError):
+            names = tomllib.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     for old, new in names.items():

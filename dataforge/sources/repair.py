@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,14 +14,21 @@ from dataforge.record import Boxes, Finding, Record, box_areas
 ROUNDING = 0.0101  # pixels a box may stand over the edge without a word: numbers in text files are rounded
 
 
-def fit(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
+def repair(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
+    """Give a record its image's true size, and make its boxes lie inside it: `set_size`, then `repair_boxes`."""
+    record, of_size = set_size(record, info)
+    record, of_boxes = repair_boxes(record)
+    return record, of_size + of_boxes
+
+
+def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
     """Give a record its image's true size. Boxes drawn on unrotated pixels are turned with the EXIF orientation.
 
     Orientations 2 to 4 keep the size, so there it cannot be told which pixels a box was drawn on; it is taken for
     drawn on the upright ones, as viewers and most tools show them.
     """
     declared, upright = (record.height, record.width), (info.height, info.width)
-    found = []
+    findings = []
     boxes = record.boxes
     if 0 not in declared and declared != upright:
         value = f"{record.width}x{record.height}"
@@ -32,10 +39,11 @@ def fit(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
         else:
             reason = f"the image is {info.width}x{info.height}; that is taken, boxes are kept as pixels"
             code = "size-wrong"
-        found.append(Finding("repaired", code, record.origin or record.file, record.key, value, reason, "image"))
+        file = record.origin or record.file
+        findings.append(Finding("repaired", code, file, record.key, value, reason, "image", split=record.split))
     if declared == upright:
-        return record, found
-    return replace(record, height=info.height, width=info.width, boxes=boxes), found
+        return record, findings
+    return replace(record, height=info.height, width=info.width, boxes=boxes), findings
 
 
 def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
@@ -50,8 +58,8 @@ def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
     return np.stack([x1, y1, x2, y2], 1)
 
 
-def clean(record: Record) -> tuple[Record, list[Finding]]:
-    """Mend or refuse a record's boxes: those that are left lie inside the image and have an area."""
+def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
+    """Clip, reorder or refuse a record's boxes: those that are left lie inside the image and have an area."""
     boxes, areas = record.boxes, record.areas
     width, height = record.width, record.height
     if all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in boxes.tolist()):
@@ -76,18 +84,22 @@ def clean(record: Record) -> tuple[Record, list[Finding]]:
         (kept & inverted, "repaired", "box-inverted", "corners were in the wrong order; swapped"),
         (kept & over, "repaired", "box-clipped", f"stands over {record.width}x{record.height}; clipped"),
     )
-    found = [
-        Finding(action, code, record.origin, f"{record.key} box {n}", f"xyxy {numbers(boxes[n])}", reason)  # type: ignore[arg-type]
+    findings = [
+        of_box(record, n, action, code, reason)  # type: ignore[arg-type]
         for rows, action, code, reason in kinds
-        for n in np.nonzero(rows)[0]
+        for n in np.nonzero(rows)[0].tolist()
     ]
     if areas is not None:
         full = box_areas(inner)
         wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
         areas = np.where(wrong, full, areas)[kept]
-    mended = replace(record, boxes=inner[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
-    return mended, found
+    repaired = replace(record, boxes=inner[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
+    return repaired, findings
 
 
-def numbers(box: Boxes) -> str:
-    return "[" + ", ".join(f"{value:.6g}" for value in box.tolist()) + "]"
+def of_box(record: Record, n: int, action: Literal["refused", "repaired", "noted"], code: str, reason: str) -> Finding:
+    """A finding about a record's n-th box, with the box as it is in the record."""
+    x1, y1, x2, y2 = box = record.boxes[n].tolist()
+    value = "xyxy [" + ", ".join(f"{number:.6g}" for number in box) + "]"
+    xyxy = (x1, y1, x2, y2) if all(map(math.isfinite, box)) else None
+    return Finding(action, code, record.origin, record.key, value, reason, box=n, xyxy=xyxy, split=record.split)

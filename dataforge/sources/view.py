@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, ImageError, unknown
-from dataforge.images.header import probe
+from dataforge.images.header import probe, probe_file
 from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, object_areas
 from dataforge.rng import uniform
-from dataforge.sources.repair import clean, fit
+from dataforge.sources.repair import repair
+from dataforge.threads import cores, ordered
 
 Policy = Literal["keep", "drop"]
 REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; 0 for one that is kept
@@ -156,23 +157,24 @@ class View:
                 continue
             lot = float(self._lots([item.key])[0])
             if self.sample > 1:
-                mine = held.setdefault(item.split, [])
-                heappush(mine, (-lot, -n, item))
-                if len(mine) > self.sample:
-                    heappop(mine)
+                heap = held.setdefault(item.split, [])
+                heappush(heap, (-lot, -n, item))
+                if len(heap) > self.sample:
+                    heappop(heap)
                     left_out["sample"] += 1
             elif lot < self.sample:
                 yield item
             else:
                 left_out["sample"] += 1
-        for _, _, record in sorted(chain(*held.values()), key=lambda one: -one[1]):
+        for _, _, record in sorted(chain(*held.values()), key=lambda entry: -entry[1]):
             yield record
 
     def filter(self, source: Source) -> Source:
         """A source with what this view keeps. What it leaves out is counted in findings at the end.
 
-        Boxes are mended before they are measured, as ingest mends them, so that a view of a whole set and a set that
-        was ingested through the view are the same. Images that cannot be read go through, for ingest to refuse.
+        Boxes are repaired before they are measured, as ingest repairs them, so that a view of a whole set and a set
+        that was ingested through the view are the same. The images' sizes, which that needs, are read by threads; of
+        most JPEGs only the header is read. Images that cannot be read go through, for ingest to refuse.
 
         Raises:
             ConfigError: the source has no such class.
@@ -184,20 +186,26 @@ class View:
             boxes_out: Counter[tuple[str, str]] = Counter()
             images_out: Counter[str] = Counter()
             taken: Counter[str] = Counter()
-            for record in source.records if self.sample == 1 else self._draw(source.records, images_out):
-                if isinstance(record, Finding):
+            drawn = source.records if self.sample == 1 else self._draw(source.records, images_out)
+
+            def beyond_limit(record: Record) -> bool:
+                beyond = self.limit is not None and taken[record.split] >= self.limit
+                images_out["limit"] += beyond
+                return beyond
+
+            def to_measure() -> Iterator[Record | Finding]:
+                for item in drawn:
+                    if isinstance(item, Finding) or not beyond_limit(item):
+                        yield item
+
+            measured = ordered(_repaired, to_measure(), cores()) if measures else ((item, []) for item in to_measure())
+            for record, findings in measured:
+                if isinstance(record, Finding) or findings is None:
                     yield record
                     continue
-                if self.limit is not None and taken[record.split] >= self.limit:
-                    images_out["limit"] += 1
+                if measures and beyond_limit(record):  # it was read ahead of those that reached the limit
                     continue
-                if measures:
-                    try:
-                        record, found = _mended(record)
-                    except (OSError, ValueError, ImageError):
-                        yield record
-                        continue
-                    yield from found
+                yield from findings
                 names = [source.classes[label] for label in record.labels] if self.classes else []
                 record = replace(record, labels=label_of[record.labels])
                 why = self.reasons(record.boxes, record.labels, record.flags, object_areas(record))
@@ -211,7 +219,7 @@ class View:
                 yield record
             for (reason, name), count in sorted(boxes_out.items()):
                 yield _left_out(reason, f"{count} boxes", name)
-            for reason, count in sorted(images_out.items()):
+            for reason, count in sorted((+images_out).items()):
                 yield _left_out(reason, f"{count} images")
 
         return replace(
@@ -223,11 +231,14 @@ class View:
         )
 
 
-def _mended(record: Record) -> tuple[Record, list[Finding]]:
-    blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
-    record, found = fit(record, probe(blob))
-    record, more = clean(record)
-    return record, found + more
+def _repaired(item: Record | Finding) -> tuple[Record | Finding, list[Finding] | None]:
+    """A record with its true size and boxes, and what was repaired; None for an image that cannot be read."""
+    if isinstance(item, Finding):
+        return item, None
+    try:
+        return repair(item, probe_file(item.image) if isinstance(item.image, Path) else probe(item.image))
+    except (OSError, ValueError, ImageError):
+        return item, None
 
 
 def _only(record: Record, kept: NDArray[np.bool_]) -> Record:

@@ -1,9 +1,8 @@
 """Derived caches: the same records with pixels that cost less to decode, read through the same `Shards`.
 
-A cache is a shard folder of its own. `Shards.table` speaks of the pixels that are stored in it (`height`, `width`,
-boxes and areas moved along), so whoever knows nothing of caches gets everything right. Beside that it keeps, for each
-record, the size of the **source** image and the matrix from source to stored pixels, so that what is found goes home
-to the original:
+A cache is a shard folder of its own. Sizes, boxes and areas in `Shards.table` refer to the stored pixels, so readers
+need not know about caches. In addition it keeps, for each record, the size of the **source** image and the matrix from
+source to stored pixels, so that results can be mapped to the original:
 
     shards.codec       "keep" (source bytes), "jpeg" (encoded again) or "raw" (pixels)
     shards.channels    3, or 1 for pixels stored in grey (`pixels(i)` always gives three)
@@ -36,6 +35,7 @@ from dataforge.augment.executors.cpu import warp
 from dataforge.augment.move import move_boxes
 from dataforge.augment.operations.geometry import FITS, fit_matrix
 from dataforge.errors import ConfigError, ShardError
+from dataforge.files import writing
 from dataforge.images.header import ImageInfo
 from dataforge.loading.buckets import Shape, bucket
 from dataforge.record import Record, box_areas
@@ -45,7 +45,7 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.view import View
-from dataforge.threads import ordered
+from dataforge.threads import opencv_threads, ordered
 
 QUALITY = 92
 
@@ -140,9 +140,9 @@ class Form:
         return np.ascontiguousarray(pixels).reshape(*size, self.channels)
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
-        """Stored pixels as a blob."""
+        """Stored pixels as a blob; raw ones with their shape."""
         if self.raw:
-            return pixels.data.cast("B")
+            return pixels.data
         colour, halved = ("GRAY", "Gray") if self.gray else ("RGB", "420")
         return simplejpeg.encode_jpeg(
             pixels, quality=self.quality, colorspace=colour, colorsubsampling=halved, fastdct=False
@@ -208,8 +208,7 @@ def bake(
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
-    cv2.setNumThreads(1)  # the threads are ours
-    with ShardWriter(
+    output = ShardWriter(
         out,
         shards.classes,
         shards.class_ids,
@@ -226,17 +225,16 @@ def bake(
             "channels": form.channels,
             "origin_crc": zlib.crc32(origin),
         },
-    ) as writer:
+    )
+    with opencv_threads(1), output as writer:  # each of the jobs is a thread
         for done, made in enumerate(ordered(make, range(len(table)), jobs), 1):
             writer.add(*made)
             if progress:
                 progress(done)
-        try:
+        with writing(out, ShardError):
             (out / ORIGIN).write_bytes(origin)
             summary = {"out": str(out), "images": len(table), "boxes": len(table.boxes), "baked": form.text()}
             (out / REPORT).write_text(json.dumps(summary, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise ShardError(f"{out}: cannot be written: {error.strerror}") from None
         writer.publish()
 
 
@@ -271,5 +269,5 @@ def _chosen(shards: Shards) -> str:
 
 def free_bytes(out: Path) -> int:
     """Room on the disk where a folder is, or will be."""
-    there = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    return shutil.disk_usage(existing).free

@@ -39,26 +39,28 @@ def export(
     out: Path,
     *,
     split: tuple[str, ...] | None = None,
+    allow_cache: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Exported:
     """Write shards in a format. An error or an interruption leaves nothing behind.
 
     Args:
         out: a folder that does not exist, or is empty.
+        allow_cache: write the JPEGs of a cache, which are not the original images.
         progress: called with the number of images written, after each.
 
     Raises:
         FormatError: `out` is not free or cannot be written, or the format cannot hold a name.
         ConfigError: the format or a split is not known, or `out` lies within the shards.
-        ShardError: an image is damaged.
+        ShardError: the shards are a cache that is not allowed, or a store is damaged. DataError: an image is damaged.
     """
     write = writer(format_name)
-    source = source_of(shards, split)
+    source = source_of(shards, split, allow_cache=allow_cache)
     lost = _lost(shards, chosen_splits(shards, split), holds(format_name))
     if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"{out}: lies within the shards; choose another --out")
-    there = out.is_dir()
-    if out.exists() and (not there or any(out.iterdir())):
+    existed = out.is_dir()
+    if out.exists() and (not existed or any(out.iterdir())):
         raise FormatError(f"{out}: is not empty; expected a new folder")
     images = boxes = 0
 
@@ -76,7 +78,7 @@ def export(
     except BaseException as error:
         for entry in out.iterdir() if out.is_dir() else ():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if out.is_dir() and not there:
+        if out.is_dir() and not existed:
             out.rmdir()
         if isinstance(error, OSError):
             raise FormatError(f"{out}: cannot be written: {error.strerror or error}") from None

@@ -50,11 +50,11 @@ def hashes(
         return hash_of(shards.pixels(i, reduction(int(table.height[i]), int(table.width[i]))))
 
     index = range(len(shards)) if rows is None else rows.tolist()
-    found = np.zeros(len(index), np.uint64)
-    for n, found[n] in enumerate(ordered(one, index, threads or cores())):
+    hashed = np.zeros(len(index), np.uint64)
+    for n, hashed[n] in enumerate(ordered(one, index, threads or cores())):
         if progress:
             progress(n + 1)
-    return found
+    return hashed
 
 
 def same_bytes(table: Table) -> NDArray[np.int64]:

@@ -66,16 +66,16 @@ def deal(
             return fits, lack[k] if fits else room[k], room[k]
 
         k = part[one] = max(range(len(room)), key=fitness)
-        mine = slice(start[one], start[one + 1])
-        lacking[k, pair_class[mine]] -= counts[mine]
-        left[pair_class[mine]] -= counts[mine]
+        held = slice(start[one], start[one + 1])
+        lacking[k, pair_class[held]] -= counts[held]
+        left[pair_class[held]] -= counts[held]
         room[k] -= size[one]
 
     while len(waiting := np.nonzero(left > 0)[0]):
         rarest = waiting[np.argmin(left[waiting])]
-        mine = np.nonzero((pair_class == rarest) & (part[pair_group] < 0))[0]
-        order = np.lexsort((rank[pair_group[mine]], -size[pair_group[mine]], -counts[mine]))
-        for one in pair_group[mine[order]].tolist():
+        members = np.nonzero((pair_class == rarest) & (part[pair_group] < 0))[0]
+        order = np.lexsort((rank[pair_group[members]], -size[pair_group[members]], -counts[members]))
+        for one in pair_group[members[order]].tolist():
             give(one, lacking[:, rarest].tolist())
     rest = np.nonzero(part < 0)[0]  # without a class
     for one in rest[np.lexsort((rank[rest], -size[rest]))].tolist():
@@ -100,11 +100,11 @@ def groups_of(keys: Sequence[str], by: str) -> Ints:
             pattern = re.compile(by)
         except re.error as error:
             raise ConfigError(f"--group-by {by}: expected folder or a regular expression: {error}") from None
-        found = [pattern.search(key) for key in keys]
-        if not any(found):
+        matched = [pattern.search(key) for key in keys]
+        if not any(matched):
             raise ConfigError(f"--group-by {by}: matches no image's name, such as {next(iter(keys), '')!r}")
         group = 1 if pattern.groups else 0
-        names = [(0, match[group] or "") if match else (1, key) for match, key in zip(found, keys, strict=True)]
+        names = [(0, match[group] or "") if match else (1, key) for match, key in zip(matched, keys, strict=True)]
     numbers: dict[tuple[int, str], int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 

@@ -78,8 +78,8 @@ class Choice:
         def row(one: Rate) -> dict[str, Any]:
             return {"form": one.form and asdict(one.form), "imgs_per_s": round(one.rate, 1), "bytes": one.bytes}
 
-        found = {"imgs_per_s": self.target, "reached": self.reached, "threads": self.threads, "images": self.images}
-        return found | {"chosen": row(self.chosen), "tried": [row(one) for one in self.tried]}
+        summary = {"imgs_per_s": self.target, "reached": self.reached, "threads": self.threads, "images": self.images}
+        return summary | {"chosen": row(self.chosen), "tried": [row(one) for one in self.tried]}
 
 
 def seconds_rate(read: Read, images: int, threads: int) -> float:

@@ -18,11 +18,15 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataforge.analysis.lint.codes import CODES, SEVERITIES
+from dataforge.analysis.lint.codes import CODES as LINT_CODES
+from dataforge.analysis.lint.codes import SEVERITIES
+from dataforge.analysis.lint.pictures import sections
 from dataforge.analysis.lint.run import Report, lint, lint_shards
 from dataforge.analysis.lint.whole import by_chance, divergence
 from dataforge.cli.main import main
-from dataforge.formats import coco
+from dataforge.formats import coco, codes
+from dataforge.images.decode import decode
+from dataforge.images.draw import thumbnail
 from dataforge.images.header import ImageInfo, probe
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, Finding, Record, Source
@@ -31,6 +35,7 @@ from dataforge.sources import checks
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
+CODES = LINT_CODES | codes()
 CLASSES = ("cat", "dog")
 HEIGHT, WIDTH = 120, 170
 
@@ -182,20 +187,20 @@ DEFECTS: list[tuple[str, Plant, set[str], str]] = [
     ("narrow", image(tiny.encode(pixels(1)[:5])), {"image-small"}, KEY),
     ("size", fields(height=60, width=85), {"size-wrong"}, KEY),
     ("no box", without_boxes, {"image-empty"}, KEY),
-    ("nan", more_box(NAN, 2, 30, 40), {"box-nan"}, f"{KEY} box 2"),
-    ("infinite", more_box(1, 2, INF, 40), {"box-nan"}, f"{KEY} box 2"),
-    ("degenerate", more_box(50, 10, 50, 40), {"box-empty"}, f"{KEY} box 2"),
-    ("outside", more_box(400, 10, 450, 40), {"box-outside"}, f"{KEY} box 2"),
-    ("over", more_box(120, 10, 190, 40), {"box-clipped"}, f"{KEY} box 2"),
-    ("inverted", more_box(160, 40, 120, 10), {"box-inverted"}, f"{KEY} box 2"),
-    ("tiny", more_box(120, 10, 120.5, 40), {"box-tiny"}, f"{KEY} box 2"),
-    ("all", more_box(0.5, 0, WIDTH, HEIGHT - 0.5), {"box-covers"}, f"{KEY} box 2"),
-    ("same", more_box(6, 7, 46, 41), {"box-same"}, f"{KEY} box 2"),
-    ("near", more_box(6.4, 7, 46, 40.6), {"box-alike"}, f"{KEY} box 2"),
-    ("copy", copied("train1", "train0"), {"copy"}, "train: train/1.jpg"),
-    ("copy across", copied("val1", "train0"), {"copy-across"}, "val: val/1.jpg"),
-    ("alike", alike("train1", "train0"), {"alike"}, "train: train/1.jpg"),
-    ("alike across", alike("val1", "train0"), {"alike-across"}, "val: val/1.jpg"),
+    ("nan", more_box(NAN, 2, 30, 40), {"box-nan"}, KEY),
+    ("infinite", more_box(1, 2, INF, 40), {"box-nan"}, KEY),
+    ("degenerate", more_box(50, 10, 50, 40), {"box-empty"}, KEY),
+    ("outside", more_box(400, 10, 450, 40), {"box-outside"}, KEY),
+    ("over", more_box(120, 10, 190, 40), {"box-clipped"}, KEY),
+    ("inverted", more_box(160, 40, 120, 10), {"box-inverted"}, KEY),
+    ("tiny", more_box(120, 10, 120.5, 40), {"box-tiny"}, KEY),
+    ("all", more_box(0.5, 0, WIDTH, HEIGHT - 0.5), {"box-covers"}, KEY),
+    ("same", more_box(6, 7, 46, 41), {"box-same"}, KEY),
+    ("near", more_box(6.4, 7, 46, 40.6), {"box-alike"}, KEY),
+    ("copy", copied("train1", "train0"), {"copy"}, KEY),
+    ("copy across", copied("val1", "train0"), {"copy-across"}, "val/1.jpg"),
+    ("alike", alike("train1", "train0"), {"alike"}, KEY),
+    ("alike across", alike("val1", "train0"), {"alike-across"}, "val/1.jpg"),
     ("unused", relabelled("", 0), {"class-unused"}, "dog"),
 ]
 
@@ -212,7 +217,14 @@ def test_each_defect_is_found_once(plant: Plant, expected: set[str], key: str) -
     report = lint(as_source(records), "set")
     assert codes(report) == dict.fromkeys(expected, 1)
     for kind in report.kinds.values():
-        assert [one.key for one in kind.examples] == [key] and kind.meaning
+        (finding,) = kind.examples
+        assert finding.key == key and kind.meaning
+        if finding.scope == "box":
+            box = records["train1"].boxes[2]
+            assert finding.box == 2 and finding.split == "train"
+            assert finding.xyxy == (tuple(box.tolist()) if np.isfinite(box).all() else None)
+        if expected & {"copy", "copy-across", "alike", "alike-across"}:
+            assert finding.other == ("train", "train/0.jpg") and finding.split == key.partition("/")[0]
     for severity in SEVERITIES:
         assert report.count(severity) == sum(CODES[code][0] == severity for code in expected)
 
@@ -313,7 +325,7 @@ def test_no_double_is_missed(drawn: list[tuple[int, ...]], scale: float) -> None
     labels = given_boxes[:, 4].astype(np.int32)
     record = Record("a.jpg", "train", b"", 5000, 5000, boxes, labels, np.zeros(len(boxes), np.uint8))
     found = {
-        int(one.key.split()[-1]): one.code
+        one.box: one.code
         for one in checks.look(record, ImageInfo("JPEG", 5000, 5000, 1, "RGB"))
         if one.code in ("box-same", "box-alike")
     }
@@ -329,8 +341,8 @@ def test_no_double_is_missed(drawn: list[tuple[int, ...]], scale: float) -> None
 def test_every_code_in_the_source_has_a_severity_and_a_meaning() -> None:
     """Any text in the places that make findings that looks like a code is one, but for these."""
     others = {"annotations-bbox"}
-    files = [*(ROOT / "dataforge/formats").glob("*.py"), *(ROOT / "dataforge/analysis/lint").glob("*.py")]
-    files += [ROOT / f"dataforge/{name}.py" for name in ("ingest", "mend", "checks", "join", "view", "split")]
+    rooms = ("formats", "sources", "ingest", "transform", "analysis/lint")
+    files = [file for room in rooms for file in (ROOT / "dataforge" / room).rglob("*.py")]
     found = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -384,6 +396,55 @@ def test_the_command_on_a_source_and_on_its_shards(defects: Path, tmp_path: Path
     assert result.exit_code == 1 and page.read_text("utf-8").count("<figure>") == 4
     for code, count in wanted.items():
         assert re.search(rf"^(error|warning) +{code} +{count} ", result.stdout, re.MULTILINE), result.stdout
+
+
+def test_a_page_draws_by_key_box_and_split_alone(tmp_path: Path) -> None:
+    """As readers give them: the value is words, and a key may be in two splits."""
+    records = clean()
+    records["val0"] = replace(records["val0"], key="train/0.jpg")
+    first, other = records["train0"], records["val0"]
+    noted = ("noted", "mine", "labels.json", "train/0.jpg")
+    report = Report()
+    for finding in (
+        Finding(*noted, "annotation 7: bbox [...]", "why", box=1, xyxy=(45, 60, 5, 7)),
+        Finding(*noted, "shape 2 (polygon)", "why", box=2),
+        Finding(*noted, "", "why", "image", split="val"),
+        Finding(*noted, "", "why", "image", split="train", other=("val", "train/0.jpg")),
+        Finding("noted", "mine", "labels.json", "annotation 7", "", "names no image"),
+        Finding("noted", "mine", "labels.json", "train/0.jpg", "", "of all", "set"),
+    ):
+        report.add(finding)
+    pictures = sections(report, as_source(records))[1].pictures
+
+    def drawn(record: Record, boxes: object = None, labels: object = None, names: object = CLASSES) -> bytes:
+        boxes = record.boxes if boxes is None else np.array(boxes)
+        labels = record.labels if labels is None else np.array(labels)
+        return thumbnail(decode(record.image), boxes, labels, names)  # type: ignore[arg-type]
+
+    assert [image for _, image in pictures] == [
+        drawn(first, [[5, 7, 45, 60]], [0], ["mine"]),
+        drawn(first),
+        drawn(other),
+        drawn(first),
+        drawn(other),
+    ]
+    captions = ["train/0.jpg box 1: annotation 7: bbox [...]", "train/0.jpg box 2: shape 2 (polygon)", "train/0.jpg"]
+    assert [caption for caption, _ in pictures] == [*captions, "train: train/0.jpg", "val: train/0.jpg"]
+
+
+def test_reports_leave_out_what_is_none_and_old_ones_are_read(defects: Path, tmp_path: Path) -> None:
+    ingest(coco.read(defects), tmp_path / "shards")
+    report = tmp_path / "shards/ingest.jsonl"
+    lines = [json.loads(line) for line in report.read_text("utf-8").splitlines()]
+    assert not any(value is None for line in lines for value in line.values())
+    outside = next(line for line in lines if line.get("code") == "box-outside")
+    assert outside["xyxy"] == [900, 900, 905, 905] and isinstance(outside["box"], int)
+    assert Finding.from_facts(outside).xyxy == (900, 900, 905, 905)
+    examples = [one for kind in json.loads(run(defects, "--json").stdout)["findings"] for one in kind["examples"]]
+    assert examples and not any(value is None for one in examples for value in one.values())
+    old = {"action": "refused", "code": "box-outside", "file": "f", "key": "k box 3", "value": "", "reason": "r"}
+    report.write_text(json.dumps(old | {"scope": "box"}) + "\n", "utf-8")
+    assert codes(lint_shards(Shards(tmp_path / "shards")))["box-outside"] == 1
 
 
 def test_the_exit_code_follows_fail_on(tmp_path: Path) -> None:

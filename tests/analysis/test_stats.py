@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dataforge.analysis.charts import draw, shown
-from dataforge.analysis.stats import CELLS, measure, padding, text
+from dataforge.analysis.stats import CELLS, padding, statistics, text
 from dataforge.cli.main import main
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
@@ -23,7 +23,7 @@ CHARTS = {"classes", "box_sizes", "box_places", "aspect_ratios", "boxes_per_imag
 
 
 def facts_of(some: Table, classes: list[str]) -> dict:
-    facts = measure(some, classes, {"train": np.arange(len(some))})
+    facts = statistics(some, classes, {"train": np.arange(len(some))})
     facts["padding"] = padding(some, (320, 320), 32)
     json.dumps(facts)
     return facts
@@ -31,7 +31,7 @@ def facts_of(some: Table, classes: list[str]) -> dict:
 
 def test_counts_are_those_of_a_plain_loop(tiny_shards: Path) -> None:
     shards = Shards(tiny_shards)
-    facts = measure(shards.table, shards.classes, shards.splits)
+    facts = statistics(shards.table, shards.classes, shards.splits)
     for split in ("train", "val"):
         records = tiny.records(split)
         for label, name in enumerate(tiny.CLASSES):
@@ -46,7 +46,7 @@ def test_counts_are_those_of_a_plain_loop(tiny_shards: Path) -> None:
 
 def test_nothing_falls_out_of_a_histogram(tiny_shards: Path) -> None:
     shards = Shards(tiny_shards)
-    facts = measure(shards.table, shards.classes, shards.splits)
+    facts = statistics(shards.table, shards.classes, shards.splits)
     for name in ("box_side", "box_side_share", "box_aspect"):
         assert sum(facts[name]["histogram"]["counts"]) == facts["boxes"], name
     for name in ("image_aspect", "boxes_per_image"):
@@ -55,13 +55,13 @@ def test_nothing_falls_out_of_a_histogram(tiny_shards: Path) -> None:
         assert np.shape(facts[name]) == (CELLS, CELLS) and np.sum(facts[name]) == facts["boxes"], name
     assert sum(n for _, _, n in facts["image_sizes"]["common"]) == facts["images"]
     extreme = replace(table(np.array([9000]), np.array([20]), np.array([2])), areas=np.ones(2, np.float32))
-    assert sum(measure(extreme, ["a"], {})["box_aspect"]["histogram"]["counts"]) == 2
+    assert sum(statistics(extreme, ["a"], {})["box_aspect"]["histogram"]["counts"]) == 2
 
 
 def test_the_heat_maps_are_upright() -> None:
     some = table(np.array([100]), np.array([200]), np.array([1]))
     some = replace(some, boxes=np.array([[162, 0, 200, 11]], np.float32))  # at the top right, wide and low
-    facts = measure(some, ["a"], {})
+    facts = statistics(some, ["a"], {})
     assert np.argwhere(facts["centres"]).tolist() == [[2, 36]]
     assert np.argwhere(facts["relative_sizes"]).tolist() == [[4, 7]]
 
@@ -101,7 +101,7 @@ def test_names_that_a_chart_can_show() -> None:
 def test_the_command(tiny_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "a" / "stats"
     run = CliRunner().invoke
-    done = run(main, ["stats", str(tiny_shards), "--out", str(out), "--split", "tr"])
+    done = run(main, ["stats", str(tiny_shards), "--out", str(out), "--split", "train"])
     assert done.exit_code == 0, done.output
     assert "10 images" in done.output and "traffic light" in done.output
     assert {file.name for file in out.iterdir()} == {f"{name}.png" for name in CHARTS} | {"index.html"}

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dataforge.augment.executors.antialias import filters, shrink_factors
 from dataforge.augment.executors.cpu import warp
 from dataforge.augment.operations.geometry import fit_matrix, scaled
 from dataforge.images.decode import decode
@@ -43,3 +46,28 @@ def test_it_is_as_good_as_an_antialiased_resize(photographs: list[np.ndarray], d
             found.append(psnr(warp(pixels, matrix, out), best) - psnr(theirs, best))
     assert np.mean(better[0]) > 0.5 and np.mean(better[1]) > 0.5
     assert np.min(better) > -1  # on each photograph
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.tuples(st.integers(40, 900), st.integers(40, 900)),
+    out=st.tuples(st.integers(30, 300), st.integers(30, 300)),
+    horizon=st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)),
+    mirrored=st.tuples(st.booleans(), st.booleans()),
+)
+def test_a_mirrored_source_is_filtered_alike_in_perspective_too(size, out, horizon, mirrored) -> None:
+    """The scale is that in the middle of the source, which a mirrored one has in common with it."""
+    matrix = fit_matrix(*size, out)
+    matrix[2, :2] = horizon[0] / size[1], horizon[1] / size[0]
+    turn = scaled(*(-1 if m else 1 for m in mirrored), mirrored[0] * size[1], mirrored[1] * size[0])
+    ours, theirs = (shrink_factors(m, size) for m in (matrix, matrix @ turn))
+    middle = np.array([size[1] / 2, size[0] / 2, 1])
+    w = matrix[2] @ middle
+    steps = [matrix @ (middle + step) for step in ([1e-4, 0, 0], [0, 1e-4, 0])]
+    scales = [float(np.hypot(*(s[:2] / s[2] - (matrix @ middle)[:2] / w))) / 1e-4 for s in steps]
+    if any(abs(np.log2(s / 0.7142857) % 1) < 1e-3 or abs(np.log2(s) % 1) < 0.01 for s in scales):
+        return  # on the edge between two factors rounding decides
+    assert ours == theirs
+    assert all(f == 1 or s * f < 1.01 for s, f in zip(scales, ours[::-1], strict=True))
+    for a, b in zip(filters(matrix, size, ours), filters(matrix @ turn, size, theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

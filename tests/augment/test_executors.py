@@ -63,8 +63,9 @@ def sources(layout: Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]:
     """A canvas (P, 3, h, w) of what the host has damaged, shrunken and smoothed, and its matrices (P, 3, 3)."""
     p, small, matrices = layout.parameters, [], []
     for k, record in enumerate(layout.parts.record.tolist()):
-        factors = antialias.shrink_factors(p.matrix[k])
-        damaged = cpu.damage(cpu.shrink(table.pixels(record % len(table.height)), factors), p, k)
+        pixels = table.pixels(record % len(table.height))
+        factors = antialias.shrink_factors(p.matrix[k], pixels.shape[:2])
+        damaged = cpu.damage(cpu.shrink(pixels, factors), p, k)
         small.append(antialias.smooth(damaged, p.matrix[k], factors))
         matrices.append(p.matrix[k] @ np.diag([factors[1], factors[0], 1.0]))
     sides = np.array([s.shape[:2] for s in small]).max(0)

@@ -120,7 +120,7 @@ def test_classes_that_change_are_joined_by_name(tmp_path: Path) -> None:
     assert Counter(f.code for f in findings) == {"classes-differ": 2}
     assert {Path(f.file).name: f.value for f in findings} == {
         "instances_train.json": "lacks: bird",
-        "instances_val.json": "lacks: cat; other ids: dog",
+        "instances_val.json": "lacks: cat; other numbers: dog (3)",
     }
 
 
@@ -144,8 +144,8 @@ def test_each_wrong_annotation_is_listed_and_the_rest_kept(tmp_path: Path) -> No
         ("refused", "box-missing"),
         ("noted", "annotation-twice"),
     ]
-    assert findings[0].value == "image_id 99" and findings[0].key == "annotation 100"
-    assert findings[1].value == "category_id 4" and findings[1].key == "a.jpg annotation 101"
+    assert findings[0].value == "annotation 100: image_id 99" and findings[0].key == ""
+    assert findings[1].value == "annotation 101: category_id 4" and findings[1].key == "a.jpg"
 
 
 def test_paths_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_byte_order_mark_strange_ids_and_sizes(tmp_path: Path) -> None:
     ("text", "where"),
     [
         ('{"images": [],\n "annotations": [}', "line 2 column 18"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"file_name.*images\[0\]"),
+        ('{"images": [{"id": 1, "file_name": 3}], "annotations": [], "categories": []}', "images entry 0: file_name"),
         ('{"images": [], "annotations": [{"image_id": 1, "category_id": "x"}], "categories": []}',
-         r"annotations\[0\]"),
+         r"annotations entry 0: category_id: .x.; expected"),
         ('{"images": [], "annotations": [], "categories": []}', "categories is empty"),
         ('{"images": [], "categories": []}', "annotations"),
         ("[]", "object"),

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.flatbuffer import dlfs_pack
-from dataforge.formats.flatbuffer.reader import read, write
+from dataforge.formats.flatbuffer import dlfs_pack, read, write
 from dataforge.ingest.run import ingest
 from dataforge.record import Record, Source
 from dataforge.shards.reader import Shards
@@ -288,12 +287,13 @@ def test_what_is_wrong_in_a_file_is_listed(tmp_path: Path) -> None:
         ("noted", "annotation-twice", ""),
         ("noted", "idx-order", ""),
         ("noted", "category-counts", "cat"),
-        ("refused", "unknown-class", "0.jpg annotation 0"),
-        ("refused", "box-missing", "0.jpg annotation 2"),
+        ("refused", "unknown-class", "0.jpg"),
+        ("refused", "box-missing", "0.jpg"),
         ("refused", "image-path", "../out.jpg"),
         ("refused", "image-path", "/etc/x.jpg"),
         ("refused", "image-path", ""),
     ]
+    assert [f.box for f in findings] == [None] * 5 + [0, 2] + [None] * 3
     assert [f.value for f in findings[:5]] == [
         "2 annotations; the first has image_id 99",
         "1 ids; the first is 10",
@@ -312,7 +312,7 @@ def test_splits_are_joined_by_class_name(tmp_path: Path) -> None:
     records, findings = drain(source)
     assert (source.classes, source.class_ids) == (("bee", "cat", "dog"), (2, 3, 17))
     assert [(r.split, r.labels.tolist()) for r in records] == [("train", [2]), ("val", [2, 0])]
-    assert [f.value for f in findings[:2]] == ["lacks: bee", "lacks: cat; other ids: dog (1)"]
+    assert [f.value for f in findings[:2]] == ["lacks: bee", "lacks: cat; other numbers: dog (1)"]
     assert [r.split for r in drain(read(tmp_path, split=("val",)))[0]] == ["val"]
     with pytest.raises(ConfigError, match="unknown split 'test'; known: train, val"):
         read(tmp_path, split=("test",))

@@ -61,7 +61,9 @@ def test_other_shapes_are_refused_and_listed(tmp_path: Path) -> None:
         *["shape-unknown"] * len(others),
         *["box-missing", "box-missing", "unknown-class", "box-missing", "unknown-class"],
     ]
-    assert findings[0].key == "a shape 0" and "is a point; expected a rectangle" in findings[0].reason
+    assert (findings[0].key, findings[0].box) == ("a.jpg", 0) and "is a point; expected a rectangle" in findings[
+        0
+    ].reason
 
 
 def test_flags_and_groups(tmp_path: Path) -> None:

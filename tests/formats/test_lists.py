@@ -113,8 +113,8 @@ def test_each_wrong_entry_is_listed(tmp_path: Path) -> None:
         ({"cat": 1, "dog": 1}, "'cat' and 'dog' have one number, 1"),
         ({"background": 0}, "names no class"),
         ({"background": 1, "cat": 2}, "expected 0 to be the number"),
-        (["cat"], "Expected `object`"),
-        ({"cat": "1"}, "Expected `int`"),
+        (["cat"], "expected `object`"),
+        ({"cat": "1"}, "expected `int`"),
     ],
 )
 def test_label_maps_that_are_wrong(tmp_path: Path, labels: object, reason: str) -> None:
@@ -133,7 +133,7 @@ def test_broken_files(tmp_path: Path) -> None:
     for text, reason in (
         (whole[:-5], "not JSON"),
         ("[]", "0 entries; expected 2, as TRAIN_images.json has"),
-        ('[{"boxes": [["1,5", 2, 3, 4]], "labels": [1]}]', "Expected `float"),
+        ('[{"boxes": [["1,5", 2, 3, 4]], "labels": [1]}]', "expected `float"),
         ("\xff", "not JSON|Expected"),
     ):
         put(objects, text.encode("latin-1"))

@@ -73,7 +73,7 @@ def test_files_merge_and_an_image_in_two_of_them_is_one(tmp_path: Path) -> None:
         ("a.jpg", [0, 0, 1], [0, 2, 1]),
         ("b.jpg", [0], [0]),
     ]
-    assert [(f.action, f.code, f.key) for f in findings] == [("repaired", "box-twice", "a.jpg cat 0")]
+    assert [(f.action, f.code, f.key) for f in findings] == [("repaired", "box-twice", "a.jpg")]
     assert source.total == 2 and source.classes == ("cat", "dog")
 
 
@@ -159,7 +159,7 @@ def test_nan_is_refused_by_ingest(tmp_path: Path) -> None:
         ('[{"cat": []}]', "row 0: no image path"),
         ('[{"Var1": 3, "cat": []}]', "row 0: no image path"),
         ('[{"Var1": "a.jpg"}]', "no row names a class"),
-        ("[1]", r"Expected `object`"),
+        ("[1]", r"expected `object`"),
         ("3", "expected a JSON file"),
         ("", "not JSON"),
         (b'[{"Var1": "\xe4.jpg", "cat": []}]', "not JSON.*0xe4"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from dataforge.errors import DataforgeError, FormatError
-from dataforge.formats import FORMATS, writer
-from dataforge.formats.sniff import LOOKS, detect
+from dataforge.formats import FORMATS, flatbuffer, sqlite, writer
+from dataforge.formats.sniff import detect
 from dataforge.record import Source
+from dataforge.registry import load
 from dataforge.shards.reader import Shards
 from tests import tiny
 from tests.cli.test_bad_input import refused, run
@@ -23,10 +24,6 @@ from tests.formats.sets import box, coco, picture, put, voc_object, voc_xml
 )
 def test_the_real_sets(shared_data: Path, name: str, expected: str) -> None:
     assert detect(shared_data / name)[0] == expected
-
-
-def test_every_format_has_its_look() -> None:
-    assert FORMATS.keys() <= LOOKS.keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -65,7 +62,7 @@ def test_nothing_that_fits(tmp_path: Path) -> None:
         put(tmp_path / "in" / name, "[1, 2]\n")
     text = refused(tmp_path / "out", "auto", tmp_path / "in")
     assert "no format fits; looked for" in text
-    assert all(f"\n  {name}: {LOOKS[name].wants}" in text for name in FORMATS)
+    assert all(f"\n  {name}: {load('format', name, FORMATS).LOOKS_FOR}" in text for name in FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +89,9 @@ def test_databases_are_told_apart(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "train.db")) as connection:
         connection.execute("CREATE TABLE images (filename TEXT)")
         connection.commit()
-    assert LOOKS["sqlite"].sniff(tmp_path) and not LOOKS["flatbuffer"].sniff(tmp_path)
+    assert sqlite.sniff(tmp_path) and not flatbuffer.sniff(tmp_path)
     put(tmp_path / "train.db", b"\x10\0\0\0 anything")
-    assert LOOKS["flatbuffer"].sniff(tmp_path) and not LOOKS["sqlite"].sniff(tmp_path)
+    assert flatbuffer.sniff(tmp_path) and not sqlite.sniff(tmp_path)
 
 
 def test_a_link_in_a_circle_and_a_crowd_of_files(tmp_path: Path) -> None:

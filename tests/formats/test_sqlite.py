@@ -97,7 +97,8 @@ def test_text_that_is_no_box_is_refused_with_its_row(tmp_path: Path, text: objec
     (record,), (finding,) = drain(read(tmp_path))
     assert len(record.boxes) == 1
     assert (finding.action, finding.code, finding.file) == ("refused", "box-text", str(file))
-    assert finding.key == "a.jpg annotations row 2" and len(finding.value) <= 160
+    assert (finding.key, finding.box) == ("a.jpg", 1) and finding.value.startswith("annotations row 2: ")
+    assert len(finding.value) <= 190
 
 
 def test_rows_that_name_nothing_are_refused(tmp_path: Path) -> None:
@@ -106,12 +107,12 @@ def test_rows_that_name_nothing_are_refused(tmp_path: Path) -> None:
     database(tmp_path / "train.db", images, rows)
     records, findings = drain(read(tmp_path))
     assert [(r.key, len(r.boxes)) for r in records] == [("a.jpg", 0)]
-    assert [(f.code, f.key) for f in findings] == [
-        ("unknown-image", "annotations row 3"),
-        ("unknown-image", "annotations row 4"),
-        ("unknown-class", "a.jpg annotations row 1"),
-        ("unknown-class", "a.jpg annotations row 2"),
-        *(("image-path", f"images row {n}") for n in (2, 3, 4, 5, 6)),
+    assert [(f.code, f.key, f.box, f.value.partition(":")[0]) for f in findings] == [
+        ("unknown-image", "", None, "annotations row 3"),
+        ("unknown-image", "", None, "annotations row 4"),
+        ("unknown-class", "a.jpg", 0, "annotations row 1"),
+        ("unknown-class", "a.jpg", 1, "annotations row 2"),
+        *(("image-path", "", None, f"images row {n}") for n in (2, 3, 4, 5, 6)),
     ]
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.table.reader import read
+from dataforge.formats.table import read
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
 from dataforge.shards.reader import Shards
 from tests.formats.sets import drain, picture, put
@@ -284,19 +284,19 @@ def test_wrong_rows_are_listed_with_their_place_and_the_rest_kept(tmp_path: Path
     records, findings = drain(read(tmp_path))
     assert [(r.key, r.boxes.tolist()) for r in records[:1]] == [("a.jpg", [[1, 2, 3, 4]])]
     assert records[1].key == "d.jpg" and np.isnan(records[1].boxes[0, 3]) and records[1].boxes[0, 2] == 3
-    assert [(f.code, f.key) for f in findings] == [
-        ("line-broken", "row 4"),
-        ("line-broken", "row 5"),
-        ("image-path", "row 9"),
-        ("line-broken", "a.jpg row 3"),
-        ("line-broken", "a.jpg row 6"),
-        ("unknown-class", "a.jpg row 7"),
-        ("line-broken", "a.jpg row 8"),
-        ("image-path", "row 10"),
-        ("image-path", "row 11"),
+    assert [(f.code, f.key, f.box, f.value.partition(":")[0]) for f in findings] == [
+        ("line-broken", "", None, "row 4"),
+        ("line-broken", "", None, "row 5"),
+        ("image-path", "", None, "row 9"),
+        ("line-broken", "a.jpg", 1, "row 3"),
+        ("line-broken", "a.jpg", 2, "row 6"),
+        ("unknown-class", "a.jpg", 3, "row 7"),
+        ("line-broken", "a.jpg", 4, "row 8"),
+        ("image-path", "", None, "row 10"),
+        ("image-path", "", None, "row 11"),
     ]
     assert {(f.action, f.file) for f in findings} == {("refused", str(file))}
-    assert findings[3].value == "1,5, 2, 3, 4" and "points for decimals" in findings[3].reason
+    assert findings[3].value == "row 3: 1,5, 2, 3, 4" and "points for decimals" in findings[3].reason
     assert "decimal commas?" in findings[0].reason and "decimal commas?" not in findings[1].reason
 
 
@@ -317,10 +317,10 @@ def test_lists_that_do_not_match(tmp_path: Path) -> None:
     table(tmp_path / "t.jsonl", [{"file_name": f"{n}.jpg", "objects": one} for n, one in enumerate(objects)])
     records, findings = drain(read(tmp_path))
     assert [(r.key, r.boxes.tolist()) for r in records] == [("1.jpg", [[1, 2, 4, 6]])]
-    assert [(f.code, f.key) for f in findings] == [
-        ("row-uneven", "row 1"),
-        ("line-broken", "1.jpg row 2 box 0"),
-        ("line-broken", "1.jpg row 2 box 2"),
+    assert [(f.code, f.key, f.box) for f in findings] == [
+        ("row-uneven", "", None),
+        ("line-broken", "1.jpg", 0),
+        ("line-broken", "1.jpg", 2),
     ]
     assert findings[0].value == "objects.bbox 1, objects.category 2" or "objects.category 2" in findings[0].value
 
@@ -421,7 +421,7 @@ def test_through_the_command(tmp_path: Path) -> None:
     arguments = ["ingest", "table", str(tmp_path / "in"), *options, "--out"]
     result = CliRunner().invoke(main, [*arguments, str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "refused line-broken: 1" in result.stdout and "a b.jpg row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
+    assert "refused line-broken: 1" in result.stdout and "a b.jpg: row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
     assert Shards(tmp_path / "out").table.boxes.tolist() == [[16, 24, 32, 48]]
     result = CliRunner().invoke(main, ["ingest", "coco", str(tmp_path), "--inclusive", "--out", str(tmp_path / "bad")])
     assert result.exit_code == 1 and "--inclusive: format 'coco' does not take it" in result.stderr
@@ -434,7 +434,7 @@ def test_through_the_command(tmp_path: Path) -> None:
 
 def test_written_files_are_read_by_pyarrow_alone(tmp_path: Path) -> None:
     """What other programs see: the columns and the names that Hugging Face's datasets look for."""
-    from dataforge.formats.table.reader import write
+    from dataforge.formats.table import write
     from tests.formats.suite import CLASS_IDS, CLASSES, Source, awkward
 
     write(Source(CLASSES, iter(awkward(("train",))), CLASS_IDS), tmp_path / "set")
@@ -448,7 +448,7 @@ def test_written_files_are_read_by_pyarrow_alone(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_set_that_failed(tmp_path: Path) -> None:
-    from dataforge.formats.table.reader import write
+    from dataforge.formats.table import write
     from tests.formats.suite import CLASSES, Source, awkward
 
     def records() -> Any:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import coco, voc
-from dataforge.formats.voc.reader import read
+from dataforge.formats.voc.files import find_unions
+from dataforge.formats.voc.reader import CORNERS, read
 from dataforge.record import DIFFICULT, TRUNCATED, Source
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
 from tests.formats.suite import FormatSuite, awkward
@@ -78,7 +80,7 @@ def test_agrees_with_an_independent_reading(shared_data: Path, name: str, offset
         assert [Path(r.key).stem for r in records if r.split == split] == ids
     for record in records:
         objects = ET.parse(root / "Annotations" / f"{Path(record.key).stem}.xml").findall(".//object")
-        corners = [[float(o.findtext(f"bndbox/{k}") or "x") for k in read.CORNERS] for o in objects]
+        corners = [[float(o.findtext(f"bndbox/{k}") or "x") for k in CORNERS] for o in objects]
         expected = np.array(corners).reshape(-1, 4) - np.array([offset, offset, 0, 0])
         np.testing.assert_array_equal(record.boxes, expected.astype(np.float32))
         assert [source.classes[label] for label in record.labels] == [o[0].text for o in objects]
@@ -133,10 +135,22 @@ def test_unions_are_stored_once_only_when_all_parts_are_taken(tmp_path: Path) ->
 @given(st.dictionaries(st.sampled_from("stuvwxyz"), st.sets(st.integers(0, 7)), max_size=6))
 def test_a_union_is_its_disjoint_parts(ids: dict[str, set[int]]) -> None:
     sets = {name: set(map(str, numbers)) for name, numbers in ids.items()}
-    for name, parts in read._unions(sets).items():
+    unions = find_unions(sets)
+    for name, parts in unions.items():
         assert set.union(*(sets[p] for p in parts)) == sets[name]
         assert sum(len(sets[p]) for p in parts) == len(sets[name])
-        assert not set(parts) & read._unions(sets).keys()
+        assert not set(parts) & unions.keys()
+    for name in sets.keys() - unions.keys():  # all ways to put it together were tried
+        smaller = [ids for other, ids in sets.items() if other not in unions and ids and ids < sets[name]]
+        for count in range(1, len(smaller) + 1):
+            for parts in combinations(smaller, count):
+                disjoint = sum(map(len, parts)) == len(sets[name])
+                assert not (disjoint and set.union(*parts) == sets[name])
+
+
+def test_a_large_part_does_not_hide_a_union() -> None:
+    sets = {"train": {"a", "b"}, "val": {"c", "d"}, "most": {"a", "b", "c"}, "trainval": {"a", "b", "c", "d"}}
+    assert find_unions(sets) == {"trainval": ("train", "val")}
 
 
 def test_lists_with_faults(tmp_path: Path) -> None:
@@ -145,13 +159,13 @@ def test_lists_with_faults(tmp_path: Path) -> None:
     put(tmp_path / "Annotations/orphan.xml", "broken, but nobody asked")
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records] == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
-    assert {(f.code, f.key, f.action, f.scope) for f in findings} == {
-        ("listed-twice", "a", "noted", "set"),
-        ("annotation-missing", "none", "refused", "image"),
-        ("image-missing", "d", "refused", "image"),
-        ("annotation-not-listed", "c", "noted", "set"),
-        ("annotation-not-listed", "orphan", "noted", "set"),
-        ("image-not-listed", "c", "noted", "set"),
+    assert {(f.code, f.key, f.value, f.action, f.scope) for f in findings} == {
+        ("listed-twice", "", "a: 2 times", "noted", "set"),
+        ("annotation-missing", "", "none", "refused", "image"),
+        ("image-missing", "", "d.jpg", "refused", "image"),
+        ("annotation-not-listed", "", "c", "noted", "set"),
+        ("annotation-not-listed", "", "orphan", "noted", "set"),
+        ("image-not-listed", "JPEGImages/c.jpg", "c", "noted", "set"),
     }
 
 
@@ -200,7 +214,7 @@ def test_the_picture_is_found_by_stem_and_filename_decides(tmp_path: Path) -> No
     put(tmp_path / "c.xml", voc_xml("../outside.jpg"))
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records if r.origin.endswith("xml")] == ["a.png", "renamed.jpg"]
-    assert ("image-missing", "c", "../outside.jpg") in [(f.code, f.key, f.value) for f in findings]
+    assert ("image-missing", "", "../outside.jpg") in [(f.code, f.key, f.value) for f in findings]
 
 
 def test_objects_and_flags(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ from dataforge.formats import reader
 from dataforge.images import header
 from dataforge.images.decode import decode
 from dataforge.images.header import ImageInfo, probe
+from dataforge.ingest.journal import _checksum_before
 from dataforge.ingest.run import IngestError, ingest
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
-from dataforge.sources.repair import clean, turn
+from dataforge.sources.repair import repair_boxes, turn
 from tests import tiny
 from tests.formats.sets import drain
 
@@ -44,7 +45,7 @@ def record(boxes: object, *, image: bytes = b"", size: tuple[int, int] = (48, 64
     return Record(
         key="a.jpg",
         split="train",
-        image=header,
+        image=image,
         height=size[0],
         width=size[1],
         boxes=array,
@@ -91,7 +92,7 @@ def test_real_sets_through_the_command(
     shards = Shards(out)
     truth, findings = drain(reader(name)(shared_data / folder))
     assert [r.key for r in truth] == shards.table.key.tolist()
-    inner = [clean(r)[0].boxes for r in truth]
+    inner = [repair_boxes(r)[0].boxes for r in truth]
     np.testing.assert_array_equal(np.concatenate(inner), shards.table.boxes)
     np.testing.assert_array_equal(np.concatenate([r.labels for r in truth]), shards.table.labels)
     np.testing.assert_array_equal(np.concatenate([r.flags for r in truth]), shards.table.flags)
@@ -162,22 +163,22 @@ def test_a_declared_size_that_is_wrong(tmp_path: Path) -> None:
     ],
 )
 def test_cleaning(box: list[float], code: str | None, kept: list[float] | None) -> None:
-    mended, found = clean(record([box, [1, 1, 2, 2]]))
+    mended, found = repair_boxes(record([box, [1, 1, 2, 2]]))
     assert mended.boxes.tolist() == ([kept] if kept else []) + [[1, 1, 2, 2]]
     assert [f.code for f in found] == ([code] if code else [])
     assert len(mended.labels) == len(mended.flags) == len(mended.boxes)
-    assert all(f.action == ("repaired" if kept else "refused") and f.key == "a.jpg box 0" for f in found)
+    assert all(f.action == ("repaired" if kept else "refused") and (f.key, f.box) == ("a.jpg", 0) for f in found)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 20), st.just(4)), elements=st.floats(width=32)))
 def test_cleaned_boxes_are_always_right_and_every_other_one_is_listed(boxes: np.ndarray) -> None:
-    mended, found = clean(record(boxes, areas=boxes[:, 0]))
+    mended, found = repair_boxes(record(boxes, areas=boxes[:, 0]))
     assert mended.areas is not None and np.isfinite(mended.areas).all() and (mended.areas >= 0).all()
     assert (mended.boxes >= 0).all() and (mended.boxes <= [64, 48, 64, 48]).all()
     assert (mended.boxes[:, 2:] > mended.boxes[:, :2]).all()
-    refused = [f.key for f in found if f.action == "refused"]
+    refused = [f.box for f in found if f.action == "refused"]
     assert len(refused) == len(set(refused)) == len(boxes) - len(mended.boxes)
-    again, nothing = clean(mended)
+    again, nothing = repair_boxes(mended)
     assert not nothing and (again.boxes == mended.boxes).all()
 
 
@@ -190,7 +191,7 @@ def test_a_full_box_stays_full_when_turned(orientation: int, height: int, width:
 
 def test_areas_follow_repaired_boxes_only() -> None:
     boxes = [[-10, 0, 10, 10], [-10, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]]
-    mended, _ = clean(record(boxes, areas=[200, 50, 500, -1]))
+    mended, _ = repair_boxes(record(boxes, areas=[200, 50, 500, -1]))
     assert mended.areas is not None and mended.areas.tolist() == [100, 50, 500, 100]
 
 
@@ -411,6 +412,44 @@ def test_resume_refuses_what_is_not_what_it_was(tmp_path: Path, change: str) -> 
     after = files(out)
     assert {name for name in before if name != "ingest.jsonl"} == {name for name in after if name != "ingest.jsonl"}
     assert ingest(Source(classes, iter(items)), out, **how).images and not (out / "resume.jsonl").exists()
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("how", ["absolute", "relative", "from another folder", "journal of 0.1.0"])
+def test_resume_takes_the_same_root_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    items, out = stock(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+
+    def named(root: Path) -> list[Record | Finding]:
+        return [
+            replace(item, image=root / item.image.relative_to(tmp_path / "in"), origin=str(root / "labels.json"))
+            if isinstance(item, Record) and isinstance(item.image, Path)
+            else item
+            for item in items
+        ]
+
+    def broken_off(root: Path) -> Iterator[Record | Finding]:
+        yield from named(root)
+        raise KeyboardInterrupt
+
+    before, after = (tmp_path / "in", Path("in")) if how == "relative" else (Path("in"), tmp_path / "in")
+    if how == "journal of 0.1.0":
+        before = after
+        monkeypatch.setattr("dataforge.ingest.run.checksum", _checksum_before)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(Source(tiny.CLASSES, broken_off(before)), out, **HOW)
+    monkeypatch.undo()
+    monkeypatch.setattr("dataforge.ingest.run.BATCH", 2)
+    monkeypatch.chdir(tmp_path)
+    if how == "from another folder":
+        monkeypatch.chdir(tmp_path / "in")
+        after = Path("../in")
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("table.arrow")}
+    assert kept
+    ingest(Source(tiny.CLASSES, iter(named(after))), out, resume=True, **HOW)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
 @pytest.mark.usefixtures("few_at_a_time")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import pickle
 import resource
 import shutil
 import signal
@@ -10,8 +11,10 @@ import sys
 import threading
 import time
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,7 +23,7 @@ import dataforge
 from dataforge import Batch, Loader, Shards
 from dataforge.analysis.padding import padding_waste
 from dataforge.augment.executors import cpu
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, ShardError
 from dataforge.images.decode import decode
 from dataforge.images.header import probe
 from dataforge.record import Record
@@ -210,7 +213,7 @@ def damaged(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-NAMED = r"train/00000 record 1 \(sub dir/b.jpg\): cannot be decoded"
+NAMED = r"train/00000 record 1 \(sub dir/b.jpg\): the image's bytes are not those that were ingested"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -220,25 +223,130 @@ def test_a_damaged_record_is_named(damaged, threads, make):
         list(make(damaged, batch_size=8, size=SIZE, threads=threads))
 
 
-@pytest.mark.parametrize("augment", [None, "yolo"])
+FILLED = [{"op": "flip"}, {"op": "fill", "red": 10, "green": 250, "blue": 90}]
+NORMALISED = [*FILLED, {"op": "normalise", "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.4]}]
+GREY = [114, 114, 114]
+
+
+@pytest.mark.parametrize(
+    ("augment", "colour"),
+    [
+        (None, GREY),
+        ("yolo", np.array(GREY) / 255),
+        (FILLED, np.array([10, 250, 90]) / 255),
+        (NORMALISED, (np.array([10, 250, 90]) / 255 - [0.5, 0.4, 0.3]) / [0.1, 0.2, 0.4]),
+    ],
+    ids=["none", "yolo", "fill", "normalise"],
+)
 @pytest.mark.parametrize("make", [Loader, on_device])
-def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment, make):
+def test_a_damaged_record_may_be_skipped_but_not_silently(many, damaged, augment, colour, make):
     how = {"batch_size": 8, "size": SIZE, "augment": augment}
     loader = make(damaged, on_error="skip", **how)
     assert not loader.skipped
     with pytest.warns(UserWarning, match=NAMED) as warned:
-        found = list(loader)
+        batches = list(loader)
     assert len(warned) == 1 and list(loader.skipped) == [1]
-    for a, b in zip(found, make(many, **how), strict=True):
+    for a, b in zip(batches, make(many, **how), strict=True):
         a, b = a.to("cpu"), b.to("cpu")
-        there = a.index != 1
-        assert torch.equal(a.images[there], b.images[there]) and torch.equal(a.labels[there], b.labels[there])
-        if not there.all():
-            grey = a.images[~there].float() / (1 if augment else 255)
-            assert (grey - 114 / 255).abs().max() < 1e-6
-            assert (a.labels[~there] == -1).all() and (a.boxes[~there] == 0).all()
-            assert (b.labels[~there] >= 0).any() and a.labels.shape == b.labels.shape
+        whole = a.index != 1
+        assert torch.equal(a.images[whole], b.images[whole]) and torch.equal(a.labels[whole], b.labels[whole])
+        if not whole.all():
+            (blank,) = a.images[~whole].double()
+            assert (blank - torch.tensor(np.array(colour, float)).view(3, 1, 1)).abs().max() < 1e-6
+            assert (a.labels[~whole] == -1).all() and (a.boxes[~whole] == 0).all()
+            assert (b.labels[~whole] >= 0).any() and a.labels.shape == b.labels.shape
     list(loader)  # warned of once
+
+
+def flip(blobs: Path, after: int, bit: int = 0) -> None:
+    """Change one bit of a file of blobs in place."""
+    data = bytearray(blobs.read_bytes())
+    data[after] ^= 1 << bit
+    blobs.write_bytes(data)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "raw"])
+@pytest.mark.parametrize("make", [Loader, on_device])
+def test_a_single_bit_that_flipped_on_the_disk_is_found(tmp_path, codec, make):
+    path = tmp_path / "s"
+    tiny.shards(tmp_path / "source", splits=("train",))
+    shards = Shards(tmp_path / "source")
+    form = Form(shapes=(SIZE,), raw=True) if codec == "raw" else Form()
+    bake(shards, path, form, store_name="memmap")
+    stored = Shards(path)
+    blobs = next(file for file in path.rglob("*") if file.suffix in (".bin", ".rows", ".memmap"))
+    at = blobs.read_bytes().index(bytes(stored.blob(4)))
+    flip(blobs, at + stored.table.size[4] // 2)
+    how = {"batch_size": 4, "size": SIZE, "shuffle": False}
+    with pytest.raises(DataError, match=r"00000 record 4 \(empty.jpg\)|00000 record 4 .*bytes are not those"):
+        list(make(path, **how))
+    loader = make(path, on_error="skip", **how)
+    with pytest.warns(UserWarning, match="record 4 .*CRC-32"):
+        batches = list(loader)
+    assert list(loader.skipped) == [4]
+    assert torch.equal(batches[0].images, next(iter(make(path, **how))).images)
+    trusting = [make(path, verify=False, **how), make(Shards(path, verify=False), **how)]
+    for loader in trusting:
+        assert [batch.index.tolist() for batch in loader] == [batch.index.tolist() for batch in batches]
+
+
+def test_each_record_is_verified_once_a_process(many, monkeypatch):
+    checked = []
+    check = Shards._check
+    monkeypatch.setattr(Shards, "_check", lambda shards, i, blob: (checked.append(i), check(shards, i, blob))[1])
+    loader = Loader(many, batch_size=8, size=SIZE, threads=1)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        list(loader)
+        assert sorted(checked) == list(range(len(loader.shards)))
+    checked.clear()
+    list(Loader(many, batch_size=8, size=SIZE, verify=False))
+    assert not checked
+    assert not pickle.loads(pickle.dumps(Shards(many, verify=False))).verify
+
+
+def test_opened_shards_bring_their_split(tiny_shards):
+    opened = Shards(tiny_shards, "val")
+    assert Loader(opened).shards.split == Loader(opened, "v").shards.split == "val"
+    assert Loader(opened, "train").shards.split == Loader(Shards(tiny_shards)).shards.split == "train"
+    assert Loader(tiny_shards).shards.split == "train"
+
+
+@pytest.mark.parametrize("make", [Loader, on_device])
+@pytest.mark.parametrize("how", ["gone", "cut", "short"])
+@pytest.mark.parametrize(
+    "cache", [None, Form(raw=True, shapes=[SIZE]), Form(raw=True, shapes=[(48, 64)])], ids=["no", "raw", "small"]
+)
+def test_a_store_that_is_missing_or_broken_is_never_skipped(many, tmp_path, make, how, cache):
+    if cache is None:
+        shutil.copytree(many, tmp_path / "s")
+    else:
+        bake(Shards(many), tmp_path / "s", cache)
+    store = max(tmp_path.glob("s/train/*/*"), key=lambda file: (file.parent.name, file.stat().st_size))
+    if how == "gone":
+        store.unlink()
+    elif how == "cut":
+        store.write_bytes(store.read_bytes()[:-5000])
+    else:
+        store.write_bytes(b"")
+    with pytest.raises(ShardError, match=rf"{store.parent.name}/"):
+        list(make(tmp_path / "s", batch_size=8, size=SIZE, on_error="skip"))
+
+
+def test_a_pasted_record_is_decoded_once(many, monkeypatch):
+    """Its boxes are parts of their own, but they are of one image; and what is not painted is not decoded."""
+    steps = [{"op": "copy_paste", "count": 6}, {"op": "mosaic", "p": 0.3}]
+    expected = list(Loader(many, batch_size=1, size=SIZE, augment=steps, threads=1))
+    read: list[int] = []
+    pixels = Shards.pixels
+    monkeypatch.setattr(Shards, "pixels", lambda shards, i, *how: read.append(i) or pixels(shards, i, *how))
+    loader = Loader(many, batch_size=1, size=SIZE, augment=steps, threads=1)
+    for step, batch in zip(loader.steps(), expected, strict=True):
+        pending = loader.collate.start(step, 0)
+        loader.collate.fill(pending)
+        assert len(pending.record) >= 7 and sorted(read) == sorted(set(read)) and set(read) <= set(pending.record)
+        assert torch.equal(pending.batch.images, batch.images)
+        read.clear()
 
 
 def test_what_is_held_is_never_overwritten(many):
@@ -267,10 +375,49 @@ def test_memory_of_batches_that_were_let_go_is_used_again(many):
 def test_a_budget_of_pixels_bounds_each_batch(many):
     shapes = [(64, 96), (96, 64), (128, 128)]
     loader = Loader(many, size=None, buckets=shapes, budget=50_000, scales=(0.5, 1.0, 1.5), drop_last=True)
-    assert loader.batch_sizes == [4, 4, 1]  # at the largest scale
+    assert loader.order.batch_size == [4, 4, 1]  # at the largest scale
     assert all(batch.images[:, 0].numel() <= 50_000 for batch in loader)
     with pytest.raises(ConfigError, match="budget 1000; expected at least the 12288 pixels"):
         Loader(many, size=SIZE, budget=1000)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_a_shared_budget_gives_the_same_batches_for_any_number_of_ranks(many, world):
+    """The budget is no multiple of the ranks, nor are the 13 and 8 images that it allows."""
+    how = {"size": None, "buckets": [(64, 96), (96, 96)], "seed": 1}
+    alone = Loader(many, budget=13 * 64 * 96 + 1, **how)
+    assert alone.order.batch_size == [13, 8]
+    ranks = [Loader(many, budget=Fraction(13 * 64 * 96 + 1, world), rank=r, world=world, **how) for r in range(world)]
+    together = [
+        np.concatenate([step.index for step in steps]) for steps in zip(*(r.steps() for r in ranks), strict=True)
+    ]
+    for ours, theirs in zip(alone.steps(), together, strict=True):
+        assert ours.index.tolist() == theirs.tolist()
+    with pytest.raises(ConfigError, match="expected at least the 9216 pixels"):
+        Loader(many, budget=Fraction(9215 * world, world), world=world, **how)
+
+
+def test_drop_last_with_too_few_records_is_said(tiny_shards):
+    with pytest.raises(
+        ConfigError, match="drop_last leaves no step: an epoch has 10 records, a step of all ranks takes"
+    ):
+        len(Loader(tiny_shards, batch_size=11, size=SIZE, drop_last=True))
+    assert len(Loader(tiny_shards, batch_size=10, size=SIZE, drop_last=True)) == 1
+
+
+def test_opencv_has_its_threads_again_after_an_iteration(many):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        for _ in Loader(many, batch_size=8, size=SIZE):
+            assert cv2.getNumThreads() == 1
+        assert cv2.getNumThreads() == 3
+        batches = iter(Loader(many, batch_size=8, size=SIZE))
+        next(batches)
+        batches.close()
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_automatic_buckets_leave_less_empty(many):
@@ -293,8 +440,10 @@ def test_a_record_that_comes_again_looks_different(many):
 
 def test_rare_classes_come_more_often(tiny_shards):
     loader = Loader(tiny_shards, size=SIZE, sampling="repeat-factor", repeat_threshold=4.0)
-    assert loader.repeats is not None and loader.repeats.max() > 1.9 and loader.repeats[6] == 1  # the empty image
-    assert sum(len(batch.index) for batch in loader) == round(loader.repeats.sum())
+    assert (
+        loader.order.repeats is not None and loader.order.repeats.max() > 1.9 and loader.order.repeats[6] == 1
+    )  # the empty image
+    assert sum(len(batch.index) for batch in loader) == round(loader.order.repeats.sum())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -26,31 +26,31 @@ def joined(ranks: list[list[Step]]) -> list[tuple[tuple[int, int], list[int]]]:
 @settings(max_examples=300, deadline=None)
 @given(
     n=st.integers(1, 200),
-    batch_size=st.integers(1, 17),
+    whole=st.integers(1, 60),
     world=st.integers(1, 4),
     shapes=st.sampled_from([SHAPES[:1], SHAPES[:2], SHAPES]),
     shuffle=st.booleans(),
     box_window=st.integers(1, 4),
     seed=st.integers(0, 5),
 )
-def test_every_record_once_and_ranks_in_step(n, batch_size, world, shapes, shuffle, box_window, seed):
+def test_every_record_once_and_ranks_in_step(n, whole, world, shapes, shuffle, box_window, seed):
     height, width = sizes(n, seed)
     how = {"seed": seed, "epoch": 3, "world": world, "shuffle": shuffle, "box_window": box_window, "boxes": height % 40}
-    if n < world:
+    if min(n, whole) < world:
         with pytest.raises(ConfigError, match="cannot be dealt"):
-            plan(height, width, shapes, batch_size, **how)
+            plan(height, width, shapes, whole, **how)
         return
-    ranks = [plan(height, width, shapes, batch_size, rank=rank, **how) for rank in range(world)]
+    ranks = [plan(height, width, shapes, whole, rank=rank, **how) for rank in range(world)]
     assert sorted(sample for _, part in joined(ranks) for sample in part) == list(range(n))
     for step in (step for steps in ranks for step in steps):
-        assert 1 <= len(step.index) <= max(batch_size, 2 if world > 1 else 1)
+        assert 1 <= len(step.index) <= max(-(-whole // world), 2 if world > 1 else 1)
         assert step.index.tolist() == step.sample.tolist()
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     n=st.integers(3, 150),
-    whole=st.sampled_from([6, 12, 18]),
+    whole=st.integers(6, 20),
     shapes=st.sampled_from([SHAPES[:1], SHAPES[:2], SHAPES]),
     drop_last=st.booleans(),
     box_window=st.integers(1, 4),
@@ -61,11 +61,31 @@ def test_ranks_put_together_are_the_single_process(n, whole, shapes, drop_last, 
     height, width = sizes(n, seed)
     repeats = (height % 5 / 2 + 0.5) if repeated else None
     how = {"seed": seed, "drop_last": drop_last, "box_window": box_window, "boxes": height % 40, "repeats": repeats}
-    runs = [
-        joined([plan(height, width, shapes, whole // w, rank=r, world=w, epoch=1, **how) for r in range(w)])
-        for w in (1, 2, 3)
-    ]
+    how["epoch"] = 1
+    if drop_last and (n if repeats is None else round(repeats.sum())) < whole:
+        for world in (1, 2, 3):
+            with pytest.raises(ConfigError, match="drop_last leaves no step"):
+                plan(height, width, shapes, whole, world=world, **how)
+        return
+    runs = [joined([plan(height, width, shapes, whole, rank=r, world=w, **how) for r in range(w)]) for w in (1, 2, 3)]
     assert runs[0] == runs[1] == runs[2]
+    if drop_last:
+        assert runs[0] and all(len(part) == whole for _, part in runs[0])
+
+
+def test_drop_last_leaves_out_no_bucket_in_every_epoch():
+    """Records of a bucket that cannot fill a step go to the next bucket, else no epoch would have them."""
+    height, width = np.full(20, 64, np.int32), np.array([96] * 15 + [64] * 5, np.int32)
+    epochs = [plan(height, width, [(64, 96), (64, 64)], 8, epoch=epoch, drop_last=True) for epoch in range(30)]
+    assert {len(step.index) for steps in epochs for step in steps} == {8}
+    assert set(np.concatenate([step.index for steps in epochs for step in steps]).tolist()) == set(range(20))
+
+
+@pytest.mark.parametrize("repeats", [None, np.zeros(0)])
+def test_a_split_without_records_is_refused(repeats):
+    none = np.zeros(0, np.int32)
+    with pytest.raises(ConfigError, match="0 records cannot be dealt to 1 rank"):
+        plan(none, none, SHAPES, 4, repeats=repeats)
 
 
 @settings(max_examples=200, deadline=None)
@@ -77,7 +97,9 @@ def test_a_box_window_never_adds_padding(n, window, world, seed):
     def places(box_window: int) -> int:
         found = joined(
             [
-                plan(height, width, SHAPES, 3, seed=seed, rank=r, world=world, boxes=boxes, box_window=box_window)
+                plan(
+                    height, width, SHAPES, 3 * world, seed=seed, rank=r, world=world, boxes=boxes, box_window=box_window
+                )
                 for r in range(world)
             ]
         )
@@ -109,7 +131,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize("n", range(48, 56))
 @pytest.mark.parametrize("world", [1, 2])
 def test_drop_last_leaves_only_full_steps_and_as_many_as_there_are(n, world):
-    steps = plan(*sizes(n, 0), SHAPES[:1], 8 // world, world=world, drop_last=True)
+    steps = plan(*sizes(n, 0), SHAPES[:1], 8, world=world, drop_last=True)
     assert [len(step.index) for step in steps] == [8 // world] * (n // 8)
 
 
@@ -158,7 +180,7 @@ def test_repeat_factors_are_those_of_lvis():
 
 def test_scales_change_every_ten_steps_alike_on_all_ranks():
     height, width = sizes(400, 0)
-    ranks = [plan(height, width, [(96, 128)], 4, rank=r, world=2, scales=(0.5, 1.0, 1.25, 2.0)) for r in range(2)]
+    ranks = [plan(height, width, [(96, 128)], 8, rank=r, world=2, scales=(0.5, 1.0, 1.25, 2.0)) for r in range(2)]
     shapes = [step.shape for step in ranks[0]]
     assert shapes == [step.shape for step in ranks[1]]
     assert all(len(set(shapes[i : i + 10])) == 1 for i in range(0, 50, 10))

@@ -5,11 +5,11 @@ from pathlib import Path
 import lmdb
 
 from dataforge.shards.stores.lmdb import LmdbStore
-from tests.shards.suite import BlobStoreSuite, blob
+from dataforge.testing import BlobStoreSuite, blob
 
 
 class TestLmdb(BlobStoreSuite):
-    name = "lmdb"
+    store = LmdbStore
 
     def test_any_lmdb_reads_it_by_the_documented_keys(self, made: Path) -> None:
         with lmdb.open(str(made / "blobs.mdb"), subdir=False, readonly=True, lock=False) as env, env.begin() as txn:

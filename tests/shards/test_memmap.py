@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ShardError
 from dataforge.shards.stores.memmap import MAGIC, MemmapStore
-from tests.shards.suite import BlobStoreSuite, blob
+from dataforge.testing import BlobStoreSuite, blob
 
 
 class TestMemmap(BlobStoreSuite):
-    name = "memmap"
+    store = MemmapStore
 
     def test_it_is_read_by_the_documented_layout(self, made: Path) -> None:
         data = (made / "blobs.bin").read_bytes()

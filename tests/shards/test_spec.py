@@ -91,7 +91,7 @@ def test_stores_and_their_files(tmp_path: Path) -> None:
         blobs.append(bytes(5))
         blobs.close()
     found = {name: {file.name for file in (tmp_path / name).iterdir()} for name in BLOBS}
-    assert found.pop("rows") == {"5.rows", "lengths.npy"} and "## `<length>.rows`\n" in TEXT
+    assert found.pop("rows") == {"5", "meta.json"} and "## `<shape>/`\n" in TEXT
     assert found == {"lmdb": {"blobs.mdb"}, "memmap": {"blobs.bin"}, "zarr": {"blobs.zarr"}}
     assert all(f"## `{name}`\n" in TEXT for files in found.values() for name in files)
     assert f"`{MAGIC.decode()[:-1]}\\n`" in TEXT

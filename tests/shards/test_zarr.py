@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import zarr
 
 from dataforge.errors import ShardError
-from tests.shards.suite import BlobStoreSuite, blob
-
-zarr = pytest.importorskip("zarr")
+from dataforge.shards.stores.zarr import ZarrStore
+from dataforge.testing import BlobStoreSuite, blob
 
 
 class TestZarr(BlobStoreSuite):
-    name = "zarr"
+    store = ZarrStore
 
     def test_zarr_alone_reads_it_by_the_documented_names(self, made: Path) -> None:
         group = zarr.open_group(str(made / "blobs.zarr"), mode="r", zarr_format=3)
@@ -50,9 +48,3 @@ class TestZarr(BlobStoreSuite):
         file.write_bytes(data)
         with pytest.raises(ShardError, match=r"blob 20 cannot be read: .*checksum"):
             self.open(made)[20]
-
-
-def test_without_the_package_the_error_names_the_extra() -> None:
-    code = "import sys\nsys.modules['zarr'] = None\nfrom dataforge.shards.stores.registry import store\nstore('zarr')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ConfigError: store 'zarr' needs the zarr package" in done.stderr and "dataforge[zarr]" in done.stderr

@@ -86,6 +86,26 @@ def test_keys_and_numbers_that_collide_are_kept_apart_and_noted() -> None:
     assert joined.total == 5 and join([("x", source(["a"], total=3)), ("y", source(["a"]))]).total == 0
 
 
+@given(st.lists(st.lists(st.sampled_from(["a", "y/a", "y/y/a", "2/y/a", "x/a"]), max_size=6, unique=True), max_size=4))
+def test_no_key_that_a_source_has_once_is_made_twice(sets: list[list[str]]) -> None:
+    joined = join([("xyyx"[n], source(["cat"], *(record(key, []) for key in keys))) for n, keys in enumerate(sets)])
+    found = [one.key for one in drain(joined)[0]]
+    assert len(found) == len(set(found)) == sum(map(len, sets))
+    assert all(new.endswith(old) for new, old in zip(found, [key for keys in sets for key in keys], strict=True))
+
+
+def test_a_prefixed_key_that_the_same_source_has() -> None:
+    for keys, expected in (
+        (["a.jpg", "y/a.jpg"], ["y/a.jpg", "y/y/a.jpg"]),
+        (["y/a.jpg", "a.jpg"], ["y/a.jpg", "2/y/a.jpg"]),
+        (["a.jpg", "a.jpg"], ["y/a.jpg", "y/a.jpg"]),  # twice before, twice after: ingest refuses it
+    ):
+        joined = join(
+            [("x", source(["cat"], record("a.jpg", []))), ("y", source(["cat"], *(record(k, []) for k in keys)))]
+        )
+        assert [one.key for one in drain(joined)[0]] == ["a.jpg", *expected]
+
+
 def test_a_key_twice_in_one_source_stays_so_that_ingest_refuses_it() -> None:
     found, findings = drain(join([("x", source(["a"], record("a.jpg", []), record("a.jpg", [])))]))
     assert [r.key for r in found] == ["a.jpg", "a.jpg"] and not findings

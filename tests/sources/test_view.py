@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError
+from dataforge.images.header import ImageInfo, probe_file
 from dataforge.ingest.run import IngestError, ingest
 from dataforge.record import CROWD, DIFFICULT, Finding, Record, Source
 from dataforge.shards.reader import Shards
@@ -288,3 +290,46 @@ def test_verify_takes_what_ingest_takes(tmp_path: Path) -> None:
     assert command("verify", tmp_path / "out", "--source", f"coco:{one}", *options).exit_code == 0
     differs = command("verify", tmp_path / "out", "--source", f"coco:{one}", *options[:2])
     assert differs.exit_code == 1 and "classes" in differs.stderr
+
+
+def test_a_view_that_measures_reads_headers_in_threads_and_each_image_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = []
+    for number, record in enumerate(tiny.records()):
+        path = tmp_path / f"{number}-{Path(record.key).name}"
+        assert isinstance(record.image, bytes)
+        path.write_bytes(record.image)
+        records.append(replace(record, image=path))
+    whole: list[Path] = []
+    headers: list[tuple[Path, bool]] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        if path.parent == tmp_path:
+            whole.append(path)
+        return read_bytes(path)
+
+    def noted(path: Path) -> ImageInfo:
+        headers.append((path, threading.current_thread() is threading.main_thread()))
+        return probe_file(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr("dataforge.sources.view.probe_file", noted)
+    viewed = View(side=(1, math.inf), empty="drop").filter(Source(tiny.CLASSES, iter(records)))
+    ingest(viewed, tmp_path / "out", jobs=3)
+    kept = [record.image for record in records if len(record.boxes)]
+    assert sorted(map(str, whole)) == sorted(map(str, kept))
+    assert {path for path, _ in headers} == {record.image for record in records}
+    assert not any(in_main for _, in_main in headers)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_limit_and_boxes_that_are_measured(limit: int, tmp_path: Path) -> None:
+    view = View(side=(1, math.inf), limit=limit)
+    items = list(view.filter(Source(tiny.CLASSES, iter(tiny.records() + tiny.records("val")))).records)
+    for split in ("train", "val"):
+        kept = [item.key for item in items if isinstance(item, Record) and item.split == split]
+        assert kept == [record.key for record in tiny.records()][:limit]
+    left_out = [item.value for item in items if isinstance(item, Finding) and item.code == "view-limit"]
+    assert left_out == [f"{2 * (len(tiny.images()) - limit)} images"]

@@ -30,10 +30,30 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "{shards}", "--accumulate", "17"], "accumulate is 17; expected at most batch_size, 16"),
         (["--shards", "{shards}", "--patience", "3", "--val-split", ""], "patience is 3; .* a val_split"),
         (["--shards", "{shards}", "--layer-decay", "1.5"], "layer_decay is 1.5"),
+        (["--shards", "{shards}", "--ema", "1.5"], r"ema is 1\.5; expected at least 0 and below 1"),
+        (["--shards", "{shards}", "--ema", "1"], "ema is 1.0; expected"),
+        (["--shards", "{shards}", "--ema", "-0.1"], "ema is -0.1; expected"),
+        (["--shards", "{shards}", "--ema", "nan"], "ema is nan; expected"),
+        (["--shards", "{shards}", "--momentum", "1"], "momentum is 1.0; expected at least 0 and below 1"),
+        (["--shards", "{shards}", "--lr", "-0.1"], "lr is -0.1; expected at least 0"),
+        (["--shards", "{shards}", "--lr", "inf"], "lr is inf; expected at least 0 and below inf"),
+        (["--shards", "{shards}", "--bias-lr", "-1"], "bias_lr is -1.0; expected at least 0"),
+        (["--shards", "{shards}", "--layer-decay", "0"], "layer_decay is 0.0; expected above 0 and at most 1"),
+        (["--shards", "{shards}", "--weight-decay", "-1"], "weight_decay is -1.0; expected at least 0"),
+        (["--shards", "{shards}", "--clip", "-1"], "clip is -1.0; expected at least 0"),
+        (["--shards", "{shards}", "--clip", "nan"], "clip is nan; expected at least 0"),
+        (["--shards", "{shards}", "--warmup-steps", "-1"], "warmup_steps is -1; expected at least 0"),
+        (["--shards", "{shards}", "--milestones", "3,-1"], r"milestones is \[3, -1\]; expected at least 0"),
+        (["--shards", "{shards}", "--save-steps", "-1"], "save_steps is -1; expected at least 0"),
+        (["--shards", "{shards}", "--threads", "-1"], "threads is -1; expected at least 0"),
+        (["--shards", "{shards}", "--seed", "-1"], "seed is -1; expected at least 0"),
+        (["--shards", "{shards}", "--freeze", "-1"], "freeze is -1; expected at least 0"),
+        (["--shards", "{shards}", "--width", "0"], "width is 0.0; expected above 0"),
+        (["--shards", "{shards}", "--num-anchors", "0"], "num_anchors is 0; expected at least 1"),
         (["--shards", "{shards}", "--sampling", "rare"], "sampling is 'rare'; expected one of none, repeat-factor"),
         (
             ["--shards", "{shards}", "--sampling", "repeat-factor", "--repeat-threshold", "0"],
-            "repeat_threshold 0.0; expected .* above 0",
+            "repeat_threshold is 0.0; expected above 0",
         ),
         (["--shards", "{shards}", "--on-error", "stop"], "on_error is 'stop'; expected one of raise, skip"),
         (["--shards", "{shards}", "--decode", "gpu"], "decode is 'gpu'; expected one of host, device"),
@@ -41,7 +61,7 @@ ROOT = Path(__file__).resolve().parents[2]
             ["--shards", "{shards}", "--decode", "device", "--device", "cpu"],
             "decode is 'device' on cpu; expected a CUDA",
         ),
-        (["--shards", "{shards}", "--budget", "-1"], "budget is -1; expected pixels"),
+        (["--shards", "{shards}", "--budget", "-1"], "budget is -1; expected at least 0"),
         (["--shards", "{shards}", "--budget", "9"], "budget 9; expected at least the 369664 pixels of one image"),
         (["--shards", "{shards}", "--buckets", "a"], "buckets is 'a'; expected auto, or heights and widths"),
         (["--shards", "{shards}", "--logger", "tb"], "logger is 'tb'; expected one of tensorboard"),
@@ -103,7 +123,7 @@ def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: 
     config = kind(**read_toml(kind, file) | {"train_split": "train", "val_split": "val"}, shards=str(tiny_shards))
     config.check()
     training, _ = make_loaders(config, registry.detector_class(detector), 0, 1, torch.device("cpu"))
-    assert training.recipe
+    assert training.collate.recipe
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataforge import Shards
 from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
-from tests.trainers.suite import DetectorSuite, make_batch
+from tests.trainers.suite import DetectorSuite, assert_rounded, make_batch
 from trainers.config import read_toml
 from trainers.dense import Dense, DenseConfig
 from trainers.models.boxes import iou
@@ -105,16 +105,16 @@ def _matched(theirs: Any, fixed: Tensor, targets: list[dict[str, Tensor]]) -> tu
 def test_outputs_and_losses_are_torchvisions(theirs: Any, objects: list[list[tuple]]) -> None:
     ours = ours_like(theirs)
     draw = torch.Generator().manual_seed(1)
-    batch = make_batch(torch.rand(2, 3, 256, 320, generator=draw), objects)
+    batch = make_batch(torch.rand(2, 3, 256, 384, generator=draw), objects)
     _, targets = to_torchvision(batch, first_label=0)
-    theirs.transform.min_size, theirs.transform.max_size = (256,), 320
+    theirs.transform.min_size, theirs.transform.max_size = (256,), 384
     with torch.no_grad():
         raw = ours(batch.images)
         images, _ = theirs.transform(list(batch.images))
         features = list(theirs.backbone(images.tensors).values())
         heads = theirs.head(features)
-        torch.testing.assert_close(raw.logits, heads["cls_logits"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(raw.offsets, heads["bbox_regression"], rtol=1e-4, atol=1e-4)
+        assert_rounded(raw.logits, heads["cls_logits"])
+        assert_rounded(raw.offsets, heads["bbox_regression"])
         torch.testing.assert_close(raw.anchors, theirs.anchor_generator(images, features)[0])
         expected = theirs.head.compute_loss(targets, heads, *_matched(theirs, raw.anchors, targets))
         losses = ours.loss(raw, batch)
@@ -123,8 +123,8 @@ def test_outputs_and_losses_are_torchvisions(theirs: Any, objects: list[list[tup
 
 
 def test_detections_are_torchvisions(theirs: Any) -> None:
-    ours, images = ours_like(theirs), torch.rand(2, 3, 256, 320, generator=torch.Generator().manual_seed(2))
-    theirs.transform.min_size, theirs.transform.max_size, theirs.score_thresh = (256,), 320, 0.001
+    ours, images = ours_like(theirs), torch.rand(2, 3, 256, 384, generator=torch.Generator().manual_seed(2))
+    theirs.transform.min_size, theirs.transform.max_size, theirs.score_thresh = (256,), 384, 0.001
     with torch.no_grad():
         found, expected = ours.decode(ours(images), conf=0.001, top=20), theirs(list(images))
     for i, one in enumerate(expected):

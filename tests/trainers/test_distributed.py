@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from dataforge.loading.loader import Loader
 from tests.trainers import distributed, runs
 from trainers import checkpoint, registry
+from trainers import distributed as processes
 from trainers.config import Config, write_toml
 from trainers.results.report import score
 from trainers.training import engine, run
@@ -62,6 +66,36 @@ def test_two_processes_evaluate_as_one(by_two: Path, twenty: Path, detector: str
     [row] = runs.rows(folder / run.RESULTS)
     assert float(row["mAP50"]) == pytest.approx(numbers["AP50"], abs=1e-6)
     assert float(row["mAP50-95"]) == pytest.approx(numbers["AP"], abs=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_group_ends_with_its_block(monkeypatch: pytest.MonkeyPatch, device: str, fails: bool) -> None:
+    """Except NCCL's after an error: the other ranks may wait for this one, and it would wait for them."""
+    calls: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", calls.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(processes, "device_of", torch.device)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), processes.joined(device) as joined:
+        assert joined == (1, 2, torch.device(device))
+        assert not fails or 1 / 0
+    backend = {"cpu": "gloo", "cuda": "nccl"}[device]
+    assert calls == ([backend] if fails and device == "cuda" else [backend, "destroyed"])
+
+
+@pytest.mark.slow
+def test_every_process_names_the_runs_folder(twenty: Path, tmp_path: Path) -> None:
+    given = runs.config("yolov2", twenty, tmp_path, name="run", lr=1e30, clip=0.0, warmup_steps=0, threads=1)
+    write_toml(given, tmp_path / "args.toml")
+    program = ["-m", "trainers.yolov2", "--config", str(tmp_path / "args.toml")]
+    done = subprocess.run([*LAUNCH, *program], timeout=300, env=ENVIRONMENT, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if "dataforge replay" in line]
+    assert done.returncode and errors
+    assert all(f"dataforge replay {tmp_path}/yolov2/run --step" in line for line in errors)
+    assert "destroy_process_group() was not called" not in done.stderr
 
 
 @pytest.mark.slow

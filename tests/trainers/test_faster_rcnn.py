@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
-from tests.trainers.suite import DetectorSuite, make_batch
+from tests.trainers.suite import DetectorSuite, assert_rounded, make_batch
 from trainers import faster_rcnn
 from trainers.faster_rcnn import FasterRCNN
 from trainers.models import assign, pooling
@@ -122,14 +122,14 @@ def test_features_rpn_and_proposals_are_torchvisions(theirs: Any, ours: FasterRC
     images, features, (logits, offsets), proposals = their_first_stage(theirs, batch)
     raw = ours(batch.images)
     for mine, their in zip(raw.maps, features.values(), strict=False):
-        torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-4)
+        assert_rounded(mine, their)
     logit = torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in logits], 1)
     offset = torch.cat([x.permute(0, 2, 3, 1).reshape(3, -1, 4) for x in offsets], 1)
-    torch.testing.assert_close(raw.logits, logit, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(raw.offsets, offset, rtol=1e-4, atol=1e-4)
+    assert_rounded(raw.logits, logit)
+    assert_rounded(raw.offsets, offset)
     torch.testing.assert_close(raw.anchors, theirs.rpn.anchor_generator(images, list(features.values()))[0])
     for i, their in enumerate(proposals):
-        mine = raw.proposals[i][raw.there[i]]
+        mine = raw.proposals[i][raw.real[i]]
         assert len(mine) == len(their)
         same = ((mine[:, None] - their).abs().amax(-1).amin(1) < 0.05).float().mean()
         assert same > 0.99, "nearly equal scores may change places, and then what NMS drops"
@@ -163,7 +163,7 @@ def test_losses_are_torchvisions(theirs: Any, ours: FasterRCNN, batch: Any, monk
     expected = theirs.rpn(ImageList(images.tensors, images.image_sizes), features, targets)[1]
     assert float(losses["rpn_obj"]) == pytest.approx(float(expected["loss_objectness"]), rel=1e-4)
     assert float(losses["rpn_box"]) == pytest.approx(float(expected["loss_rpn_box_reg"]), rel=1e-4)
-    mine = [raw.proposals[i][raw.there[i]] for i in range(3)]
+    mine = [raw.proposals[i][raw.real[i]] for i in range(3)]
     regions, _, labels, goals = theirs.roi_heads.select_training_samples(mine, targets)
     pooled = theirs.roi_heads.box_head(theirs.roi_heads.box_roi_pool(features, regions, images.image_sizes))
     classes, boxes = fastrcnn_loss(*theirs.roi_heads.box_predictor(pooled), labels, goals)

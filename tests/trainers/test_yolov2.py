@@ -12,8 +12,9 @@ from torch import Tensor
 from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from tests.trainers.suite import DetectorSuite, make_batch
+from trainers.models.assign import in_cells
 from trainers.models.boxes import iou
-from trainers.yolov2 import YOLOv2, assign, reorg
+from trainers.yolov2 import YOLOv2, reorg
 
 ANCHORS = [(0.8, 0.7), (1.5, 1.1), (0.4, 1.2)]
 TINY: dict[str, Any] = {"classes": 3, "anchors": ANCHORS, "width": 0.125}
@@ -189,7 +190,7 @@ def test_loss_is_the_papers(objects: list[list[tuple]], seed: int, late: bool) -
 
 def test_many_boxes_in_one_cell_take_one_predictor_each() -> None:
     same = torch.tensor([[33.0, 33, 57, 55]] * 5) / 32
-    owner = assign(same[None], torch.ones(1, 5, dtype=torch.bool), torch.tensor(ANCHORS), (2, 3)).view(3, 2, 3)
+    owner = in_cells(same[None], torch.ones(1, 5, dtype=torch.bool), torch.tensor(ANCHORS), (2, 3)).view(3, 2, 3)
     assert sorted(owner[:, 1, 1].tolist()) == [0, 1, 2], "the first three get a predictor each"
     assert owner[0, 1, 1] == 0, "and the first of them the best"
     assert (owner == 5).sum() == 15
@@ -199,11 +200,11 @@ def test_assignment_under_deterministic_algorithms() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         boxes = torch.rand(2, 50, 4).sort(-1).values[..., [0, 1, 2, 3]] * 3
-        first = assign(boxes, torch.ones(2, 50, dtype=torch.bool), torch.tensor(ANCHORS), (3, 3))
+        first = in_cells(boxes, torch.ones(2, 50, dtype=torch.bool), torch.tensor(ANCHORS), (3, 3))
         model = head()
         raw = torch.randn(2, 24, 2, 3, requires_grad=True)
         torch.stack(list(model.loss(raw, make_batch(blank(2), [[(3, 3, 30, 40, 1)]] * 2)).values())).sum().backward()
-        again = assign(boxes, torch.ones(2, 50, dtype=torch.bool), torch.tensor(ANCHORS), (3, 3))
+        again = in_cells(boxes, torch.ones(2, 50, dtype=torch.bool), torch.tensor(ANCHORS), (3, 3))
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(first, again) and raw.grad is not None
@@ -213,7 +214,7 @@ def encode(objects: list[tuple], model: YOLOv2, batch: Batch, sure: float = 12.0
     """The raw map (1, A*(5+C), 2, 3) that says exactly these boxes."""
     raw = torch.zeros(1, len(model.anchors), 5 + model.classes, 2, 3)
     raw[:, :, 4] = -sure
-    owner = assign(batch.boxes / 32, batch.labels >= 0, model.anchors, (2, 3)).view(-1, 2, 3)
+    owner = in_cells(batch.boxes / 32, batch.labels >= 0, model.anchors, (2, 3)).view(-1, 2, 3)
     for n, (x1, y1, x2, y2, label, *_) in enumerate(objects):
         ((a, y, x),) = (owner == n).nonzero().tolist()
         centre = torch.tensor([(x1 + x2) / 64 - x, (y1 + y2) / 64 - y]).clamp(1e-4, 1 - 1e-4)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict import TensorDict
 
 import dataforge.transform.bake
 from dataforge.cli.main import main
@@ -184,6 +186,41 @@ def test_a_raw_batch_is_the_batch_of_its_parent(tiny_shards: Path, tmp_path: Pat
             np.testing.assert_array_equal(out[k], warp(parent.pixels(i), matrix, shape))
             np.testing.assert_array_equal(out[k], cache.pixels(i))
             np.testing.assert_allclose(cache.to_stored(np.array([i]))[0], matrix)
+
+
+def test_tensordict_alone_reads_what_the_loader_gives(tiny_shards: Path, tmp_path: Path) -> None:
+    from dataforge.loading.loader import Loader
+
+    shapes = ((64, 48), (48, 64))  # of one length
+    bake(Shards(tiny_shards), tmp_path / "cache", Form(shapes=shapes, raw=True))
+    cache, seen = Shards(tmp_path / "cache", "train"), []
+    stored = TensorDict.load_memmap(tmp_path / "cache/train/00000")
+    assert set(stored.keys()) == {"64x48x3", "48x64x3"}
+    for batch in Loader(cache, batch_size=4, buckets=shapes):
+        height, width = batch.images.shape[2:]
+        part = stored[f"{height}x{width}x3"]
+        rows = torch.searchsorted(part["record"], batch.index)
+        assert torch.equal(part["record"][rows], batch.index)
+        assert torch.equal(part["pixels"][rows].permute(0, 3, 1, 2), batch.images)
+        objects = cache.table.take(part["record"][rows].numpy())
+        assert torch.equal(torch.from_numpy(objects.labels).long(), batch.flat()[1])
+        torch.testing.assert_close(torch.from_numpy(objects.boxes), batch.flat()[0], atol=1e-4, rtol=0)
+        seen += batch.index.tolist()
+    assert sorted(seen) == list(range(len(cache)))
+
+
+def test_a_raw_cache_in_the_earlier_layout_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
+    from dataforge.loading.loader import Loader
+
+    bake(Shards(tiny_shards), tmp_path / "cache", Form(shapes=((32, 32),), raw=True))
+    folder = tmp_path / "cache/train/00000"
+    (folder / "32x32x3/pixels.memmap").rename(folder / "3072.rows")
+    shutil.rmtree(folder / "32x32x3")
+    (folder / "meta.json").unlink()
+    np.save(folder / "lengths.npy", np.full(len(Shards(tmp_path / "cache", "train")), 3072))
+    for augment in (None, "flip"):
+        with pytest.raises(DataError, match="remove the cache and bake it again"):
+            next(iter(Loader(tmp_path / "cache", size=(32, 32), augment=augment)))
 
 
 @pytest.mark.parametrize("name", ["side", "raw", "stretched"])
@@ -364,7 +401,7 @@ def test_the_other_commands_on_caches(tiny_shards: Path, tmp_path: Path) -> None
         assert run("show", cache, "--out", tmp_path / "show.jpg").exit_code == 0
         assert run("verify", cache).exit_code == 0
         assert "is a cache with other images" in refused("verify", cache, "--source", f"coco:{tmp_path}/coco")
-    assert run("export", jpeg, "--format", "coco", "--out", tmp_path / "small").exit_code == 0
+    assert run("export", jpeg, "--format", "coco", "--out", tmp_path / "small", "--allow-cache").exit_code == 0
     for command in (["export", raw, "--format", "coco"], ["merge", raw, jpeg]):
         assert f"holds raw pixels, no image files; take what it was baked from, {tiny_shards}" in refused(
             *command, "--out", tmp_path / "again"

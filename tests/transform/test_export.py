@@ -16,14 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dataforge.cli.main import main
-from dataforge.errors import ConfigError, FormatError, ShardError
+from dataforge.errors import ConfigError, DataError, FormatError
 from dataforge.formats import FORMATS, holds, reader, writer
-from dataforge.formats.voc import reader as voc_reader
+from dataforge.formats.voc import writer as voc_writer
 from dataforge.ingest.prove import first_difference
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, Record, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.reader import Shards
+from dataforge.transform.bake import Form, bake
 from dataforge.transform.export import export
 from tests import tiny
 from tests.formats.sets import box, coco, drain, picture, put, voc_object, voc_xml
@@ -143,7 +144,7 @@ def test_folders_that_are_taken_stay_as_they_are(joined: Path, tmp_path: Path) -
 def test_half_an_export_is_removed(
     joined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, there: bool
 ) -> None:
-    out, put_text = tmp_path / "out", voc_reader.put_text
+    out, put_text = tmp_path / "out", voc_writer.put_text
 
     def fail(path: Path, data: bytes) -> None:
         if path.name == "c.xml":
@@ -151,7 +152,7 @@ def test_half_an_export_is_removed(
             raise error
         put_text(path, data)
 
-    monkeypatch.setattr(voc_reader, "put_text", fail)
+    monkeypatch.setattr(voc_writer, "put_text", fail)
     if there:
         out.mkdir()
     result = run("export", joined, "--format", "voc", "--out", out)
@@ -180,9 +181,30 @@ def test_a_damaged_image_is_not_exported(joined: Path, tmp_path: Path) -> None:
     at = data.rindex(picture(2)[100:200])
     data[at] ^= 1
     store.write_bytes(data)
-    with pytest.raises(ShardError, match="not those that were ingested"):
+    with pytest.raises(DataError, match="not those that were ingested"):
         export(Shards(joined), "coco", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_caches_pictures_are_not_published_as_originals(joined: Path, tmp_path: Path, raw: bool) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    bake(Shards(joined), cache, Form(shapes=((24, 32),), raw=True) if raw else Form(side=24))
+    for command in ("split", "merge"):
+        done = run(command, cache, "--out", out)
+        assert done.exit_code == 1 and f"take what it was baked from, {joined.resolve()}" in done.stderr
+        assert not (out / "index.json").exists()
+    done = run("export", cache, "--format", "coco", "--out", out / "coco")
+    assert done.exit_code == 1 and f"take what it was baked from, {joined.resolve()}" in done.stderr
+    done = run("export", cache, "--format", "coco", "--out", out / "coco", "--allow-cache")
+    if raw:
+        assert done.exit_code == 1 and "raw pixels" in done.stderr
+        return
+    assert done.exit_code == 0
+    ingest(reader("coco")(out / "coco"), tmp_path / "again")
+    again, baked = Shards(tmp_path / "again"), Shards(cache)
+    assert again.table.height.tolist() == baked.table.height.tolist() == [24] * 3
+    np.testing.assert_allclose(again.table.boxes, baked.table.boxes, atol=1e-3)
 
 
 def test_a_box_over_all_of_an_image_is_written_as_each_format_has_it(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
+from trainers.models import boxes
 
 STRIDE = 32
 VOC = [(1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)]  # YOLOv2's on VOC at 416 x 416
@@ -48,7 +49,7 @@ def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], off
     Args:
         shapes: (S, 2) widths and heights, pixels.
         step: (vertical, horizontal) pixels a cell.
-        offset: where in its cell a shape's centre is: 0 at its upper left corner, 0.5 in its middle.
+        offset: the position of a shape's centre in its cell: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
         (rows * columns * S, 4) xyxy pixels.
@@ -59,37 +60,39 @@ def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], off
     return torch.cat([centre - shapes / 2, centre + shapes / 2], -1).reshape(-1, 4)
 
 
-def over(maps: Sequence[Tensor], sizes: Sequence[Sequence[float]], size: Sequence[int]) -> list[Tensor]:
+def over(maps: Sequence[Tensor], sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> list[Tensor]:
     """The anchors of each map of a pyramid: `shapes` about the upper left corners of its cells.
+
+    They follow the map's stride, also where an image's side is no multiple of it. (There torchvision steps by side //
+    cells, which drifts away from what the cells see.)
 
     Args:
         maps: (B, C, h, w) each; sizes: for each map, the sides of its squares, pixels.
-        size: (height, width) of the network's input.
+        strides: for each map, pixels of the network's input a cell.
 
     Returns:
         for each map (h * w * 3 * its squares, 4) xyxy pixels, in `grid`'s order.
     """
-    found = []
-    for sides, level in zip(sizes, maps, strict=True):
-        rows, columns = level.shape[2:]
-        found.append(grid(shapes(sides, level.device), rows, columns, (size[0] // rows, size[1] // columns)))
-    return found
+    return [
+        grid(shapes(sides, level.device), level.shape[2], level.shape[3], (stride, stride))
+        for sides, level, stride in zip(sizes, maps, strides, strict=True)
+    ]
 
 
-def encode(anchors: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+def to_offsets(anchors: Tensor, targets: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), times weights.
 
     Args:
-        anchors, boxes: (..., 4) xyxy; those without an area give finite numbers, but no meaning.
+        anchors, targets: (..., 4) xyxy; those without an area give finite numbers, but no meaning.
     """
-    size, box_size = ((x[..., 2:] - x[..., :2]).clamp(min=1e-3) for x in (anchors, boxes))
-    centre, box_centre = (anchors[..., 2:] + anchors[..., :2]) / 2, (boxes[..., 2:] + boxes[..., :2]) / 2
+    size, box_size = ((x[..., 2:] - x[..., :2]).clamp(min=1e-3) for x in (anchors, targets))
+    centre, box_centre = (anchors[..., 2:] + anchors[..., :2]) / 2, (targets[..., 2:] + targets[..., :2]) / 2
     offsets = torch.cat([(box_centre - centre) / size, (box_size / size).log()], -1)
     return offsets * offsets.new_tensor(weights)
 
 
-def decode(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The inverse of `encode`: (..., 4) offsets and anchors to xyxy boxes."""
+def from_offsets(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """The inverse of `to_offsets`: (..., 4) offsets and anchors to xyxy boxes."""
     offsets = offsets / offsets.new_tensor(weights)
     size, centre = anchors[..., 2:] - anchors[..., :2], (anchors[..., 2:] + anchors[..., :2]) / 2
     centre = centre + offsets[..., :2] * size
@@ -98,9 +101,13 @@ def decode(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.
 
 
 def shape_iou(sizes: Sizes, anchors: Sizes) -> Sizes:
-    """IoU of boxes and anchors laid on one centre: (n, 2), (k, 2) -> (n, k)."""
-    shared = np.minimum(sizes[:, None], anchors).prod(-1)
-    return shared / (sizes.prod(-1)[:, None] + anchors.prod(-1) - shared)
+    """`boxes.shape_iou` of arrays: (n, 2), (k, 2) -> (n, k)."""
+    return boxes.shape_iou(torch.as_tensor(sizes), torch.as_tensor(anchors)).numpy()
+
+
+def mean_iou(sizes: Sizes, anchors: Sizes) -> float:
+    """How well anchors match: the mean over boxes (n, 2) of the IoU with the best of the anchors (k, 2)."""
+    return float(shape_iou(sizes, anchors).max(1).mean())
 
 
 def kmeans(sizes: Sizes, k: int, seed: int = 0) -> Sizes:
@@ -176,7 +183,7 @@ def from_shards(
             f"anchors = auto: {shards.path} (split {shards.split or 'all'}) holds no box to take them from"
         )
     anchors = kmeans(sizes, k, seed).round(4).clip(1e-4)
-    return [(float(w), float(h)) for w, h in anchors], float(shape_iou(sizes, anchors).max(1).mean())
+    return [(float(w), float(h)) for w, h in anchors], mean_iou(sizes, anchors)
 
 
 def parse(text: str) -> list[tuple[float, float]]:

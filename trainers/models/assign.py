@@ -1,6 +1,6 @@
 """Legend: B images, A anchors, M box places, C classes.
 
-Which box each anchor is to learn, for a whole batch at once: padded boxes in, one number an anchor out.
+The assignment of boxes to anchors, for a whole batch at once: padded boxes in, one number for each anchor out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dataforge.loading.batch import Batch
 from dataforge.record import CROWD, DIFFICULT
-from trainers.models.boxes import iou
+from trainers.models.boxes import iou, shape_iou
 
 NEGATIVE, IGNORED = -1, -2
-BLOCK = {"cpu": 1 << 18}  # overlaps that are found at a time: on a CPU as many as stay in its cache
+BLOCK = {"cpu": 1 << 18}  # overlaps that are computed at a time: on a CPU as many as stay in its cache
 
 
 def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
@@ -27,9 +27,9 @@ def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
     Returns:
         eligible (B, M) bool, shields (B, M) bool; padding is in neither.
     """
-    there = batch.labels >= 0
+    labelled = batch.labels >= 0
     aside = batch.flags & (CROWD if difficult else CROWD | DIFFICULT) > 0
-    return there & ~aside, there & aside
+    return labelled & ~aside, labelled & aside
 
 
 def match(
@@ -77,18 +77,18 @@ def match(
         elif force == "ties":
             top = overlap.amax(2, keepdim=True)
             tied |= (overlap == torch.where(top > 0, top, 2.0)).any(1)
-    found = torch.where(best >= high, owner, torch.where(best < low, NEGATIVE, IGNORED))
+    matched = torch.where(best >= high, owner, torch.where(best < low, NEGATIVE, IGNORED))
     if first:
-        place, order = torch.cat(first, 1), torch.arange(wanted.shape[1], device=boxes.device).expand(count, -1)
-        forced = found.new_full((count, total + 1), -1).scatter_reduce(1, place, order, "amax")[:, :total]
-        found = torch.where(forced >= 0, forced, found)
-    found = torch.where(tied, owner, found)
+        anchor, order = torch.cat(first, 1), torch.arange(wanted.shape[1], device=boxes.device).expand(count, -1)
+        forced = matched.new_full((count, total + 1), -1).scatter_reduce(1, anchor, order, "amax")[:, :total]
+        matched = torch.where(forced >= 0, forced, matched)
+    matched = torch.where(tied, owner, matched)
     shades = boxes[:, :0] if shields is None else _those(boxes, shields)
     if shades.shape[1]:
         inside = [iou(block, shades, torch.ones_like(shades[..., 0], dtype=torch.bool)).amax(2) >= shield_iou
                   for block in anchors.split(1 << 14, 1)]  # fmt: skip
-        found = torch.where((found == NEGATIVE) & torch.cat(inside, 1), IGNORED, found)
-    return found
+        matched = torch.where((matched == NEGATIVE) & torch.cat(inside, 1), IGNORED, matched)
+    return matched
 
 
 def _those(boxes: Tensor, marked: Tensor) -> Tensor:
@@ -102,50 +102,80 @@ def _those(boxes: Tensor, marked: Tensor) -> Tensor:
     return boxes.where(marked.unsqueeze(-1), 0.0)
 
 
-def goals(batch: Batch, found: Tensor) -> tuple[Tensor, Tensor]:
-    """What each anchor is to learn.
+def in_cells(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Give each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best (YOLOv2).
+
+    Where boxes compete for a predictor, Darknet lets the last one overwrite the others. Here the first keeps it and the
+    others take the next best free anchor of the cell; a box for which all A are taken gets none.
+    The smallest box number wins a predictor by a minimum, which does not depend on the order of threads.
 
     Args:
-        found: (B, A) as `match` gives it.
+        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, those to give a predictor.
+        anchors: (A, 2) in cells; grid: (h, w).
 
     Returns:
-        boxes (B, A, 4), zeros or another's where there is none, and labels (B, A), -1 where there is none.
+        (B, P) int64, the number of the box that each predictor has, M where none.
+    """
+    rows, columns = grid
+    count, places = eligible.shape
+    column, row = ((boxes[..., :2] + boxes[..., 2:]) / 2).long().unbind(-1)
+    cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    overlap = shape_iou(boxes[..., 2:] - boxes[..., :2], anchors)
+    wishes = overlap.argsort(dim=-1, descending=True, stable=True) * (rows * columns) + cell.unsqueeze(-1)
+    number = torch.arange(places, device=boxes.device).expand(count, places)
+    owner = torch.full((count, len(anchors) * rows * columns), places, device=boxes.device)
+    waiting = eligible
+    for wish in wishes.unbind(-1):
+        asks = waiting & (owner.gather(1, wish) == places)
+        owner = owner.scatter_reduce(1, wish, torch.where(asks, number, places), "amin")
+        waiting = waiting & (owner.gather(1, wish) != number)
+    return owner
+
+
+def goals(batch: Batch, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """The box and the label that each anchor learns.
+
+    Args:
+        owner: (B, A), the result of `match`.
+
+    Returns:
+        boxes (B, A, 4), arbitrary where an anchor has none, and labels (B, A), -1 where it has none.
     """
     if not batch.labels.shape[1]:
-        return batch.boxes.new_zeros(*found.shape, 4), torch.full_like(found, -1)
-    place = found.clamp(min=0)
-    labels = torch.where(found >= 0, batch.labels.gather(1, place), -1)
-    return batch.boxes.gather(1, place.unsqueeze(-1).expand(-1, -1, 4)), labels
+        return batch.boxes.new_zeros(*owner.shape, 4), torch.full_like(owner, -1)
+    box = owner.clamp(min=0)
+    labels = torch.where(owner >= 0, batch.labels.gather(1, box), -1)
+    return batch.boxes.gather(1, box.unsqueeze(-1).expand(-1, -1, 4)), labels
 
 
-def sample(found: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple[Tensor, Tensor]:
+def sample(owner: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple[Tensor, Tensor]:
     """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
 
     Args:
-        found: (B, A) as `match` gives it; keys: (B, A) random numbers in 0..1, of which the smallest are drawn.
+        owner: (B, A), the result of `match`; keys: (B, A) random numbers in 0..1, of which the smallest are drawn.
 
     Returns:
-        the numbers of S anchors (B, S), S the lesser of A and `count`, and what each of them has (B, S): as `found`,
-        but IGNORED where there are fewer to draw.
+        the numbers of S anchors (B, S), S the lesser of A and `count`, and their values in `owner` (B, S),
+        IGNORED where there are fewer to draw.
     """
-    size = min(count, found.shape[1])
-    places, there, room = [], [], torch.full_like(found[:, :1], count)
-    for marked, most in ((found >= 0, int(count * positive)), (found == NEGATIVE, count)):
-        key, place = torch.where(marked, keys, 2.0).topk(min(most, size), dim=1, largest=False)
-        drawn = (key < 2.0) & (torch.arange(place.shape[1], device=place.device) < room)
+    size = min(count, owner.shape[1])
+    numbers, kept, room = [], [], torch.full_like(owner[:, :1], count)
+    for marked, most in ((owner >= 0, int(count * positive)), (owner == NEGATIVE, count)):
+        key, number = torch.where(marked, keys, 2.0).topk(min(most, size), dim=1, largest=False)
+        drawn = (key < 2.0) & (torch.arange(number.shape[1], device=number.device) < room)
         room = room - drawn.sum(1, keepdim=True)
-        places.append(place)
-        there.append(drawn)
-    place, drawn = torch.cat(places, 1), torch.cat(there, 1)
+        numbers.append(number)
+        kept.append(drawn)
+    number, drawn = torch.cat(numbers, 1), torch.cat(kept, 1)
     first = torch.where(drawn, 0, 1).argsort(dim=1, stable=True)[:, :size]
-    place = place.gather(1, first)
-    return place, torch.where(drawn.gather(1, first), found.gather(1, place), IGNORED)
+    number = number.gather(1, first)
+    return number, torch.where(drawn.gather(1, first), owner.gather(1, number), IGNORED)
 
 
 def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
     """Random numbers for `sample`, as a function of the record, the step and the anchor alone.
 
-    So a resumed run draws the same ones, and several processes draw what one would.
+    So a resumed run draws the same ones, and so does any number of processes.
 
     Args:
         index: (B,) record numbers; count: A; step: () int64.

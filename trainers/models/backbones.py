@@ -187,8 +187,8 @@ class Timm(Backbone):
             wanted = ", ".join(map(str, strides))
             raise ConfigError(f"backbone {name!r}: its maps have strides {reductions}; expected {wanted} among them")
         self._last = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
-        found = self.net.feature_info.channels()
-        self.channels = tuple(found[place] for place in self._last)
+        counts = self.net.feature_info.channels()
+        self.channels = tuple(counts[i] for i in self._last)
         for key in ("mean", "std"):
             value = torch.tensor(self.net.pretrained_cfg[key]).view(-1, 1, 1)
             self.register_buffer(key, value)
@@ -202,14 +202,14 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps = self.net((images - self.mean) / self.std)
-        return tuple(maps[place] for place in self._last)
+        return tuple(maps[i] for i in self._last)
 
     @torch.no_grad()
     def _probe(self) -> None:
         """See once that an image goes through: some models take one size only, some give their maps channels last."""
         self.eval()
         try:
-            shapes = [tuple(found.shape) for found in self(torch.zeros(1, 3, 64, 96))]
+            shapes = [tuple(level.shape) for level in self(torch.zeros(1, 3, 64, 96))]
         except Exception as error:  # whatever a model of someone else's raises
             raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {first_line(error)}") from None
         self.train()

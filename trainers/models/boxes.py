@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import nms as _nms
 
 _TINY = 1e-9  # keeps the union of two empty boxes from dividing by zero
@@ -39,6 +40,11 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
     if crowd is not None:
         union = torch.where(crowd.unsqueeze(-2), area(a).unsqueeze(-1), union)
     return shared / union.clamp_(min=_TINY)
+
+
+def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes that share their upper left corner, by width and height: (..., N, 2), (M, 2) -> (..., N, M)."""
+    return iou(functional.pad(sizes, (2, 0)), functional.pad(others, (2, 0)))
 
 
 def nms(

@@ -59,11 +59,11 @@ def conv3x3_at(cell: Tensor, maps: Sequence[Tensor], weight: Tensor, bias: Tenso
     for x, first in zip(maps, itertools.accumulate((x[0, 0].numel() for x in maps), initial=0), strict=False):
         number = torch.arange(first, first + x[0, 0].numel(), device=x.device).view(x.shape[2:])
         near.append(functional.pad(number, (1, 1, 1, 1), value=total).unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9))
-    place = torch.cat(near)[cell]
+    neighbour = torch.cat(near)[cell]
     image = torch.arange(count, device=cell.device).view(-1, 1, 1) * total
-    found = functional.embedding(place.clamp(max=total - 1) + image, values.flatten(0, 1))
-    found = found.to(weight.dtype) * (place < total).unsqueeze(-1)
-    return functional.linear(found.flatten(2), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    patches = functional.embedding(neighbour.clamp(max=total - 1) + image, values.flatten(0, 1))
+    patches = patches.to(weight.dtype) * (neighbour < total).unsqueeze(-1)
+    return functional.linear(patches.flatten(2), weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
 class Conv3x3(nn.Conv2d):
@@ -87,9 +87,9 @@ class _Winograd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        found: list[Tensor | None] = [None, None, None]
+        gradients: list[Tensor | None] = [None, None, None]
         if ctx.needs_input_grad[0]:
-            found[0] = _convolve(gradient, weight.flip(2, 3).transpose(0, 1))
+            gradients[0] = _convolve(gradient, weight.flip(2, 3).transpose(0, 1))
         if ctx.needs_input_grad[1]:
             step = _images(x)
             filters = x.new_zeros(36, x.shape[1], len(weight))
@@ -100,10 +100,10 @@ class _Winograd(torch.autograd.Function):
                 moved = _both(_BACK.T, parts.reshape(4, 4, -1)).view(36, -1, len(weight))
                 filters.baddbmm_(_tiles(some).transpose(1, 2), moved)
             both = _both(_FILTERS.T, filters.view(6, 6, -1)).view(3, 3, *filters.shape[1:])
-            found[1] = both.permute(3, 2, 0, 1)
+            gradients[1] = both.permute(3, 2, 0, 1)
         if ctx.needs_input_grad[2]:
-            found[2] = gradient.sum((0, 2, 3))
-        return found[0], found[1], found[2]
+            gradients[2] = gradient.sum((0, 2, 3))
+        return gradients[0], gradients[1], gradients[2]
 
 
 def _images(x: Tensor) -> int:
@@ -117,13 +117,13 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     rows, columns, outputs = -(-height // 4), -(-width // 4), len(weight)
     filters = _both(_FILTERS, weight.permute(2, 3, 1, 0).reshape(3, 3, -1)).view(36, -1, outputs)
     step = _images(x)
-    found = torch.empty(len(x), outputs, height, width, memory_format=torch.channels_last)
-    for some, place in zip(x.split(step), found.split(step), strict=True):
+    out = torch.empty(len(x), outputs, height, width, memory_format=torch.channels_last)
+    for some, part in zip(x.split(step), out.split(step), strict=True):
         moved = torch.bmm(_tiles(some), filters).view(6, 6, -1)
         parts = _both(_BACK, moved).view(4, 4, len(some), rows, columns, outputs).permute(2, 3, 0, 4, 1, 5)
         whole = parts.reshape(len(some), 4 * rows, 4 * columns, outputs).permute(0, 3, 1, 2)
-        place.copy_(whole[..., :height, :width])
-    return found
+        part.copy_(whole[..., :height, :width])
+    return out
 
 
 def _tiles(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataforge.errors import ConfigError
+from dataforge.files import reading
 
 # Batch norm divides by sqrt(variance + EPSILON), as OpenCV's reader does. Darknet itself divides by
 # sqrt(variance) + 1e-6 on the CPU and by sqrt(variance + 1e-5) on the GPU; for trained variances all three agree.
@@ -61,10 +62,8 @@ def layers_of(module: nn.Module) -> list[list[Tensor]]:
 
 def read_values(path: Path) -> tuple[int, NDArray[np.float32]]:
     """The images seen, and all values."""
-    try:
+    with reading(path, ConfigError):
         data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     major, minor, _ = HEADER.unpack_from(data.ljust(HEADER.size, b"\0"))
     seen_format = "<Q" if major * 10 + minor >= 2 else "<I"
     start = HEADER.size + struct.calcsize(seen_format)
@@ -75,7 +74,7 @@ def read_values(path: Path) -> tuple[int, NDArray[np.float32]]:
 
 @torch.no_grad()
 def fill(layers: list[list[Tensor]], values: NDArray[np.float32], path: Path, *, surplus: bool) -> tuple[int, int]:
-    """Copy as many whole layers as there are; gives their number and that of the values used."""
+    """Copy as many whole layers as `values` holds; return their number and the number of values used."""
     ends = np.cumsum([0, *(sum(tensor.numel() for tensor in layer) for layer in layers)])
     loaded = int(np.searchsorted(ends, len(values), "right")) - 1
     used = int(ends[loaded])

@@ -1,11 +1,12 @@
 """Legend: B images, M box places, P predictions, K detections, C classes, H x W pixels.
 
-What every detector is, and what it gives.
+The interface of all detectors, and the detections that they return.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,12 @@ from dataforge.shards.reader import Shards
 from trainers.models.boxes import nms
 
 CANDIDATES = 1000  # an image's best (box, class) pairs, among which overlapping ones are looked for
-_HORIZON = 1e-9  # what lies behind that of a projective map becomes far away, but stays finite
+_HORIZON = 1e-9  # points behind a projective map's horizon are moved far away, but stay finite
 
 
 @dataclass(eq=False)
 class Detections:
-    """The boxes found in B images, best first, padded to K.
+    """The detected boxes of B images, best first, padded to K.
 
     Attributes:
         boxes: (B, K, 4) float32 xyxy pixels, edge coordinates.
@@ -60,7 +61,9 @@ class Detections:
 
 
 class Detector(nn.Module):
-    """The contract. A subclass's constructor takes `classes: int` and flat keyword values that a checkpoint can hold.
+    """The base class of detectors.
+
+    A subclass's constructor takes `classes: int` and flat keyword values that a checkpoint can hold.
 
     Attributes:
         stride: image sides must be multiples of it, and of `least` pixels or more.
@@ -80,7 +83,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def pretrain(self, config: Any) -> str:
-        """Load the pretrained weights that a configuration names; what was done, in words ("" for nothing)."""
+        """Load the pretrained weights that a configuration names; return a description ("" for none)."""
         return ""
 
     def forward(self, images: Tensor) -> Any:
@@ -108,12 +111,24 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def pictures(self, raw: Any, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
-        """Pictures by name that show how this detector works, for `trainers.results.monitor`; called without gradients.
+        """Pictures by name of this detector's inner values, for `trainers.results.monitor`; called without gradients.
 
         Args:
             raw: what `forward` gives for the batch, a few images; names: the classes' names by label.
         """
         return {}
+
+
+@contextmanager
+def evaluating(detector: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode and without gradients; the mode that the detector was in is put back after it."""
+    training = detector.training
+    detector.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        detector.train(training)
 
 
 def unit(images: Tensor) -> Tensor:
@@ -128,7 +143,7 @@ def limit(images: Tensor) -> Tensor:
 
 
 def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | Tensor, top: int) -> Detections:
-    """The best of an image's boxes, thinned out by NMS within each class. A box may be found as several classes.
+    """The best of an image's boxes, thinned out by NMS within each class. A box may be detected as several classes.
 
     Args:
         boxes: (B, P, 1, 4), or (B, P, C, 4) where each class has its own.
@@ -137,7 +152,7 @@ def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | 
     """
     classes, scores = scores.shape[2], scores.flatten(1)
     best, order = scores.topk(min(CANDIDATES, scores.shape[1]))
-    place = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
+    row = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     labels = torch.where(best >= conf, order % classes, -1)
-    boxes = boxes.flatten(1, 2).gather(1, place)
+    boxes = boxes.flatten(1, 2).gather(1, row)
     return Detections(*nms(boxes, best, labels, threshold=iou, top=top, classes=classes))

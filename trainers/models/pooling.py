@@ -41,7 +41,7 @@ class Crop(Pool):
     """Cut out and resized to twice the bins, then the largest of each four (Huang et al., arXiv 1611.10012, 3.1)."""
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        points = _bins(self.size, regions).expand(regions.shape[0], -1, -1, -1)
+        points = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
         return functional.max_pool2d(_sample(features, regions, scale, points), SAMPLES)
 
 
@@ -58,7 +58,7 @@ class Deform(Pool):
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        plain = _bins(self.size, regions).expand(regions.shape[0], -1, -1, -1)
+        plain = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
         still = functional.avg_pool2d(_sample(features, regions, scale, plain), SAMPLES)
         moves = self.offsets(still.flatten(1)).view(-1, self.size, self.size, 2) * self.gamma
         moves = moves.repeat_interleave(SAMPLES, 1).repeat_interleave(SAMPLES, 2)
@@ -81,21 +81,21 @@ def _align(features: Tensor, regions: Tensor, scale: float, size: int) -> Tensor
         start, end = (regions[:, [axis, axis + 2]] * scale).unsqueeze(2).unbind(1)
         bin_size = (end - start).clamp(min=1) / size
         at = start + part // SAMPLES * bin_size + (part % SAMPLES + 0.5) * bin_size / SAMPLES
-        there = (at >= -1) & (at <= cells)
+        inside = (at >= -1) & (at <= cells)
         at = at.clamp(0, cells - 1)
         low = at.floor()
         places.append(torch.stack([low, (low + 1).clamp(max=cells - 1)], -1).int().view(-1, size, 2 * SAMPLES))
-        weight = torch.stack([1 - (at - low), at - low], -1) * there.unsqueeze(-1) / SAMPLES
+        weight = torch.stack([1 - (at - low), at - low], -1) * inside.unsqueeze(-1) / SAMPLES
         weights.append(weight.view(-1, size, 2 * SAMPLES))
     (x, y), (across, down) = places, weights
     image = regions[:, 0].int().view(-1, 1, 1, 1, 1) * (rows * columns)
-    place = image + y[:, :, None, :, None] * columns + x[:, None, :, None, :]
+    cell = image + y[:, :, None, :, None] * columns + x[:, None, :, None, :]
     weight = down[:, :, None, :, None] * across[:, None, :, None, :]
     table = features.permute(0, 2, 3, 1).reshape(count * rows * columns, channels)
-    found = functional.embedding_bag(
-        place.view(-1, 4 * SAMPLES**2), table, per_sample_weights=weight.view(-1, 4 * SAMPLES**2), mode="sum"
+    pooled = functional.embedding_bag(
+        cell.view(-1, 4 * SAMPLES**2), table, per_sample_weights=weight.view(-1, 4 * SAMPLES**2), mode="sum"
     )
-    return found.view(-1, size, size, channels).permute(0, 3, 1, 2)
+    return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
 def _bins(size: int, like: Tensor) -> Tensor:
@@ -117,33 +117,17 @@ def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> 
         (N, C, h, w).
     """
     count, channels, rows, columns = features.shape
+    column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
     corner, size = (
         regions[:, None, None, 1:3] * scale,
         (regions[:, None, None, 3:] - regions[:, None, None, 1:3]) * scale,
     )
-    place = corner + points * size.clamp(min=1.0)
-    x, y = place[..., 0].clamp(0, columns - 1), place[..., 1].clamp(0, rows - 1)
-    if torch.compiler.is_exporting():  # converters of ONNX get its GridSample wrong
-        return _gathered(features, regions[:, 0].long()[:, None, None] * rows, x, y)
-    column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
-    y = y + regions[:, None, None, 0] * rows
-    grid = torch.stack([(x + 0.5) * (2 / columns) - 1, (y + 0.5) * (2 / (count * rows)) - 1], -1)
-    found = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
-    return found.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
-
-
-def _gathered(features: Tensor, first: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear samples at x, y (N, h, w) inside maps whose rows begin at `first` (N, 1, 1), as (N, C, h, w)."""
-    rows, columns = features.shape[2:]
-    table = features.permute(0, 2, 3, 1).flatten(0, 2)
-    left, top = x.floor(), y.floor()
-    found: Tensor | float = 0.0
-    for down in (0, 1):
-        for right in (0, 1):
-            row, column = (top.long() + down).clamp(max=rows - 1), (left.long() + right).clamp(max=columns - 1)
-            weight = (1 - (x - left - right).abs()) * (1 - (y - top - down).abs())
-            found = found + table[(first + row) * columns + column] * weight.unsqueeze(-1)
-    return found.permute(0, 3, 1, 2)  # type: ignore[union-attr]
+    point = corner + points * size.clamp(min=1.0)
+    x = point[..., 0].clamp(0, columns - 1) + 0.5
+    y = point[..., 1].clamp(0, rows - 1) + 0.5 + regions[:, None, None, 0] * rows
+    grid = torch.stack([x * (2 / columns) - 1, y * (2 / (count * rows)) - 1], -1)
+    sampled = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
+    return sampled.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
 
 
 def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,9 +146,7 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
     regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.flatten(0, 1)], 1)
     maps = [features.float() for features in maps]  # in half precision a region's corner would be off by pixels
     if len(maps) == 1:
-        return pooler(maps[0], regions, 1 / strides[0]), torch.arange(image.shape[0], device=boxes.device).view(
-            count, -1
-        )
+        return pooler(maps[0], regions, 1 / strides[0]), torch.arange(len(regions), device=boxes.device).view(count, -1)
     side = (regions[:, 3:] - regions[:, 1:3]).prod(1).clamp(min=0).sqrt()
     wanted = (4 + (side / 224).log2() + 1e-6).floor()  # the logarithm of the stride
     first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
@@ -172,8 +154,8 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
     rows = [torch.nonzero(level == number).squeeze(1) for number in range(len(maps))]
     pooled = [pooler(x, regions[row], 1 / stride) for x, row, stride in zip(maps, rows, strides, strict=True)]
     order = torch.cat(rows)
-    place = torch.empty_like(level).scatter(0, order, torch.arange(order.shape[0], device=order.device))
-    return torch.cat(pooled), place.view(count, -1)
+    number = torch.arange(order.shape[0], device=order.device)
+    return torch.cat(pooled), torch.empty_like(level).scatter(0, order, number).view(count, -1)
 
 
 class Rows(nn.Module):

@@ -1,4 +1,4 @@
-"""Pretrained weights for backbones, from files of many makers and from timm."""
+"""Pretrained weights for backbones, from files of several libraries and from timm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(backbone: Backbone, source: str) -> str:
             default weights, or the tag of others ("ra2_in1k"), which timm downloads.
 
     Returns:
-        What was loaded, in words.
+        A description of what was loaded.
 
     Raises:
         ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
@@ -90,14 +90,14 @@ def _load_state(net: nn.Module, state: dict[str, Tensor], path: str) -> str:
     how = "by name" if len(same) == len(ours) else "by order"
     names = same if how == "by name" else list(theirs)
     matched = f"{len(same)} of {len(ours)} names match"
-    for place, (own, tensor) in enumerate(ours.items()):
-        if place >= len(names):
+    for i, (own, tensor) in enumerate(ours.items()):
+        if i >= len(names):
             raise ConfigError(f"{path}: ends before {own}: {len(theirs)} tensors, expected {len(ours)} ({matched})")
-        found, kind = theirs[names[place]], names[place].rpartition(".")[2]
+        given, kind = theirs[names[i]], names[i].rpartition(".")[2]
         moved = kind in _KINDS and not own.endswith(kind)  # batch norm's four have one shape
-        if found.shape != tensor.shape or moved:
+        if given.shape != tensor.shape or moved:
             raise ConfigError(
-                f"{path}: tensor {place}, {names[place]} {tuple(found.shape)}, does not fit {own} {tuple(tensor.shape)}"
+                f"{path}: tensor {i}, {names[i]} {tuple(given.shape)}, does not fit {own} {tuple(tensor.shape)}"
                 f" ({matched})"
             )
     net.load_state_dict({own: theirs[name] for own, name in zip(ours, names, strict=False)}, strict=False)

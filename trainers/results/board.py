@@ -1,4 +1,4 @@
-"""Where a run's curves and pictures go: TensorBoard, Weights & Biases or MLflow, each imported when it is asked for."""
+"""Loggers for a run's curves and pictures: TensorBoard, Weights & Biases or MLflow, each imported on use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainers.config import Config
 
 
 class Board(Protocol):
-    """What all of them can do."""
+    """The interface of all loggers."""
 
     def add_scalar(self, name: str, value: float, step: int) -> None: ...
 
@@ -28,11 +28,11 @@ def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
     """The board of a run.
 
     Args:
-        folder: the run's, where files of the board are kept.
-        step: the steps that were taken; what was written after them, by a run that died, is not shown.
+        folder: of the run; the board keeps its files there.
+        step: the steps that were taken; later entries, of a run that was killed, are not shown.
 
     Raises:
-        ConfigError: the logger refuses, since nobody is logged in or its server is not there; its own words.
+        ConfigError: the logger refuses (not logged in, server not reachable); holds its own message.
     """
     kinds: dict[str, Callable[[Config, str, Path, int], Board]]
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -112,10 +112,10 @@ def _refused(name: str, error: Exception) -> ConfigError:
 
 
 def _known(folder: Path, name: str) -> str | None:
-    """By what a logger knows this run, if it has seen it before."""
+    """A logger's own id of this run, None the first time."""
     file = folder / f"{name}_run"
     return file.read_text("utf-8") if file.exists() else None
 
 
-def _keep(folder: Path, name: str, known: str) -> None:
-    (folder / f"{name}_run").write_text(known, "utf-8")
+def _keep(folder: Path, name: str, run_id: str) -> None:
+    (folder / f"{name}_run").write_text(run_id, "utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.images.draw import Pixels
-from trainers.results.exported import Found
+from trainers.results.exported import Boxes
 
 OVERLAP = 0.01  # an IoU this near to the threshold of NMS may fall to either side
 SLIVER = 0.05  # pixels; rounding may leave nothing of a box that is thinner
@@ -49,14 +49,14 @@ class Comparison:
 
 
 def compare(
-    expected: Found,
-    found: Found,
+    expected: Boxes,
+    found: Boxes,
     *,
     conf: float,
     iou: float,
     top: int,
     tolerance: Tolerance | None = None,
-    candidates: Found | None = None,
+    candidates: Boxes | None = None,
 ) -> Comparison:
     """Pair the detections of two runs, the nearest first.
 
@@ -115,7 +115,7 @@ def compare(
 
 
 def _near(
-    one: Found, other: Found, tolerance: Tolerance
+    one: Boxes, other: Boxes, tolerance: Tolerance
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Of every two detections (n, m): the largest difference of an edge, that of the scores, and whether they pair."""
     gaps = np.abs(one[0][:, None] - other[0]).max(2)
@@ -131,7 +131,7 @@ def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np
     return shared / np.maximum(union, 1e-9)
 
 
-def above(found: Found, conf: float) -> Found:
+def above(found: Boxes, conf: float) -> Boxes:
     """Those of at least this score. NMS being greedy, they are what it gives with this threshold at once."""
     keep = found[1] >= conf
     return found[0][keep], found[1][keep], found[2][keep]

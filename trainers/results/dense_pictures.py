@@ -1,4 +1,4 @@
-"""Legend: B images, A anchors, C classes, H x W pixels, h x w cells. What the dense detector looks like inside."""
+"""Legend: B images, A anchors, C classes, H x W pixels, h x w cells. Pictures of the dense detector's inner values."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def positives(batch: Batch, anchors: Tensor, owner: Tensor) -> Pixels:
         anchors: (A, 4); owner: (B, A), the number of the box that an anchor learns, or less than 0.
     """
     chosen = [row >= 0 for row in owner]
-    labels = [batch.labels[i][owner[i][mine]].cpu().numpy() for i, mine in enumerate(chosen)]
-    boxes = [anchors[mine].cpu().numpy() for mine in chosen]
+    labels = [batch.labels[i][owner[i][learning]].cpu().numpy() for i, learning in enumerate(chosen)]
+    boxes = [anchors[learning].cpu().numpy() for learning in chosen]
     nameless = [""] * (1 + max([0, *(int(row.max(initial=0)) for row in labels)]))
     return contact_sheet(plots.pictures(batch.images), boxes, labels, nameless, side=monitor.SIDE)
 
 
 def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: Sequence[str]) -> Pixels:
-    """How sure the class head is, at each place, that a class's object is there: 0 is black, 1 light yellow.
+    """The class head's scores at each position: 0 is black, 1 light yellow.
 
     One row an image, one column a class: the first few of those in the images, else of all.
 
@@ -47,8 +47,8 @@ def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: S
     for part, (rows, columns) in zip(scores.split([n * each for n in cells], 1), levels, strict=True):
         best = part.unflatten(1, (rows, columns, each)).amax(3).permute(0, 3, 1, 2)
         warmth = torch.maximum(warmth, functional.interpolate(best, size))
-    there = batch.labels[batch.labels >= 0].unique().tolist() or list(range(len(names)))
-    shown = there[:COLUMNS]
+    present = batch.labels[batch.labels >= 0].unique().tolist() or list(range(len(names)))
+    shown = present[:COLUMNS]
     colours = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     shades = colours[(warmth[:, shown].cpu().numpy() * 255).round().astype(np.int64)]  # (B, classes, H, W, 3)
     whole = np.array([[0, 0, size[1], size[0]]], np.float32)  # a box about the tile, whose name is the class's

@@ -49,7 +49,7 @@ def run(
     number of ranks.
 
     Args:
-        detector: is left in the mode it came in.
+        detector: its mode (training or evaluation) is kept.
         loader: one pass is taken. It must reach every record of its shards: `shuffle=False`, no augmentation.
         conf, iou, top: as in `Detector.decode`.
 
@@ -57,31 +57,29 @@ def run(
         boxes in source pixels, clipped to the image (what has no area then is left out); `image` is the record number.
 
     Raises:
-        DataError: a record never came.
+        DataError: the loader left out a record.
     """
     import torch
 
     from trainers.distributed import gathered
+    from trainers.models.detector import evaluating
 
-    training = detector.training
-    detector.eval()
     table = loader.shards.source
     visits, image, boxes, scores, labels = [], [], [], [], []  # a visit: one record in one batch
     seen = 0
-    with torch.inference_mode():
+    with evaluating(detector):
         for batch in loader:
             batch = batch.to(device)
-            found = detector.decode(detector(batch.images), conf=conf, iou=iou, top=top).to_source(batch.affine)
-            row, place = torch.nonzero(found.labels >= 0, as_tuple=True)
+            detections = detector.decode(detector(batch.images), conf=conf, iou=iou, top=top).to_source(batch.affine)
+            row, column = torch.nonzero(detections.labels >= 0, as_tuple=True)
             visits.append(batch.index.cpu().numpy())
             image.append(row.cpu().numpy() + seen)
-            boxes.append(found.boxes[row, place].cpu().numpy())
-            scores.append(found.scores[row, place].float().cpu().numpy())
-            labels.append(found.labels[row, place].cpu().numpy())
+            boxes.append(detections.boxes[row, column].cpu().numpy())
+            scores.append(detections.scores[row, column].float().cpu().numpy())
+            labels.append(detections.labels[row, column].cpu().numpy())
             seen += len(batch.index)
-    detector.train(training)
-    mine = [np.concatenate([e, *x]) for e, x in zip(_EMPTY, (visits, image, boxes, scores, labels), strict=True)]
-    shares = gathered(mine)
+    own = [np.concatenate([e, *x]) for e, x in zip(_EMPTY, (visits, image, boxes, scores, labels), strict=True)]
+    shares = gathered(own)
     starts = np.cumsum([0, *(len(share[0]) for share in shares[:-1])])
     for share, start in zip(shares, starts, strict=True):
         share[1] = share[1] + start
@@ -114,13 +112,13 @@ _EMPTY: tuple[NDArray[Any], ...] = (
 
 
 def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
-    """Move labels from a detector's classes to the truth's; what the truth does not know is left out.
+    """Map labels from a detector's classes to the truth's by name; classes that the truth lacks are left out.
 
     Raises:
         ConfigError: no name in common.
     """
-    place = {name: label for label, name in enumerate(truth.classes)}
-    label = np.array([place.get(name, -1) for name in classes], np.int64)
+    label_of = {name: label for label, name in enumerate(truth.classes)}
+    label = np.array([label_of.get(name, -1) for name in classes], np.int64)
     if not (label >= 0).any():
         raise ConfigError(
             f"the checkpoint's classes ({', '.join(classes)}) and the truth's ({', '.join(truth.classes)}) have none "
@@ -144,14 +142,14 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
         table = [f"{n:<{wide}}  {b:>7}  {_cell(x)}  {_cell(y)}" for n, b, x, y in rows]
         result: dict[str, Any] = dict(numbers)
     else:
-        found = metrics.voc(truth, predictions, protocol)
-        head = [f"mAP   {_cell(found['mAP'])}"]
+        average = metrics.voc(truth, predictions, protocol)
+        head = [f"mAP   {_cell(average['mAP'])}"]
         title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}"
         table = [
             f"{n:<{wide}}  {b:>7}  {_cell(x)}"
-            for n, b, x in zip(names, boxes, found["per_class"].values(), strict=True)
+            for n, b, x in zip(names, boxes, average["per_class"].values(), strict=True)
         ]
-        result = finite_or_none({"mAP": found["mAP"]}) | {"per_class": finite_or_none(found["per_class"])}
+        result = finite_or_none({"mAP": average["mAP"]}) | {"per_class": finite_or_none(average["per_class"])}
     images = f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections"
     return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", title, *table])
 

@@ -25,7 +25,7 @@ from trainers.results.truth import Predictions
 
 KEY = "dataforge"  # of the metadata entry
 FORMAT = 1
-Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+Boxes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]  # boxes (n, 4) xyxy, scores, labels
 Run = Callable[[Pixels, float, float, int], Sequence[NDArray[Any]]]
 
 
@@ -42,7 +42,7 @@ class Exported:
         self.facts, self.run = facts, run
         self.classes, self.class_ids = tuple(facts["classes"]), tuple(facts["class_ids"])
 
-    def detect(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None = None) -> list[Found]:
+    def detect(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None = None) -> list[Boxes]:
         """Detect on pictures.
 
         Args:
@@ -71,7 +71,7 @@ class Exported:
         matrix = fit_matrix(pixels.shape[0], pixels.shape[1], size, self.facts["fit"])
         return warp(pixels, matrix, size), matrix
 
-    def _raw(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None) -> Iterator[Found]:
+    def _raw(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None) -> Iterator[Boxes]:
         """The graph's own detections: pictures of one size that follow each other are one batch."""
         top = self.facts["top"] if top is None else top
         for _, group in groupby(pictures, key=lambda pixels: pixels.shape):
@@ -163,7 +163,7 @@ def picture(shards: Shards, i: int) -> Pixels:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, 2)
 
 
-def predictions_of(shards: Shards, every: Sequence[Found]) -> Predictions:
+def predictions_of(shards: Shards, every: Sequence[Boxes]) -> Predictions:
     """The detections on all records, one after another, in pixels of the sources where the shards are a cache."""
     boxes = np.concatenate([np.zeros((0, 4)), *(found[0] for found in every)])
     scores = np.concatenate([np.zeros(0), *(found[1] for found in every)])

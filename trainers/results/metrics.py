@@ -19,7 +19,7 @@ from dataforge.record import CROWD, DIFFICULT
 from trainers.results.truth import Floats, Ints, Predictions, Truth, xywh
 
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_PAIRS = 1 << 21  # pairs of a detection and a box that are looked at in one go
+_PAIRS = 1 << 21  # pairs of a detection and a box that are compared at a time
 
 
 def coco(truth: Truth, predictions: Predictions) -> dict[str, float]:
@@ -53,7 +53,7 @@ def coco_per_class(
         "bbox": xywh(truth.boxes).tolist(),
     }
     boxes = xywh(predictions.boxes[keep])
-    found = {
+    detected = {
         "id": list(range(1, len(keep) + 1)),
         "iscrowd": [0] * len(keep),
         "area": boxes[:, 2:].prod(1).tolist(),
@@ -64,7 +64,7 @@ def coco_per_class(
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` says it in our words
-        evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(found)), "bbox")
+        evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(detected)), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])  # (10 IoUs, 101 recalls, C, 4 sizes, 3 limits)
@@ -108,9 +108,9 @@ class Ranked:
 def judge(truth: Truth, predictions: Predictions, iou: float = 0.5) -> list[Ranked]:
     """Match by the rule of the VOC development kit, for each class.
 
-    Each detection goes to the box of its image and class that it overlaps most (the first one, of several), and only
-    then it is asked whether the IoU reaches `iou` and whether a better score has taken the box already. What goes to a
-    difficult or crowd box counts neither way. Equal scores keep their order.
+    Each detection goes to the box of its image and class that it overlaps most (the first one, of several). It is true
+    if the IoU reaches `iou` and no detection of a better score has taken the box. A detection that goes to a difficult
+    or crowd box counts neither way. Equal scores keep their order.
 
     The kit counts pixels inclusively (width = xmax - xmin + 1). Ours are edge coordinates, where x2 - x1 is that same
     width for a box ingested with offset 1, so that the plain IoU is the kit's.
@@ -139,8 +139,8 @@ def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints
     classes = len(truth.classes)
     key = truth.image * classes + truth.labels
     by_key = np.argsort(key, kind="stable")
-    mine = (predictions.image * classes + predictions.labels)[order]
-    low, high = np.searchsorted(key[by_key], mine), np.searchsorted(key[by_key], mine, "right")
+    wanted = (predictions.image * classes + predictions.labels)[order]
+    low, high = np.searchsorted(key[by_key], wanted), np.searchsorted(key[by_key], wanted, "right")
     best, overlap = np.zeros(len(order), np.int64), np.zeros(len(order))
     with_box = np.flatnonzero(high > low)
     pairs = np.cumsum((high - low)[with_box])
@@ -148,8 +148,8 @@ def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints
     for part in parts:
         if not len(part):
             continue
-        row, place = _spread(low[part], high[part])
-        box = by_key[place]
+        row, position = _spread(low[part], high[part])
+        box = by_key[position]
         ious = pair_iou(predictions.boxes[order[part]][row], truth.boxes[box])
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         overlap[part] = np.maximum.reduceat(ious, starts)
@@ -189,12 +189,12 @@ def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict
     """
     if protocol not in ("voc07", "voc12"):
         raise unknown("VOC protocol", protocol, ("voc07", "voc12"))
-    found = np.array([_average_precision(ranked, protocol) for ranked in judge(truth, predictions)])
-    measured = found[~np.isnan(found)]
+    average = np.array([_average_precision(ranked, protocol) for ranked in judge(truth, predictions)])
+    measured = average[~np.isnan(average)]
     names = class_names(truth)
     return {
         "mAP": float(measured.mean()) if len(measured) else float("nan"),
-        "per_class": dict(zip(names, found.tolist(), strict=True)),
+        "per_class": dict(zip(names, average.tolist(), strict=True)),
     }
 
 
@@ -269,37 +269,37 @@ def curves(truth: Truth, predictions: Predictions, iou: float = 0.5) -> Curves:
 
 
 def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: float = 0.5) -> Ints:
-    """What was taken for what.
+    """Count how often each class was detected as each.
 
-    Detections that score at least `conf` and boxes of any class are paired one to one, the highest IoU first. What is
-    left over is background. Difficult and crowd boxes, and the detections paired with them, are left out.
+    Detections that score at least `conf` and boxes of any class are paired one to one, the highest IoU first. The
+    others are paired with the background. Difficult and crowd boxes, and the detections paired with them, are left out.
 
     Returns:
-        (C + 1, C + 1) counts: rows the true class, columns the found one, the last of each the background.
+        (C + 1, C + 1) counts: rows the true class, columns the detected one, the last of each the background.
     """
     classes = len(truth.classes)
     chosen = np.flatnonzero(predictions.scores >= conf)
     by_image = np.argsort(truth.image, kind="stable")
     image = predictions.image[chosen]
     low, high = np.searchsorted(truth.image[by_image], [image, image + 1])
-    row, place = _spread(low, high)
-    box = by_image[place]
+    row, position = _spread(low, high)
+    box = by_image[position]
     ious = pair_iou(predictions.boxes[chosen][row], truth.boxes[box])
     order = np.argsort(-ious, kind="stable")
     order = order[ious[order] >= iou]
     row, box = row[order], box[order]
-    found, true = np.full(len(truth.boxes), -1), np.full(len(chosen), -1)
+    detection_of, box_of = np.full(len(truth.boxes), -1), np.full(len(chosen), -1)
     while len(row):
         # a pair that comes first for both its detection and its box is taken; the rest is looked at again
         first_row, first_box = np.unique(row, return_index=True)[1], np.unique(box, return_index=True)[1]
         taken = np.intersect1d(first_row, first_box)
-        found[box[taken]], true[row[taken]] = row[taken], box[taken]
-        free = (true[row] < 0) & (found[box] < 0)
+        detection_of[box[taken]], box_of[row[taken]] = row[taken], box[taken]
+        free = (box_of[row] < 0) & (detection_of[box] < 0)
         row, box = row[free], box[free]
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
-    labels = np.append(truth.labels, classes)[true]  # -1, unpaired, is the appended background
+    labels = np.append(truth.labels, classes)[box_of]  # -1, unpaired, is the appended background
     labels_found = predictions.labels[chosen]
-    kept = ~np.append(ignored, False)[true]
-    missed = truth.labels[(found < 0) & ~ignored]
+    kept = ~np.append(ignored, False)[box_of]
+    missed = truth.labels[(detection_of < 0) & ~ignored]
     cells = np.concatenate([labels[kept] * (classes + 1) + labels_found[kept], missed * (classes + 1) + classes])
     return np.bincount(cells, minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)

@@ -1,7 +1,7 @@
 """Legend: B images, M box places, K detections, H x W pixels.
 
-What the board shows of a training beside its curves: a few images that stay the same, with what is to be found and
-what is; the filters that see them first; and how strong the gradients of each part are.
+What the board shows of a training beside its curves: the true and the detected boxes of a few fixed images, the filters
+of the first layer, and the norms of the gradients of each part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dataforge.images.draw import Pixels, contact_sheet
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
-from trainers.models.detector import Detector
+from trainers.models.detector import Detector, evaluating
 from trainers.results import plots
 from trainers.results.board import Board
 
@@ -25,7 +25,7 @@ SIDE = 960  # longer side of a picture, pixels
 
 
 def watched(loader: Loader) -> Batch:
-    """The first few images that a loader gives, to be looked at again and again; it stays where it is."""
+    """The first few images of a loader's first epoch. The loader's position is kept."""
     state = loader.state_dict()
     loader.set_epoch(0)
     batch = next(iter(loader))
@@ -34,8 +34,8 @@ def watched(loader: Loader) -> Batch:
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether pictures are drawn after this epoch (from 1): after 1, 2, 4, 8, ... and the last, since it is early that
-    they change most.
+    """Whether pictures are drawn after this epoch (from 1): after 1, 2, 4, 8, ... and the last, since they change most
+    early on.
     """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
@@ -50,7 +50,7 @@ def gradients(board: Board, model: nn.Module, step: int, scale: float = 1.0) -> 
     """Send the norm of the gradient of each of a detector's parts to the board.
 
     Args:
-        scale: by what the loss was multiplied.
+        scale: the factor that the loss was multiplied by.
     """
     for name, norm in gradient_norms(model).items():
         board.add_scalar(f"gradient/{name}", norm / scale, step)
@@ -60,33 +60,28 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
     """The length of the gradient as one vector, for each direct child that learns."""
     norms = {}
     for name, part in model.named_children():
-        found = [weight.grad for weight in part.parameters() if weight.grad is not None]
-        if found:
-            norms[name] = torch.stack(torch._foreach_norm(found)).norm()
+        grads = [weight.grad for weight in part.parameters() if weight.grad is not None]
+        if grads:
+            norms[name] = torch.stack(torch._foreach_norm(grads)).norm()
     return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
 
 
-@torch.no_grad()
 def pictures(detector: Detector, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
-    """All that can be drawn of a detector and some images, (H, W, 3) by name.
+    """Pictures of a detector at work on some images, (H, W, 3) by name.
 
     Args:
         names: the classes' names by label.
     """
-    training = detector.training
-    detector.eval()
-    raw = detector(batch.images)
     shown = {"ground truth": plots.sheet(batch.images, batch.boxes, batch.labels, names, side=SIDE)}
-    found = detector.decode(raw, conf=CONFIDENCE, iou=1.0)
-    shown["found before NMS"] = plots.sheet(batch.images, found.boxes, found.labels, [""] * len(names), side=SIDE)
-    found = detector.decode(raw, conf=CONFIDENCE)
-    shown["found"] = plots.sheet(batch.images, found.boxes, found.labels, names, found.scores, side=SIDE)
-    first = next((layer for layer in detector.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is not None and first.in_channels in (1, 3):
-        shown["filters"] = tiles(first.weight)
-    shown |= detector.pictures(raw, batch, names)
-    detector.train(training)
-    return shown
+    with evaluating(detector):
+        raw = detector(batch.images)
+        every, kept = detector.decode(raw, conf=CONFIDENCE, iou=1.0), detector.decode(raw, conf=CONFIDENCE)
+        shown["found before NMS"] = plots.sheet(batch.images, every.boxes, every.labels, [""] * len(names), side=SIDE)
+        shown["found"] = plots.sheet(batch.images, kept.boxes, kept.labels, names, kept.scores, side=SIDE)
+        first = next((layer for layer in detector.modules() if isinstance(layer, nn.Conv2d)), None)
+        if first is not None and first.in_channels in (1, 3):
+            shown["filters"] = tiles(first.weight)
+        return shown | detector.pictures(raw, batch, names)
 
 
 def tiles(values: Tensor) -> Pixels:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataforge.analysis import charts
-from dataforge.analysis.stats import measure
+from dataforge.analysis.stats import statistics
 from dataforge.images.draw import Pixels, colour, contact_sheet
 from dataforge.shards.table import Table
 from trainers.results.metrics import Curves
@@ -68,13 +68,13 @@ def pictures(images: Tensor) -> list[Pixels]:
 
 
 def labels(file: Path, table: Table, names: Sequence[str]) -> None:
-    """Write what the boxes of a split are like: class counts, centres, sizes, boxes an image.
+    """Write charts of a split's boxes: class counts, centres, sizes, boxes an image.
 
     Args:
         table: the split's `Shards.table`.
         names: the classes' names by label.
     """
-    facts = measure(table, names, {"": np.arange(len(table))})
+    facts = statistics(table, names, {"": np.arange(len(table))})
     figure = Figure(figsize=(12, 9 if len(names) <= 20 else 14), layout="constrained")
     parts = (charts.classes, charts.boxes_per_image, charts.centres, charts.relative_sizes)
     for axis, part in zip(figure.subplots(2, 2).ravel(), parts, strict=True):
@@ -94,8 +94,8 @@ def results(table: Path, file: Path) -> None:
     figure = Figure(figsize=(4 * columns, 3 * lines), layout="constrained")
     axes: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for axis, i in zip(axes, shown, strict=False):
-        there = np.isfinite(values[:, i]) & np.isfinite(values[:, 0])
-        axis.plot(values[there, 0], values[there, i], marker="o" if there.sum() <= 30 else None, markersize=3)
+        finite = np.isfinite(values[:, i]) & np.isfinite(values[:, 0])
+        axis.plot(values[finite, 0], values[finite, i], marker="o" if finite.sum() <= 30 else None, markersize=3)
         axis.set_title(charts.shown(head[i].strip()))
         axis.set_xlabel(charts.shown(head[0].strip()))
         axis.grid(alpha=0.3)
@@ -126,7 +126,7 @@ def pr_curve(file: Path, curves: Curves, names: Sequence[str]) -> None:
 
 
 def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Write which class was taken for which.
+    """Write the confusion matrix.
 
     Args:
         counts: (C + 1, C + 1) as `metrics.confusion` gives it; shades are shares of the true class.
@@ -144,10 +144,10 @@ def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]
     axis.set_yticks(range(n), words, fontsize=small)
     axis.set(xlabel="true", ylabel="found", title="confusion at confidence 0.25, IoU 0.5 (counts)")
     if n <= 25:
-        for true, found in np.argwhere(counts > 0).tolist():
-            dark = share[true, found] > 0.5
-            text = str(counts[true, found])
-            axis.text(true, found, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
+        for true, predicted in np.argwhere(counts > 0).tolist():
+            dark = share[true, predicted] > 0.5
+            text = str(counts[true, predicted])
+            axis.text(true, predicted, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
     _save(figure, file)
 
 

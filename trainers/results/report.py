@@ -1,4 +1,4 @@
-"""The pictures and numbers of a run: what goes in, what is found, how good it is."""
+"""The pictures and numbers of a run: its inputs, its detections, their scores, a trace of its steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dataforge.loading.loader import Loader
-from trainers.models.detector import Detector
+from trainers.models.detector import Detector, evaluating
 from trainers.results import metrics, plots
 from trainers.results.evaluation import run
 from trainers.results.truth import truth_of_shards
@@ -27,26 +27,28 @@ def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dic
     Args:
         folder: where curves, the confusion matrix and the first batch's pictures are written; None to skip them.
     """
-    found = run(detector, loader, loader.device)
+    predictions = run(detector, loader, loader.device)
     truth = truth_of_shards(loader.shards)
     if folder:
-        plots.pr_curve(folder / "PR_curve.png", metrics.curves(truth, found), loader.classes)
-        plots.confusion_matrix(folder / "confusion_matrix.png", metrics.confusion(truth, found), loader.classes)
+        plots.pr_curve(folder / "PR_curve.png", metrics.curves(truth, predictions), loader.classes)
+        plots.confusion_matrix(folder / "confusion_matrix.png", metrics.confusion(truth, predictions), loader.classes)
         batch = next(iter(loader))
         plots.mosaic(folder / "val_batch0_labels.jpg", batch.images, batch.boxes, batch.labels, loader.classes)
-        with torch.inference_mode():
-            seen = detector.decode(detector(batch.images), conf=0.25)
-        plots.mosaic(folder / "val_batch0_pred.jpg", batch.images, seen.boxes, seen.labels, loader.classes, seen.scores)
-    return metrics.coco(truth, found)
+        with evaluating(detector):
+            detections = detector.decode(detector(batch.images), conf=0.25)
+        boxes, labels, scores = detections.boxes, detections.labels, detections.scores
+        plots.mosaic(folder / "val_batch0_pred.jpg", batch.images, boxes, labels, loader.classes, scores)
+    return metrics.coco(truth, predictions)
 
 
 def trace(folder: Path) -> torch.profiler.profile:
-    """A profiler that is started; at its third `step` after the first three, it writes `folder/trace.json`."""
+    """A profiler, to be used as a context manager, of the three steps after the first three.
 
-    def write(found: torch.profiler.profile) -> None:
-        found.export_chrome_trace(str(folder / "trace.json"))
+    It writes `folder/trace.json` after them, or when it is closed if that comes first.
+    """
+
+    def write(profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(folder / "trace.json"))
 
     plan = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
-    profiler = torch.profiler.profile(schedule=plan, on_trace_ready=write)
-    profiler.start()
-    return profiler
+    return torch.profiler.profile(schedule=plan, on_trace_ready=write)

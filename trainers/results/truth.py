@@ -5,13 +5,10 @@ What is true and what was found, as flat arrays, and the COCO JSON files that bo
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError
+from dataforge.files import writing
+from dataforge.formats.coco.file import read_coco
+from dataforge.formats.json_files import entry, read_json
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
 
@@ -87,30 +87,7 @@ def truth_of_shards(shards: Shards) -> Truth:
 
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 XYWH = tuple[float, float, float, float]
-
-
-class _Image(msgspec.Struct):
-    id: Id
-
-
-class _Category(msgspec.Struct):
-    id: Id
-    name: str
-
-
-class _Annotation(msgspec.Struct):
-    image_id: Id
-    category_id: Id
-    bbox: XYWH
-    id: Id | None = None
-    area: float | None = None
-    iscrowd: int | bool = 0
-
-
-class _Instances(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+RESULTS = "a list of {image_id, category_id, bbox, score}, or an object with such annotations"
 
 
 class _Found(msgspec.Struct):
@@ -130,16 +107,16 @@ def truth_of_coco(file: Path) -> Truth:
     Raises:
         FormatError: not such a file; it names the entry, the key, the value and what was expected.
     """
-    found: _Instances = _decode(file, _Instances)
-    image_ids = np.array([image.id for image in found.images], np.int64)
-    class_ids = np.array([category.id for category in found.categories], np.int64)
+    coco_file = read_coco(file)
+    image_ids = _integers(file, "images", "id", [image.id for image in coco_file.images])
+    class_ids = _integers(file, "categories", "id", [category.id for category in coco_file.categories])
     _no_doubles(file, "images", image_ids)
     _no_doubles(file, "categories", class_ids)
-    rows = found.annotations
+    rows = coco_file.annotations
     boxes = _corners(file, "annotations", [row.bbox for row in rows])
-    sides = np.array([row.bbox[2:] for row in rows], np.float64).reshape(-1, 2)
+    sides = np.array([row.bbox[2:] for row in rows if row.bbox], np.float64).reshape(-1, 2)
     areas = np.array([np.nan if row.area is None else row.area for row in rows], np.float64)
-    ids = {row.id for row in rows} - {None}
+    ids = {row.id for row in rows if row.id is not None}
     return Truth(
         image_ids=image_ids,
         image=_rows(file, "annotations", "image_id", [row.image_id for row in rows], image_ids, "an image's"),
@@ -147,9 +124,9 @@ def truth_of_coco(file: Path) -> Truth:
         labels=_rows(file, "annotations", "category_id", [row.category_id for row in rows], class_ids, "a category's"),
         flags=np.where([bool(row.iscrowd) for row in rows], CROWD, 0).astype(np.uint8),
         areas=np.where(np.isnan(areas), sides.prod(1), areas),
-        classes=tuple(category.name for category in found.categories),
+        classes=tuple(category.name for category in coco_file.categories),
         class_ids=tuple(class_ids.tolist()),
-        ids=np.array([row.id for row in rows], np.int64) if len(ids) == len(rows) else None,
+        ids=_integers(file, "annotations", "id", [row.id for row in rows]) if len(ids) == len(rows) else None,
     )
 
 
@@ -162,11 +139,11 @@ def read_predictions(file: Path, truth: Truth) -> Predictions:
         FormatError: not such a file, an id that the truth does not hold, a number that is not finite, or a negative
             size; it names the entry, the key, the value and what was expected.
     """
-    found: list[_Found] | _FoundSet = _decode(file, list[_Found] | _FoundSet)
-    rows, where = (found, "") if isinstance(found, list) else (found.annotations, "annotations")
+    results: Any = read_json(file, list[_Found] | _FoundSet, RESULTS)  # type: ignore[arg-type]
+    rows, where = (results, "") if isinstance(results, list) else (results.annotations, "annotations")
     scores = np.array([row.score for row in rows], np.float64)
     for i in np.flatnonzero(~np.isfinite(scores))[:1]:
-        raise FormatError(f"{file}: {_entry(where, i)}: score is {scores[i]}; expected a finite number")
+        raise FormatError(f"{file}: {entry(where, i)}: score is {scores[i]}; expected a finite number")
     class_ids = np.array(truth.class_ids, np.int64)
     return Predictions(
         image=_rows(file, where, "image_id", [row.image_id for row in rows], truth.image_ids, "one of the truth's"),
@@ -209,78 +186,47 @@ def xywh(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], 1)
 
 
-def _decode(file: Path, kind: Any) -> Any:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{file}: cannot be read: {error.strerror}") from None
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError:
-        pass  # the slow way finds out what is wrong, and knows NaN, which is not JSON but is written by Python
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file}: not JSON: {error}") from None
-    if isinstance(kind, UnionType):  # of "list or object" take one, for a plain reason
-        kind = kind.__args__[isinstance(plain, dict) and "annotations" in plain]
-    try:
-        return msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        place, value = _follow(plain, path.rstrip("`"))
-        raise FormatError(f"{file}: {place}: {_short(value)}; {reason[0].lower()}{reason[1:]}") from None
-
-
-def _follow(plain: Any, path: str) -> tuple[str, Any]:
-    """What stands at msgspec's `[3].bbox[0]`, and that place in words."""
-    for key, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
-        plain = plain[key] if key else plain[int(number)]
-    words = re.sub(r"^(\.\w+)?\[(\d+)\]", lambda m: _entry((m[1] or "").lstrip("."), int(m[2])) + ": ", path)
-    return words.replace(": .", ": ").strip(": .") or "the whole file", plain
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _entry(where: str, i: int) -> str:
-    return f"{where} entry {i}".strip()
-
-
-def _corners(file: Path, where: str, boxes: list[XYWH]) -> Floats:
-    found = np.array(boxes, np.float64).reshape(-1, 4)
-    bad = ~np.isfinite(found).all(1) | (found[:, 2:] < 0).any(1)
+def _corners(file: Path, where: str, boxes: Sequence[Sequence[float | None] | None]) -> Floats:
+    four = [box if box is not None and len(box) == 4 else [np.nan] * 4 for box in boxes]
+    xywh = np.array(four, np.float64).reshape(-1, 4)
+    bad = ~np.isfinite(xywh).all(1) | (xywh[:, 2:] < 0).any(1)
     for i in np.flatnonzero(bad)[:1]:
-        value = list(boxes[i])
+        box = boxes[i]
+        value = "missing" if box is None else list(box)
         raise FormatError(
-            f"{file}: {_entry(where, i)}: bbox is {value}; expected [x, y, width, height], finite, no side below 0"
+            f"{file}: {entry(where, i)}: bbox is {value}; expected [x, y, width, height], finite, no side below 0"
         )
-    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
 
 
-def _rows(file: Path, where: str, key: str, values: list[int], known: Ints, whose: str) -> Ints:
+def _integers(file: Path, where: str, key: str, values: Sequence[object]) -> Ints:
+    for i, value in enumerate(values):
+        if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+            raise FormatError(f"{file}: {entry(where, i)}: {key} is {value!r}; expected a whole number of 64 bits")
+    return np.array(values, np.int64)
+
+
+def _rows(file: Path, where: str, key: str, values: Sequence[object], known: Ints, whose: str) -> Ints:
     """Each value's row in `known`."""
-    found = np.array(values, np.int64)
+    numbers = _integers(file, where, key, values)
     if not len(known):
-        order, place = known, np.zeros(len(found), np.int64)
-        missing = np.ones(len(found), bool)
+        order, positions = known, np.zeros(len(numbers), np.int64)
+        missing = np.ones(len(numbers), bool)
     else:
         order = np.argsort(known, kind="stable")
-        place = np.searchsorted(known[order], found).clip(max=len(known) - 1)
-        missing = known[order][place] != found
+        positions = np.searchsorted(known[order], numbers).clip(max=len(known) - 1)
+        missing = known[order][positions] != numbers
     for i in np.flatnonzero(missing)[:1]:
-        some = ", ".join(map(str, np.sort(known)[:8].tolist())) + (", ..." if len(known) > 8 else "")
-        raise FormatError(f"{file}: {_entry(where, i)}: {key} is {found[i]}; expected {whose} id ({some or 'none'})")
-    return order[place]
+        shown = ", ".join(map(str, np.sort(known)[:8].tolist())) + (", ..." if len(known) > 8 else "")
+        raise FormatError(f"{file}: {entry(where, i)}: {key} is {numbers[i]}; expected {whose} id ({shown or 'none'})")
+    return order[positions]
 
 
 def _no_doubles(file: Path, where: str, ids: Ints) -> None:
     values, counts = np.unique(ids, return_counts=True)
     for value in values[counts > 1][:1]:
         i = np.flatnonzero(ids == value)[1]
-        raise FormatError(f"{file}: {_entry(where, i)}: id is {value}, which an entry before has; expected unique ids")
+        raise FormatError(f"{file}: {entry(where, i)}: id is {value}, which an entry before has; expected unique ids")
 
 
 def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -294,7 +240,5 @@ def write_json(file: Path, rows: list[dict[str, Any]]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    try:
+    with writing(file, ConfigError):
         file.write_bytes(msgspec.json.encode(rows))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None

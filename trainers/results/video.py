@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 USUAL_RATE = 25.0  # frames a second, where a source does not say
@@ -23,7 +25,7 @@ class Video:
         source: a file, the number of a camera, or an address such as rtsp://...
 
     Attributes:
-        name: by which its frames are called; live: whether it goes on as time does; rate: frames a second.
+        name: the prefix of its frames' names; live: whether it is a camera or a stream; rate: frames a second.
 
     Raises:
         ConfigError: it cannot be opened.
@@ -33,8 +35,8 @@ class Video:
         self.source, camera = source, source.isdigit()
         self.live = camera or "://" in source
         self.name = f"camera{source}" if camera else Path(source.partition("?")[0]).stem or "stream"
-        cv2.utils.logging.setLogLevel(0)  # else it talks of every way in which it failed
-        self.capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(source)
+        with _silent():
+            self.capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(source)
         if not self.capture.isOpened():
             if camera:
                 raise ConfigError(
@@ -55,8 +57,9 @@ class Video:
             ConfigError: it has none.
         """
         for number in count() if limit is None else range(limit):
-            there, pixels = self.capture.read()
-            if not there:
+            with _silent():
+                success, pixels = self.capture.read()
+            if not success:
                 if number == 0:
                     raise ConfigError(f"--source {self.source}: holds no frame that can be read")
                 break
@@ -66,8 +69,18 @@ class Video:
         self.capture.release()
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Turn OpenCV's log off for a block: it would list every backend that failed."""
+    level = cv2.utils.logging.setLogLevel(0)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 def is_video(source: str) -> bool:
-    """Whether a source is no pictures: a camera's number, an address, or a name with a video's suffix."""
+    """Whether a source is a camera's number, an address, or a name with a video's suffix."""
     return (
         (source.isdigit() and not Path(source).exists()) or "://" in source or Path(source).suffix.lower() in SUFFIXES
     )
@@ -91,7 +104,8 @@ class VideoFile:
             ConfigError: the file cannot be written.
         """
         if self.writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self.path, ConfigError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             size = (pixels.shape[1], pixels.shape[0])
             self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
             if not self.writer.isOpened():

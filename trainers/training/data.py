@@ -1,28 +1,32 @@
-"""What a training reads: the loaders of its two splits, and the cache that they may read from."""
+"""The loaders of a training's two splits, and the cache that they may read from."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-import torch.distributed as dist
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, DataError
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from dataforge.loading.sampler import scaled
 from dataforge.shards.cache_origin import content
+from dataforge.shards.index import INDEX
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores
 from dataforge.transform.bake import Form, bake
 from trainers import distributed
 from trainers.config import Config
 from trainers.models.detector import Detector
+
+CACHE_WAIT = 24 * 3600.0  # seconds that other ranks wait for the first one to bake a cache
+CACHE_POLL = 0.2  # seconds between two looks
 
 
 def make_loaders(
@@ -31,14 +35,14 @@ def make_loaders(
     """The loaders of the training and the validation split; without a validation split, None.
 
     Raises:
-        ConfigError: a size, a split or a batch size that cannot be.
+        ConfigError: a size, a split or a batch size is not possible. DataError: rank 0 did not bake the cache.
     """
     if config.batch_size % world and not config.budget:
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
     size = (config.size[0], config.size[1])
     common: dict[str, Any] = {"batch_size": max(config.batch_size // world, 1), "size": size, "fit": config.fit}
     common |= {"rank": rank, "world": world, "device": device, "threads": config.threads or None}
-    common |= {"budget": config.budget // world if config.budget else None, "on_error": config.on_error}
+    common |= {"budget": Fraction(config.budget, world) if config.budget else None, "on_error": config.on_error}
     common |= {"decode": config.decode}
     shards = Shards(_cache(config, rank) if config.cache else config.shards, view=config.view())
     loader = Loader(
@@ -56,17 +60,17 @@ def make_loaders(
         raise ConfigError(f"{config.shards}: split {loader.shards.split!r} has no images")
     for key, sizes in (("size", [size]), ("buckets", loader.shapes)):
         if any(side % kind.stride for shape in sizes for side in shape):
-            raise ConfigError(f"{key} is {_said(sizes)}; expected multiples of {kind.stride}")
+            raise ConfigError(f"{key} is {_listed(sizes)}; expected multiples of {kind.stride}")
     least = min(min(scaled(shape, scale)) for shape in loader.shapes for scale in loader.scales)
     if least < kind.least:
         raise ConfigError(
-            f"size {_said([size])}, buckets {_said(loader.shapes)} and multiscale {config.multiscale} give a side of "
-            f"{least}; expected at least {kind.least}"
+            f"size {_listed([size])}, buckets {_listed(loader.shapes)} and multiscale {config.multiscale} give a side "
+            f"of {least}; expected at least {kind.least}"
         )
     return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
 
 
-def _said(shapes: list[tuple[int, int]]) -> str:
+def _listed(shapes: list[tuple[int, int]]) -> str:
     return ",".join(f"{h},{w}" for h, w in shapes)
 
 
@@ -78,34 +82,41 @@ def _scales(config: Config) -> list[float]:
 
 
 def _cache(config: Config, rank: int) -> Path:
-    """A copy of the shards, beside them, whose images are not larger than the training needs; baked if it is not there.
+    """A copy of the shards, beside them, whose images are not larger than the training needs.
 
-    Its name holds the side and the shards' fingerprint, so shards that changed get another one.
+    Its name holds the side and the shards' fingerprint, so shards that changed get another one. Rank 0 bakes it if it
+    is missing; the others poll for its index, which is written last: a collective would give up after ten minutes.
+
+    Raises:
+        DataError: on other ranks, there is none after `CACHE_WAIT` seconds.
     """
     source = Path(config.shards)
     longest = [max(shape) if config.fit == "stretch" else min(shape) for shape in _shapes(config)]
     side = round(max(longest) * max(_scales(config)))
     shards = Shards(source)
     out = source.resolve().with_name(f"{source.resolve().name}.cache-{side}-{content(source)}")
-    if rank == 0 and not (out / "index.json").exists():
+    index, deadline = out / INDEX, time.monotonic() + CACHE_WAIT
+    if rank == 0 and not index.exists():
         click.echo(f"cache: baking {len(shards)} images to {out}")
         bake(shards, out, Form(side=side), jobs=config.threads or cores())
-    if dist.is_initialized():
-        dist.barrier()
+    while not index.exists():
+        if time.monotonic() > deadline:
+            raise DataError(f"{out}: was not baked within {CACHE_WAIT:g} s by the process of rank 0")
+        time.sleep(CACHE_POLL)
     return out
 
 
 def _shapes(config: Config) -> list[tuple[int, int]]:
-    found, (height, width) = config.shapes(), config.size
-    if found == "auto":
+    buckets, (height, width) = config.shapes(), config.size
+    if buckets == "auto":
         return [(math.isqrt(height * width),) * 2]  # the narrower side of any shape of that area is shorter
-    return [(height, width)] if found is None or isinstance(found, str) else found
+    return [(height, width)] if buckets is None or isinstance(buckets, str) else buckets
 
 
 def skipped(*loaders: Loader | None) -> list[str]:
     """What is wrong with each damaged image that was skipped so far, on all ranks; all of them must call it."""
-    mine = {fault for loader in loaders if loader for fault in loader.skipped.values()}
-    return sorted(set().union(*distributed.gathered(mine)))
+    own = {fault for loader in loaders if loader for fault in loader.skipped.values()}
+    return sorted(set().union(*distributed.gathered(own)))
 
 
 def timed(loader: Loader) -> Iterator[tuple[Batch, float, float]]:

@@ -1,4 +1,4 @@
-"""Training from an annotation database in one command: it becomes shards beside it, once, and these are trained on."""
+"""Train from an annotation database in one command: make shards beside it, once, and train on these."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _CHUNK = 1 << 20
 
 
 def shards_of(db: Path, images: Path | None = None) -> tuple[Path, str]:
-    """The shards of a database, `<db>.shards` beside it: those that are there, if they are made of what it holds now.
+    """The shards of a database, `<db>.shards` beside it, made anew if the database has changed since.
 
-    A folder's databases are its splits. A single file is shared out: a tenth of its images becomes "val", with each
-    class's share, as `dataforge split` does it; "all" names both parts.
+    A folder's databases are its splits. A single file is split: a tenth of its images becomes "val", stratified by
+    class as `dataforge split` does it; "all" names both parts.
 
     Args:
         db: a FlatBuffer or SQLite file, or a folder of them.
-        images: the folder of the pictures, where they are not in the database or beside it. They are taken to be what
-            they were as long as the database is.
+        images: the folder of the pictures, where they are not in the database or beside it. Changes of the pictures
+            alone are not noticed.
 
     Returns:
         The shards' folder, and what was done, in one line.
 
     Raises:
-        ConfigError: it is another format; what lies in the cache's place was not made here; or it has to be made under
-            torchrun. FormatError: it cannot be read, or an image is missing or damaged. ShardError: no room beside it.
+        ConfigError: it is another format; `<db>.shards` was not made here; or it has to be made under torchrun.
+            FormatError: it cannot be read, or an image is missing or damaged. ShardError: the shards cannot be written.
     """
     name, _ = detect(db)
     if name not in FORMATS:
@@ -81,9 +81,9 @@ def shards_of(db: Path, images: Path | None = None) -> tuple[Path, str]:
 
 
 def _fingerprint(db: Path, images: Path | None) -> str:
-    """8 hex digits of the databases' names and content, and of where the pictures are."""
+    """8 hex digits of the databases' names and content, and of the pictures' folder."""
     crc = zlib.crc32(str(images and images.resolve()).encode("utf-8", "surrogateescape"))
-    for path in [db] if db.is_file() else sorted(path for path in db.iterdir() if path.suffix in SUFFIXES):
+    for path in [db] if db.is_file() else sorted(path for path in db.iterdir() if path.suffix.lower() in SUFFIXES):
         crc = zlib.crc32(path.name.encode("utf-8", "surrogateescape"), crc)
         with open(path, "rb") as file:
             while chunk := file.read(_CHUNK):
@@ -116,21 +116,21 @@ def with_database(command: click.Command) -> click.Command:
     train: Any = command.callback
 
     def run_it(db: Path | None, images: Path | None, resize: tuple[int, int] | None, **flags: Any) -> Any:
-        for mine, given, other in (("db", db, "shards"), ("resize", resize, "size")):
+        for flag, given, other in (("db", db, "shards"), ("resize", resize, "size")):
             if given and flags[other] is not None:
-                raise ConfigError(f"--{mine} and --{other}: expected one of them")
+                raise ConfigError(f"--{flag} and --{other}: expected one of them")
         if images and not db:
             raise ConfigError("--images goes with --db")
         if resize:
             flags["size"] = list(resize[::-1])
         if db:
-            shards, said = shards_of(db, images)
+            shards, message = shards_of(db, images)
             flags["shards"] = str(shards)
-            click.echo(said)
-            held = Shards(shards).splits
+            click.echo(message)
+            splits = Shards(shards).splits
             free = flags["val_split"] is None and not flags["toml"] and not flags["resume"]
-            if free and not any(name.startswith("val") for name in held):
-                click.echo(f"no split of {db} is for validation ({', '.join(held)}); trained without")
+            if free and not any(name.startswith("val") for name in splits):
+                click.echo(f"no split of {db} is for validation ({', '.join(splits)}); trained without")
                 flags["val_split"] = ""
         return train(**flags)
 

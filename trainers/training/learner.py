@@ -1,4 +1,4 @@
-"""What a training changes (weights, their average, the optimizer's state), and one step of it."""
+"""The weights of a training, their average, the optimizer's state, and one step of it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainers.config import Config
 from trainers.models.detector import Detector
 from trainers.training import optim
 
-GRAPHS = 256  # shapes that `compile` serves at most; more run uncompiled
+GRAPHS = 256  # shapes that are compiled at most; batches of further ones run uncompiled
 
 
 class Learner:
     """A detector that learns.
 
     Args:
-        model: gets moved to the device.
+        model: is moved to the device.
         world: how many processes share each step.
     """
 
@@ -38,25 +38,24 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         if config.compile:
             # A graph for each shape of a batch. One for all of them has guards on how the sides relate, so that it is
-            # made anew when one comes that is square, or smaller than some stride.
-            torch._dynamo.config.recompile_limit = GRAPHS
+            # compiled again for a square shape, or one smaller than some stride.
             self.model.compile(dynamic=False)
         self.net: nn.Module = self.model
         if world > 1:
-            place = [device.index] if device.type == "cuda" else None
-            self.net = DistributedDataParallel(self.model, device_ids=place)
+            devices = [device.index] if device.type == "cuda" else None
+            self.net = DistributedDataParallel(self.model, device_ids=devices)
         self.model.train()
 
     @property
     def judged(self) -> Detector:
-        """The detector that is evaluated and kept: the average of the weights, if there is one."""
+        """The detector that is evaluated and saved: the average of the weights if `ema` is set, else `model`."""
         return self.average if self.config.ema else self.model
 
     def gradients(self, batch: Batch) -> dict[str, float]:
-        """Find the gradients of a step, of which this rank has a part; all ranks must call it.
+        """Compute the gradients of a step, of which this rank has a part; all ranks must call it.
 
-        With `accumulate`, the batch goes through the network in so many parts, whose mean losses are weighed by their
-        images. Norms see a part at a time, and a loss that is divided by a count of its own (SSD's, by its positive
+        With `accumulate`, the batch goes through the network in so many parts, whose mean losses are weighted by their
+        images. Norms see one part at a time, and a loss that is divided by a count of its own (SSD's, by its positive
         priors) takes the part's.
 
         Returns:
@@ -71,7 +70,7 @@ class Learner:
         sums: Tensor | None = None
         for part in parts:
             with nullcontext() if part is parts[-1] or self.world == 1 else self.net.no_sync():  # type: ignore[operator]
-                with self._autocast():
+                with self._compiling(), self._autocast():
                     raw = self.net(part.images)
                 losses = self.model.loss(raw, part)
                 values = torch.stack(list(losses.values())) * (len(part) / images)
@@ -81,10 +80,10 @@ class Learner:
         row = dict(zip(losses, distributed.total(sums).tolist(), strict=True))  # the step's one wait for the device
         row["loss"] = sum(row.values())
         if not math.isfinite(row["loss"]):
-            mine = not bool(sums.isfinite().all())
+            local = not bool(sums.isfinite().all())
             raise DataError(
                 f"the loss is not finite ({', '.join(f'{name} {value:.4g}' for name, value in row.items())}); "
-                + (f"records {batch.index.tolist()}" if mine else "the records are another process's")
+                + (f"records {batch.index.tolist()}" if local else "the records are another process's")
             )
         return row
 
@@ -101,7 +100,7 @@ class Learner:
             optim.update_average(self.average, self.model, self.config.ema, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on exactly, but for the average's weights."""
+        """All that `load_state_dict` needs to continue exactly, except the average's weights."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -111,7 +110,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
-        """Go on where another learner stood."""
+        """Continue from another learner's state."""
         self.average.load_state_dict(average)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -119,6 +118,10 @@ class Learner:
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _compiling(self) -> AbstractContextManager[Any]:
+        """Torch's limit of graphs, raised while the network may be compiled."""
+        return torch._dynamo.config.patch(recompile_limit=GRAPHS) if self.config.compile else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.amp == "none":

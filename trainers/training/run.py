@@ -1,4 +1,4 @@
-"""A run's folder: its arguments, rows, events and checkpoints, and how a stopped run finds its place again."""
+"""A run's folder: its arguments, rows, events and checkpoints, and how a stopped run continues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 from trainers import checkpoint
 from trainers.config import Config, write_toml
 
@@ -21,22 +24,35 @@ START = "start.json"
 def create(config: Config, detector: str) -> Path:
     """Make the folder of a new run and write its arguments there.
 
+    A run of the same name that ended before its first checkpoint is started over.
+
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is taken, or the folder cannot be written.
     """
     root = Path(config.runs) / detector
     names = [config.name] if config.name else ("exp" + (str(i) if i > 1 else "") for i in itertools.count(1))
     for name in names:
-        try:
-            (root / name / "weights").mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError(f"{root / name}: cannot be made: {error.strerror}") from None
-        config.name = name
-        write_toml(config, root / name / ARGS)
-        return root / name
+        folder = root / name
+        with writing(folder, ConfigError):
+            try:
+                (folder / "weights").mkdir(parents=True)
+            except FileExistsError:
+                if not config.name or not (folder / ARGS).is_file() or newest(folder):
+                    continue
+                start_over(folder)
+            config.name = name
+            write_toml(config, folder / ARGS)
+        return folder
     raise ConfigError(f"{root / config.name}: that run exists; choose another --name, or --resume {root / config.name}")
+
+
+def start_over(folder: Path) -> Path:
+    """Remove the rows of a run that ended before its first checkpoint, and say so; gives its folder."""
+    with writing(folder, ConfigError):
+        for name in (RESULTS, STEPS):
+            (folder / name).unlink(missing_ok=True)
+    click.echo(f"{folder}: has no checkpoint; the run starts over")
+    return folder
 
 
 def begin(folder: Path, detector: str, loader: dict[str, Any]) -> None:
@@ -51,10 +67,21 @@ def start(folder: Path) -> dict[str, Any]:
         ConfigError: there is no such run.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
+        noted: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
     except (OSError, ValueError):
         raise ConfigError(f"{folder}: holds no {START} that can be read; expected the folder of a run") from None
-    return found
+    return noted
+
+
+def arguments(folder: Path) -> Path:
+    """The file with a run's values.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if not (folder / ARGS).is_file():
+        raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
+    return folder / ARGS
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:
@@ -68,13 +95,13 @@ def append(file: Path, row: Mapping[str, Any]) -> None:
 
 
 def rewind(file: Path, step: int) -> None:
-    """Take back the rows after a step: they were written after the checkpoint that a run resumes from."""
+    """Remove the rows after a step: they were written after the checkpoint that a run resumes from."""
     if not file.exists():
         return
     with open(file, newline="", encoding="utf-8") as stream:
         head, *rows = csv.reader(stream)
-    at = head.index("step")
-    kept = [row for row in rows if len(row) == len(head) and int(row[at]) <= step]
+    column = head.index("step")
+    kept = [row for row in rows if len(row) == len(head) and int(row[column]) <= step]
     temporary = file.with_name(file.name + ".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([head, *kept])
@@ -98,12 +125,18 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
         old.unlink()
 
 
-def last(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint of a run.
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint file of a run; None before the first."""
+    files = [*sorted((folder / "weights").glob("step-*.pt")), folder / "weights" / "last.pt"]
+    return next((file for file in reversed(files) if file.is_file()), None)
+
+
+def last(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run; None before the first.
 
     Raises:
-        ConfigError: there is no such run, or it has no checkpoint yet.
+        ConfigError: there is no such run, or the file cannot be read.
     """
-    if not (folder / ARGS).is_file():
-        raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
-    return checkpoint.load(folder / "weights" / "last.pt")
+    arguments(folder)
+    file = newest(folder)
+    return checkpoint.load(file) if file else None

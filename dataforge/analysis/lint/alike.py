@@ -1,4 +1,4 @@
-"""The same picture more than once: the same bytes, or much the same to look at; within a split, and across splits."""
+"""Find images that occur more than once, within a split and across splits: equal bytes, or similar hashes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def twins(
     digests: Hashes,
     hashes: Hashes,
 ) -> Iterator[Finding]:
-    """One finding for each image that another one is like, naming the one that it is most like.
+    """One finding for each image that resembles another one, naming the most similar one.
 
     An image is compared with those before it in its split, and with all of the splits before.
 
@@ -39,19 +39,29 @@ def twins(
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         if len(members) < 2:
             continue
-        for at, i in enumerate(members.tolist()):
-            before = members[:at]
+        for rank, i in enumerate(members.tolist()):
+            before = members[:rank]
             within = before[split[before] == split[i]]
             across = members[split[members] < split[i]]
             for others, where in ((within, ""), (across, "-across")):
-                found = _nearest(i, others, digests, hashes)
-                if found is None:
+                nearest = _nearest(i, others, digests, hashes)
+                if nearest is None:
                     continue
-                j, bits = found
+                j, bits = nearest
                 code = ("copy" if bits < 0 else "alike") + where
                 how = "the same bytes" if bits < 0 else f"{bits} of 64 bits differ"
-                key, value = f"{names[split[i]]}: {keys[i]}", f"{names[split[j]]}: {keys[j]}"
-                yield Finding("noted", code, files[i], key, value, f"{how}; both are kept", "image")
+                other = names[split[j]], keys[j]
+                yield Finding(
+                    action="noted",
+                    code=code,
+                    file=files[i],
+                    key=keys[i],
+                    value=": ".join(other),
+                    reason=f"{how}; both are kept",
+                    scope="image",
+                    split=names[split[i]],
+                    other=other,
+                )
 
 
 def _nearest(i: int, others: NDArray[np.int64], digests: Hashes, hashes: Hashes) -> tuple[int, int] | None:

@@ -1,22 +1,23 @@
-"""Look through a source, or a shard folder: every record by ingest's own checks, then the set as a whole."""
+"""Check a source or a shard folder: every record by ingest's own checks, then the set as a whole."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dataforge.analysis.lint.alike import digest, twins
-from dataforge.analysis.lint.codes import SEVERITIES, Severity, severity_and_meaning
-from dataforge.analysis.lint.whole import Split, of_set, to_train_on
+from dataforge.analysis.lint.codes import SEVERITIES, severity_and_meaning
+from dataforge.analysis.lint.whole import SplitCounts, of_set, to_train_on
 from dataforge.errors import ImageError, ShardError
+from dataforge.formats import Severity
 from dataforge.images.decode import decode
 from dataforge.images.hashing import hash_of, reduction
-from dataforge.ingest.run import Stored, take
+from dataforge.ingest.run import check_key, take
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.index import REPORT
@@ -38,17 +39,23 @@ class Kind:
     count: int = 0
     examples: list[Finding] = field(default_factory=list)
 
+    def facts(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return vars(self) | {"examples": [finding.facts() for finding in self.examples]}
+
 
 @dataclass
 class Report:
-    """What was found. `kinds`: by code."""
+    """Counts and findings of a set. `kinds`: by code."""
 
     images: int = 0
     boxes: int = 0
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
-        kind = self.kinds.setdefault(finding.code, Kind(*severity_and_meaning(finding)))
+        if finding.code not in self.kinds:
+            self.kinds[finding.code] = Kind(*severity_and_meaning(finding))
+        kind = self.kinds[finding.code]
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
             kind.examples.append(finding)
@@ -66,7 +73,7 @@ class Report:
             "images": self.images,
             "boxes": self.boxes,
             **{severity: self.count(severity) for severity in SEVERITIES},
-            "findings": [{"code": code, **asdict(kind)} for code, kind in self.sorted()],
+            "findings": [{"code": code, **kind.facts()} for code, kind in self.sorted()],
         }
 
 
@@ -80,20 +87,20 @@ class _Image:
 
 
 def lint(
-    source: Source, name: str, found: Iterable[Finding] = (), progress: Callable[[int], None] | None = None
+    source: Source, name: str, known: Iterable[Finding] = (), progress: Callable[[int], None] | None = None
 ) -> Report:
-    """Look through a source. Its images are read and decoded, though as small as will do.
+    """Check a source. Its images are read and decoded in threads, at reduced size where that is enough.
 
     Args:
-        name: what the set is called in findings that are about all of it.
-        found: what is known already.
+        name: the set's name in findings about all of it.
+        known: findings from elsewhere, which are added.
         progress: called with the number of records dealt with, after each.
 
     Raises:
         FormatError: the source found something that it cannot go on from.
     """
     report = Report()
-    splits: dict[str, Split] = {}
+    splits: dict[str, SplitCounts] = {}
     images: list[_Image] = []
     empty: list[Finding] = []
     unlabelled: set[str] = set()
@@ -104,23 +111,23 @@ def lint(
         if finding.code in WITHOUT_LABEL:
             unlabelled.add(finding.key)
 
-    for finding in found:
+    for finding in known:
         add(finding)
-    for item, told, taken, seen in ordered(_see, _taken(source), cores()):
-        for finding in told:
+    for item, findings, record, hashes in ordered(_examine, _checked(source), cores()):
+        for finding in findings:
             add(finding)
         if isinstance(item, Record):
             done += 1
             if progress:
                 progress(done)
-        if taken is None:
+        if record is None:
             continue
-        splits.setdefault(taken.split, Split(np.zeros(len(source.classes), np.int64))).add(taken)
-        report.boxes += len(taken.boxes)
-        if seen is not None:
-            images.append(_Image(taken.key, taken.file, taken.split, *seen))
+        splits.setdefault(record.split, SplitCounts(np.zeros(len(source.classes), np.int64))).add(record)
+        report.boxes += len(record.boxes)
+        if hashes is not None:
+            images.append(_Image(record.key, record.file, record.split, *hashes))
         if isinstance(item, Record) and not len(item.boxes):
-            empty.append(_noted(taken, "image-empty", "", "no box; kept"))
+            empty.append(_noted(record, "image-empty", "", "no box; kept"))
     report.images = sum(split.images for split in splits.values())
     for finding in empty:
         if finding.key not in unlabelled:
@@ -134,7 +141,7 @@ def lint(
 
 
 def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -> Report:
-    """Look through a shard folder, and through what its ingest reported.
+    """Check a shard folder, and add what its ingest reported.
 
     Raises:
         ShardError: it is a cache, or an image or the report is damaged.
@@ -146,52 +153,49 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -
 
 
 def _at_ingest(path: Path) -> Iterator[Finding]:
-    """What an ingest reported, but for what the shards themselves show again."""
+    """What an ingest reported, except for what checking the shards finds again."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 facts = json.loads(line)
                 if "code" in facts and facts["code"] not in SEEN_AGAIN:
-                    yield Finding(**facts)
+                    yield Finding.from_facts(facts)
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError) as error:
         raise ShardError(f"{path}: cannot be read: {error}") from None
 
 
-Taken = tuple[Record | Finding, list[Finding], Stored | None]
-Seen = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int] | None]
+Checked = tuple[Record | Finding, Finding | None]
+Examined = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int] | None]
 
 
-def _taken(source: Source) -> Iterator[Taken]:
-    """Each item of the source, what is to be said of it, and, unless it is refused, what would be stored."""
+def _checked(source: Source) -> Iterator[Checked]:
+    """Each item of the source, and what is wrong with its key."""
     keys: set[tuple[str, str]] = set()
     for item in source.records:
-        told: list[Finding] = []
-        stored = None
-        for one in (item,) if isinstance(item, Finding) else take(item, keys):
-            if isinstance(one, Finding):
-                told.append(one)
-            else:
-                stored = one
-        yield item, told, stored
+        yield item, item if isinstance(item, Finding) else check_key(item, keys)
 
 
-def _see(taken: Taken) -> Seen:
-    """The same, with the record as it would be stored, and its image's digest and hash, unless it is damaged."""
-    item, told, stored = taken
+def _examine(checked: Checked) -> Examined:
+    """An item, its findings, and, unless it is refused, the record as ingest would store it; its image's digest and
+    hash, unless that is damaged."""
+    item, finding = checked
+    if isinstance(item, Finding) or finding is not None:
+        return item, [finding] if finding else [], None, None
+    findings, stored = take(item)
     if stored is None:
-        return item, told, None, None
+        return item, findings, None, None
     record, blob, info = stored
     try:
         pixels = decode(blob, info.orientation, reduction(info.height, info.width))
     except ImageError as error:
-        return item, [*told, _noted(record, "image-damaged", "", str(error))], record, None
-    return item, told, record, (digest(blob), hash_of(pixels))
+        return item, [*findings, _noted(record, "image-damaged", "", str(error))], record, None
+    return item, findings, record, (digest(blob), hash_of(pixels))
 
 
 def _noted(record: Record, code: str, value: str, reason: str) -> Finding:
-    return Finding("noted", code, record.file, record.key, value, reason, "image")
+    return Finding("noted", code, record.file, record.key, value, reason, "image", split=record.split)
 
 
 def _twins(images: list[_Image], names: list[str]) -> Iterator[Finding]:

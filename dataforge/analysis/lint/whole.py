@@ -1,4 +1,4 @@
-"""What can only be seen of the set as a whole: classes that are rare or missing, splits that are unlike each other."""
+"""Checks of the set as a whole: rare and missing classes, and splits whose distributions differ."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ OCTAVES = 16  # bins of the histogram of box sizes, each up to twice the one bef
 
 
 @dataclass
-class Split:
-    """What is counted of a split: images; boxes by class; boxes by the octave of their side in pixels."""
+class SplitCounts:
+    """Counts of one split: images; boxes by class; boxes by the octave of their side in pixels."""
 
     classes: NDArray[np.int64]
     images: int = 0
@@ -32,20 +32,20 @@ class Split:
             self.octaves += np.bincount(octave, minlength=OCTAVES)
 
 
-def to_train_on(splits: dict[str, Split]) -> str:
+def to_train_on(splits: dict[str, SplitCounts]) -> str:
     """The split whose name begins with "train", else the one with the most images."""
     named = [name for name in splits if name.lower().startswith("train")]
     return max(named or splits, key=lambda name: splits[name].images)
 
 
-def of_set(classes: Sequence[str], splits: dict[str, Split], file: str) -> Iterator[Finding]:
-    """Findings about the whole set, with scope "set"; its classes are their keys, or its splits.
+def of_set(classes: Sequence[str], splits: dict[str, SplitCounts], file: str) -> Iterator[Finding]:
+    """Findings about the whole set, with scope "set"; their keys are names of classes or of splits.
 
     Args:
-        file: what the set is called.
+        file: the set's name.
     """
 
-    def found(code: str, key: str, value: str, reason: str) -> Finding:
+    def noted(code: str, key: str, value: str, reason: str) -> Finding:
         return Finding("noted", code, file, key, value, reason, "set")
 
     total = np.sum([split.classes for split in splits.values()], axis=0)
@@ -53,15 +53,15 @@ def of_set(classes: Sequence[str], splits: dict[str, Split], file: str) -> Itera
     most = int(total.argmax())
     for label, name in enumerate(classes):
         if total[label] == 0:
-            yield found("class-unused", name, "", "no box has it")
+            yield noted("class-unused", name, "", "no box has it")
             continue
         if total[label] * RARE < total[most]:
-            yield found("class-rare", name, f"{total[label]} boxes", f"{classes[most]!r} has {total[most]}")
+            yield noted("class-rare", name, f"{total[label]} boxes", f"{classes[most]!r} has {total[most]}")
         if splits[first].classes[label] == 0:
-            yield found("class-untrained", name, f"no box in {first}", f"{total[label]} boxes in other splits")
+            yield noted("class-untrained", name, f"no box in {first}", f"{total[label]} boxes in other splits")
         for other, split in splits.items():
             if other != first and split.classes[label] == 0:
-                yield found("class-untested", name, f"no box in {other}", f"{total[label]} boxes in other splits")
+                yield noted("class-untested", name, f"no box in {other}", f"{total[label]} boxes in other splits")
     for other, split in splits.items():
         for code, one, two in (
             ("split-classes", splits[first].classes, split.classes),
@@ -73,7 +73,7 @@ def of_set(classes: Sequence[str], splits: dict[str, Split], file: str) -> Itera
             if bits > DIVERGENCE + chance:
                 reason = f"from {first}'s, more than {DIVERGENCE} over the {chance:.2f} of chance"
                 most_of_it = _largest(code, one, two, classes)
-                yield found(code, other, f"Jensen-Shannon divergence {bits:.2f}", f"{reason}; {most_of_it}")
+                yield noted(code, other, f"Jensen-Shannon divergence {bits:.2f}", f"{reason}; {most_of_it}")
 
 
 def divergence(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
@@ -82,8 +82,8 @@ def divergence(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
     middle = (p + q) / 2
 
     def from_middle(share: NDArray[np.float64]) -> float:
-        there = share > 0
-        return float((share[there] * np.log2(share[there] / middle[there])).sum())
+        positive = share > 0
+        return float((share[positive] * np.log2(share[positive] / middle[positive])).sum())
 
     return (from_middle(p) + from_middle(q)) / 2
 

@@ -6,6 +6,7 @@ OpenCV has no antialiased resize that is quick. Halving is, and so is a filter o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ LEAST = 1 / 3.6  # the smallest scale that `smooth` makes up for
 _AS_IT_IS = np.array([0.0, 1.0, 0.0])  # with a single 1, OpenCV takes thrice as long
 
 
-def shrink_factors(matrix: Matrix) -> tuple[int, int]:
+def shrink_factors(matrix: Matrix, size: Sequence[int]) -> tuple[int, int]:
     """Whole numbers of (rows, columns) that are averaged before a warp that shrinks, against aliasing.
 
     Both are the same power of two, which is the quickest; where one side shrinks much more than the other, it gets a
@@ -30,8 +31,9 @@ def shrink_factors(matrix: Matrix) -> tuple[int, int]:
 
     Args:
         matrix: (3, 3) source to output pixels.
+        size: (height, width) of the source.
     """
-    return _factors(*_scales(matrix))
+    return _factors(*_scales(matrix, *size))
 
 
 @lru_cache(1 << 12)
@@ -43,10 +45,16 @@ def _factors(x: float, y: float) -> tuple[int, int]:
     return rows, columns
 
 
-def _scales(matrix: Matrix) -> tuple[float, float]:
-    """By how much a map enlarges along x and along y of the source, in its middle; without end at a horizon."""
-    (a, b, _), (c, d, _), (_, _, w) = matrix.tolist()
-    return (math.hypot(a, c) / w, math.hypot(b, d) / w) if w > 0 else (math.inf, math.inf)
+def _scales(matrix: Matrix, height: float, width: float) -> tuple[float, float]:
+    """By how much a map enlarges along x and along y of the source, in its middle; infinite behind a horizon."""
+    (a, b, c), (d, e, f), (g, h, w) = matrix.tolist()
+    if g or h:  # the derivatives there; those of an affine map are the same everywhere
+        x, y = width / 2, height / 2
+        w += g * x + h * y
+        u, v = a * x + b * y + c, d * x + e * y + f
+        if w > 0:
+            a, b, d, e = a - g * u / w, b - h * u / w, d - g * v / w, e - h * v / w
+    return (math.hypot(a, d) / w, math.hypot(b, e) / w) if w > 0 else (math.inf, math.inf)
 
 
 def smooth(pixels: Pixels, matrix: Matrix, factors: tuple[int, int], reduced: bool = False) -> Pixels:
@@ -56,7 +64,8 @@ def smooth(pixels: Pixels, matrix: Matrix, factors: tuple[int, int], reduced: bo
         pixels: after `shrink` by `factors`; matrix: as there, from the source.
         reduced: the source is itself an image that was made smaller, as `decode` can.
     """
-    return filtered(pixels, *filters(matrix, factors, reduced))
+    height, width = pixels.shape[:2]
+    return filtered(pixels, *filters(matrix, (height * factors[0], width * factors[1]), factors, reduced))
 
 
 def filtered(pixels: Pixels, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pixels:
@@ -67,12 +76,16 @@ def filtered(pixels: Pixels, x: NDArray[np.float64], y: NDArray[np.float64]) -> 
 
 
 def filters(
-    matrix: Matrix, factors: tuple[int, int], reduced: bool = False
+    matrix: Matrix, size: Sequence[int], factors: tuple[int, int], reduced: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weights, of an odd number of pixels, by which `smooth` filters along x and along y; arguments as there."""
+    """The weights, of an odd number of pixels, by which `smooth` filters along x and along y.
+
+    Args: as for `shrink_factors` and `smooth`.
+    """
     even = (1 / 2,) if reduced or factors != (1, 1) else (1 / 2, 2 / 3)
     matrix = from_blocks(matrix, factors)
-    x, y = (_AS_IT_IS if s > SHARP or _even(matrix, i, even) else _kernel(s) for i, s in enumerate(_scales(matrix)))
+    scales = _scales(matrix, size[0] / factors[0], size[1] / factors[1])
+    x, y = (_AS_IT_IS if s > SHARP or _even(matrix, i, even) else _kernel(s) for i, s in enumerate(scales))
     return x, y
 
 
@@ -105,5 +118,5 @@ def taps(scale: Any) -> tuple[Any, Any]:
 
 
 def _kernel(scale: float) -> NDArray[np.float64]:
-    one, two = taps(scale)
-    return np.array([two / 2, one / 2, 1 - one - two, one / 2, two / 2])
+    near, far = taps(scale)
+    return np.array([far / 2, near / 2, 1 - near - far, near / 2, far / 2])

@@ -46,8 +46,9 @@ def warp(
         dst: (H, W, 3) memory to write to.
         reduced: as for `antialias.smooth`.
     """
-    factors = shrink_factors(matrix)
-    x, y = filters(matrix, factors, reduced)
+    size = pixels.shape[:2]
+    factors = shrink_factors(matrix, size)
+    x, y = filters(matrix, size, factors, reduced)
     if factors != (1, 1) or x is not y:
         pixels, matrix = _part(pixels, matrix, out, factors)
         pixels, matrix = filtered(shrink(pixels, factors), x, y), from_blocks(matrix, factors)
@@ -184,7 +185,7 @@ def ready(pixels: Pixels, matrix: Matrix, p: Parameters, i: int, reduced: bool) 
 
     Args: as for `paint`.
     """
-    factors = shrink_factors(matrix)
+    factors = shrink_factors(matrix, pixels.shape[:2])
     pixels = smooth(damage(shrink(pixels, factors), p, i), matrix, factors, reduced)
     return pixels, from_blocks(matrix, factors)
 
@@ -226,7 +227,7 @@ def paint(
 
 
 def finish(canvas: Pixels, p: Parameters, i: int, out: NDArray[Any]) -> None:
-    """Erase, and write a painted picture into its batch.
+    """Erase, apply the steps of kornia, and write a painted picture into its batch.
 
     Args:
         canvas: (H, W, 3) uint8; it may be `out` itself.
@@ -236,17 +237,22 @@ def finish(canvas: Pixels, p: Parameters, i: int, out: NDArray[Any]) -> None:
     if p.erase is not None:
         x1, y1, x2, y2 = p.erase[i]
         canvas[y1:y2, x1:x2] = p.fill
+    levels: NDArray[Any] = canvas
+    if any(step.chosen[i] for step in p.kornia):
+        from dataforge.augment.executors import kornia  # torch, which this file does without otherwise
+
+        levels = kornia.picture(canvas, p.kornia, i)
     if out.dtype == np.uint8:
-        if out is not canvas:
-            out[...] = canvas
+        if levels is not out:
+            out[...] = levels if levels is canvas else levels.round()
         return
     if p.mean is None or p.std is None:
-        np.copyto(out, canvas)
+        np.copyto(out, levels)
         np.multiply(out, np.float32(1 / 255), out=out)
     else:
         factor = 1 / np.array(p.std)
         whole = memory("floats", (out.shape[0], out.shape[1]), np.float32)  # in the cache, where `out` is not
-        np.copyto(whole, canvas)
+        np.copyto(whole, levels)
         cv2.transform(whole, np.column_stack([np.diag(factor / 255), -factor * p.mean]), dst=out)
 
 

@@ -38,29 +38,46 @@ def paint(
     """
     p, place = layout.parameters, canvas.device
     back = np.linalg.inv(matrix)
-    erase = None if p.erase is None else p.erase[layout.first[:-1]]
-    combined = len(layout.parts.owner) > len(layout.first) - 1
+    own = layout.first[:-1]
+    erase = None if p.erase is None else p.erase[own]
+    combined = len(layout.parts.owner) > len(own)
     kernels = None if combined else fused(place)
-    if kernels is not None:
+    if kernels is None:
+        images = _in_torch(canvas, back, layout, out, erase)
+    elif not p.kornia:
         how = {"fill": p.fill, "mean": p.mean, "std": p.std, "dtype": dtype}
         done: Tensor = kernels.warp(canvas, back, out, p.colour, p.curve, erase, **how)
         return done
-    shade = send(np.array(p.fill), place)
-    images = render(canvas, send(back, place), out, shade)
-    if p.colour is not None:
-        images = tint(images, send(p.colour, place))
-    if p.curve is not None:
-        images = bend(images, send(p.curve, place))
-    if combined:
-        images = _assemble(images, layout)
-    if erase is not None:
-        images = torch.where(_inside(send(erase, place), out), shade.view(3, 1, 1) / 255, images)
+    else:
+        images = kernels.warp(canvas, back, out, p.colour, p.curve, erase, fill=p.fill)
+    if p.kornia:
+        from dataforge.augment.executors import kornia
+
+        images = kornia.apply(images, p.kornia, own)
     if p.mean is not None and p.std is not None:
         mean, std = (send(np.array(three), place).view(3, 1, 1) for three in (p.mean, p.std))
         images = (images - mean) / std
     if dtype == torch.uint8:
         images = (images * 255).round()
     return images.to(dtype, memory_format=torch.channels_last)
+
+
+def _in_torch(
+    canvas: Tensor, back: NDArray[Any], layout: Layout, out: tuple[int, int], erase: NDArray[Any] | None
+) -> Tensor:
+    """(B, 3, H, W) float32 in 0..1: what the kernel does, in plain torch, and with combined records."""
+    p, place = layout.parameters, canvas.device
+    shade = send(np.array(p.fill), place)
+    images = render(canvas, send(back, place), out, shade)
+    if p.colour is not None:
+        images = tint(images, send(p.colour, place))
+    if p.curve is not None:
+        images = bend(images, send(p.curve, place))
+    if len(images) >= len(layout.first):
+        images = _assemble(images, layout)
+    if erase is not None:
+        images = torch.where(_inside(send(erase, place), out), shade.view(3, 1, 1) / 255, images)
+    return images
 
 
 @cache

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def send(array: NDArray[Any], place: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+def send(array: NDArray[Any], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Numbers on a device. They pass through page-locked memory, since copies from other memory are waited for."""
     numbers = torch.from_numpy(array).to(dtype)
-    return (numbers.pin_memory() if place.type == "cuda" else numbers).to(place, non_blocking=True)
+    return (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)

@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.augment.operations.geometry import Draw, Factor, Floats, Matrices, Share, View, onto_canvas
+from dataforge.augment.operations.geometry import Canvas, Draw, Factor, Floats, Matrices, Share, onto_canvas
 
 OVERLAPS = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, np.inf])  # the last: leave the picture whole
 TRIES, ROUNDS = 50, 50
 
 
-def iou_crop(draw: Draw, view: View, *, low: Share = 0.3, aspect: Annotated[float, 1, 100] = 2.0) -> Matrices:
+def iou_crop(draw: Draw, canvas: Canvas, *, low: Share = 0.3, aspect: Annotated[float, 1, 100] = 2.0) -> Matrices:
     """SSD's crop (Liu et al. 2016, section 2.2): a part whose IoU with at least one box reaches a drawn threshold.
 
     A threshold is drawn of 0, 0.1, 0.3, 0.5, 0.7, 0.9 or "whole"; of 50 parts the first is taken whose sides are
@@ -21,11 +21,11 @@ def iou_crop(draw: Draw, view: View, *, low: Share = 0.3, aspect: Annotated[floa
     holds a box's centre. If none does, a new threshold is drawn. A picture without boxes stays whole. Use it with
     `{op = "keep", centre = true, visible = 0}`.
     """
-    n, (height, width) = len(view.matrix), view.out
-    boxes = view.moved().clip(0, [width, height] * 2)
+    n, (height, width) = len(canvas.matrix), canvas.out
+    boxes = canvas.moved().clip(0, [width, height] * 2)
     region = np.tile(np.array([0.0, 0.0, width, height]), (n, 1))
-    pixel_aspect = view.pixel_aspect()
-    todo = np.bincount(view.image, minlength=n) > 0
+    pixel_aspect = canvas.pixel_aspect()
+    todo = np.bincount(canvas.image, minlength=n) > 0
     for turn in range(ROUNDS):
         rows = np.flatnonzero(todo)
         if not len(rows):
@@ -33,14 +33,14 @@ def iou_crop(draw: Draw, view: View, *, low: Share = 0.3, aspect: Annotated[floa
         u = draw(1 + 4 * TRIES, turn)[rows]
         threshold = OVERLAPS[(u[:, 0] * len(OVERLAPS)).astype(int)]
         parts, shape_fits = _parts(u[:, 1:].reshape(-1, TRIES, 4), low, aspect, (width, height), pixel_aspect[rows])
-        mine = todo[view.image]
-        row = np.searchsorted(rows, view.image[mine])
-        best, holds = _overlap(boxes[mine], row, parts)
+        boxed = todo[canvas.image]
+        row = np.searchsorted(rows, canvas.image[boxed])
+        best, holds = _overlap(boxes[boxed], row, parts)
         good = shape_fits & holds & (best >= threshold[:, None])
-        first, found = good.argmax(1), good.any(1)
-        region[rows[found]] = parts[found, first[found]]
-        todo[rows] = ~found & np.isfinite(threshold)
-    return onto_canvas(region, view.out)
+        first, fits = good.argmax(1), good.any(1)
+        region[rows[fits]] = parts[fits, first[fits]]
+        todo[rows] = ~fits & np.isfinite(threshold)
+    return onto_canvas(region, canvas.out)
 
 
 def _parts(
@@ -70,7 +70,7 @@ def _overlap(boxes: Floats, row: NDArray[np.int64], parts: Floats) -> tuple[Floa
     return np.maximum.reduceat(shared / union, starts), np.logical_or.reduceat(inside, starts)
 
 
-def aspect_limit(draw: Draw, view: View, *, low: Factor = 0.5, high: Factor = 2.0) -> Matrices:
+def aspect_limit(draw: Draw, canvas: Canvas, *, low: Factor = 0.5, high: Factor = 2.0) -> Matrices:
     """Crop pictures whose width / height lies outside low..high along their long side, around their boxes.
 
     The part is drawn among those that hold all boxes; where they do not fit into it, among those between the first
@@ -78,17 +78,17 @@ def aspect_limit(draw: Draw, view: View, *, low: Factor = 0.5, high: Factor = 2.
     the canvas again. Without boxes, any part of the picture will do.
     """
     u = draw(1)[:, 0]
-    content, boxes = view.content(), view.moved()
+    content, boxes = canvas.content(), canvas.moved()
     side = (content[:, 2:] - content[:, :2]).clip(1e-6)
-    ratio = side[:, 0] / side[:, 1] / view.pixel_aspect()
+    ratio = side[:, 0] / side[:, 1] / canvas.pixel_aspect()
     room = side * (1 - np.stack([(high / ratio).clip(max=1), (ratio / low).clip(max=1)], 1))  # what goes, of x and y
     long = room.argmax(1)
     row = np.arange(len(u))
     first, last = content[row, long], content[row, long + 2]
     trim = room[row, long]
     start, end = last.copy(), first.copy()  # of the boxes
-    np.minimum.at(start, view.image, boxes[np.arange(len(boxes)), long[view.image]])
-    np.maximum.at(end, view.image, boxes[np.arange(len(boxes)), long[view.image] + 2])
+    np.minimum.at(start, canvas.image, boxes[np.arange(len(boxes)), long[canvas.image]])
+    np.maximum.at(end, canvas.image, boxes[np.arange(len(boxes)), long[canvas.image] + 2])
     empty = start >= end
     kept = last - first - trim
     a = np.where(empty, first, end - kept).clip(first, first + trim)
@@ -96,4 +96,4 @@ def aspect_limit(draw: Draw, view: View, *, low: Factor = 0.5, high: Factor = 2.
     region = content.copy()
     region[row, long] = np.minimum(a, b) + u * np.abs(a - b)
     region[row, long + 2] = region[row, long] + kept
-    return np.where((trim > 0)[:, None, None], onto_canvas(region, view.out, view.fit), np.eye(3))
+    return np.where((trim > 0)[:, None, None], onto_canvas(region, canvas.out, canvas.fit), np.eye(3))

@@ -1,7 +1,7 @@
 """Operations that move pixels and boxes, each as one 3x3 matrix an image.
 
 The canvas is a picture of the output's size, on which `fit_matrix` has laid the source. An operation gets `draw`, which
-gives uniform numbers (n, how many), and the `View`, and returns (n, 3, 3) matrices from canvas to canvas, in edge
+gives uniform numbers (n, how many), and the `Canvas`, and returns (n, 3, 3) matrices from canvas to canvas, in edge
 coordinates. They are composed before any pixel is touched.
 """
 
@@ -30,7 +30,7 @@ Degrees = Annotated[float, 0, 180]
 
 
 @dataclass
-class View:
+class Canvas:
     """What an operation may look at: the batch as composed so far.
 
     Attributes:
@@ -114,51 +114,51 @@ def _turn(angle: Floats) -> NDArray[np.float64]:
     return np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
 
 
-def flip(draw: Draw, view: View) -> Matrices:
+def flip(draw: Draw, canvas: Canvas) -> Matrices:
     """Mirror left and right."""
-    return np.tile(scaled(-1, 1, view.out[1]), (len(view.matrix), 1, 1))
+    return np.tile(scaled(-1, 1, canvas.out[1]), (len(canvas.matrix), 1, 1))
 
 
-def vflip(draw: Draw, view: View) -> Matrices:
+def vflip(draw: Draw, canvas: Canvas) -> Matrices:
     """Mirror top and bottom."""
-    return np.tile(scaled(1, -1, 0, view.out[0]), (len(view.matrix), 1, 1))
+    return np.tile(scaled(1, -1, 0, canvas.out[0]), (len(canvas.matrix), 1, 1))
 
 
-def rotate90(draw: Draw, view: View) -> Matrices:
+def rotate90(draw: Draw, canvas: Canvas) -> Matrices:
     """Turn by 0, 90, 180 or 270 degrees; a quarter turn is fitted into the canvas again."""
     quarter = np.floor(draw(1)[:, 0] * 4)
-    h, w = view.out
-    again = fit_matrix(w, h, view.out, view.fit) @ scaled(1, 1, (h - w) / 2, (w - h) / 2)
+    h, w = canvas.out
+    again = fit_matrix(w, h, canvas.out, canvas.fit) @ scaled(1, 1, (h - w) / 2, (w - h) / 2)
     again = np.where((quarter % 2 == 1)[:, None, None], again, np.eye(3))
-    return again @ _about_centre(_turn(quarter * np.pi / 2).round(), view.out)
+    return again @ _about_centre(_turn(quarter * np.pi / 2).round(), canvas.out)
 
 
-def rotate(draw: Draw, view: View, *, degrees: Degrees = 10.0) -> Matrices:
+def rotate(draw: Draw, canvas: Canvas, *, degrees: Degrees = 10.0) -> Matrices:
     """Turn about the centre by up to so many degrees, either way."""
-    return _about_centre(_turn(np.radians((2 * draw(1)[:, 0] - 1) * degrees)), view.out)
+    return _about_centre(_turn(np.radians((2 * draw(1)[:, 0] - 1) * degrees)), canvas.out)
 
 
-def shear(draw: Draw, view: View, *, degrees: Annotated[float, 0, 80] = 5.0) -> Matrices:
+def shear(draw: Draw, canvas: Canvas, *, degrees: Annotated[float, 0, 80] = 5.0) -> Matrices:
     """Slant along x and along y by up to so many degrees, either way."""
     x, y = np.tan(np.radians((2 * draw(2) - 1) * degrees)).T
-    return _about_centre(np.stack([np.ones_like(x), x, y, 1 + x * y], -1).reshape(-1, 2, 2), view.out)
+    return _about_centre(np.stack([np.ones_like(x), x, y, 1 + x * y], -1).reshape(-1, 2, 2), canvas.out)
 
 
-def scale(draw: Draw, view: View, *, low: Factor = 0.5, high: Factor = 1.5) -> Matrices:
+def scale(draw: Draw, canvas: Canvas, *, low: Factor = 0.5, high: Factor = 1.5) -> Matrices:
     """Zoom about the centre by a factor between low and high, uniform in its logarithm."""
     factor = np.exp(np.log(low) + draw(1)[:, 0] * np.log(high / low))
-    return _about_centre(factor[:, None, None] * np.eye(2), view.out)
+    return _about_centre(factor[:, None, None] * np.eye(2), canvas.out)
 
 
-def translate(draw: Draw, view: View, *, fraction: Share = 0.1) -> Matrices:
+def translate(draw: Draw, canvas: Canvas, *, fraction: Share = 0.1) -> Matrices:
     """Shift by up to a fraction of the canvas' sides, either way."""
     x, y = ((2 * draw(2) - 1) * fraction).T
-    return scaled(1, 1, x * view.out[1], y * view.out[0])
+    return scaled(1, 1, x * canvas.out[1], y * canvas.out[0])
 
 
-def perspective(draw: Draw, view: View, *, strength: Annotated[float, 0, 0.4] = 0.1) -> Matrices:
+def perspective(draw: Draw, canvas: Canvas, *, strength: Annotated[float, 0, 0.4] = 0.1) -> Matrices:
     """Move each corner of the canvas by up to `strength` of its sides, either way: a projective map."""
-    side = np.array([view.out[1], view.out[0]], float)
+    side = np.array([canvas.out[1], canvas.out[0]], float)
     start = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * side
     end = start + (2 * draw(8).reshape(-1, 4, 2) - 1) * strength * side
     equations, values = np.zeros((len(end), 8, 8)), np.empty((len(end), 8))
@@ -168,11 +168,11 @@ def perspective(draw: Draw, view: View, *, strength: Annotated[float, 0, 0.4] = 
             row[:, 3 * axis : 3 * axis + 3] = x, y, 1
             row[:, 6], row[:, 7] = -x * to, -y * to
             values[:, 2 * i + axis] = to
-    found = np.linalg.solve(equations, values[:, :, None])[:, :, 0]
-    return np.concatenate([found, np.ones((len(end), 1))], 1).reshape(-1, 3, 3)
+    solved = np.linalg.solve(equations, values[:, :, None])[:, :, 0]
+    return np.concatenate([solved, np.ones((len(end), 1))], 1).reshape(-1, 3, 3)
 
 
-def crop(draw: Draw, view: View, *, area: Share = 0.5, aspect: Factor = 4 / 3) -> Matrices:
+def crop(draw: Draw, canvas: Canvas, *, area: Share = 0.5, aspect: Factor = 4 / 3) -> Matrices:
     """Lay a random part of the canvas over all of it (random-resized crop; Szegedy et al. 2015, section 6).
 
     Args:
@@ -182,22 +182,22 @@ def crop(draw: Draw, view: View, *, area: Share = 0.5, aspect: Factor = 4 / 3) -
     """
     u = draw(40).reshape(-1, 10, 4)
     share = area + (1 - area) * u[:, :, 0]
-    ratio = max(aspect, 1 / aspect) ** (2 * u[:, :, 1] - 1) * view.pixel_aspect()[:, None]
+    ratio = max(aspect, 1 / aspect) ** (2 * u[:, :, 1] - 1) * canvas.pixel_aspect()[:, None]
     side = np.sqrt(np.stack([share * ratio, share / ratio], 2))
     fits = side.max(2) <= 1
     row, first = np.arange(len(u)), fits.argmax(1)
     side = np.where(fits.any(1)[:, None], side[row, first], 1.0)
     low = u[row, first, 2:] * (1 - side)
-    region = np.concatenate([low, low + side], 1) * ([view.out[1], view.out[0]] * 2)
-    return onto_canvas(_to_pixels(region, view), view.out)
+    region = np.concatenate([low, low + side], 1) * ([canvas.out[1], canvas.out[0]] * 2)
+    return onto_canvas(_to_pixels(region, canvas), canvas.out)
 
 
-def _to_pixels(region: Floats, view: View) -> Floats:
+def _to_pixels(region: Floats, canvas: Canvas) -> Floats:
     """Regions (n, 4) of the canvas with their edges between pixels of the source, where the source lies straight."""
-    x, y = view.matrix[:, 0, 0], view.matrix[:, 1, 1]
-    rest = view.matrix.copy()
+    x, y = canvas.matrix[:, 0, 0], canvas.matrix[:, 1, 1]
+    rest = canvas.matrix.copy()
     rest[:, [0, 1, 2, 0, 1], [0, 1, 2, 2, 2]] = 0
-    scale, shift = np.tile(np.stack([x, y], 1), 2), np.tile(view.matrix[:, :2, 2], 2)
+    scale, shift = np.tile(np.stack([x, y], 1), 2), np.tile(canvas.matrix[:, :2, 2], 2)
     straight = ~rest.any((1, 2)) & (np.abs(x * y) > 0)
     scale = np.where(straight[:, None], scale, 1.0)
     source = np.round((region - shift) / scale)
@@ -205,22 +205,22 @@ def _to_pixels(region: Floats, view: View) -> Floats:
     return np.where((straight & wide)[:, None], source * scale + shift, region)
 
 
-def jitter(draw: Draw, view: View, *, low: Factor = 0.1, high: Factor = 2.0) -> Matrices:
+def jitter(draw: Draw, canvas: Canvas, *, low: Factor = 0.1, high: Factor = 2.0) -> Matrices:
     """Large-scale jitter (Ghiasi et al., CVPR 2021): zoom by low..high, uniform, and lay the image at random.
 
     A larger image is cropped by the canvas, a smaller one lies anywhere on it.
     """
     u = draw(3)
     factor = low + (high - low) * u[:, 0]
-    content = view.content()
-    room = np.array([view.out[1], view.out[0]]) - factor[:, None] * (content[:, 2:] - content[:, :2])
+    content = canvas.content()
+    room = np.array([canvas.out[1], canvas.out[0]]) - factor[:, None] * (content[:, 2:] - content[:, :2])
     dx, dy = (u[:, 1:] * room - factor[:, None] * content[:, :2]).T
     return scaled(factor, factor, dx, dy)
 
 
-def expand(draw: Draw, view: View, *, high: Annotated[float, 1, 100] = 4.0) -> Matrices:
+def expand(draw: Draw, canvas: Canvas, *, high: Annotated[float, 1, 100] = 4.0) -> Matrices:
     """Zoom out: lay the canvas somewhere in one that is 1..high times as large (SSD, section 3.6)."""
     u = draw(3)
     factor = 1 / (1 + (high - 1) * u[:, 0])
-    dx, dy = (u[:, 1:] * (1 - factor[:, None]) * [view.out[1], view.out[0]]).T
+    dx, dy = (u[:, 1:] * (1 - factor[:, None]) * [canvas.out[1], canvas.out[0]]).T
     return scaled(factor, factor, dx, dy)

@@ -1,7 +1,7 @@
 """Operations that combine several records in one picture. A picture is a list of parts, painted one over another.
 
-Partners are drawn from the whole split by (seed, epoch, record), not from the batch: so a sample does not depend on
-who is beside it in the batch, at the price of decoding its partners for it alone.
+Partners are drawn from the whole split by (seed, epoch, record), not from the batch. So a sample does not depend on the
+other records of its batch; the cost is that its partners are decoded for it alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Split:
+class Partners:
     """What partners are drawn from: (N,) heights and widths of all records, and how they are fitted."""
 
     height: NDArray[np.int32]
@@ -84,7 +84,7 @@ def single(record: Ints, out: Shape) -> Parts:
 
 
 def mosaic(
-    draw: Draw, rows: Ints, parts: Parts, split: Split, *, side: Annotated[float, 2, 3] = 2.0, until: float = 0.0
+    draw: Draw, rows: Ints, parts: Parts, partners: Partners, *, side: Annotated[float, 2, 3] = 2.0, until: float = 0.0
 ) -> None:
     """Tiles of several records, 2 x 2 or 3 x 3, with drawn borders (YOLOv4, section 3.3).
 
@@ -97,26 +97,26 @@ def mosaic(
     n = len(rows)
     even = np.arange(1, k) / k
     cut = even + (2 * u[:, : 2 * (k - 1)].reshape(n, 2, k - 1) - 1) / (k * k)  # never on one another
-    size = np.array([split.out[1], split.out[0]])
+    size = np.array([partners.out[1], partners.out[0]])
     cut = np.concatenate([np.zeros((n, 2, 1)), cut, np.ones((n, 2, 1))], 2)
     lines = np.round(cut * size[:, None]).astype(np.int64)
-    mine = (u[:, 2 * (k - 1)] * k * k).astype(int)  # the tile of the picture's own record
+    own_tile = (u[:, 2 * (k - 1)] * k * k).astype(int)
     rest = u[:, 2 * (k - 1) + 1 :].reshape(n, k * k, 4)
     for tile in range(k * k):
         x, y = tile % k, tile // k
         region = np.stack([lines[:, 0, x], lines[:, 1, y], lines[:, 0, x + 1], lines[:, 1, y + 1]], 1)
-        own = mine == tile
-        record = np.where(own, parts.record[rows], split.pick(rest[:, tile, 0]))
-        place = _cover(record, region, rest[:, tile, 1:3], split)
+        own = own_tile == tile
+        record = np.where(own, parts.record[rows], partners.pick(rest[:, tile, 0]))
+        place = _cover(record, region, rest[:, tile, 1:3], partners)
         parts.place[rows[own]], parts.region[rows[own]] = place[own], region[own]
         parts.add(rows[~own], record[~own], place=place[~own], region=region[~own])
 
 
-def _cover(record: Ints, region: Ints, u: Floats, split: Split) -> Floats:
+def _cover(record: Ints, region: Ints, u: Floats, partners: Partners) -> Floats:
     """Matrices that lay the fitted picture of each record over its region, as small as will fill it."""
-    record = record % len(split.height)
-    height, width = split.height[record], split.width[record]
-    fitted = fit_matrix(height, width, split.out, split.fit)
+    record = record % len(partners.height)
+    height, width = partners.height[record], partners.width[record]
+    fitted = fit_matrix(height, width, partners.out, partners.fit)
     low = fitted[:, :2, 2]
     size = np.stack([width, height], 1) * fitted[:, [0, 1], [0, 1]]
     wanted = region[:, 2:] - region[:, :2]
@@ -126,7 +126,7 @@ def _cover(record: Ints, region: Ints, u: Floats, split: Split) -> Floats:
 
 
 def cutmix(
-    draw: Draw, rows: Ints, parts: Parts, split: Split, *, low: Share = 0.1, high: Share = 0.5, until: float = 0.0
+    draw: Draw, rows: Ints, parts: Parts, partners: Partners, *, low: Share = 0.1, high: Share = 0.5, until: float = 0.0
 ) -> None:
     """Put a rectangle of another record over the picture (Yun et al., ICCV 2019).
 
@@ -137,15 +137,15 @@ def cutmix(
     u = draw(4)[rows]
     side = np.sqrt(low + (high - low) * u[:, 1:2])
     corner = u[:, 2:] * (1 - side)
-    region = np.concatenate([corner, corner + side], 1) * ([split.out[1], split.out[0]] * 2)
-    parts.add(rows, split.pick(u[:, 0]), region=np.round(region).astype(np.int64))
+    region = np.concatenate([corner, corner + side], 1) * ([partners.out[1], partners.out[0]] * 2)
+    parts.add(rows, partners.pick(u[:, 0]), region=np.round(region).astype(np.int64))
 
 
 def copy_paste(
     draw: Draw,
     rows: Ints,
     parts: Parts,
-    split: Split,
+    partners: Partners,
     *,
     count: Annotated[float, 1, 20] = 3.0,
     until: float = 0.0,
@@ -157,11 +157,11 @@ def copy_paste(
     """
     u = draw(1 + int(count))[rows]
     for i in range(int(count)):
-        parts.add(rows, split.pick(u[:, 0]), boxed=u[:, 1 + i])
+        parts.add(rows, partners.pick(u[:, 0]), boxed=u[:, 1 + i])
 
 
 def mixup(
-    draw: Draw, rows: Ints, parts: Parts, split: Split, *, low: Share = 0.3, high: Share = 0.5, until: float = 0.0
+    draw: Draw, rows: Ints, parts: Parts, partners: Partners, *, low: Share = 0.3, high: Share = 0.5, until: float = 0.0
 ) -> None:
     """Blend with another record (Zhang et al., ICLR 2018); both records' boxes count in full.
 
@@ -170,7 +170,7 @@ def mixup(
         until: as for `mosaic`.
     """
     u = draw(2)[rows]
-    parts.add(rows, split.pick(u[:, 0]), weight=low + (high - low) * u[:, 1])
+    parts.add(rows, partners.pick(u[:, 0]), weight=low + (high - low) * u[:, 1])
 
 
 MIXERS: dict[str, Callable[..., None]] = {  # always in this order

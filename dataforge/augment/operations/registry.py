@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
-from dataforge.augment.operations import crops, geometry, mix, settings
+from dataforge.augment.operations import crops, geometry, kornia, mix, settings
 from dataforge.augment.operations.photo import COLOUR, CURVES, DAMAGE, ERASE
 from dataforge.errors import unknown
 
@@ -45,21 +45,23 @@ def values_of(name: str) -> Mapping[str, tuple[Any, tuple[float, float] | None]]
     Raises:
         ConfigError: no such operation.
     """
+    if name.startswith(kornia.PREFIX):
+        return kornia.values_of(name)
     known = {key: function for group in OPERATIONS.values() for key, function in group.items()}
     if name not in known:
-        raise unknown("augmentation", name, known)
+        raise unknown("augmentation", name, [*known, f"{kornia.PREFIX}NAME"])
     types = get_type_hints(known[name], include_extras=True)
-    found: dict[str, tuple[Any, tuple[float, float] | None]] = {}
+    taken: dict[str, tuple[Any, tuple[float, float] | None]] = {}
     for key, value in inspect.signature(known[name]).parameters.items():
         if value.kind is value.KEYWORD_ONLY:
-            found[key] = (value.default, getattr(types[key], "__metadata__", None))
+            taken[key] = (value.default, getattr(types[key], "__metadata__", None))
     if name not in SETTINGS:
-        found["p"] = (P.get(name, 1.0), (0, 1))
-    return found
+        taken["p"] = (P.get(name, 1.0), (0, 1))
+    return taken
 
 
 def setting(steps: Recipe, name: str) -> dict[str, Any]:
     """The values of one of `SETTINGS` in a recipe: the last one's, with the defaults for what is not given."""
     given = [step for step in steps if step["op"] == name]
-    found = {key: default for key, (default, _) in values_of(name).items()}
-    return found | {key: value for key, value in (given[-1] if given else {}).items() if key != "op"}
+    defaults = {key: default for key, (default, _) in values_of(name).items()}
+    return defaults | {key: value for key, value in (given[-1] if given else {}).items() if key != "op"}

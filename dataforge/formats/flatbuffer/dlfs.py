@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
+from dataforge.files import reading
+from dataforge.formats.classes import by_number
 from dataforge.record import Boxes
 
 SCHEMA = {  # slots in order
@@ -53,20 +55,20 @@ class Tables:
 
     def column(self, slot: str, dtype: str, count: int = 1) -> tuple[NDArray, NDArray[np.bool_]]:
         """A slot's numbers, (n,) or (n, count), 0 where absent; and (n,) whether it is there."""
-        at, there = self._field(slot, np.dtype(dtype).itemsize * count)
+        at, present = self._field(slot, np.dtype(dtype).itemsize * count)
         values = np.zeros((len(self), count) if count > 1 else len(self), dtype)
-        values[there] = _take(self.data, at[there], dtype, count)
-        return values, there
+        values[present] = _take(self.data, at[present], dtype, count)
+        return values, present
 
     def vector(self, slot: str, width: int) -> tuple[Places, Places]:
         """Where a slot's vectors (or strings) begin, and their lengths; 0 where absent. `width`: bytes an element."""
-        at, there = self._field(slot, 4)
+        at, present = self._field(slot, 4)
         end = len(self.data)
         target, length = np.zeros((2, len(self)), np.int64)
-        target[there] = at[there] + _take(self.data, at[there], "<u4")
-        self._refuse(there & (target > end - 4), f"{slot} at byte", target)
-        length[there] = _take(self.data, target[there], "<u4")
-        self._refuse(there & (length * width > end - 4 - target), f"{slot}'s length", length)
+        target[present] = at[present] + _take(self.data, at[present], "<u4")
+        self._refuse(present & (target > end - 4), f"{slot} at byte", target)
+        length[present] = _take(self.data, target[present], "<u4")
+        self._refuse(present & (length * width > end - 4 - target), f"{slot}'s length", length)
         self._fits(int(length.sum()) * width, slot)
         return target + 4, length
 
@@ -82,9 +84,9 @@ class Tables:
         known = self._slots >= entry + 2  # an older writer's vtable is shorter
         offset = np.zeros(len(self), np.int64)
         offset[known] = _take(self.data, self._vtable[known] + entry, "<u2")
-        there = offset > 0
-        self._refuse(there & ((offset < 4) | (offset + width > self._size)), f"{slot}: place in the table", offset)
-        return self.places + offset, there
+        present = offset > 0
+        self._refuse(present & ((offset < 4) | (offset + width > self._size)), f"{slot}: place in the table", offset)
+        return self.places + offset, present
 
     def _fits(self, size: int, what: str) -> None:
         if size > len(self.data):
@@ -143,11 +145,9 @@ def load(path: Path) -> Columns:
     examples, _ = dataset.tables("examples", "Example")
     annotations, bounds = examples.tables("annotations", "Annotation")
     cat_ids = categories.column("id", "<u2")[0].tolist()
-    names: dict[int, str] = {}
-    for number, start, length in zip(cat_ids, *categories.vector("name", 1), strict=True):
-        text = _text(categories, start, length)
-        if names.setdefault(number, text) != text:
-            raise FormatError(f"{path}: Category id {number} is given twice, to {names[number]!r} and {text!r}")
+    texts = [_text(categories, *span) for span in zip(*categories.vector("name", 1), strict=True)]
+    names = by_number(zip(cat_ids, texts, strict=True), f"{path}: Category id")
+    for number, text in names.items():
         if not text:
             raise FormatError(f"{path}: Category id {number} has no name; expected one")
     if not names:
@@ -177,12 +177,10 @@ def load(path: Path) -> Columns:
 
 def _open(path: Path) -> Tables:
     """Map a file. Gives its one Dataset table."""
-    try:
+    with reading(path):
         if path.stat().st_size < 12:  # the root's distance, a table and a vtable without a slot
             raise FormatError(f"{path}: {path.stat().st_size} bytes; expected a DLFS FlatBuffer, which has 12 or more")
         data = np.memmap(path, np.uint8, "r").view(np.ndarray)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     if data[:16].tobytes() == b"SQLite format 3\0":
         raise FormatError(f"{path}: is a SQLite database; expected a DLFS FlatBuffer. Is the format sqlite?")
     return Tables(path, data, "Dataset", _take(data, np.zeros(1, np.int64), "<u4").astype(np.int64))

@@ -118,7 +118,7 @@ def _csv(path: Path) -> ArrowFile:
             text = row.text if len(row.text) <= 60 else row.text[:57] + "..."
             hint = "; decimal commas?" if row.actual_columns > row.expected_columns else ""
             reason = f"{row.actual_columns} columns, expected {row.expected_columns}{hint}; left out"
-            findings.append(Finding("refused", "line-broken", str(path), f"row {row.number}", text, reason))
+            findings.append(Finding("refused", "line-broken", str(path), "", f"row {row.number}: {text}", reason))
             return "skip"
 
         table = pyarrow.csv.read_csv(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import read_text
 from dataforge.formats.table.cells import is_list
+from dataforge.record import FLAGS
 
 CORNERS = {
     "xyxy": ("xmin", "ymin", "xmax", "ymax"),
@@ -23,9 +24,8 @@ CORNERS = {
     "cxcywh": ("cx", "cy", "w", "h"),
 }
 UNITS = ("pixel", "unit")
-FLAG_FIELDS = ("crowd", "difficult", "truncated")
 BOX_FIELDS = ("box", *dict.fromkeys(name for names in CORNERS.values() for name in names))
-FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAG_FIELDS, "flags", "area")
+FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAGS, "flags", "area")
 
 FILES = "filename|file|file_name|path|image_path"
 LABELS = "class|label|class_name|category"
@@ -72,7 +72,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class ColumnMap:
     """Attributes:
     columns: field -> path of its column.
     boxes: "xyxy", "xywh" or "cxcywh"; unit: fractions of the image's size, not pixels.
@@ -102,25 +102,25 @@ def parse_map(text: str | None) -> dict[str, str]:
     """
     if not text:
         return {}
-    found: Mapping[str, Any]
+    columns: Mapping[str, Any]
     if text.lower().endswith(".toml"):
         try:
-            found = tomllib.loads(read_text(Path(text)))
+            columns = tomllib.loads(read_text(Path(text)))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{text}: not TOML: {error}") from None
     else:
         pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-        found = {field.strip(): column.strip() for field, _, column in pairs}
-    for field, column in found.items():
+        columns = {field.strip(): column.strip() for field, _, column in pairs}
+    for field, column in columns.items():
         if field not in FIELDS or not isinstance(column, str) or not column:
             known = ", ".join(FIELDS)
             raise ConfigError(f"--map {field}={column}: expected FIELD=COLUMN; the fields are {known}")
-    return dict(found)
+    return dict(columns)
 
 
 def paths(schema: pa.Schema) -> dict[str, pa.DataType]:
     """The columns by path, those in structures and in lists of structures too; the latter's types are lists."""
-    found: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {}
 
     def add(path: str, kind: pa.DataType, listed: bool) -> None:
         if pa.types.is_dictionary(kind):
@@ -130,16 +130,16 @@ def paths(schema: pa.Schema) -> dict[str, pa.DataType]:
             for part in inner:
                 add(f"{path}.{part.name}", part.type, listed or inner is not kind)
         else:
-            found.setdefault(path, pa.list_(kind) if listed else kind)
+            types.setdefault(path, pa.list_(kind) if listed else kind)
 
     for field in schema:
         add(field.name, field.type, False)
-    return found
+    return types
 
 
 def recognise(
     path: Path, schema: pa.Schema, mapped: dict[str, str], boxes: str | None, unit: str | None, inclusive: bool
-) -> Layout:
+) -> ColumnMap:
     """Find the columns. What the user says goes before what is known.
 
     Raises:
@@ -198,7 +198,7 @@ def recognise(
     if len({*depth, _depth(present[columns["label"]])}) > 1 or depth[0] > 1:
         kinds = ", ".join(f"{columns[field]} {present[columns[field]]}" for field in (*numbers, "label"))
         raise FormatError(f"{path}: {kinds}: expected single values, a row a box, or lists, a row an image")
-    for field in {*FLAG_FIELDS, "flags", "area"} & columns.keys():
+    for field in {*FLAGS, "flags", "area"} & columns.keys():
         if _depth(present[columns[field]]) != depth[0]:  # such as an image's area
             if field in mapped:
                 kind = present[columns[field]]
@@ -206,7 +206,7 @@ def recognise(
             del columns[field]
     if "image" in columns and not per_image:
         raise FormatError(f"{path}: images are embedded, but a row is a box; expected a row an image, with lists")
-    return Layout(columns, form, is_unit, inclusive, suffix, per_image)
+    return ColumnMap(columns, form, is_unit, inclusive, suffix, per_image)
 
 
 def _depth(kind: pa.DataType) -> int:
@@ -229,11 +229,11 @@ def class_names(schema: pa.Schema, path: str) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def edges(numbers: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
-    """Boxes (n, 4) in a layout's convention, to x1, y1, x2, y2 in edge coordinates, still in its unit."""
+def edges(numbers: NDArray[np.float64], mapping: ColumnMap) -> NDArray[np.float64]:
+    """Boxes (n, 4) in the convention of a table, to x1, y1, x2, y2 in edge coordinates, still in its unit."""
     first, second = numbers[:, :2], numbers[:, 2:]
-    if layout.boxes == "xywh":
+    if mapping.boxes == "xywh":
         second = first + second
-    elif layout.boxes == "cxcywh":
+    elif mapping.boxes == "cxcywh":
         first, second = first - second / 2, first + second / 2
-    return np.concatenate([first, second + layout.inclusive], 1)
+    return np.concatenate([first, second + mapping.inclusive], 1)

@@ -7,31 +7,27 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, inside, new_folder, read_text
+from dataforge.files import check_root, read_text
 from dataforge.formats.pictures import given, picture_folders
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
-from dataforge.formats.table.rows import Table
+from dataforge.formats.table.rows import TableFile
 from dataforge.formats.table.rows import records as records_of
 from dataforge.record import Finding, Record, Source, pick_splits
 
-HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW)
 EXPECTED = (
     f"a table ({', '.join(SUFFIXES)}), or a folder of <split>.<suffix>, data/<split>-00000-of-00002.<suffix> or "
     "<split>/<name>.<suffix>"
 )
 PLAIN = ("annotations", "_annotations", "labels", "data", "dataset", "metadata", "bboxes")  # names that are no split's
-GROUP_BYTES = 16 << 20  # of a row group that is written
 
 
 def read(
@@ -66,14 +62,14 @@ def read(
     for name, path in _files(root):
         with reading(path):
             file = open_file(path)
-            layout = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = Table(file, name, layout, picture_folders(base, name, path, images), allow_outside)
+            mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
+            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
     classes, class_ids = _classes(tables)
-    known = all(table.layout.per_image and table.splits == [table.split] for table in tables)
+    known = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
         for table in tables:
@@ -85,10 +81,10 @@ def read(
     return Source(classes, records(), class_ids, total=sum(table.count for table in tables) if known else 0)
 
 
-def _items(table: Table) -> Iterator[Record | Finding]:
+def _items(table: TableFile) -> Iterator[Record | Finding]:
     findings: list[Finding] = []
-    pieces = table.file.rows([*dict.fromkeys(table.layout.columns.values())], table.size, findings)
-    if not table.layout.per_image:  # an image's boxes may be anywhere
+    pieces = table.file.rows([*dict.fromkeys(table.mapping.columns.values())], table.size, findings)
+    if not table.mapping.per_image:  # an image's boxes may be anywhere
         parts = list(pieces)
         if not parts:
             return
@@ -134,35 +130,35 @@ def _split_name(path: Path, alone: bool) -> str:
     return "train" if alone and text and name.lower() in PLAIN else name
 
 
-def _splits(table: Table) -> list[str]:
-    if "split" not in table.layout.columns:
+def _splits(table: TableFile) -> list[str]:
+    if "split" not in table.mapping.columns:
         return [table.split]
-    path = table.layout.columns["split"]
-    found: dict[str, None] = {}
+    path = table.mapping.columns["split"]
+    names: dict[str, None] = {}
     for batch, _ in table.file.rows([path], 1 << 16, []):
-        found |= dict.fromkeys(
+        names |= dict.fromkeys(
             name or table.split for name in pc.unique(cells.texts(cells.column(batch, path))).to_pylist()
         )
-    return list(found)
+    return list(names)
 
 
-def _classes(tables: list[Table]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Classes in the order that the files give, else sorted, as numbers where they all are. Sets `labels` of each."""
     numbers: dict[str, int] = {}
     stated = True
     for table in tables:
-        path = table.layout.columns["label"]
+        path = table.mapping.columns["label"]
         names = col.class_names(table.file.schema, path)
         found: dict[str, None] = {}
         with reading(table.file.path):
             for batch, _ in table.file.rows([path], 1 << 16, []):
                 array = cells.column(batch, path)
                 table.count += len(array)
-                array = array.flatten() if table.layout.per_image else array
+                array = array.flatten() if table.mapping.per_image else array
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
         if names is None or not all(text.isdecimal() for text in found):
             stated = False
-            known = _descriptions(table.file.path.parent) if table.layout.suffix else {}
+            known = _descriptions(table.file.path.parent) if table.mapping.suffix else {}
             table.labels = {text: known.get(text, text) for text in found}
         else:
             table.labels = {str(n): name for n, name in enumerate(names)}
@@ -170,9 +166,9 @@ def _classes(tables: list[Table]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     first = dict.fromkeys(name for table in tables for name in table.labels.values())
     if not first:
         file, broken = tables[0].file, list[Finding]()
-        for _ in file.rows([tables[0].layout.columns["label"]], 1 << 16, broken):
+        for _ in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken):
             pass
-        why = f"; {broken[0].key}: {broken[0].value}: {broken[0].reason}" if broken else ""
+        why = f"; {broken[0].value}: {broken[0].reason}" if broken else ""
         raise FormatError(f"{file.path}: no row has a class{why}; expected {col.EXPECTED}")
     if stated:
         classes = tuple(first)
@@ -205,97 +201,3 @@ def _descriptions(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("class-descriptions*.csv")):
         found.update({row[0]: row[1] for row in csv.reader(read_text(path).splitlines()) if len(row) == 2})
     return found
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `<split>.parquet` files in Hugging Face's convention: a row an image, its bytes embedded.
-
-    Columns: image{bytes, path}, image_id, width, height, objects{bbox, category, area, flags}; bbox is x, y, width,
-    height in pixels, float64, so that the corners' float32 come back exactly; all that a record holds comes back.
-
-    Raises:
-        FormatError: `root` is not empty, a key is no path below a folder, or something cannot be read or written.
-    """
-    new_folder(root)
-    schema = _schema(source)
-    writers: dict[str, pq.ParquetWriter] = {}
-    waiting: dict[str, list[dict[str, Any]]] = {}
-    weight: dict[str, int] = {}
-
-    def flush(split: str) -> None:
-        writers[split].write_table(pa.Table.from_pylist(waiting[split], schema))
-        waiting[split], weight[split] = [], 0
-
-    try:
-        for record in source.records:
-            if isinstance(record, Finding):
-                continue
-            if inside(record.key) != record.key:
-                raise FormatError(f"{record.origin}: {record.key!r}: expected a key that is a path below a folder")
-            split = record.split
-            if split not in writers:
-                options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-                writers[split] = pq.ParquetWriter(root / f"{split}.parquet", schema, **options)
-                waiting[split], weight[split] = [], 0
-            data = record.image.read_bytes() if isinstance(record.image, Path) else record.image
-            waiting[split].append(_row(record, data))
-            weight[split] += len(data)
-            if weight[split] > GROUP_BYTES or len(waiting[split]) >= 1000:
-                flush(split)
-        for split in writers:
-            flush(split)
-            writers[split].close()
-    except BaseException as error:
-        for split, writer in writers.items():
-            writer.close()
-            (root / f"{split}.parquet").unlink(missing_ok=True)  # closed, it would look whole
-        if isinstance(error, OSError | pa.ArrowException):
-            reason = getattr(error, "strerror", None) or error
-            raise FormatError(f"{root}: cannot be written: {reason}") from None
-        raise
-
-
-def _row(record: Record, data: bytes) -> dict[str, Any]:
-    xyxy = record.boxes.astype(np.float64)
-    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1)
-    return {
-        "image": {"bytes": data, "path": record.key},
-        "image_id": record.id,
-        "width": record.width,
-        "height": record.height,
-        "objects": {
-            "bbox": xywh.tolist(),
-            "category": record.labels.tolist(),
-            "area": [None] * len(xyxy) if record.areas is None else record.areas.tolist(),
-            "flags": record.flags.tolist(),
-        },
-    }
-
-
-def _schema(source: Source) -> pa.Schema:
-    def listed(inner: Any) -> dict[str, Any]:
-        return {"feature": inner, "_type": "Sequence"}
-
-    def value(kind: str) -> dict[str, Any]:
-        return {"dtype": kind, "_type": "Value"}
-
-    objects = {
-        "bbox": (pa.list_(pa.list_(pa.float64())), listed(listed(value("float64")))),
-        "category": (pa.list_(pa.int64()), listed({"names": list(source.classes), "_type": "ClassLabel"})),
-        "area": (pa.list_(pa.float32()), listed(value("float32"))),
-        "flags": (pa.list_(pa.uint8()), listed(value("uint8"))),
-    }
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        **{name: value("int64") for name in ("image_id", "width", "height")},
-        "objects": {name: feature for name, (_, feature) in objects.items()},
-    }
-    fields = [
-        pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()})),
-        *(pa.field(name, pa.int64()) for name in ("image_id", "width", "height")),
-        pa.field("objects", pa.struct({name: kind for name, (kind, _) in objects.items()})),
-    ]
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    if source.class_ids:
-        metadata["dataforge"] = json.dumps({"class_ids": list(map(int, source.class_ids))})
-    return pa.schema(fields, metadata)

@@ -13,25 +13,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
+from dataforge.formats.boxes import as_xyxy, ranks
 from dataforge.formats.pictures import NOT_BELOW, as_size, is_picture, likeliest, resolve
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ArrowFile
 from dataforge.images.header import probe, read_size
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, as_boxes
+from dataforge.record import FLAGS, Boxes, Finding, Record, as_boxes
 
-FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 OBJECT = (*col.BOX_FIELDS, "label", *FLAGS, "flags", "area")
 ROWS = 64  # images at a time, where they are embedded
 
 
 @dataclass
-class Table:
+class TableFile:
     """One file. `labels`: what stands in its label column -> the class's name."""
 
     file: ArrowFile
     split: str
-    layout: col.Layout
+    mapping: col.ColumnMap
     folders: list[Path]
     allow_outside: bool = False
     splits: list[str] = field(default_factory=list)
@@ -41,21 +41,21 @@ class Table:
 
     @property
     def size(self) -> int:
-        return ROWS if self.layout.per_image else 1 << 16
+        return ROWS if self.mapping.per_image else 1 << 16
 
 
-def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Record | Finding]:
+def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[Record | Finding]:
     """The images of some rows. `heads` has a row for each image, `image` says of each box whose it is."""
-    columns, path = table.layout.columns, str(table.file.path)
+    columns, path = table.mapping.columns, str(table.file.path)
     get: Callable[[str], pa.Array]
-    if table.layout.per_image:
+    if table.mapping.per_image:
         listed = [columns[field] for field in columns if field in OBJECT]
         lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # of each column's list in each row
         even = (lengths == lengths[0]).all(0)
         for row in np.nonzero(~even)[0]:
             sizes = ", ".join(f"{one} {length}" for one, length in zip(listed, lengths[:, row], strict=True))
             reason = "its lists have different lengths; left out"
-            yield Finding("refused", "row-uneven", path, f"row {rows[row]}", sizes, reason, "image")
+            yield Finding("refused", "row-uneven", path, "", f"row {rows[row]}: {sizes}", reason, "image")
         heads, numbers = batch.filter(pa.array(even)), rows[even]
         image = np.repeat(np.arange(len(numbers)), lengths[0][even])
         object_rows = numbers[image]
@@ -66,7 +66,7 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
         names = cells.texts(cells.column(batch, columns["file"]))
         named = names.is_valid().to_numpy(zero_copy_only=False)
         for row in np.nonzero(~named)[0]:
-            yield Finding("refused", "image-path", path, f"row {rows[row]}", "", "no file is named; left out")
+            yield Finding("refused", "image-path", path, "", f"row {rows[row]}", "no file is named; left out")
         batch, object_rows = batch.filter(pa.array(named)), rows[named]
         code = names.drop_null().dictionary_encode().indices.to_numpy().astype(np.int64)
         if "split" in columns:
@@ -80,79 +80,93 @@ def records(table: Table, batch: Any, rows: NDArray[np.int64]) -> Iterator[Recor
             return cells.column(batch, columns[field])
 
     boxes, labels, flags, areas, bad = _objects(table, get)
-    if len(boxes) and not table.layout.unit and np.nanmax(boxes, initial=-np.inf) <= 1:
+    if len(boxes) and not table.mapping.unit and np.nanmax(boxes, initial=-np.inf) <= 1:
         reason = "no number is above 1; if these are fractions of the image's size, say --unit unit"
         yield Finding("noted", "looks-unit", path, "", f"{len(boxes)} boxes", reason, "set")
-    keys = _texts(heads, columns, "file")
-    for n, (kind, value, reason) in bad.items():
-        if kind:
-            where = f"{keys[image[n]] or ''} row {object_rows[n]}".strip()
-            where += f" box {n - np.searchsorted(image, image[n])}" if table.layout.per_image else ""
-            yield Finding("refused", kind, path, where, value if len(value) <= 60 else value[:57] + "...", reason)
     good = np.ones(len(image), bool)
     good[list(bad)] = False
     order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
     bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
-    blobs = cells.column(heads, columns["image"]) if "image" in columns else None
     splits = _texts(heads, columns, "split")
     facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
-    names = [key + _suffix(key, table.layout.suffix) if key else "" for key in keys]
-    table.folders = [likeliest(table.folders or [table.file.path.parent], names, table.allow_outside)]
-    for n, key in enumerate(keys):
-        blob = blobs[n].as_py() if blobs is not None else None
-        name = names[n] or _unnamed(blob, f"{table.file.path.stem}-{numbers[n]:08d}")
-        there = resolve(name, table.folders[0], table.allow_outside)
-        if there is None:
-            yield Finding("refused", "image-path", path, f"row {numbers[n]}", key or "no name", NOT_BELOW, "image")
+    pictures = _pictures(table, heads, numbers)
+    counted = ranks(image) if bad else image
+    for n, (kind, value, reason) in bad.items():
+        if kind:
+            picture = pictures[image[n]][2]
+            key, value = picture[0] if picture else "", value if len(value) <= 60 else value[:57] + "..."
+            xyxy = as_xyxy(boxes[n]) if kind == "unknown-class" and not table.mapping.unit else None
+            value = f"row {object_rows[n]}: {value}"
+            yield Finding("refused", kind, path, key, value, reason, box=int(counted[n]), xyxy=xyxy)
+    for n, (name, blob, picture) in enumerate(pictures):
+        if picture is None:
+            value = f"row {numbers[n]}: {name or 'no name'}"
+            yield Finding("refused", "image-path", path, "", value, NOT_BELOW, "image")
             continue
-        mine = order[bounds[n] : bounds[n + 1]]
+        own = order[bounds[n] : bounds[n + 1]]
         height, width, number = (int(values[n]) for values in facts)
-        source = blob or there[1]
-        xyxy = boxes[mine]
-        if table.layout.unit:
+        source = blob or picture[1]
+        corners = boxes[own]
+        if table.mapping.unit:
             try:
                 height, width = _size(source)
             except (OSError, ValueError, ImageError):
-                mine, xyxy = mine[:0], xyxy[:0]  # ingest opens it too, and says what is wrong
-            xyxy = xyxy * (width, height, width, height)
-        stated = areas[mine]
+                own, corners = own[:0], corners[:0]  # ingest opens it too, and says what is wrong
+            corners = corners * (width, height, width, height)
+        stated = areas[own]
         yield Record(
-            key=there[0],
+            key=picture[0],
             split=splits[n] or table.split,
             image=source,
             height=as_size(height),
             width=as_size(width),
-            boxes=as_boxes(xyxy),
-            labels=labels[mine],
-            flags=flags[mine],
+            boxes=as_boxes(corners),
+            labels=labels[own],
+            flags=flags[own],
             areas=None if np.isnan(stated).all() else stated,
             id=max(number, -1),
             origin=path,
         )
 
 
+def _pictures(
+    table: TableFile, heads: Any, numbers: NDArray[np.int64]
+) -> list[tuple[str | None, bytes | None, tuple[str, Path] | None]]:
+    """Of each image: its name in the table, its embedded bytes, and its key and file; None where there is no such."""
+    columns = table.mapping.columns
+    names = _texts(heads, columns, "file")
+    blobs = cells.column(heads, columns["image"]).to_pylist() if "image" in columns else [None] * len(names)
+    files = [name + _suffix(name, table.mapping.suffix) if name else "" for name in names]
+    table.folders = [likeliest(table.folders or [table.file.path.parent], files, table.allow_outside)]
+    pictures = []
+    for name, file, blob, number in zip(names, files, blobs, numbers, strict=True):
+        file = file or _unnamed(blob, f"{table.file.path.stem}-{number:08d}")
+        pictures.append((name, blob, resolve(file, table.folders[0], table.allow_outside)))
+    return pictures
+
+
 def _objects(
-    table: Table, get: Callable[[str], pa.Array]
+    table: TableFile, get: Callable[[str], pa.Array]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.uint8], Boxes, dict[int, tuple[str, str, str]]]:
     """Edges, labels, flags and areas of all boxes; and by number those to leave out, with a finding's code (none for a
     row that only says that its image has no boxes), value and reason."""
-    columns, layout = table.layout.columns, table.layout
-    arrays = [get(field) for field in layout.numbers]
-    if layout.numbers == ("box",):
+    columns, mapping = table.mapping.columns, table.mapping
+    arrays = [get(field) for field in mapping.numbers]
+    if mapping.numbers == ("box",):
         numbers, wrong, missing = cells.fours(arrays[0])
     else:
         parts = [cells.floats(array) for array in arrays]
         numbers = np.stack([values for values, _ in parts], 1)
         wrong = np.any([one for _, one in parts], axis=0)
         missing = np.isnan(numbers).all(1) & ~wrong
-    boxes = col.edges(numbers, layout)
+    boxes = col.edges(numbers, mapping)
     texts = cells.texts(get("label"))
     place = pc.index_in(texts, value_set=pa.array(list(table.label_of), pa.string())).fill_null(-1).to_numpy()
     labels = np.array([*table.label_of.values(), -1], np.int32)[place]
     unnamed = texts.is_null().to_numpy(zero_copy_only=False)
     bad: dict[int, tuple[str, str, str]] = {}
     for n in np.nonzero(wrong | missing | (labels < 0))[0].tolist():
-        if missing[n] and unnamed[n] and not layout.per_image:
+        if missing[n] and unnamed[n] and not mapping.per_image:
             bad[n] = ("", "", "")
         elif wrong[n] or missing[n]:
             value = ", ".join(str(array[n].as_py()) for array in arrays)

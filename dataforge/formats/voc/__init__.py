@@ -1,5 +1,31 @@
 """Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file an image; boxes are 1-based and inclusive."""
 
-from dataforge.formats.voc.reader import HOLDS, read, write
+from __future__ import annotations
 
-__all__ = ["HOLDS", "read", "write"]
+from pathlib import Path
+
+from dataforge.formats import ALLOW_OUTSIDE, Codes, Option, on_use
+from dataforge.formats.sniff import matching, seen
+
+LOOKS_FOR = "an XML file with <annotation>"
+HOLDS = frozenset({"difficult", "truncated", "splits", "unions"})
+VOC_OFFSET = Option("voc_offset", "1 (default) for 1-based inclusive boxes, 0 for boxes in edge coordinates.", int)
+OPTIONS = (VOC_OFFSET, ALLOW_OUTSIDE)
+CODES: Codes = {
+    "no-annotation": ("warning", "an image without a label file: empty, or forgotten?"),
+    "annotation-missing": ("error", "an image that is listed, without a label file"),
+    "annotation-not-listed": ("warning", "a label file that belongs to no split"),
+    "image-not-listed": ("warning", "an image that belongs to no split"),
+    "splits-overlap": ("warning", "splits that share images"),
+    "box-one-pixel": ("info", "a box of a single row or column of pixels"),
+    "touches-zero": ("warning", "boxes begin at 0 where the format counts from 1"),
+    "flag-unknown": ("warning", "a flag that is neither 0 nor 1"),
+}
+
+__getattr__ = on_use(__name__)
+
+
+def sniff(root: Path) -> str:
+    name = matching(root, rb"<annotation[\s>]", ".xml")
+    lists = next(root.glob("ImageSets/Main/*.txt"), None) if root.is_dir() else None
+    return seen(name, "VOC's <annotation>" + (f", and {lists.relative_to(root).as_posix()}" if lists else ""))

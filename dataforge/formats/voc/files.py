@@ -18,7 +18,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitFiles:
     """A split's ids, and the files by id: an id is a path below its folder, without the suffix.
 
     `folder` is the pictures', which an XML file's `<filename>` is relative to.
@@ -30,29 +30,31 @@ class Split:
     folder: Path
 
 
-def read_lists(main: Path, found: list[Finding]) -> dict[str, list[str]]:
+def read_lists(main: Path, findings: list[Finding]) -> dict[str, list[str]]:
     """The split files: those that are not per-class files, which have a second column of 1, -1 or 0."""
-    found_lists = {}
+    lists = {}
     for path in sorted(main.glob("*.txt")):
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if lines and all(map(is_per_class, lines)):
             continue
-        found_lists[path.stem] = ids = list(dict.fromkeys(lines))
+        lists[path.stem] = ids = list(dict.fromkeys(lines))
         if len(ids) < len(lines):
             counted = dict.fromkeys(lines, 0)
             for line in lines:
                 counted[line] += 1
             for line in [line for line, count in counted.items() if count > 1]:
                 value = f"{counted[line]} times"
-                found.append(Finding("noted", "listed-twice", str(path), line, value, "taken once", "set"))
-    return found_lists
+                findings.append(
+                    Finding("noted", "listed-twice", str(path), "", f"{line}: {value}", "taken once", "set")
+                )
+    return lists
 
 
 def is_per_class(line: str) -> bool:
     return len(line.split()) > 1 and line.split()[-1] in ("1", "-1", "0")
 
 
-def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, Split]:
+def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, SplitFiles]:
     annotations, pictures = root / "Annotations", root / "JPEGImages"
     if annotations.is_dir() and pictures.is_dir():
         xml, images, folder = _by_id(annotations, True), _by_id(pictures, False), pictures
@@ -66,10 +68,10 @@ def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, Split]:
         stem = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else name
         return stem if name not in xml and stem in xml else name
 
-    return {name: Split([clean(i) for i in ids], xml, images, folder) for name, ids in listed.items()}
+    return {name: SplitFiles([clean(i) for i in ids], xml, images, folder) for name, ids in listed.items()}
 
 
-def from_folders(root: Path) -> dict[str, Split]:
+def from_folders(root: Path) -> dict[str, SplitFiles]:
     """Splits where there are no lists: a folder with both kinds of files, or folders of each."""
     with_xml: list[Path] = []
     with_pictures: list[Path] = []
@@ -93,8 +95,8 @@ def from_folders(root: Path) -> dict[str, Split]:
             n = with_pictures.index(with_xml[0])
         else:
             n = max(range(len(candidates)), key=lambda n: len(candidates[n].keys() & xml.keys()))
-        return {"train": Split(sorted({*xml, *candidates[n]}), xml, candidates[n], with_pictures[n])}
-    splits: dict[str, Split] = {}
+        return {"train": SplitFiles(sorted({*xml, *candidates[n]}), xml, candidates[n], with_pictures[n])}
+    splits: dict[str, SplitFiles] = {}
     for folder in with_xml:
         partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
         if len(partners) != 1 or folder.name in splits:
@@ -103,41 +105,76 @@ def from_folders(root: Path) -> dict[str, Split]:
                 f"{root}: XML files in several folders ({names}), and no telling which pictures are whose"
             )
         xml, pictures = _by_id(folder, True, deep=False), _by_id(partners[0], False, deep=False)
-        splits[folder.name] = Split(sorted({*xml, *pictures}), xml, pictures, partners[0])
+        splits[folder.name] = SplitFiles(sorted({*xml, *pictures}), xml, pictures, partners[0])
     return splits
 
 
 def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_id: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
         if path.name.lower().endswith(".xml") if xml else is_picture(path.name):
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return found
+            by_id.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return by_id
 
 
-def picture_of(i: str, filename: str, part: Split, allow_outside: bool) -> Path | None:
+def picture_of(i: str, filename: str, files: SplitFiles, allow_outside: bool) -> Path | None:
     """The picture named like the XML file; `<filename>` decides between several, and serves where there is none."""
     name = inside(filename)
-    same = part.pictures.get(i, [])
+    same = files.pictures.get(i, [])
     if same:
         return next((path for path in same if name and path.name == PurePosixPath(name).name), same[0])
-    for path in part.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
+    for path in files.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
         if path.name == PurePosixPath(str(name)).name:
             return path
-    there = resolve(filename, part.folder, allow_outside) if name is None else None
-    return there[1] if there and exists(there[1]) else None
+    picture = resolve(filename, files.folder, allow_outside) if name is None else None
+    return picture[1] if picture and exists(picture[1]) else None
 
 
 def key_of(picture: Path, root: Path) -> str:
     return below_its_own(Path(os.path.relpath(picture, root)).as_posix())
 
 
-def orphans(root: Path, splits: dict[str, Split]) -> list[Finding]:
+def orphans(root: Path, splits: dict[str, SplitFiles]) -> list[Finding]:
+    """XML files and pictures that no list names."""
     any_split = next(iter(splits.values()))
-    listed = {i for part in splits.values() for i in part.ids}
-    return [
-        Finding("noted", f"{what}-not-listed", str(path), i, "", "is in no file of ImageSets/Main; left out", "set")
-        for what, files in (("annotation", any_split.xml), ("image", any_split.pictures))
-        for i in sorted(files.keys() - listed)
-        for path in files[i]
-    ]
+    listed = {i for files in splits.values() for i in files.ids}
+    findings = []
+    for what, by_id in (("annotation", any_split.xml), ("image", any_split.pictures)):
+        for i in sorted(by_id.keys() - listed):
+            for path in by_id[i]:
+                key = key_of(path, root) if what == "image" else ""
+                reason = "is in no file of ImageSets/Main; left out"
+                findings.append(Finding("noted", f"{what}-not-listed", str(path), key, i, reason, "set"))
+    return findings
+
+
+def find_unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    """Find splits that are exactly other splits together, which share no image, such as trainval = train + val.
+
+    Args:
+        ids: each split's images.
+
+    Returns:
+        union -> its parts, in the order of `ids`. No part is a union itself.
+    """
+    unions: dict[str, tuple[str, ...]] = {}
+    for name in sorted(ids, key=lambda name: len(ids[name])):
+        smaller = [other for other in ids if other not in unions and ids[other] and ids[other] < ids[name]]
+        largest_first = {other: ids[other] for other in sorted(smaller, key=lambda other: -len(ids[other]))}
+        parts = _exact_cover(ids[name], largest_first) if ids[name] else None
+        if parts:
+            unions[name] = tuple(other for other in ids if other in parts)
+    return unions
+
+
+def _exact_cover(wanted: set[str], sets: dict[str, set[str]]) -> list[str] | None:
+    """Disjoint sets that are `wanted` together, or None. One of them holds the first element: only such are tried."""
+    if not wanted:
+        return []
+    first = min(wanted)
+    for name, members in sets.items():
+        if first in members and members <= wanted:
+            others = _exact_cover(wanted - members, sets)
+            if others is not None:
+                return [name, *others]
+    return None

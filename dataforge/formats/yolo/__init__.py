@@ -1,5 +1,37 @@
 """YOLO text labels: `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`, as fractions of the upright image's size."""
 
-from dataforge.formats.yolo.reader import HOLDS, read, write
+from __future__ import annotations
 
-__all__ = ["HOLDS", "read", "write"]
+import re
+from pathlib import Path
+
+from dataforge.formats import ALLOW_OUTSIDE, Codes, on_use
+from dataforge.formats.sniff import head, matching, seen
+
+LOOKS_FOR = "data.yaml with train, val, names; or classes.txt and label files"
+HOLDS = frozenset({"splits", "classes"})
+OPTIONS = (ALLOW_OUTSIDE,)
+CODES: Codes = {
+    "no-label": ("warning", "an image without a label file: empty, or forgotten?"),
+    "label-orphan": ("error", "a label file without an image"),
+    "label-broken": ("error", "a label file that cannot be read"),
+    "class-count": ("warning", "the number of classes is not the one stated"),
+    "split-missing": ("warning", "a split that is named and not there"),
+}
+
+__getattr__ = on_use(__name__)
+
+
+def sniff(root: Path) -> str:
+    pattern = rb"(?m)^(train|val|names)\s*:"
+    if root.is_file():
+        return seen(matching(root, pattern, ".yaml", ".yml"), "YOLO's train, val, names")
+    for path in sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml")):
+        if re.search(pattern, head(path)):
+            return seen(path.name, "YOLO's train, val, names")
+    for name in ("classes.txt", "obj.names"):
+        named = any((folder / name).is_file() for folder in (root, root / "labels"))
+        label = matching(root, rb"\A\d+( +[-+.\deE]+){4}", ".txt") if named else ""
+        if label:
+            return f"{name}, and {label}: YOLO's class cx cy w h"
+    return ""

@@ -24,7 +24,7 @@ NOTHING = ("", "~", "null", "Null", "NULL", "None")
 
 
 @dataclass(frozen=True)
-class Layout:
+class YoloSet:
     """Where the splits' images are: folders, or text files with a path a line. Keys are relative to `base`."""
 
     base: Path
@@ -33,19 +33,19 @@ class Layout:
     origin: Path
 
 
-def find(root: Path, wanted: tuple[str, ...] | None, found: list[Finding], allow_outside: bool) -> Layout:
-    """The layout of a folder, or of a YAML file.
+def find(root: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
+    """Find the images, labels and names of a folder, or of a YAML file.
 
     Args:
         wanted: the splits that were asked for.
-        found: gets what was odd.
+        findings: gets what was odd.
         allow_outside: the YAML may lead out of its folder.
 
     Raises:
         FormatError: no layout fits, or the YAML is wrong.
     """
     file = root if root.is_file() else _yaml_file(root)
-    return _from_yaml(file, wanted, found, allow_outside) if file else _from_folders(root)
+    return _from_yaml(file, wanted, findings, allow_outside) if file else _from_folders(root)
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -64,7 +64,7 @@ def _yaml_file(root: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _from_yaml(file: Path, wanted: tuple[str, ...] | None, found: list[Finding], allow_outside: bool) -> Layout:
+def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
         # the base loader keeps every scalar as text: a class called `no` or `007` stays what it is
         facts: Any = yaml.load(read_text(file), Loader=yaml.BaseLoader)
@@ -93,14 +93,21 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, found: list[Finding],
                 home / entry,
                 home / entry.lstrip("./") if entry.startswith("../") else home / entry,
             )
-            place = next((p for p in places if exists(p) and (allow_outside or not leads_out(p, home))), None)
-            if place is None and any(map(exists, places)):
+            path = next(
+                (
+                    candidate
+                    for candidate in places
+                    if exists(candidate) and (allow_outside or not leads_out(candidate, home))
+                ),
+                None,
+            )
+            if path is None and any(map(exists, places)):
                 raise FormatError(f"{file}: {name}: {entry}: leads out of {home}, which needs --allow-outside")
-            if place is not None:
-                splits.setdefault(name, []).append(place)
-            elif name == "test" and not any("test".startswith(one) for one in wanted or ()):
+            if path is not None:
+                splits.setdefault(name, []).append(path)
+            elif name == "test" and "test" not in (wanted or ()):
                 reason = "does not exist; the split is left out"
-                found.append(Finding("noted", "split-missing", str(file), name, entry, reason, "set"))
+                findings.append(Finding("noted", "split-missing", str(file), "", f"{name}: {entry}", reason, "set"))
             else:
                 raise FormatError(f"{file}: {name}: {entry}: does not exist (looked for {places[0]}){hint}")
     if not splits:
@@ -109,8 +116,8 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, found: list[Finding],
     count = facts.get("nc")
     if count is not None and count != str(len(names)):
         reason = f"names holds {len(names)}; names are what counts"
-        found.append(Finding("noted", "class-count", str(file), "nc", str(count), reason, "set"))
-    return Layout(base, splits, names, file)
+        findings.append(Finding("noted", "class-count", str(file), "", f"nc: {count}", reason, "set"))
+    return YoloSet(base, splits, names, file)
 
 
 def _names(file: Path, names: Any) -> dict[int, str]:
@@ -137,7 +144,7 @@ def _name_file(root: Path) -> dict[int, str]:
     )
 
 
-def _from_folders(root: Path) -> Layout:
+def _from_folders(root: Path) -> YoloSet:
     images = root / "images"
     splits = {folder.name: [folder] for folder in _subfolders(images) if files_below(folder, is_picture)}
     if not splits:
@@ -148,23 +155,23 @@ def _from_folders(root: Path) -> Layout:
         if not files_below(flat, is_picture):
             raise FormatError(f"{root}: no images found; expected {EXPECTED}")
         splits = {"train": [flat]}
-    return Layout(root, splits, _name_file(root), root)
+    return YoloSet(root, splits, _name_file(root), root)
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if path.is_dir() and not circles(path))
+    folders = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in folders if path.is_dir() and not circles(path))
 
 
 def key_of(path: Path, base: Path) -> str:
     return below_its_own(Path(os.path.relpath(path, base)).as_posix())
 
 
-def images_of(layout: Layout, split: str, found: list[Finding], allow_outside: bool) -> list[Path]:
+def images_of(dataset: YoloSet, split: str, findings: list[Finding], allow_outside: bool) -> list[Path]:
     """A split's images, each once."""
     images: dict[Path, None] = {}
-    home = layout.origin if layout.origin.is_dir() else layout.origin.parent
-    for place in layout.splits[split]:
+    home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
+    for place in dataset.splits[split]:
         if place.is_dir():
             paths = files_below(place, is_picture)
         else:
@@ -172,16 +179,16 @@ def images_of(layout: Layout, split: str, found: list[Finding], allow_outside: b
             # a path is relative to the set, or to the list
             paths = []
             for line in filter(None, lines):
-                tries = [folder / line for folder in (layout.base, place.parent)]
+                tries = [folder / line for folder in (dataset.base, place.parent)]
                 tries = [path for path in tries if allow_outside or not leads_out(path, home)]
                 if tries:
                     paths.append(next(filter(exists, tries), tries[0]))
                 else:
-                    found.append(Finding("refused", "image-path", str(place), line, split, NOT_BELOW, "image"))
+                    findings.append(Finding("refused", "image-path", str(place), line, split, NOT_BELOW, "image"))
         for path in map(Path, map(os.path.normpath, paths)):
             if path in images:
-                key = key_of(path, layout.base)
-                found.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
+                key = key_of(path, dataset.base)
+                findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
             images[path] = None
     return list(images)
 
@@ -199,7 +206,7 @@ def label_folder(folder: Path, base: Path) -> Path:
 
 def orphans(folders: dict[Path, Path]) -> list[Finding]:
     """Labels without an image beside them. Lists may leave images out, so it is the folder that counts."""
-    found = []
+    findings = []
     stems: dict[Path, set[str]] = {}
     for folder, labels in folders.items():
         if folder.is_dir():
@@ -208,5 +215,5 @@ def orphans(folders: dict[Path, Path]) -> list[Finding]:
         for path in sorted(labels.glob("*.txt")):
             if path.stem not in known and path.name not in NAME_FILES and path.stem not in SPLITS:
                 reason = "a label file without an image; left out"
-                found.append(Finding("refused", "label-orphan", str(path), path.stem, "", reason, "set"))
-    return found
+                findings.append(Finding("refused", "label-orphan", str(path), "", "", reason, "set"))
+    return findings

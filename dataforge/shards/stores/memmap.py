@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
+from dataforge.files import writing
 
 MAGIC = b"dataforge blobs\n"
 _END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
@@ -39,10 +40,8 @@ class MemmapStore:
 
     @classmethod
     def create(cls, path: Path) -> MemmapStore:
-        try:
+        with writing(path, ShardError):
             return cls(path, open(path / "blobs.bin", "wb"))
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be written: {error.strerror}") from None
 
     @classmethod
     def open(cls, path: Path) -> MemmapStore:
@@ -50,10 +49,8 @@ class MemmapStore:
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writer is not None, "append on a store opened for reading"
-        try:
+        with writing(self._path, ShardError):
             self._writer.write(blob)
-        except OSError as error:
-            raise ShardError(f"{self._path}: cannot be written: {error.strerror}") from None
         self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
 
     def __getitem__(self, i: int) -> memoryview:
@@ -93,11 +90,10 @@ class MemmapStore:
             return
         ends = np.array(self._ends, "<u8").tobytes()
         try:
-            self._writer.write(ends + _END.pack(len(self._ends), zlib.crc32(ends), MAGIC))
-            self._writer.flush()
-            os.fsync(self._writer.fileno())
-        except OSError as error:
-            raise ShardError(f"{self._path}: cannot be written: {error.strerror}") from None
+            with writing(self._path, ShardError):
+                self._writer.write(ends + _END.pack(len(self._ends), zlib.crc32(ends), MAGIC))
+                self._writer.flush()
+                os.fsync(self._writer.fileno())
         finally:
             self.abort()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Protocol
 
-from dataforge.errors import unknown
+from dataforge.registry import load
 
 
 class BlobStore(Protocol):
@@ -25,7 +24,7 @@ class BlobStore(Protocol):
         """A finished store, for reading. The files are opened at the first read."""
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob."""
+        """Add the next blob. Of a memoryview with several dimensions, which only `rows` takes, the shape is kept."""
 
     def __getitem__(self, i: int) -> memoryview:
         """The i-th blob, without a copy where that can be."""
@@ -53,8 +52,5 @@ def store(name: str) -> type[BlobStore]:
     Raises:
         ConfigError: the store is not known.
     """
-    if name not in BLOBS:
-        raise unknown("store", name, BLOBS)
-    module, _, attribute = BLOBS[name].partition(":")
-    found: type[BlobStore] = getattr(importlib.import_module(module), attribute)
-    return found
+    blob_store: type[BlobStore] = load("store", name, BLOBS)
+    return blob_store

@@ -1,33 +1,44 @@
-"""Blobs of few lengths, such as pixels of few shapes: one dense array a length, so that a batch is one gather."""
+"""Blobs of few shapes, such as pixels: one dense array a shape, so that a batch is one gather.
+
+The folder is a memory-mapped TensorDict, so `tensordict.TensorDict.load_memmap(folder)` opens it, too. NumPy writes and
+reads it, because importing tensordict takes seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import mmap
 import os
 import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
+from dataforge.files import flush, reading, writing
+
+Shape = tuple[int, ...]
+_META = "meta.json"
+_KIND = {"_type": "<class 'tensordict._td.TensorDict'>", "_format_version": 1, "_class": "tensordict:TensorDict"}
 
 
 class RowsStore:
-    """A `BlobStore` with a file for each length that blobs have: the k-th blob of a length is row k of its file.
+    """A `BlobStore` with an array for each shape that blobs have: `append` takes the shape from the memoryview.
 
     Threads share a reader, and so do processes after a fork; it pickles as its path. A file stays mapped for as long as
     something that was given out lives.
     """
 
-    def __init__(self, path: Path, writers: dict[int, BinaryIO] | None = None) -> None:
+    def __init__(self, path: Path, writers: dict[Shape, tuple[BinaryIO, list[int]]] | None = None) -> None:
         self._path = path
-        self._writers = writers
-        self._written: list[int] = []
+        self._writers = writers  # shape -> the file of its pixels, and the numbers of the blobs in it
+        self._count = 0
         self._lock = threading.Lock()
-        self._listed: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._listed: tuple[list[Shape], NDArray[np.int64], NDArray[np.int64]] | None = None
         self._arrays: dict[int, NDArray[np.uint8]] = {}
 
     def __reduce__(self) -> tuple[type[RowsStore], tuple[Path]]:
@@ -45,101 +56,147 @@ class RowsStore:
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writers is not None, "append on a store opened for reading"
-        length = len(blob)
-        try:
-            if length not in self._writers:
-                self._writers[length] = open(self._file(length), "wb")  # noqa: SIM115
-            self._writers[length].write(blob)
-        except OSError as error:
-            raise ShardError(f"{self._file(length)}: cannot be written: {error.strerror}") from None
-        self._written.append(length)
+        shape = memoryview(blob).shape or ()
+        folder = self._folder(shape)
+        with writing(folder, ShardError):
+            if shape not in self._writers:
+                folder.mkdir()
+                self._writers[shape] = open(folder / "pixels.memmap", "wb"), []  # noqa: SIM115
+            file, numbers = self._writers[shape]
+            file.write(blob)
+        numbers.append(self._count)
+        self._count += 1
 
     def __getitem__(self, i: int) -> memoryview:
-        lengths, rows = self._list()
-        if not 0 <= i < len(lengths):
+        _, kinds, rows = self._list()
+        if not 0 <= i < len(kinds):
             raise ShardError(f"{self._path}: holds no blob {i}")
-        return self._array(int(lengths[i]))[rows[i]].data
+        return self._array(int(kinds[i]))[rows[i]].data
 
     def __len__(self) -> int:
-        return len(self._written) if self._writers is not None else len(self._list()[0])
+        return self._count if self._writers is not None else len(self._list()[1])
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Copy blobs of one length.
+        """Copy blobs of one shape.
 
         Args:
             index: (n,) numbers of blobs.
-            out: (n, ...), C-contiguous; each row takes a blob.
+            out: (n, *shape), C-contiguous; each row takes a blob.
 
         Raises:
             ShardError: a file is missing or damaged.
         """
         if len(index):
-            lengths, rows = self._list()
+            shapes, kinds, rows = self._list()
+            kind = int(kinds[index[0]])
+            assert (kinds[index] == kind).all() and out.shape[1:] == shapes[kind], "blobs of another shape"
             flat = out.reshape(len(index), -1)
-            assert (lengths[index] == flat.shape[1]).all(), "blobs of another length"
             assert np.shares_memory(flat, out), "out is not contiguous"
-            np.take(self._array(flat.shape[1]), rows[index], axis=0, out=flat, mode="clip")  # "raise" would copy twice
+            np.take(self._array(kind), rows[index], axis=0, out=flat, mode="clip")  # "raise" would copy twice
 
-    def _file(self, length: int) -> Path:
-        return self._path / f"{length}.rows"
+    def _folder(self, shape: Shape) -> Path:
+        return self._path / "x".join(map(str, shape))
 
-    def _list(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The length of each blob, and its row in that length's file."""
+    def _list(self) -> tuple[list[Shape], NDArray[np.int64], NDArray[np.int64]]:
+        """The shapes, and for each blob the number of its shape and its row in that shape's array."""
         if self._listed is None:
-            file = self._path / "lengths.npy"
-            try:
-                lengths = np.load(file, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise ShardError(f"{file}: cannot be read: {error}") from None
-            if lengths.dtype != np.int64 or lengths.ndim != 1:
+            if (self._path / "lengths.npy").exists():
                 raise ShardError(
-                    f"{file}: is {lengths.dtype} of shape {lengths.shape}; expected int64 of one dimension"
+                    f"{self._path}: holds raw pixels in an older layout; remove the cache and bake it again"
                 )
-            order = np.argsort(lengths, kind="stable")
-            new = np.flatnonzero(np.diff(lengths[order], prepend=-1))  # where a length begins
-            rows = np.empty_like(lengths)
-            rows[order] = np.arange(len(lengths)) - np.repeat(new, np.diff([*new, len(lengths)]))
-            self._listed = lengths, rows
+            shapes, numbers = [], [np.zeros(0, np.int64)]
+            for name in _names(self._path / _META):
+                count, *shape = _shape(self._path / name / _META)
+                shapes.append(tuple(shape))
+                file = self._path / name / "record.memmap"
+                with reading(file, ShardError):
+                    numbers.append(np.fromfile(file, "<i8").astype(np.int64))
+                if len(numbers[-1]) != count:
+                    raise ShardError(f"{file}: is damaged: {len(numbers[-1])} of {count} numbers")
+            order, counts = np.concatenate(numbers), [len(one) for one in numbers[1:]]
+            if not np.array_equal(np.sort(order), np.arange(len(order))):
+                raise ShardError(
+                    f"{self._path}: is damaged: the numbers in record.memmap are not 0 to {len(order) - 1}"
+                )
+            kinds, rows = np.empty_like(order), np.empty_like(order)
+            kinds[order] = np.repeat(np.arange(len(shapes)), counts)
+            rows[order] = np.concatenate([np.zeros(0, np.int64), *map(np.arange, counts)])
+            self._listed = shapes, kinds, rows
         return self._listed
 
-    def _array(self, length: int) -> NDArray[np.uint8]:
-        """(rows, length): the mapped file."""
+    def _array(self, kind: int) -> NDArray[np.uint8]:
+        """(rows, length): the mapped file of a shape."""
+        shapes, kinds, _ = self._list()
         with self._lock:
-            if length not in self._arrays:
-                count = int((self._list()[0] == length).sum())
+            if kind not in self._arrays:
+                count, length = int((kinds == kind).sum()), math.prod(shapes[kind])
                 if length == 0:
                     return np.empty((count, 0), np.uint8)
-                path = self._file(length)
-                try:
-                    with open(path, "rb") as file:
-                        size = os.fstat(file.fileno()).st_size
-                        if size != count * length:  # reading on would end the process with a bus error
-                            raise ShardError(f"{path}: is cut short, or another one: {size} of {count * length} bytes")
-                        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except OSError as error:
-                    raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
-                self._arrays[length] = np.frombuffer(mapped, np.uint8).reshape(count, length)
-            return self._arrays[length]
+                path = self._folder(shapes[kind]) / "pixels.memmap"
+                with reading(path, ShardError), open(path, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size != count * length:  # reading on would end the process with a bus error
+                        raise ShardError(f"{path}: is cut short, or another one: {size} of {count * length} bytes")
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._arrays[kind] = np.frombuffer(mapped, np.uint8).reshape(count, length)
+            return self._arrays[kind]
 
     def close(self) -> None:
         if self._writers is None:
             return
         try:
-            for writer in self._writers.values():
-                writer.flush()
-                os.fsync(writer.fileno())
-            with open(self._path / "lengths.npy", "wb") as file:
-                np.save(file, np.array(self._written, np.int64))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise ShardError(f"{self._path}: cannot be written: {error.strerror}") from None
+            with writing(self._path, ShardError):
+                for shape, (file, numbers) in self._writers.items():
+                    folder = self._folder(shape)
+                    file.close()
+                    if 0 in shape:
+                        (folder / "pixels.memmap").unlink()  # tensordict has no files without a byte
+                    np.array(numbers, "<i8").tofile(folder / "record.memmap")
+                    count = [len(numbers)]
+                    _write_meta(folder, count, pixels=_entry([*count, *shape], "uint8"), record=_entry(count, "int64"))
+                _write_meta(
+                    self._path, [], **{self._folder(shape).name: {"type": "TensorDict"} for shape in self._writers}
+                )
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Let go of the files, which stay without their list."""
-        for writer in (self._writers or {}).values():
+        """Let go of the files, which stay without `meta.json`."""
+        for file, _ in (self._writers or {}).values():
             with contextlib.suppress(OSError):  # what is left in its buffer may not fit on the disk
-                writer.close()
+                file.close()
         self._writers = None
+
+
+def _entry(shape: list[int], dtype: str) -> dict[str, Any]:
+    return {"device": "cpu", "shape": shape, "dtype": f"torch.{dtype}", "is_nested": False}
+
+
+def _write_meta(folder: Path, batch_size: list[int], **entries: dict[str, Any]) -> None:
+    """Write the `meta.json` that makes a folder a TensorDict, and flush all that is in it."""
+    (folder / _META).write_text(json.dumps({**entries, "shape": batch_size, "device": "cpu", **_KIND}), "utf-8")
+    for path in (*filter(Path.is_file, folder.iterdir()), folder):
+        flush(path)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    with reading(path, ShardError):
+        data = path.read_bytes()
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise ShardError(f"{path}: is damaged: {error}") from None
+
+
+def _names(path: Path) -> list[str]:
+    """The folders that a TensorDict consists of, by its `meta.json`."""
+    return [name for name, entry in _read_meta(path).items() if isinstance(entry, dict)]
+
+
+def _shape(path: Path) -> list[int]:
+    """(count, *shape) of the pixels in the TensorDict of a shape."""
+    try:
+        count, *shape = map(int, _read_meta(path)["pixels"]["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: is damaged: no shape of pixels: {error!r}") from None
+    return [count, *shape]

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
-from dataforge.errors import ConfigError, ShardError
-
-try:
-    import zarr
-    from zarr.codecs import Crc32cCodec
-except ImportError:
-    raise ConfigError("store 'zarr' needs the zarr package; install it with: pip install 'dataforge[zarr]'") from None
+from dataforge.errors import ShardError
+from dataforge.files import flush
 
 CHUNK, SHARD = 1 << 17, 1 << 25  # bytes that are read at once, and bytes of a file
 _FAILURES = (OSError, ValueError, KeyError, TypeError)  # what Zarr raises for files that are missing or damaged
@@ -114,9 +111,7 @@ class ZarrStore:
             group = zarr.open_group(str(self._path), mode="r+", zarr_format=3)
             _array(group, "ends", np.uint64, count, max(count, 1), None)[:] = np.array(self._ends, np.uint64)
             for file in self._path.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb") as written:
-                        os.fsync(written.fileno())
+                flush(file)
         except _FAILURES as error:
             raise ShardError(f"{self._path}: cannot be written: {error}") from None
         finally:

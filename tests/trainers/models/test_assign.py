@@ -14,6 +14,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.suite import make_batch
+from trainers.dense import Dense
+from trainers.faster_rcnn import FasterRCNN
 from trainers.models import anchors, assign, losses
 from trainers.models.boxes import iou
 
@@ -112,12 +114,32 @@ def test_offsets_are_torchvisions_and_invert() -> None:
     draw = torch.Generator().manual_seed(0)
     fixed, truth, weights = boxes(draw, 60), boxes(draw, 60), (10.0, 10.0, 5.0, 5.0)
     coder = BoxCoder(weights)
-    offsets = anchors.encode(fixed, truth, weights)
+    offsets = anchors.to_offsets(fixed, truth, weights)
     torch.testing.assert_close(offsets, coder.encode_single(truth, fixed))
-    torch.testing.assert_close(anchors.decode(offsets, fixed, weights), truth)
+    torch.testing.assert_close(anchors.from_offsets(offsets, fixed, weights), truth)
     wild = torch.randn(60, 4, generator=draw) * 50
-    torch.testing.assert_close(anchors.decode(wild, fixed, weights), coder.decode_single(wild, fixed))
-    assert anchors.encode(fixed, torch.zeros(60, 4)).isfinite().all()
+    torch.testing.assert_close(anchors.from_offsets(wild, fixed, weights), coder.decode_single(wild, fixed))
+    assert anchors.to_offsets(fixed, torch.zeros(60, 4)).isfinite().all()
+
+
+def spacing(boxes: Tensor) -> list[float]:
+    """The distinct distances between neighbouring centres, down and across."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return sorted({float(step) for axis in (0, 1) for step in centre[:, axis].unique().diff()})
+
+
+@pytest.mark.parametrize("size", [(300, 300), (260, 332), (128, 64)])
+def test_anchors_lie_by_the_stride_of_their_map(size: tuple[int, int]) -> None:
+    """Also where the sides are no multiples of it: a map of 300 pixels at stride 8 has 38 rows."""
+    plain = Dense(3, sizes=[[16], [32], [64]], channels=3, width=8)
+    timm = Dense(3, sizes=[[32], [64], [128], [256], [512]], channels=3, width=8, backbone="test_resnet")
+    regions = FasterRCNN(3, backbone="test_resnet", width=8, regions=4)
+    for model, strides in ((plain, (4, 8, 16)), (timm, (8, 16, 32, 64, 128)), (regions, (4, 8, 16, 32, 64))):
+        with torch.no_grad():
+            raw = model.eval()(torch.zeros(1, 3, *size))
+        counts = [3 * level.shape[2] * level.shape[3] for level in raw.maps]
+        for boxes, stride in zip(raw.anchors.split(counts), strides, strict=True):
+            assert spacing(boxes) in ([stride], []), stride
 
 
 def test_grid_is_torchvisions() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, DataError
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests import tiny
@@ -78,6 +80,29 @@ def test_rare_classes_come_more_often_in_training_alone(tiny_shards: Path) -> No
 def test_sizes_that_cannot_be(detector: str, values: dict[str, Any], words: str, tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         loaders(detector, tiny_shards, **values)
+
+
+def test_other_ranks_wait_for_the_cache_without_a_collective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the first rank bakes: a collective gives up after ten minutes."""
+
+    def collective(*_: object) -> None:
+        raise AssertionError("a collective")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", collective)
+    given = runs.config("yolov2", tiny.shards(tmp_path / "shards"), tmp_path, cache=True)
+    paths: list[Path] = []
+    other = threading.Thread(target=lambda: paths.append(data._cache(given, 1)), daemon=True)
+    other.start()
+    time.sleep(0.3)
+    assert other.is_alive() and not list(tmp_path.glob("*.cache-*")), "rank 1 bakes nothing, and waits"
+    path = data._cache(given, 0)
+    other.join(20)
+    assert paths == [path] and (path / "index.json").exists()
+    monkeypatch.setattr(data, "CACHE_WAIT", 0.1)
+    (path / "index.json").unlink()
+    with pytest.raises(DataError, match="was not baked within"):
+        data._cache(given, 1)
 
 
 def test_a_cache_is_baked_once_for_what_the_shards_hold(tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_shards_are_made_once_and_again_when_the_database_changed(written: Calla
     assert "again, since" in said and Shards(cache).fingerprint != before and len(Shards(cache)) == 10
 
 
+def test_a_folders_databases_count_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+    """The reader takes `.DB`, so a change in one makes the shards again."""
+    sqlite.write(source(("train",), 2), tmp_path / "set")
+    db = the_file(tmp_path / "set")
+    db = db.rename(db.with_suffix(db.suffix.upper()))
+    cache, _ = shards_of(tmp_path / "set")
+    assert len(Shards(cache)) == 20
+    sqlite.write(source(("train",), 1), tmp_path / "other")
+    the_file(tmp_path / "other").replace(db)
+    _, message = shards_of(tmp_path / "set")
+    assert "again, since" in message and len(Shards(cache)) == 10
+
+
 def test_few_images_are_all_trained_on(tmp_path: Path) -> None:
     flatbuffer.write(Source(tiny.CLASSES, iter(tiny.records()[:3]), tiny.CLASS_IDS), tmp_path / "set")
     cache, _ = shards_of(tmp_path / "set/train.db")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -7,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from dataforge.errors import ConfigError, DataError
@@ -19,7 +24,7 @@ from tests import tiny
 from tests.trainers.runs import config, rows, small, steps
 from trainers import checkpoint, distributed
 from trainers.config import read_toml, write_toml
-from trainers.training import engine, optim, run
+from trainers.training import engine, log, optim, run
 from trainers.yolov2 import YOLOv2, YOLOv2Config
 
 LOSSES = ["box", "obj", "noobj", "cls", "prior"]
@@ -73,6 +78,70 @@ def test_a_run_that_died_goes_on_exactly(
     ours, theirs = (torch.load(f / "weights/last.pt", weights_only=True) for f in (folder, finished))
     for name, tensor in theirs["model"].items():
         assert torch.equal(tensor, ours["model"][name]), name
+
+
+@pytest.mark.parametrize("by", ["resume", "name"])
+def test_a_run_that_died_before_its_first_checkpoint_starts_over(
+    finished: Path,
+    twenty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    by: str,
+) -> None:
+    def dying(*_: Any) -> None:
+        raise ValueError("killed")
+
+    folder = tmp_path / "yolov2/whole"
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match="killed"):
+            patch.setattr(checkpoint, "save", dying)
+            engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+        assert len(steps(folder)) == 2 and not list((folder / "weights").iterdir())
+    capsys.readouterr()
+    if by == "resume":
+        done = CliRunner().invoke(engine.command("yolov2", YOLOv2Config), ["--resume", str(folder)])
+        assert done.exit_code == 0, done.output
+        output = done.output
+    else:
+        assert engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2") == folder
+        output = capsys.readouterr().out
+    assert f"{folder}: has no checkpoint; the run starts over\n" in output
+    assert steps(folder) == steps(finished)
+    with pytest.raises(ConfigError, match="that run exists"):
+        engine.train(small(twenty, tmp_path, name="whole"), "yolov2")
+
+
+def test_a_folder_without_arguments_is_not_taken_for_a_run(twenty: Path, tmp_path: Path) -> None:
+    (tmp_path / "yolov2/mine/weights").mkdir(parents=True)
+    (tmp_path / "yolov2/mine/steps.csv").write_text("years of work")
+    with pytest.raises(ConfigError, match="that run exists"):
+        engine.train(small(twenty, tmp_path, name="mine"), "yolov2")
+    assert (tmp_path / "yolov2/mine/steps.csv").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("end", ["done", "stopped", "loss", "error"])
+def test_nothing_is_left_behind(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_boards: list[Any], end: str
+) -> None:
+    """However a run ends: the board is closed, the trace is written, and signals do what they did before."""
+    given = config("yolov2", twenty, tmp_path, val_split="", logger="quiet", profile=True, batch_size=3, name="end")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if end == "stopped":
+        count = itertools.count(1)
+        monkeypatch.setattr(distributed.Stop, "everywhere", lambda self, device: next(count) == 4)
+    if end == "loss":
+        given = replace(given, lr=1e30, clip=0.0, warmup_steps=0)
+    if end == "error":
+        monkeypatch.setattr(optim, "update_average", lambda *_: 1 / 0)
+    expected = {"done": None, "stopped": click.ClickException, "loss": DataError, "error": ZeroDivisionError}[end]
+    with pytest.raises(expected) if expected else nullcontext():
+        engine.train(given, "yolov2")
+    assert [board.closed for board in opened_boards] == [1]
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert torch.autograd.profiler._is_profiler_enabled is False
+    if end == "stopped":
+        assert json.loads((tmp_path / "yolov2/end/trace.json").read_text())["traceEvents"]
 
 
 def go_on(folder: Path) -> None:
@@ -177,22 +246,33 @@ def test_patience_ends_a_run_that_gets_no_better(
     assert len(rows(folder / run.RESULTS)) == 4, "it has ended"
 
 
+@pytest.fixture
+def opened_boards() -> list[Any]:
+    return []
+
+
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet(monkeypatch: pytest.MonkeyPatch, opened_boards: list[Any]) -> None:
     """A logger that shows nothing, as `logger="quiet"`: TensorBoard's costs more than the steps of these runs."""
     from trainers import config as configuration
 
     class Quiet:
+        closed = 0
+
+        def __init__(self) -> None:
+            opened_boards.append(self)
+
         def add_scalar(self, name: str, value: float, step: int) -> None: ...
 
         def add_image(self, name: str, pixels: Any, step: int) -> None: ...
 
-        def close(self) -> None: ...
+        def close(self) -> None:
+            self.closed += 1
 
-    check, opened = configuration.check_logger, engine.open_board
+    check, opened = configuration.check_logger, log.open_board
     monkeypatch.setattr(configuration, "check_logger", lambda name: None if name == "quiet" else check(name))
     monkeypatch.setattr(
-        engine, "open_board", lambda given, *rest: Quiet() if given.logger == "quiet" else opened(given, *rest)
+        log, "open_board", lambda given, *rest: Quiet() if given.logger == "quiet" else opened(given, *rest)
     )
 
 

@@ -10,16 +10,16 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError, unknown
-from dataforge.files import check_root, new_folder, put_text
+from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import json_splits, read_json
-from dataforge.formats.pictures import given, locate, picture_folders, put_picture
+from dataforge.formats.pictures import given, locate, picture_folders
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "a JSON file, or several in one folder or in <split>/: rows of an image path (Var1) and a key for each class"
 IMAGE_KEYS = ("Var1", "imageFilename")  # what `jsonencode` makes of a table without names, and MATLAB's own name
 CORNERS = ("matlab", "converter")
 
-HOLDS = frozenset({"keys", "splits", "classes"})
 NAN = float("nan")  # MATLAB writes it as null
 
 Row = dict[str, Any]
@@ -68,12 +68,12 @@ def read(
         for name in chosen:
             origin = splits[name][0]
             folders = picture_folders(folder, name, origin, images)
-            found, findings = locate(by_image[name], folders, images or folder, origin, allow_outside=allow_outside)
+            pictures, findings = locate(by_image[name], folders, images or folder, origin, allow_outside=allow_outside)
             yield from findings
-            for image, mine in by_image[name].items():
-                if image in found:
-                    key, path = found[image]
-                    yield from _record(name, key, path, mine, classes, corners)
+            for image, own_rows in by_image[name].items():
+                if image in pictures:
+                    key, path = pictures[image]
+                    yield from _record(name, key, path, own_rows, classes, corners)
 
     return Source(classes, records(), total=sum(map(len, by_image.values())))
 
@@ -92,10 +92,10 @@ def _image(row: Row) -> Any:
 
 
 def _by_image(rows: list[tuple[Path, Row]]) -> dict[str, list[tuple[Path, Row]]]:
-    found: dict[str, list[tuple[Path, Row]]] = {}
+    by_image: dict[str, list[tuple[Path, Row]]] = {}
     for path, row in rows:
-        found.setdefault(_image(row), []).append((path, row))
-    return found
+        by_image.setdefault(_image(row), []).append((path, row))
+    return by_image
 
 
 def _record(
@@ -104,22 +104,25 @@ def _record(
     numbers: list[list[float]] = []
     labels: list[int] = []
     earlier: set[tuple[float, ...]] = set()  # label and numbers, of the rows before
+    number = -1  # of a box among those of all rows and classes
     for path, row in rows:
         start = len(labels)
         for label, name in enumerate(classes):
             for n, four in enumerate(_fours(row.get(name))):
+                number += 1
                 try:
-                    box = [NAN if one is None else one for one in msgspec.convert(four, _Four)]
+                    box = [NAN if value is None else value for value in msgspec.convert(four, _Four)]
                 except (msgspec.ValidationError, OverflowError):
                     value, reason = (
                         str(four)[:60],
                         "expected [], four numbers, or a list of four numbers each; left out",
                     )
-                    yield Finding("refused", "box-missing", str(path), f"{key} {name} {n}", value, reason)
+                    yield Finding("refused", "box-missing", str(path), key, f"{name} {n}: {value}", reason, box=number)
                     continue
                 if (label, *box) in earlier:
-                    reason = "stands in an earlier row of this image too; taken once"
-                    yield Finding("repaired", "box-twice", str(path), f"{key} {name} {n}", str(four), reason)
+                    value, reason = f"{name} {n}: {four}", "stands in an earlier row of this image too; taken once"
+                    xyxy = as_xyxy(_edges([box], corners)[0])
+                    yield Finding("repaired", "box-twice", str(path), key, value, reason, box=number, xyxy=xyxy)
                     continue
                 numbers.append(box)
                 labels.append(label)
@@ -149,28 +152,3 @@ def _edges(numbers: list[list[float]], corners: str) -> Boxes:
         low = four[:, :2] if corners == "matlab" else four[:, [0, 3]]
         high = four[:, :2] + four[:, 2:] if corners == "matlab" else four[:, [2, 1]]
         return as_boxes(np.concatenate([low, high], 1) - 1)
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `<split>/labels.json` and the pictures as `<split>/<key>`.
-
-    Boxes keep their float32 numbers and come back in the order of their classes. Flags, areas, ids and the classes'
-    numbers cannot be held. Nor can a class that is named as the image's key, or that a split without a record has.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
-    """
-    new_folder(root)
-    for name in {*IMAGE_KEYS} & {*source.classes}:
-        raise FormatError(f"class {name!r}: is what the image's path is called here")
-    rows: dict[str, list[bytes]] = {}
-    for record in source.records:
-        if isinstance(record, Finding):
-            continue
-        put_picture(record, root / record.split)
-        edges = record.boxes.astype(np.float64)
-        xywh = np.concatenate([edges[:, :2] + 1, edges[:, 2:] - edges[:, :2]], 1)
-        row = {name: xywh[record.labels == label].tolist() for label, name in enumerate(source.classes)}
-        rows.setdefault(record.split, []).append(msgspec.json.encode({IMAGE_KEYS[0]: record.key, **row}))
-    for split, lines in rows.items():
-        put_text(root / split / "labels.json", b"[" + b",\n".join(lines) + b"]\n")

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, new_folder
-from dataforge.formats.pictures import as_size, given, locate, picture_folders, put_picture
+from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.pictures import as_size, given, locate, picture_folders
 from dataforge.formats.xml_files import iterparse
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "annotations.xml (CVAT for images 1.1) with images/<subset>/ or images/"
-FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
-RETURN = {"\r": "&#13;"}
-HOLDS = frozenset({*FLAGS, "keys", "splits", "classes"})
 NO_BOX = {"points", "polyline", "cuboid", "skeleton", "tag"}  # nothing here says how wide and high the object is
 
 
@@ -55,8 +51,8 @@ def read(
     if not root.is_file():
         check_root(root, EXPECTED)
     images = given(root, images, "--images")
-    places = [root, root / "annotations", root / "Annotations"]
-    paths = [root] if root.is_file() else next(filter(None, (sorted(place.glob("*.xml")) for place in places)), [])
+    folders = [root, root / "annotations", root / "Annotations"]
+    paths = [root] if root.is_file() else next(filter(None, (sorted(folder.glob("*.xml")) for folder in folders)), [])
     if not paths:
         raise FormatError(f"{root}: no XML file found; expected {EXPECTED}")
     folder = root.parent if root.is_file() else root
@@ -67,17 +63,17 @@ def read(
 
     def records() -> Iterator[Record | Finding]:
         for path, file in files.items():
-            found: dict[str, dict[str, tuple[str, Path]]] = {}
+            pictures: dict[str, dict[str, tuple[str, Path]]] = {}
             for name in [name for name in chosen if name in file.names]:
                 folders = picture_folders(folder, name, path, images)
                 below = images or folder
-                found[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
+                pictures[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
                 yield from findings
             for element in _images(path):
                 name = element.get("subset") or "train"
-                place = found.get(name, {}).get(element.get("name", ""))
-                if place:
-                    yield from _record(name, *place, element, label_of, str(path))
+                picture = pictures.get(name, {}).get(element.get("name", ""))
+                if picture:
+                    yield from _record(name, *picture, element, label_of, str(path))
 
     total = sum(len(file.names.get(name, ())) for file in files.values() for name in chosen)
     return Source(classes, records(), total=total)
@@ -127,26 +123,26 @@ def _record(
     labels: list[int] = []
     flags: list[int] = []
     for n, shape in enumerate(element):
-        where = f"{key} shape {n}"
         name = shape.get("label", "")
         try:
             box = _box(shape)
         except ValueError as error:
             value = f"{shape.tag} {shape.get('points') or dict(shape.attrib)}"
             value = value if len(value) <= 80 else value[:77] + "..."
-            yield Finding("refused", "box-missing", origin, where, value, f"{error}; left out")
+            yield Finding("refused", "box-missing", origin, key, value, f"{error}; left out", box=n)
             continue
         if isinstance(box, str):
             code = "box-rotated" if shape.tag == "box" else "shape-unknown"
-            yield Finding("refused", code, origin, where, f"{shape.tag} {name}", f"{box}; left out")
+            yield Finding("refused", code, origin, key, f"{shape.tag} {name}", f"{box}; left out", box=n)
         elif name not in label_of:
             reason = "expected one of the task's labels; left out"
-            yield Finding("refused", "unknown-class", origin, where, repr(name), reason)
+            xyxy = as_xyxy(box)
+            yield Finding("refused", "unknown-class", origin, key, repr(name), reason, box=n, xyxy=xyxy)
         else:
             boxes.append(box)
             labels.append(label_of[name])
-            said = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
-            flags.append(sum(bit for flag, bit in FLAGS.items() if said.get(flag) in ("true", "1")))
+            marks = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
+            flags.append(sum(bit for flag, bit in FLAGS.items() if marks.get(flag) in ("true", "1")))
     yield Record(
         key=key,
         split=split,
@@ -195,58 +191,3 @@ def _numbers(shape: ET.Element, *names: str) -> list[float]:
         return [float(shape.attrib[name]) for name in names]
     except (KeyError, ValueError):
         raise ValueError(f"expected numbers as {', '.join(names)}") from None
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `annotations.xml`, and the pictures as `images/<split>/<key>`.
-
-    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as attributes. Areas, the images' ids and
-    the classes' numbers cannot be held.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a name has a character that XML cannot hold.
-    """
-    new_folder(root)
-    path = root / "annotations.xml"
-    attributes = "".join(
-        f"<attribute><name>{name}</name><mutable>False</mutable><input_type>checkbox</input_type>"
-        f"<default_value>false</default_value><values>false</values></attribute>"
-        for name in FLAGS
-    )
-    labels = "".join(
-        f"<label><name>{escape(_legal(name, path), RETURN)}</name><attributes>{attributes}</attributes></label>\n"
-        for name in source.classes
-    )
-    try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
-            file.write(f"<meta><task><labels>\n{labels}</labels></task></meta>\n")
-            number = 0
-            for record in source.records:
-                if isinstance(record, Record):
-                    put_picture(record, root / "images" / record.split)
-                    file.write(_element(record, number, source.classes, path))
-                    number += 1
-            file.write("</annotations>\n")
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _element(record: Record, number: int, classes: tuple[str, ...], path: Path) -> str:
-    name, subset = (quoteattr(_legal(text, path)) for text in (record.key, record.split))
-    lines = [f'<image id="{number}" name={name} subset={subset} width="{record.width}" height="{record.height}">']
-    for (x1, y1, x2, y2), label, flag in zip(
-        record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
-    ):
-        said = "".join(
-            f'<attribute name="{one}">{"true" if flag & bit else "false"}</attribute>' for one, bit in FLAGS.items()
-        )
-        corners = f'xtl="{x1!r}" ytl="{y1!r}" xbr="{x2!r}" ybr="{y2!r}"'
-        lines.append(f'<box label={quoteattr(classes[label])} occluded="0" {corners} z_order="0">{said}</box>')
-    return "\n".join([*lines, "</image>\n"])
-
-
-def _legal(text: str, path: Path) -> str:
-    if re.search("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text):
-        raise FormatError(f"{path}: {text!r}: has a character that XML cannot hold")
-    return text

@@ -1,4 +1,10 @@
-"""What every `BlobStore` must do. A new store's test is a subclass of `BlobStoreSuite` that names it."""
+"""The test suite of blob stores, for those that others write too. It needs pytest, which dataforge does not install.
+
+from dataforge.testing import BlobStoreSuite
+
+class TestMyStore(BlobStoreSuite):
+    store = MyStore
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,9 @@ import numpy as np
 import pytest
 
 from dataforge.errors import ShardError
-from dataforge.shards.stores.registry import BlobStore, store
+from dataforge.shards.stores.registry import BlobStore
+
+__all__ = ["BlobStoreSuite"]
 
 
 def blob(i: int) -> bytes:
@@ -29,19 +37,23 @@ def files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def read_in_child(name: str, path: Path, i: int) -> bytes:
-    return bytes(store(name).open(path)[i])
+def read_in_child(store: type[BlobStore], path: Path, i: int) -> bytes:
+    return bytes(store.open(path)[i])
 
 
 class BlobStoreSuite:
-    """Set `name` to the store's name in `BLOBS`."""
+    """What every `BlobStore` must do: order, sizes, threads, processes, forks, torn files, equal bytes.
 
-    name: str
+    Attributes:
+        store: the class to test; it must be importable by its module and name, since other processes read it too.
+    """
+
+    store: type[BlobStore]
     COUNT = 40
 
     def make(self, path: Path, count: int = COUNT) -> Path:
         path.mkdir(parents=True, exist_ok=True)
-        blobs = store(self.name).create(path)
+        blobs = self.store.create(path)
         for i in range(count):
             blobs.append(blob(i))
         assert len(blobs) == count
@@ -49,7 +61,7 @@ class BlobStoreSuite:
         return path
 
     def open(self, path: Path) -> BlobStore:
-        return store(self.name).open(path)
+        return self.store.open(path)
 
     @pytest.fixture
     def made(self, tmp_path: Path) -> Path:
@@ -72,7 +84,7 @@ class BlobStoreSuite:
 
     def test_large_blobs_and_growth(self, tmp_path: Path) -> None:
         large = [np.random.default_rng(i).bytes(5_000_000 + i) for i in range(8)]  # 40 MB: more than one commit
-        blobs = store(self.name).create(tmp_path)
+        blobs = self.store.create(tmp_path)
         for data in large:
             blobs.append(data)
         blobs.append(b"")
@@ -113,7 +125,7 @@ class BlobStoreSuite:
         before = self.open(made)
         assert before[8] == blob(8)  # the parent holds it open meanwhile
         with multiprocessing.get_context(method).Pool(2) as pool:
-            found = pool.starmap(read_in_child, [(self.name, made, i) for i in range(10)])
+            found = pool.starmap(read_in_child, [(self.store, made, i) for i in range(10)])
         assert found == [blob(i) for i in range(10)]
         assert before[11] == blob(11)
 
@@ -147,10 +159,11 @@ class BlobStoreSuite:
     def test_a_torn_file_is_an_error_and_never_other_bytes(self, made: Path, keep: float) -> None:
         for file in files(made):
             os.truncate(file, int(file.stat().st_size * keep))
-        code = "import sys\nfrom pathlib import Path\nfrom tests.shards.suite import judge\n"
-        code += f"sys.exit(judge({self.name!r}, Path({str(made)!r})))"
+        code = f"import sys\nfrom pathlib import Path\nsys.path[:] = {sys.path!r}\n"
+        code += f"from dataforge.testing import judge\nfrom {self.store.__module__} import {self.store.__name__}\n"
+        code += f"sys.exit(judge({self.store.__name__}, Path({str(made)!r})))"
         # in a process of its own, so that a bus error is seen as a failure
-        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=False)
+        done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
         assert done.returncode == 0
 
     def test_a_read_only_folder(self, made: Path) -> None:
@@ -171,7 +184,7 @@ class BlobStoreSuite:
         assert len(data) < 1000 and pickle.loads(data)[9] == blob(9)
 
     def test_abort_writes_no_more(self, tmp_path: Path) -> None:
-        blobs = store(self.name).create(tmp_path)
+        blobs = self.store.create(tmp_path)
         blobs.append(blob(6))
         blobs.abort()
         blobs.abort()
@@ -180,7 +193,7 @@ class BlobStoreSuite:
 
     def test_a_folder_that_is_not_there_cannot_be_created_in(self, tmp_path: Path) -> None:
         with pytest.raises(ShardError, match="nowhere"):
-            store(self.name).create(tmp_path / "nowhere")
+            self.store.create(tmp_path / "nowhere")
 
     def test_reading_writes_nothing(self, made: Path) -> None:
         def state() -> list[tuple[str, int, int]]:
@@ -198,9 +211,9 @@ class BlobStoreSuite:
             assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def judge(name: str, path: Path) -> int:
+def judge(store: type[BlobStore], path: Path) -> int:
     """0 when each blob of a torn store is a ShardError or right, and not all can be read."""
-    blobs = store(name).open(path)
+    blobs = store.open(path)
     torn = 0
     for i in range(BlobStoreSuite.COUNT):
         try:

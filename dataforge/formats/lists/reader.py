@@ -12,18 +12,18 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, inside, new_folder, put_text
+from dataforge.files import check_root
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import read_json
-from dataforge.formats.pictures import given, locate, picture_folders, put_picture
-from dataforge.record import DIFFICULT, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.formats.pictures import given, locate, picture_folders
+from dataforge.record import DIFFICULT, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "TRAIN_images.json (paths), TRAIN_objects.json (boxes, labels, difficulties), TEST_... and label_map.json"
 IMAGES, OBJECTS, LABEL_MAP = "_images.json", "_objects.json", "label_map.json"
-HOLDS = frozenset({"difficult", "keys", "splits", "classes"})
 BACKGROUND = "background"
 
 
-class _Objects(msgspec.Struct, gc=False):
+class Objects(msgspec.Struct, gc=False):
     boxes: list[list[float | None]]
     labels: list[int]
     difficulties: list[int] | None = None
@@ -53,11 +53,11 @@ def read(
     classes, class_ids = _classes(root / LABEL_MAP)
     label_of = {number: label for label, number in enumerate(class_ids)}
     paths: dict[str, list[str]] = {}
-    objects: dict[str, list[_Objects]] = {}
+    objects: dict[str, list[Objects]] = {}
     for name in chosen:
         file, other = root / (splits[name] + IMAGES), root / (splits[name] + OBJECTS)
         paths[name] = read_json(file, list[str], "a list of paths")
-        objects[name] = read_json(other, list[_Objects], "a list of {boxes, labels, difficulties}")
+        objects[name] = read_json(other, list[Objects], "a list of {boxes, labels, difficulties}")
         if len(paths[name]) != len(objects[name]):
             raise FormatError(f"{other}: {len(objects[name])} entries; expected {len(paths[name])}, as {file.name} has")
 
@@ -65,12 +65,12 @@ def read(
         for name in chosen:
             origin = root / (splits[name] + IMAGES)
             folders = picture_folders(root, name, origin, images)
-            found, findings = locate(paths[name], folders, images or root, origin, allow_outside=allow_outside)
+            pictures, findings = locate(paths[name], folders, images or root, origin, allow_outside=allow_outside)
             yield from findings
             origin = root / (splits[name] + OBJECTS)
             for path, entry in zip(paths[name], objects.pop(name), strict=True):
-                if path in found:
-                    yield from _record(name, *found[path], entry, label_of, origin)
+                if path in pictures:
+                    yield from _record(name, *pictures[path], entry, label_of, origin)
 
     return Source(classes, records(), class_ids, total=sum(map(len, paths.values())))
 
@@ -90,7 +90,7 @@ def _classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def _record(
-    split: str, key: str, image: Path, entry: _Objects, label_of: dict[int, int], origin: Path
+    split: str, key: str, image: Path, entry: Objects, label_of: dict[int, int], origin: Path
 ) -> Iterator[Record | Finding]:
     difficulties = [0] * len(entry.labels) if entry.difficulties is None else entry.difficulties
     counts = (len(entry.boxes), len(entry.labels), len(difficulties))
@@ -103,54 +103,25 @@ def _record(
     for n, (box, label) in enumerate(zip(entry.boxes, entry.labels, strict=True)):
         if len(box) != 4:
             reason = "expected [xmin, ymin, xmax, ymax]; left out"
-            yield Finding("refused", "box-missing", str(origin), f"{key} box {n}", str(box)[:60], reason)
+            yield Finding("refused", "box-missing", str(origin), key, str(box)[:60], reason, box=n)
         elif label not in label_of:
             reason = f"expected a class's number from {LABEL_MAP}, where 0 is the background; left out"
-            yield Finding("refused", "unknown-class", str(origin), f"{key} box {n}", f"label {label}", reason)
+            xyxy = as_xyxy(_edges([box])[0])
+            yield Finding("refused", "unknown-class", str(origin), key, f"label {label}", reason, box=n, xyxy=xyxy)
         else:
             kept.append(n)
-    inclusive = np.array([entry.boxes[n] for n in kept], np.float64).reshape(-1, 4)
     yield Record(
         key=key,
         split=split,
         image=image,
         height=0,
         width=0,
-        boxes=as_boxes(inclusive + np.array([0, 0, 1, 1])),
+        boxes=_edges([entry.boxes[n] for n in kept]),
         labels=np.array([label_of[entry.labels[n]] for n in kept], np.int32),
         flags=np.array([DIFFICULT if difficulties[n] else 0 for n in kept], np.uint8),
         origin=str(origin),
     )
 
 
-def write(source: Source, root: Path) -> None:
-    """Write the lists, and the pictures as `<split>/<key>`; the paths in the lists are the keys.
-
-    Boxes keep their float32 numbers. Flags other than difficult, areas, ids and the classes' numbers cannot be held
-    (classes are counted from 1), nor a split's name in capitals.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a class or a split cannot be held.
-    """
-    new_folder(root)
-    if BACKGROUND in source.classes:
-        raise FormatError(f"class {BACKGROUND!r}: is no class here, but label 0")
-    paths: dict[str, list[str]] = {}
-    objects: dict[str, list[bytes]] = {}
-    for record in source.records:
-        if isinstance(record, Finding):
-            continue
-        put_picture(record, root / record.split)
-        paths.setdefault(record.split, []).append(inside(record.key) or "")
-        entry = _Objects(
-            (record.boxes.astype(np.float64) - (0, 0, 1, 1)).tolist(),
-            (record.labels + 1).tolist(),
-            (record.flags & DIFFICULT != 0).astype(int).tolist(),
-        )
-        objects.setdefault(record.split, []).append(msgspec.json.encode(entry))
-    for split in paths:
-        start = split.upper() if split.upper().lower() == split else split
-        put_text(root / (start + IMAGES), msgspec.json.encode(paths[split]))
-        put_text(root / (start + OBJECTS), b"[" + b",\n".join(objects[split]) + b"]\n")
-    numbers = {name: label + 1 for label, name in enumerate(source.classes)} | {BACKGROUND: 0}
-    put_text(root / LABEL_MAP, msgspec.json.encode(numbers))
+def _edges(inclusive: list[list[float | None]]) -> Boxes:
+    return as_boxes(np.array(inclusive, np.float64).reshape(-1, 4) + np.array([0, 0, 1, 1]))

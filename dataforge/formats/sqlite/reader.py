@@ -14,11 +14,12 @@ from urllib.parse import quote
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists, new_folder
-from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, picture_folders, put_picture, resolve
+from dataforge.files import check_root, exists
+from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.classes import by_number, unique_ids, unite
+from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, picture_folders, resolve
 from dataforge.record import CROWD, Finding, Record, Source, as_boxes, pick_splits
 
-HOLDS = frozenset({"crowd", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
 EXPECTED = "a SQLite database, or a folder of <split>.db, .sqlite or .sqlite3"
 SCHEMA = {
@@ -67,34 +68,33 @@ def read(
             _check_schema(files[name], query)
             names[name] = _categories(files[name], query)
             total += next(query("SELECT count(*) FROM images"))[0]
-    first: dict[str, int] = {}
-    for here in names.values():
-        for number, class_name in here.items():
-            first.setdefault(class_name, number)
-    classes = tuple(first)
-    class_ids = tuple(first.values()) if len(set(first.values())) == len(first) else ()
+    numbers, noted = unite({files[name]: names[name] for name in chosen})
+    classes = tuple(numbers)
 
     def records() -> Iterator[Record | Finding]:
+        yield from noted
         for name in chosen:
             label_of = {number: classes.index(class_name) for number, class_name in names[name].items()}
             base = root.parent if root.is_file() else root
             folders = picture_folders(base, name, files[name], images)
             yield from _records(name, files[name], folders, label_of, allow_outside)
 
-    return Source(classes, records(), class_ids, total=total)
+    return Source(classes, records(), unique_ids(numbers), total=total)
 
 
 def _files(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     check_root(root, EXPECTED)
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for path in sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
-        if found.setdefault(path.stem, path) != path:
-            raise FormatError(f"{path}: the split {path.stem!r} is in {found[path.stem].name} too; expected one file")
-    if not found:
+        if by_split.setdefault(path.stem, path) != path:
+            raise FormatError(
+                f"{path}: the split {path.stem!r} is in {by_split[path.stem].name} too; expected one file"
+            )
+    if not by_split:
         raise FormatError(f"{root}: no SQLite database found; expected {EXPECTED}")
-    return found
+    return by_split
 
 
 @contextmanager
@@ -138,53 +138,53 @@ def _check_schema(path: Path, query: Callable[[str], Iterator[Any]]) -> None:
 
 
 def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for row, name, number in query("SELECT rowid, name, coco_id FROM categories ORDER BY rowid"):
+    rows = list(query("SELECT rowid, name, coco_id FROM categories ORDER BY rowid"))
+    for row, name, number in rows:
         if not isinstance(name, str) or not isinstance(number, int):
             raise FormatError(
                 f"{path}: categories row {row}: name {name!r}, coco_id {number!r}; expected text, a number"
             )
-        if found.setdefault(number, name) != name:
-            raise FormatError(f"{path}: categories: coco_id {number} is given twice, to {found[number]!r} and {name!r}")
-    if not found:
+    names = by_number(((number, name) for _, name, number in rows), f"{path}: categories: coco_id")
+    if not names:
         raise FormatError(f"{path}: categories is empty; expected a row for each class")
     twice = "SELECT coco_id FROM images WHERE coco_id IS NOT NULL GROUP BY coco_id HAVING count(*) > 1 LIMIT 1"
     for (number,) in query(twice):
         raise FormatError(f"{path}: images: coco_id {number} is given twice; expected each once")
-    return found
+    return names
 
 
 def _records(
     split: str, path: Path, folders: list[Path], label_of: dict[int, int], allow_outside: bool
 ) -> Iterator[Record | Finding]:
-    def refused(code: str, key: str, value: object, reason: str, scope: Any = "box") -> Finding:
+    def refused(code: str, key: str, where: str, value: object, reason: str, **more: Any) -> Finding:
         text = repr(value)
-        return Finding("refused", code, str(path), key, text if len(text) <= 160 else text[:157] + "...", reason, scope)
+        text = text if len(text) <= 160 else text[:157] + "..."
+        return Finding("refused", code, str(path), key, f"{where}: {text}", reason, **more)
 
     with _opened(path) as query:
         sample = (name for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str))
         folder = likeliest(folders or [path.parent], sample, allow_outside)
         for row, number in query(ORPHANS):
             reason = "image_coco_id is none of images' coco_id; left out"
-            yield refused("unknown-image", f"annotations row {row}", number, reason)
+            yield refused("unknown-image", "", f"annotations row {row}", number, reason)
         for (image, name, number, width, height), rows in groupby(query(JOIN), lambda row: row[:5]):
-            there = resolve(name, folder, allow_outside) if isinstance(name, str) else None
-            if there is None:
-                yield refused("image-path", f"images row {image}", name, NOT_BELOW, "image")
+            picture = resolve(name, folder, allow_outside) if isinstance(name, str) else None
+            if picture is None:
+                yield refused("image-path", "", f"images row {image}", name, NOT_BELOW, scope="image")
                 continue
-            key, file = there
+            key, file = picture
             boxes, labels, flags, areas = [], [], [], []
-            for *_, annotation, text, category, crowd, area in rows:
+            for n, (*_, annotation, text, category, crowd, area) in enumerate(rows):
                 if annotation is None:  # the join's row for an image without annotations
                     continue
-                where = f"{key} annotations row {annotation}"
+                where = f"annotations row {annotation}"
                 box = _box(text)
                 if box is None:
-                    yield refused("box-text", where, text, 'expected the text "x1,y1,x2,y2"; left out')
+                    yield refused("box-text", key, where, text, 'expected the text "x1,y1,x2,y2"; left out', box=n)
                 elif category not in label_of:
-                    yield refused(
-                        "unknown-class", where, category, "cat_coco_id is none of categories' coco_id; left out"
-                    )
+                    reason = "cat_coco_id is none of categories' coco_id; left out"
+                    xyxy = as_xyxy(box)
+                    yield refused("unknown-class", key, where, category, reason, box=n, xyxy=xyxy)
                 else:
                     boxes.append(box)
                     labels.append(label_of[category])
@@ -217,60 +217,3 @@ def _box(text: object) -> list[float] | None:
 
 def _size(value: object) -> int:
     return as_size(value) if isinstance(value, int | float | str) else 0
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `<split>.sqlite` files and their pictures, `images/<split>/<key>`.
-
-    Boxes, areas, sizes, image numbers, crowd flags, the classes and their numbers come back exactly. The schema has no
-    place for the flags difficult and truncated. An image without a number, or with one that its split has already,
-    gets a negative `coco_id`.
-
-    Raises:
-        FormatError: `root` is not empty, or something cannot be written.
-    """
-    new_folder(root)
-    numbers = source.class_ids or tuple(range(len(source.classes)))
-    open_files: dict[str, sqlite3.Connection] = {}
-    taken: dict[str, set[int]] = {}
-    try:
-        for record in source.records:
-            if isinstance(record, Finding):
-                continue
-            split = record.split
-            if split not in open_files:
-                open_files[split] = _create(root / f"{split}.sqlite", source.classes, numbers)
-                taken[split] = set()
-            put_picture(record, root / "images" / split)
-            known = taken[split]
-            number = record.id if record.id >= 0 and record.id not in known else -1 - len(known)
-            known.add(number)
-            areas = [None] * len(record.boxes) if record.areas is None else record.areas.tolist()
-            image = (record.key, number, record.width, record.height, float(record.width * record.height))
-            open_files[split].execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", image)
-            rows = zip(
-                [",".join(map(repr, box)) for box in record.boxes.tolist()],
-                [numbers[label] for label in record.labels],
-                [number] * len(areas),
-                (record.flags & CROWD).tolist(),
-                areas,
-                strict=True,
-            )
-            open_files[split].executemany("INSERT INTO annotations VALUES (?, ?, ?, ?, ?)", rows)
-        for connection in open_files.values():
-            connection.execute("CREATE INDEX annotations_image ON annotations(image_coco_id)")
-            connection.commit()
-    except (sqlite3.Error, OverflowError) as error:
-        raise FormatError(f"{root}: cannot be written: {error}") from None
-    finally:
-        for connection in open_files.values():
-            connection.close()
-
-
-def _create(path: Path, classes: tuple[str, ...], numbers: tuple[int, ...]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path)
-    for table, columns in SCHEMA.items():
-        connection.execute(f"CREATE TABLE {table} ({', '.join(f'{name} {kind}' for name, kind in columns.items())})")
-    rows = [(n, name, number) for n, (name, number) in enumerate(zip(classes, numbers, strict=True), 1)]
-    connection.executemany("INSERT INTO categories VALUES (?, ?, ?)", rows)
-    return connection

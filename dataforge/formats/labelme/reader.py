@@ -6,7 +6,7 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,16 +14,15 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists, inside, new_folder, put_text, read_text
+from dataforge.files import check_root, exists, inside, read_text
+from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import json_splits, read_json
-from dataforge.formats.pictures import as_size, given, locate, put_picture
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.formats.pictures import as_size, given, locate
+from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
 NO_CLASS = ("__ignore__", "_background_")  # LabelMe's own first lines of labels.txt
-FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 
 
 class _Shape(msgspec.Struct):
@@ -81,47 +80,54 @@ def read(
     splits = json_splits(root)
     chosen = pick_splits(split, splits)
     parsed = {path: _parse(path) for paths in splits.values() for path in paths}
-    if all(one.broken for one in parsed.values()):
-        raise FormatError(next((one.broken for one in parsed.values()), f"{root}: no JSON found; expected {EXPECTED}"))
+    if all(annotation.broken for annotation in parsed.values()):
+        raise FormatError(
+            next((annotation.broken for annotation in parsed.values()), f"{root}: no JSON found; expected {EXPECTED}")
+        )
     listed = read_text(root / NAMES).splitlines() if exists(root / NAMES) else []
     listed = [name for name in listed if name.strip() and name not in NO_CLASS]
-    classes = tuple(dict.fromkeys([*listed, *sorted({name for one in parsed.values() for name in one.names})]))
+    classes = tuple(
+        dict.fromkeys([*listed, *sorted({name for annotation in parsed.values() for name in annotation.names})])
+    )
 
     def records() -> Iterator[Record | Finding]:
         wanted = {path: _picture(parsed[path].name, path, root) for name in chosen for path in splits[name]}
         below = images or root
         named, anywhere = filter(None, wanted.values()), images is not None
-        found, findings = locate(named, [below], below, root, anywhere=anywhere, allow_outside=allow_outside)
+        pictures, findings = locate(named, [below], below, root, anywhere=anywhere, allow_outside=allow_outside)
         yield from (finding for finding in findings if finding.action != "refused")
-        why = {finding.key: finding for finding in findings}
+        refused = {finding.key: finding for finding in findings}
         for name in chosen:
             for path in splits[name]:
-                one, picture = parsed[path], wanted[path]
+                annotation, picture = parsed[path], wanted[path]
                 image: Path | bytes
-                if one.broken:
-                    reason = one.broken.removeprefix(f"{path}: ")
-                    yield Finding("refused", "annotation-broken", str(path), path.stem, "", reason, "image")
+                if annotation.broken:
+                    reason = annotation.broken.removeprefix(f"{path}: ")
+                    yield Finding("refused", "annotation-broken", str(path), "", "", reason, "image")
                     continue
-                if picture in found:
-                    key, image = found[picture]
+                if picture in pictures:
+                    key, image = pictures[picture]
                 else:
                     embedded = _embedded(path)
                     if embedded is None:
-                        code, reason = (why[picture].code, why[picture].reason) if picture else ("image-path", "empty")
-                        yield Finding("refused", code, str(path), path.stem, one.name, reason, "image")
+                        code, reason = (
+                            (refused[picture].code, refused[picture].reason) if picture else ("image-path", "empty")
+                        )
+                        yield Finding("refused", code, str(path), picture, annotation.name, reason, "image")
                         continue
                     same = path.relative_to(root).with_suffix(PurePosixPath(picture).suffix).as_posix()
                     key, image = inside(picture) or same, embedded
-                yield from one.findings
+                key = key if images else key.removeprefix(f"{name}/")
+                yield from (replace(finding, key=key) for finding in annotation.findings)
                 yield Record(
-                    key=key if images else key.removeprefix(f"{name}/"),
+                    key=key,
                     split=name,
                     image=image,
-                    height=one.height,
-                    width=one.width,
-                    boxes=as_boxes(one.boxes),
-                    labels=np.array([classes.index(label) for label in one.names], np.int32),
-                    flags=np.array(one.flags, np.uint8),
+                    height=annotation.height,
+                    width=annotation.width,
+                    boxes=as_boxes(annotation.boxes),
+                    labels=np.array([classes.index(label) for label in annotation.names], np.int32),
+                    flags=np.array(annotation.flags, np.uint8),
                     origin=str(path),
                 )
 
@@ -153,15 +159,17 @@ def _parse(path: Path) -> _Annotation:
     read = _Annotation(file.imagePath, as_size(file.imageHeight), as_size(file.imageWidth))
     groups: dict[tuple[str, int | str | float], int] = {}
     for n, shape in enumerate(file.shapes):
-        key = f"{path.stem} shape {n}"
         box = _box(shape)
         if isinstance(box, str):
             code = "shape-unknown" if box.startswith("is a") else "box-missing"
-            read.findings.append(Finding("refused", code, str(path), key, shape.label, f"{box}; left out"))
+            read.findings.append(Finding("refused", code, str(path), "", shape.label, f"{box}; left out", box=n))
             continue
+        xyxy = as_xyxy(box)
         if shape.label in ("", *NO_CLASS):
             reason = "expected a class's name; left out"
-            read.findings.append(Finding("refused", "unknown-class", str(path), key, repr(shape.label), reason))
+            read.findings.append(
+                Finding("refused", "unknown-class", str(path), "", repr(shape.label), reason, box=n, xyxy=xyxy)
+            )
             continue
         flag = sum(bit for name, bit in FLAGS.items() if (shape.flags or {}).get(name) in (True, 1))
         row = len(read.names)
@@ -172,9 +180,8 @@ def _parse(path: Path) -> _Annotation:
             read.boxes[row] = [*both[:, :2].min(0).tolist(), *both[:, 2:].max(0).tolist()]
             read.flags[row] |= flag
             reason = "is of the same label and group as an earlier shape; taken for parts of one object"
-            read.findings.append(
-                Finding("noted", "shapes-joined", str(path), key, f"{shape.label} group {shape.group_id}", reason)
-            )
+            value = f"{shape.label} group {shape.group_id}"
+            read.findings.append(Finding("noted", "shapes-joined", str(path), "", value, reason, box=n, xyxy=xyxy))
             continue
         read.names.append(shape.label)
         read.boxes.append(box)
@@ -197,48 +204,3 @@ def _box(shape: _Shape) -> list[float] | str:
             radius = np.hypot(*(points[0] - points[1]))
             points = np.stack([points[0] - radius, points[0] + radius])
     return [*points.min(0).tolist(), *points.max(0).tolist()]
-
-
-def write(source: Source, root: Path) -> None:
-    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles beside it.
-
-    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as shape flags. Areas, ids and the
-    classes' numbers cannot be held. Splits named annotations, labels or json come back as train.
-
-    Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
-    """
-    new_folder(root)
-    for name in source.classes:
-        if name in NO_CLASS or not name.strip() or len(name.splitlines()) != 1:
-            raise FormatError(f"class {name!r}: cannot be held; expected a name of one line, not one of {NO_CLASS}")
-    put_text(root / NAMES, "".join(f"{name}\n" for name in source.classes).encode())
-    for record in source.records:
-        if isinstance(record, Finding):
-            continue
-        put_picture(record, root / record.split)
-        shapes = [
-            {
-                "label": source.classes[label],
-                "points": [box[:2], box[2:]],
-                "group_id": None,
-                "shape_type": "rectangle",
-                "flags": {name: True for name, bit in FLAGS.items() if flag & bit},
-            }
-            for box, label, flag in zip(
-                record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
-            )
-        ]
-        picture = root / record.split / record.key
-        facts: dict[str, Any] = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": picture.name,
-            "imageData": None,
-            "imageHeight": record.height,
-            "imageWidth": record.width,
-        }
-        names = [PurePosixPath(picture.name).stem + ".json", picture.name + ".json"]
-        plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden ones would not be read
-        put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))

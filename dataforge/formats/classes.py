@@ -1,0 +1,61 @@
+"""Class lists: of one file by number, and of several files as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dataforge.errors import FormatError
+from dataforge.record import Finding
+
+
+def by_number(pairs: Iterable[tuple[int, str]], what: str) -> dict[int, str]:
+    """Names by their numbers, in the order given.
+
+    Args:
+        what: the beginning of the message, such as "FILE: category id".
+
+    Raises:
+        FormatError: two names have one number.
+    """
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        if names.setdefault(number, name) != name:
+            raise FormatError(f"{what} {number} is given twice, to {names[number]!r} and {name!r}")
+    return names
+
+
+def unite(lists: Mapping[Path, Mapping[int, str]]) -> tuple[dict[str, int], list[Finding]]:
+    """Unite class lists by name.
+
+    Args:
+        lists: by file, names by number.
+
+    Returns:
+        Each name's number in the first list that has it, in the order of the lists; and what differs between them.
+    """
+    numbers: dict[str, int] = {}
+    noted: list[Finding] = []
+    by_file: dict[Path, dict[str, int]] = {}
+    for path, names in lists.items():
+        own = by_file[path] = {}
+        for number, name in names.items():
+            if own.setdefault(name, number) != number:
+                value = f"{name!r}: {own[name]} and {number}"
+                reason = "one name has two numbers; taken for one class"
+                noted.append(Finding("noted", "class-twice", str(path), "", value, reason, "set"))
+            numbers.setdefault(name, number)
+    for path, own in by_file.items():
+        lacking = [name for name in numbers if name not in own]
+        others = [f"{name} ({number})" for name, number in own.items() if numbers[name] != number]
+        parts = (("lacks", lacking), ("other numbers", others))
+        value = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+        if value:
+            reason = "the class lists of the files differ; united by name"
+            noted.append(Finding("noted", "classes-differ", str(path), "", value, reason, "set"))
+    return numbers, noted
+
+
+def unique_ids(numbers: Mapping[str, int]) -> tuple[int, ...]:
+    """The numbers of all classes, or none where two classes have the same."""
+    return tuple(numbers.values()) if len(set(numbers.values())) == len(numbers) else ()

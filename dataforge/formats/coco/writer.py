@@ -1,0 +1,97 @@
+"""Write COCO JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dataforge.errors import FormatError
+from dataforge.files import new_folder, writing
+from dataforge.formats.decimals import decimals
+from dataforge.formats.pictures import put_picture
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, object_areas
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `annotations/instances_<split>.json` and `<split>/<key>`.
+
+    Boxes come back bit for bit. An image without a number gets one, and so does one whose number is taken in its split.
+    `difficult` and `truncated` are extra keys, which other readers pass over. Unions of splits are not kept.
+
+    Raises:
+        FormatError: `root` is not empty, something cannot be written, or there are no images.
+    """
+    new_folder(root)
+    splits: dict[str, list[Record]] = {}
+    for item in source.records:
+        if isinstance(item, Record):
+            put_picture(item, root / item.split)
+            splits.setdefault(item.split, []).append(replace(item, image=b""))  # numbers can be given at the end only
+    if not splits:
+        raise FormatError(f"{root}: there are no images to write")
+    class_ids = source.class_ids or tuple(range(len(source.classes)))
+    categories = [{"id": i, "name": name} for i, name in zip(class_ids, source.classes, strict=True)]
+    free = max((record.id for records in splits.values() for record in records), default=0) + 1
+    free, number = max(free, 1), 1
+    for split, records in splits.items():
+        ids = []
+        seen = set()
+        for record in records:
+            image_id = record.id
+            if image_id < 0 or image_id in seen:
+                image_id, free = free, free + 1
+            seen.add(image_id)
+            ids.append(image_id)
+        path = root / "annotations" / f"instances_{split}.json"
+        images = (
+            {"id": i, "file_name": record.key, "width": record.width, "height": record.height}
+            for i, record in zip(ids, records, strict=True)
+        )
+        _write_json(path, images, _annotations(records, ids, class_ids, number), categories)
+        number += sum(len(record.boxes) for record in records)
+
+
+def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ...], number: int) -> Iterator[object]:
+    boxes = np.concatenate([record.boxes for record in records])
+    areas = np.concatenate([object_areas(record) for record in records])
+    areas = decimals(areas.astype(np.float32))
+    corner = decimals(boxes[:, :2])
+    xywh = np.concatenate([corner, decimals(boxes[:, 2:], corner)], 1)
+    labels = np.concatenate([record.labels for record in records])
+    flags = np.concatenate([record.flags for record in records])
+    image_ids = np.repeat(ids, [len(record.boxes) for record in records])
+    # a slice at a time: a million Python numbers weigh more than a million of numpy's
+    for start in range(0, len(boxes), 4096):
+        columns = (column[start : start + 4096] for column in (image_ids, xywh, areas, labels, flags))
+        for i, bbox, area, label, flag in zip(*(column.tolist() for column in columns), strict=True):
+            made: dict[str, Any] = {
+                "id": number,
+                "image_id": i,
+                "category_id": class_ids[label],
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": int(flag & CROWD > 0),
+            }
+            made |= {"difficult": 1} if flag & DIFFICULT else {}
+            made |= {"truncated": 1} if flag & TRUNCATED else {}
+            number += 1
+            yield made
+
+
+def _write_json(path: Path, images: Iterable[object], annotations: Iterable[object], categories: list[Any]) -> None:
+    """A row a line, each written as it is made."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            for name, rows in (("images", images), ("annotations", annotations), ("categories", categories)):
+                file.write(b"{" if name == "images" else b",\n")
+                file.write(f'"{name}": ['.encode())
+                for n, row in enumerate(rows):
+                    file.write((b",\n" if n else b"\n") + msgspec.json.encode(row))
+                file.write(b"]")
+            file.write(b"}\n")

@@ -1,0 +1,19 @@
+"""LabelMe JSON (github.com/wkentaro/labelme): one file an image, its shapes as points on the upright image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, on_use
+from dataforge.formats.sniff import matching, seen
+
+LOOKS_FOR = "a JSON file with shapes"
+HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
+OPTIONS = (IMAGES, ALLOW_OUTSIDE)
+CODES: Codes = {"shapes-joined": ("info", "shapes of one group, taken as one object")}
+
+__getattr__ = on_use(__name__)
+
+
+def sniff(root: Path) -> str:
+    return seen(matching(root, rb'(?s)\A\{.*"shapes"\s*:\s*\[', ".json"), "LabelMe's shapes")

@@ -1,0 +1,21 @@
+"""MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row an image, one key a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, Option, on_use
+from dataforge.formats.sniff import matching, seen
+
+LOOKS_FOR = "a JSON file with rows of Var1 and a key for each class"
+HOLDS = frozenset({"keys", "splits", "classes"})
+CORNERS = Option("corners", "matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y].")
+OPTIONS = (IMAGES, CORNERS, ALLOW_OUTSIDE)
+CODES: Codes = {"box-twice": ("warning", "a box that is listed twice; the second is left out")}
+
+__getattr__ = on_use(__name__)
+
+
+def sniff(root: Path) -> str:
+    pattern = rb'\A\[?\s*\{\s*"(Var1|imageFilename)"\s*:'
+    return seen(matching(root, pattern, ".json"), "ImageLabeler's rows of Var1 and classes")

@@ -1,0 +1,91 @@
+"""Write YOLO text labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dataforge.errors import FormatError
+from dataforge.files import inside, new_folder, put_text
+from dataforge.formats.pictures import is_picture, picture_name, put_picture
+from dataforge.formats.yolo.files import SPLITS
+from dataforge.formats.yolo.reader import pixels
+from dataforge.record import Boxes, Finding, Source
+
+PLACES = range(6, 16)  # decimal places tried, from what most tools write
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `images/<split>/<key>`, `labels/<split>/*.txt` and `data.yaml`.
+
+    Boxes come back bit for bit (but for corners nearer to the edge than 1e-6 pixels, which are kept to 1e-9). Of two
+    pictures that differ in their suffix alone, the second one gets its suffix twice, since labels go by the name before
+    the suffix; a key without a picture's suffix gets one. No flags, areas, image or class numbers can be held. Splits
+    that are not called train, val or test are named below `splits` in `data.yaml`; the first one whose name starts with
+    one of these three stands for it too.
+
+    Raises:
+        FormatError: `root` is not empty, something cannot be written, there are no images, or one has no size.
+    """
+    new_folder(root)
+    splits: dict[str, str] = {}
+    taken: set[str] = set()
+    for item in source.records:
+        if isinstance(item, Finding):
+            continue
+        name = picture_name(item)
+        if not is_picture(name) or min(item.height, item.width) <= 0:
+            size = f"{item.width}x{item.height}"
+            raise FormatError(f"{item.key!r} ({size}): YOLO cannot hold it; expected a picture's name and its size")
+        name = (inside(name) or name).removeprefix("images/").removeprefix(f"{item.split}/")
+        folder = f"images/{item.split}"
+        while _label_path(f"{folder}/{name}") in taken:
+            name += PurePosixPath(name).suffix
+        put_picture(replace(item, key=name), root / folder)
+        labels = _label_path(f"{folder}/{name}")
+        taken.add(labels)
+        splits[item.split] = folder
+        rows = zip(item.labels.tolist(), _unit(item.boxes, item.height, item.width).tolist(), strict=True)
+        lines = [" ".join([str(label), *map(repr, cxcywh_unit)]) + "\n" for label, cxcywh_unit in rows]
+        put_text(root / labels, "".join(lines).encode())
+    if not splits:
+        raise FormatError(f"{root}: there are no images to write")
+    facts: dict[str, Any] = {}
+    for name in SPLITS:
+        fitting = [folder for split, folder in splits.items() if split.startswith(name)]
+        if fitting:
+            facts[name] = splits.get(name, fitting[0])
+    if not splits.keys() <= set(SPLITS):
+        facts["splits"] = splits
+    facts["names"] = dict(enumerate(source.classes))
+    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    put_text(root / "data.yaml", text.encode())
+
+
+def _label_path(picture: str) -> str:
+    """Where the labels of `images/...` are looked for: the last folder called `images` becomes `labels`."""
+    *folders, name = picture.split("/")
+    last = len(folders) - 1 - folders[::-1].index("images")
+    folders[last] = "labels"
+    return "/".join([*folders, str(PurePosixPath(name).with_suffix(".txt"))])
+
+
+def _unit(boxes: Boxes, height: int, width: int) -> np.ndarray:
+    """(n, 4) `cxcywh_unit`, with as few places as `pixels` needs to give the boxes back."""
+    size = np.array([width, height], np.float64)
+    low, span = boxes[:, :2] / size, (boxes[:, 2:].astype(np.float64) - boxes[:, :2]) / size
+    written = np.concatenate([low + span / 2, span], 1)
+    open_ = np.ones(low.shape, bool)
+    for places in PLACES:
+        if not open_.any():
+            break
+        short = np.round(span, places)
+        unit = np.concatenate([np.round(low + short / 2, places), short], 1)
+        fits = open_ & (pixels(unit, height, width) == boxes).reshape(-1, 2, 2).all(1)
+        written[np.tile(fits, 2)] = unit[np.tile(fits, 2)]
+        open_ &= ~fits
+    return written

@@ -1,0 +1,114 @@
+"""What a reader says about a box names the box: the key of its record alone, its number there, and where it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dataforge.formats import FORMATS, reader
+from dataforge.record import Finding
+from tests.formats import test_flatbuffer, test_sqlite
+from tests.formats.sets import box, coco, drain, picture, put, voc_object, voc_xml
+
+GOOD, BAD = [1, 1, 5, 5], [2, 3, 6, 8]  # the first box is fine, the second's class is not known
+
+
+def write_cvat(root: Path) -> object:
+    shapes = "".join(
+        f'<box label="{name}" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"/>'
+        for name, (x1, y1, x2, y2) in (("cat", GOOD), ("dog", BAD))
+    )
+    labels = "<meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+    return put(
+        root / "annotations.xml",
+        f'<annotations>{labels}<image name="a.jpg" width="64" height="48">{shapes}</image></annotations>',
+    )
+
+
+def write_labelme(root: Path) -> object:
+    shapes = [
+        {"label": name, "points": [xyxy[:2], xyxy[2:]], "shape_type": "rectangle"}
+        for name, xyxy in (("cat", GOOD), ("", BAD))
+    ]
+    return put(root / "other.json", json.dumps({"shapes": shapes, "imagePath": "a.jpg"}))
+
+
+def write_lists(root: Path) -> None:
+    entry = {"boxes": [GOOD, [2, 3, 5, 7]], "labels": [1, 9], "difficulties": [0, 0]}
+    put(root / "TRAIN_images.json", '["a.jpg"]')
+    put(root / "TRAIN_objects.json", json.dumps([entry]))
+    put(root / "label_map.json", '{"background": 0, "cat": 1}')
+
+
+def write_matlab(root: Path) -> object:
+    row = {"Var1": "a.jpg", "cat": [[1, 1, 5, 5], [3, 4, 4, 5]]}
+    return put(root / "set.json", json.dumps([row, {"Var1": "a.jpg", "cat": [[3, 4, 4, 5]]}]))  # a box that is twice
+
+
+def write_yolo(root: Path) -> None:
+    put(root / "data.yaml", "train: .\nnames: [cat]")
+    put(root / "a.txt", "0 .5 .5 .1 .1\n\n7 0.0625 0.11458333 0.0625 0.10416667\n")
+
+
+WRITE: dict[str, Callable[[Path], object]] = {
+    "coco": lambda root: coco(root, {"a.jpg": picture()}, [box(10, [1, 1, 4, 4]), box(10, [2, 3, 4, 5], 99)]),
+    "cvat": write_cvat,
+    "flatbuffer": lambda root: put(
+        root / "train.db",
+        test_flatbuffer.build(
+            [test_flatbuffer.example(0, test_flatbuffer.box(*GOOD), test_flatbuffer.box(*BAD, 99), file_name="a.jpg")]
+        ),
+    ),
+    "labelme": write_labelme,
+    "lists": write_lists,
+    "matlab": write_matlab,
+    "sqlite": lambda root: test_sqlite.database(
+        root / "train.db", [("a.jpg", 1)], [("1,1,5,5", 3, 1, 0, None), ("2,3,6,8", 99, 1, 0, None)]
+    ),
+    "table": lambda root: put(
+        root / "train.csv", "filename,class,xmin,ymin,xmax,ymax\nb.jpg,cat,1,1,5,5\na.jpg,cat,1,1,5,5\na.jpg,,2,3,6,8\n"
+    ),
+    "voc": lambda root: put(
+        root / "a.xml", voc_xml("a.jpg", voc_object("cat", [2, 2, 5, 5]) + voc_object("", [3, 4, 6, 8]))
+    ),
+    "yolo": write_yolo,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_finding_about_a_box_has_its_place_in_fields(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "b.jpg", picture(1))
+    WRITE[name](tmp_path)
+    records, findings = drain(reader(name)(tmp_path))
+    (finding,) = [finding for finding in findings if finding.scope == "box"]
+    assert finding.key == "a.jpg" and finding.key in {record.key for record in records}
+    assert finding.box == (2 if name == "matlab" else 1)
+    assert finding.xyxy is not None and finding.xyxy == pytest.approx(BAD, abs=1e-4)
+    assert all(type(number) is float for number in finding.xyxy) and type(finding.box) is int
+
+
+def test_the_place_in_the_file_is_kept_in_the_value(tmp_path: Path) -> None:
+    expected = {
+        "coco": "annotation 101: category_id 99",
+        "sqlite": "annotations row 2: 99",
+        "table": "row 4: ",
+        "yolo": "line 3: 7 0.0625",
+        "matlab": "cat 0: [3",
+    }
+    for name, start in expected.items():
+        put(tmp_path / name / "a.jpg", picture())
+        WRITE[name](tmp_path / name)
+        found: list[Finding] = drain(reader(name)(tmp_path / name))[1]
+        assert [finding.value.startswith(start) for finding in found if finding.scope == "box"] == [True], found
+
+
+def test_an_annotation_that_is_given_twice_is_found_in_its_image(tmp_path: Path) -> None:
+    boxes = [box(11, [9, 9, 1, 1], id=5), box(10, [1, 1, 4, 4], id=7), box(11, [2, 3, 4, 5], id=7)]
+    _, findings = drain(reader("coco")(coco(tmp_path, {"a.jpg": picture(), "b.jpg": picture(1)}, boxes)))
+    (twice,) = findings
+    assert (twice.code, twice.key, twice.box, twice.xyxy) == ("annotation-twice", "b.jpg", 1, (2, 3, 6, 8))
+    assert twice.value == "annotation 7"

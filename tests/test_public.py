@@ -1,0 +1,39 @@
+"""The public names are those that `dataforge/README.md` lists, and no others."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).resolve().parents[1] / "dataforge/README.md").read_text("utf-8")
+SECTION = TEXT.partition("## Public modules")[2].partition("\n## ")[0]
+PUBLIC = {
+    module: set(re.findall(r"`(\w+)`", names))
+    for module, names in re.findall(r"^\| `(dataforge[\w.]*)` \| (.*?) \|", SECTION, re.MULTILINE)
+}
+
+
+def test_the_list_is_there() -> None:
+    assert {"dataforge", "dataforge.record", "dataforge.errors", "dataforge.testing"} <= PUBLIC.keys()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_listed_is_what_the_module_exports(name: str) -> None:
+    module = importlib.import_module(name)
+    assert len(module.__all__) == len(set(module.__all__)) and set(module.__all__) == PUBLIC[name]
+    assert module.__doc__
+    for exported in (getattr(module, attribute) for attribute in module.__all__):
+        if inspect.isclass(exported) or inspect.isfunction(exported):
+            assert exported.__module__.startswith("dataforge.") and inspect.getdoc(exported)
+
+
+def test_the_table_of_rooms_names_every_room() -> None:
+    root = Path(__file__).resolve().parents[1] / "dataforge"
+    rooms = {path.parent.name for path in root.glob("*/__init__.py")} | {path.stem for path in root.glob("*.py")}
+    table = TEXT.partition("## Rooms")[2].partition("\n## ")[0]
+    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE))))
+    assert rooms - {"__init__", "__main__"} <= named

@@ -1,0 +1,134 @@
+"""What a training tells while it runs: rows, curves, pictures, lines and a progress bar, all from rank 0."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from typing import Any, Self
+
+import click
+import torch
+from tqdm import tqdm
+
+from trainers import distributed
+from trainers.results import monitor, plots
+from trainers.results.board import Board, open_board
+from trainers.results.report import trace
+from trainers.training import run
+from trainers.training.state import Training
+
+LISTED = 10  # damaged images that are listed after an epoch; a warning named each of them as it came
+COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are no losses
+
+
+class Log(ExitStack):
+    """The outputs of a training. On ranks above 0 its methods do nothing.
+
+    Used as a context manager, it closes the board, the trace and the progress bar however the block ends.
+    """
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self.training = training
+        self.board: Board | None = None
+        self.profiler: torch.profiler.profile | None = None
+        self.bar: tqdm[Any] = tqdm(disable=True)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        training, config, progress = self.training, self.training.config, self.training.progress
+        if training.rank:
+            return self
+        self.callback(lambda: self.bar.close())
+        with ExitStack() as opened:  # what is open is closed if the rest fails
+            self.board = opened.enter_context(
+                closing(open_board(config, training.detector, training.folder, progress.step))
+            )
+            self.watched = monitor.watched(training.val_loader or training.loader)
+            if config.profile:
+                self.profiler = opened.enter_context(trace(training.folder))
+            self.push(opened.pop_all())
+        parameters = sum(weight.numel() for weight in training.learner.model.parameters())
+        click.echo(
+            f"{training.detector} on {training.learner.device}: {parameters / 1e6:.2f} M parameters, "
+            f"{len(training.loader.shards)} images, {len(training.loader)} steps an epoch, "
+            f"epochs {progress.epoch + 1}..{config.epochs}; {training.folder}"
+        )
+        return self
+
+    def start_epoch(self, steps: int, done: int) -> None:
+        """Show a progress bar of `steps` steps, of which `done` were taken before."""
+        if self.board:
+            title = f"epoch {self.training.progress.epoch + 1}/{self.training.config.epochs}"
+            self.bar = tqdm(total=steps, initial=done, desc=title, disable=None, leave=False)
+
+    def gradients(self) -> None:
+        """Send the norms of the gradients, before the step that they are for."""
+        if self.board:
+            learner = self.training.learner
+            monitor.gradients(self.board, learner.model, self.training.progress.step + 1, learner.scaler.get_scale())
+
+    def step(self, losses: dict[str, float], rate: float) -> None:
+        """Write the row of the step that was just taken.
+
+        Args:
+            rate: the learning rate.
+        """
+        if self.profiler:
+            self.profiler.step()
+        if self.board:
+            progress = self.training.progress
+            row = {"step": progress.step, "epoch": progress.epoch + 1, **losses, "lr": rate}
+            run.append(self.training.folder / run.STEPS, row)
+            for name, value in {**losses, "lr": rate}.items():
+                self.board.add_scalar(f"train/{name}", value, progress.step)
+            self.bar.update()
+            self.bar.set_postfix_str(summary(losses, progress.sums, self.training.learner.device))
+
+    def end_epoch(
+        self, sums: dict[str, float], rate: float, scores: dict[str, float] | None, damaged: list[str]
+    ) -> None:
+        """Write the row, the curves and the lines of the epoch that was just finished, and sometimes pictures.
+
+        Args:
+            sums: of the losses and of `COUNTS` over its steps; rate: the learning rate of the last one.
+            scores: COCO's numbers, or None where it was not evaluated.
+            damaged: what is wrong with each image that was skipped so far.
+        """
+        if not self.board:
+            return
+        self.bar.close()
+        training, config, progress = self.training, self.training.config, self.training.progress
+        means = {name: value / sums["steps"] for name, value in sums.items() if name not in COUNTS}
+        row: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **means, "lr": rate}
+        row |= {"mAP50": scores["AP50"], "mAP50-95": scores["AP"]} if scores else {"mAP50": "", "mAP50-95": ""}
+        row["img/s"] = round(sums["images"] / sums["seconds"], 1)
+        row["data-wait %"] = round(100 * sums["waited"] / sums["seconds"], 2)
+        table = training.folder / run.RESULTS
+        run.append(table, row)
+        plots.results(table, training.folder / "results.png")
+        for name, value in row.items():
+            if value != "":
+                self.board.add_scalar(f"epoch/{name}", value, progress.step)
+        line = f"epoch {progress.epoch}/{config.epochs}: {summary(means, sums, training.learner.device)}"
+        click.echo(line + (f", mAP50 {scores['AP50']:.4f}, mAP50-95 {scores['AP']:.4f}" if scores else ""))
+        if damaged:
+            rest = [f"and {len(damaged) - LISTED} more"] if len(damaged) > LISTED else []
+            click.echo("\n  ".join([f"damaged images skipped so far: {len(damaged)}", *damaged[:LISTED], *rest]))
+        if monitor.due(progress.epoch, config.epochs):
+            monitor.write(self.board, training.learner.judged, self.watched, training.loader.classes, progress.step)
+
+    def end(self) -> None:
+        """Say why a run that is finished ended early, if it did."""
+        progress = self.training.progress
+        if self.board and progress.epoch < self.training.config.epochs:
+            click.echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
+
+
+def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:
+    """Losses, images a second, memory and the share of time spent waiting for data, as one line."""
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else distributed.resident()
+    return (
+        " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        + f" | {sums['images'] / sums['seconds']:.1f} img/s, {memory / 2**30:.2f} GiB"
+        + f", data-wait {100 * sums['waited'] / sums['seconds']:.1f} %"
+    )

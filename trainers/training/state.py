@@ -1,0 +1,111 @@
+"""What a training is, and all of it that must survive a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataforge.loading.loader import Loader
+from trainers import checkpoint
+from trainers.config import Config
+from trainers.training import run
+from trainers.training.learner import Learner
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step, epoch: how many were finished.
+        best: the best mAP50-95 so far; stale: evaluations since then.
+        sums: of the losses and times of the epoch's steps.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best: float = -1.0
+    stale: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def judge(self, score: float) -> bool:
+        """Count an evaluation; True if its mAP50-95 is the best so far."""
+        better = score > self.best
+        self.best, self.stale = max(self.best, score), 0 if better else self.stale + 1
+        return better
+
+
+@dataclass(eq=False)
+class Training:
+    """A training on this rank.
+
+    `state_dict` holds all that changes while it runs (`learner`, `loader`, `progress`); `load_state_dict` restores it.
+
+    Attributes:
+        detector: a name of `registry.DETECTORS`; model_config: the detector's keyword arguments.
+        val_loader: None without a validation split.
+        folder: of the run, the same on all ranks.
+        rank, world: of this process, and how many there are.
+    """
+
+    config: Config
+    detector: str
+    model_config: dict[str, Any]
+    loader: Loader
+    val_loader: Loader | None
+    learner: Learner
+    folder: Path
+    rank: int
+    world: int
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or `patience` has ended the run."""
+        patience = self.config.patience
+        return self.progress.epoch >= self.config.epochs or 0 < patience <= self.progress.stale
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint: the detector that is evaluated, and under "train" what `load_state_dict` needs beside it."""
+        shards = self.loader.shards
+        train = self.learner.state_dict()
+        train |= {"loader": self.loader.state_dict(), "progress": dataclasses.asdict(self.progress)}
+        return {
+            "detector": self.detector,
+            "config": self.model_config,
+            "classes": list(shards.classes),
+            "class_ids": list(shards.class_ids),
+            "size": self.config.size,
+            "fit": self.config.fit,
+            "model": self.learner.judged.state_dict(),
+            "train": train,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; rows that were written after it are removed.
+
+        Raises:
+            ConfigError: it was made with other shards or loader settings.
+        """
+        train = state["train"]
+        self.learner.load_state_dict(train, state["model"])
+        self.loader.load_state_dict(train["loader"])
+        self.progress = Progress(**train["progress"])
+        if self.rank == 0:
+            for name in (run.RESULTS, run.STEPS):
+                run.rewind(self.folder / name, self.progress.step)
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint on rank 0.
+
+        Args:
+            best: also write `weights/best.pt`, without "train".
+        """
+        if self.rank == 0:
+            state = self.state_dict()
+            run.save(self.folder, state, self.progress.step, self.config.keep)
+            if best:
+                state.pop("train")
+                checkpoint.save(self.folder / "weights" / "best.pt", state)
