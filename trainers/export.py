@@ -40,11 +40,11 @@ from trainers.models.graph import OPSET, SLOTS, Graph, Stages, translations
 from trainers.predict import detect
 from trainers.results import certificate, metrics
 from trainers.results.evaluation import by_name
-from trainers.results.exported import FORMAT, KEY, Exported, Boxes, Run, checksum, load_onnx, picture, predictions_of
+from trainers.results.exported import FORMAT, KEY, Boxes, Exported, Run, checksum, load_onnx, picture, predictions_of
 from trainers.results.truth import truth_of_shards
 
-NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+DETECTORS = ("dense", "ssd", "yolov2")  # those whose exports are certified by a test
+NEEDS = ("onnx", "onnxruntime", "onnxscript")
 CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, as those of `trainers.predict`
 LOW_CONF, LOW_IOU = 0.001, 0.5  # what `trainers.evaluate` takes; the mean average precisions are at these
 PAIR_CONF = 0.05  # detections are paired from this score on
@@ -57,7 +57,6 @@ Size = tuple[int, int]
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--shards", required=True, type=click.Path(path_type=Path), help="Shards to certify the export on.")
 @click.option("--split", default="val", show_default=True, help="Split of the shards.")
-@click.option("--format", "kind", type=click.Choice(list(NEEDS)), default="onnx", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: beside CHECKPOINT.")
 @click.option("--size", nargs=2, type=click.IntRange(1), help="HEIGHT WIDTH: a static graph for images of this size.")
 @click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
@@ -67,43 +66,44 @@ def main(
     checkpoint: Path,
     shards: Path,
     split: str,
-    kind: str,
     out: Path | None,
     size: Size | None,
     any_size: bool,
     batch: str,
     images: int,
 ) -> None:
-    """Export CHECKPOINT and certify that the result detects the same.
+    """Export CHECKPOINT to ONNX and certify that the result detects the same.
 
     The graph takes images (B, height, width, 3) uint8 RGB and gives boxes (B, K, 4) xyxy in their pixels, scores (B, K)
     and labels (B, K), -1 for none. Its further inputs conf (0.25), iou (0.45) and top (the detector's own) have these
-    defaults in ONNX.
+    defaults.
     """
     if size and any_size:
         raise ConfigError("--size and --any-size: expected one of them")
     if batch != "any" and not (batch.isdecimal() and int(batch)):
         raise ConfigError(f"--batch {batch}: expected a number from 1 on, or any")
-    for package in NEEDS[kind]:
+    for package in NEEDS:
         if importlib.util.find_spec(package) is None:
-            extra = "openvino" if package == "openvino" else "export"
-            raise ConfigError(f"--format {kind} needs {package}; pip install 'dataforge[{extra}]'")
-    target = out or checkpoint.with_suffix(SUFFIX[kind])
-    if target.suffix != SUFFIX[kind]:
-        raise ConfigError(f"--out {target}: expected a name that ends in {SUFFIX[kind]} for --format {kind}")
+            raise ConfigError(f"the export needs {package}; pip install 'dataforge[export]'")
+    target = out or checkpoint.with_suffix(".onnx")
+    if target.suffix != ".onnx":
+        raise ConfigError(f"--out {target}: expected a name that ends in .onnx")
     detector, facts = load_detector(checkpoint)
+    if facts["detector"] not in DETECTORS:
+        raise ConfigError(
+            f"{checkpoint}: {facts['detector']} cannot be exported; expected one of {', '.join(DETECTORS)}"
+        )
     records = Shards(shards, split)
     how = facts_of(detector, facts, size, batch)
     with writing(target.parent, ConfigError):
         folder = tempfile.TemporaryDirectory(prefix=".export", dir=target.parent)
     with folder:
         temporary = Path(folder.name) / target.name
-        save(Graph(detector, tuple(how["size"]), None if size else how["fit"]), how, temporary, kind)
-        model = Exported(how, open_run(temporary, kind))
-        how["certificate"] = certify(detector, model, records, images, Path(folder.name), kind)
-        describe(temporary, how, kind)
-        if kind == "onnx":
-            load_onnx(temporary, "cpu")
+        save(Graph(detector, tuple(how["size"]), None if size else how["fit"]), how, temporary)
+        model = Exported(how, open_run(temporary))
+        how["certificate"] = certify(detector, model, records, images, Path(folder.name))
+        describe(temporary, how)
+        load_onnx(temporary, "cpu")
         report = json.dumps(how, indent=1, ensure_ascii=False)
         with writing(target, ConfigError):
             certificate_file(temporary).write_text(report + "\n", "utf-8")
@@ -164,82 +164,42 @@ def program_of(graph: torch.nn.Module, how: dict[str, Any]) -> torch.export.Expo
         return torch.export.export(graph.eval(), given, dynamic_shapes=(axes, None, None, None), strict=False)
 
 
-def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, kind: str, outputs: Sequence[str] = NAMES) -> None:
+def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
     """Export a graph to a file, as yet without its facts."""
     with _quiet():
-        program = program_of(graph, how)
-        if kind == "torch":
-            torch.export.save(program, path)
-            return
-        inputs = ["images", "conf", "iou", "top"]
-        made = torch.onnx.export(
-            program,
+        program = torch.onnx.export(
+            program_of(graph, how),
             dynamo=True,
             opset_version=OPSET,
             custom_translation_table=translations(),
-            input_names=inputs,
+            input_names=["images", "conf", "iou", "top"],
             output_names=list(outputs),
             verbose=False,
         )
-        assert made is not None
-        if kind == "onnx":
-            made.save(path)
-            return
-        import openvino
-
-        onnx_file = path.with_name("graph.onnx")
-        made.save(onnx_file)
-        openvino.save_model(openvino.convert_model(onnx_file), path, compress_to_fp16=False)
+        assert program is not None
+        program.save(path)
 
 
-def describe(path: Path, how: dict[str, Any], kind: str) -> None:
+def describe(path: Path, how: dict[str, Any]) -> None:
     """Write the facts into a model's metadata, and the defaults of its inputs."""
-    text = json.dumps(how, ensure_ascii=False)
-    if kind == "onnx":
-        import onnx
+    import onnx
 
-        model = onnx.load(path)
-        for name, number in (("conf", np.float32(CONF)), ("iou", np.float32(IOU)), ("top", np.int64(how["top"]))):
-            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(number), name))
-        onnx.helper.set_model_props(model, {KEY: text})
-        onnx.checker.check_model(model)
-        onnx.save(model, path)
-    elif kind == "openvino":
-        import openvino
-
-        model = openvino.Core().read_model(path)
-        model.set_rt_info(text, KEY)
-        copy = path.with_name("described.xml")
-        openvino.save_model(model, copy, compress_to_fp16=False)
-        del model
-        os.replace(copy, path)
-        os.replace(copy.with_suffix(".bin"), path.with_suffix(".bin"))
-    else:
-        program = torch.export.load(path)
-        torch.export.save(program, path, extra_files={KEY: text})
+    model = onnx.load(path)
+    for name, number in (("conf", np.float32(CONF)), ("iou", np.float32(IOU)), ("top", np.int64(how["top"]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(number), name))
+    onnx.helper.set_model_props(model, {KEY: json.dumps(how, ensure_ascii=False)})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
-def open_run(path: Path, kind: str) -> Run:
+def open_run(path: Path) -> Run:
     """How a file is run that `save` wrote."""
-    if kind == "onnx":
-        import onnxruntime
+    import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda images, *values: session.run(None, _named(images, *values))
-    if kind == "openvino":
-        import openvino
-
-        model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return lambda images, *values: list(model(_named(images, *values)).to_tuple())
-    module = torch.export.load(path).module()
-
-    def run(images: Pixels, *values: Any) -> Sequence[NDArray[Any]]:
-        with torch.inference_mode():
-            return [x.numpy() for x in module(*map(torch.from_numpy, _named(images, *values).values()))]
-
-    return run
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images, *values: session.run(None, _named(images, *values))
 
 
 def _named(images: Pixels, conf: float, iou: float, top: int) -> dict[str, NDArray[Any]]:
@@ -251,7 +211,7 @@ def _named(images: Pixels, conf: float, iou: float, top: int) -> dict[str, NDArr
     return {"images": images, **numbers}
 
 
-def certify(detector: Detector, model: Exported, shards: Shards, count: int, folder: Path, kind: str) -> dict[str, Any]:
+def certify(detector: Detector, model: Exported, shards: Shards, count: int, folder: Path) -> dict[str, Any]:
     """Compare the exported model with its checkpoint.
 
     Returns:
@@ -292,7 +252,7 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
                 *parts, conf=last, iou=LOW_IOU, top=top, tolerance=tolerance, candidates=candidates
             )
         if result.fault:
-            stage = first_stage(detector, model, pixels, folder, kind)
+            stage = first_stage(detector, model, pixels, folder)
             raise ConfigError(f"the exported model differs on {key}: {result.fault}; they part in {stage}")
         matched, excused = matched + result.matched, excused + result.excused
         box, score = max(box, result.box), max(score, result.score)
@@ -310,7 +270,6 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         raise ConfigError(
             f"the exported model's AP is {precision[1]:.4f}; expected that of PyTorch, {precision[0]:.4f}"
         )
-    names = [name for name in ("onnx", "onnxruntime", "onnxscript", "openvino") if importlib.util.find_spec(name)]
     return {
         "images": list(answers),
         "shards": shards.fingerprint,
@@ -333,11 +292,11 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         },
         **machine(),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "numpy", *names)},
+        | {name: version(name) for name in ("torch", "numpy", *NEEDS)},
     }
 
 
-def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Path, kind: str) -> str:
+def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Path) -> str:
     """Where the exported model begins to differ: each stage is given what the exported one was given."""
     size, fit = tuple(model.facts["size"]), None if model.facts["input"] != "any" else model.facts["fit"]
     stages = Stages(detector, size, fit)
@@ -349,10 +308,10 @@ def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Pat
     images = images.expand(count, -1, -1, -1).contiguous()
     with torch.inference_mode():
         own = stages(images, *given)
-    file = folder / f"stages{SUFFIX[kind]}"
+    file = folder / "stages.onnx"
     names = [f"{stage}_{i}" for stage, part in own.items() for i in range(len(part))]
-    save(Flat(stages), model.facts, file, kind, names)
-    outputs = iter(open_run(file, kind)(images.numpy(), LOW_CONF, LOW_IOU, SLOTS))
+    save(Flat(stages), model.facts, file, names)
+    outputs = iter(open_run(file)(images.numpy(), LOW_CONF, LOW_IOU, SLOTS))
     theirs = {stage: [torch.from_numpy(np.array(next(outputs))) for _ in part] for stage, part in own.items()}
     fitted = theirs["preprocessing"][0]
     off = (own["preprocessing"][0].int() - fitted.int()).abs()

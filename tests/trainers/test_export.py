@@ -196,17 +196,6 @@ def test_a_static_graph(tiny_shards: Path, tmp_path: Path) -> None:
     assert len(load_onnx(tmp_path / "s.onnx").detect(pictures, 0.05, 0.5)) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["torch", "openvino"])
-def test_other_formats(kind: str, tiny_shards: Path, tmp_path: Path) -> None:
-    if kind == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed")
-    file = saved(tmp_path / "best.pt", "dense")
-    result = call(export.main, file, "--shards", tiny_shards, "--format", kind)
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / f"best{export.SUFFIX[kind]}").is_file() and (tmp_path / "best.certificate.json").is_file()
-
-
 def _half_pixel(self: Any, images: Tensor, plain: Callable[..., Any]) -> tuple[Tensor, Tensor]:
     fitted, affine = plain(self, images)
     return torch.cat([fitted[..., 1:], fitted[..., -1:]], -1), affine
@@ -338,13 +327,10 @@ def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: P
     ):
         result = call(export.main, *arguments)
         assert result.exit_code == 1 and message in result.stderr, result.output
-    for kind, package, extra in (("onnx", "onnxscript", "export"), ("openvino", "openvino", "openvino")):
-        with monkeypatch.context() as without:
-            without.setattr(
-                export.importlib.util, "find_spec", lambda name, gone=package: None if name == gone else name
-            )
-            stderr = call(export.main, file, *shards, "--format", kind).stderr
-        assert f"--format {kind} needs {package}; pip install 'dataforge[{extra}]'" in stderr
+    with monkeypatch.context() as without:
+        without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
+        stderr = call(export.main, file, *shards).stderr
+    assert "the export needs onnxscript; pip install 'dataforge[export]'" in stderr
 
 
 def test_a_video_is_one_batch() -> None:

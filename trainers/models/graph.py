@@ -111,11 +111,4 @@ def translations() -> dict[Any, Callable[..., Any]]:
         count = op.Shape(values, start=dim, end=dim + 1 or None)  # of equal values TopK takes the first one first
         return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
-    def roi_pool(maps: Any, regions: Any, scale: float, height: int, width: int) -> Any:
-        return op.MaxRoiPool(maps, regions, pooled_shape=[height, width], spatial_scale=scale), op.Shape(regions)
-
-    return {
-        torch.ops.dataforge.suppress.default: suppress,
-        torch.ops.aten.sort.stable: sort,
-        torch.ops.torchvision.roi_pool.default: roi_pool,
-    }
+    return {torch.ops.dataforge.suppress.default: suppress, torch.ops.aten.sort.stable: sort}
