@@ -12,6 +12,7 @@ DETECTORS = {
     "dense": "trainers.dense:Dense",
     "faster_rcnn": "trainers.faster_rcnn:FasterRCNN",
     "ssd": "trainers.ssd:SSD",
+    "vit": "trainers.vit:ViT",
     "yolov2": "trainers.yolov2:YOLOv2",
 }
 

@@ -16,6 +16,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "ssd": {"size": [260, 288], "backbone": "test_efficientnet"},
     "dense": {"size": [64, 128], "width": 8},
     "faster_rcnn": {"size": [64, 96], "backbone": "test_resnet", "neck": "c4", "regions": 32},
+    "vit": {  # drop-path draws from each process's own state, so that two could not do what one does
+        "size": [64, 96],
+        "backbone": "test_vit",
+        "width": 16,
+        "depth": 1,
+        "train": "all",
+        "pretrained": "",
+        "drop_path": 0.0,
+    },
 }
 
 

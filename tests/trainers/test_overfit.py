@@ -24,10 +24,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "ssd": {"size": [264, 352], "backbone": "resnet10t", "style": "torchvision", "lr": 1e-3},
     "dense": {"size": [192, 256], "channels": 3, "levels": 3, "lr": 3e-3},
     "faster_rcnn": {"size": [192, 256], "backbone": "resnet10t", "frozen_norm": False, "regions": 64, "lr": 1e-3},
+    "vit": {
+        "size": [192, 256],
+        "backbone": "resnet10t",
+        "train": "all",
+        "strides": [8, 16, 32],
+        "width": 64,
+        "depth": 2,
+        "lr": 2e-3,
+        "clip": 10.0,
+        "layer_decay": 1.0,
+    },
 }
 NARROW = {"faster_rcnn": {"width": 64, "sizes": [[16], [32], [64], [128], [256]]}}
-STEPS = {"yolov2": 120, "ssd": 120, "dense": 230, "faster_rcnn": 180}
-BATCH = {"yolov2": 8, "ssd": 4, "dense": 8, "faster_rcnn": 4}
+STEPS = {"yolov2": 120, "ssd": 120, "dense": 230, "faster_rcnn": 180, "vit": 250}
+BATCH = {"yolov2": 8, "ssd": 4, "dense": 8, "faster_rcnn": 4, "vit": 8}
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,7 @@ class Timm(Backbone):
 
     Args:
         strides: of the maps, rising.
+        whole: build layers behind the last of these maps too.
 
     Raises:
         ConfigError: the model has no such maps.
@@ -178,7 +179,7 @@ class Timm(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, strides: Sequence[int] = (16, 32)) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (16, 32), *, whole: bool = True) -> None:
         super().__init__()
         self.name, self.strides = name, tuple(strides)
         self.net = timm_model(name, pretrained=False)
@@ -187,6 +188,11 @@ class Timm(Backbone):
             wanted = ", ".join(map(str, strides))
             raise ConfigError(f"backbone {name!r}: its maps have strides {reductions}; expected {wanted} among them")
         self._last = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
+        if not whole:
+            self.net = timm_model(name, pretrained=False, out_indices=tuple(range(self._last[-1] + 1)))
+            stages, _, last = self.net.feature_info.module_name()[-1].rpartition(".")
+            if last.isdigit() and hasattr(self.net, stages):  # some models keep the stages behind it
+                setattr(self.net, stages, getattr(self.net, stages)[: int(last) + 1])
         counts = self.net.feature_info.channels()
         self.channels = tuple(counts[i] for i in self._last)
         for key in ("mean", "std"):
@@ -232,7 +238,7 @@ class Pyramid(FeaturePyramidNetwork):
         return list(super().forward(OrderedDict((str(i), level) for i, level in enumerate(maps))).values())
 
 
-def timm_model(name: str, *, pretrained: bool) -> Any:
+def timm_model(name: str, *, pretrained: bool, **options: Any) -> Any:
     """One of timm's models as a feature extractor.
 
     Raises:
@@ -245,7 +251,7 @@ def timm_model(name: str, *, pretrained: bool) -> Any:
             f"unknown backbone {name!r}; expected darknet19, vgg16 or a model of timm {timm.__version__}{hint}"
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True)
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:  # timm raises every kind: no such tag, no feature maps, no network
         what = "its pretrained weights cannot be had" if pretrained else "cannot be built"
         raise ConfigError(f"backbone {name!r}: {what}: {first_line(error)}") from None

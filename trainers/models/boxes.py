@@ -47,6 +47,20 @@ def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     return iou(functional.pad(sizes, (2, 0)), functional.pad(others, (2, 0)))
 
 
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., arXiv 1902.09630) of boxes (..., 4), pair by pair, in -1..1.
+
+    The shapes are broadcast: (N, 1, 4) and (M, 4) give (N, M).
+    """
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
+    width = torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)
+    height = torch.minimum(ay2, by2) - torch.maximum(ay1, by1)
+    shared = width.clamp(min=0) * height.clamp(min=0)
+    union = area(a) + area(b) - shared
+    hull = (torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)) * (torch.maximum(ay2, by2) - torch.minimum(ay1, by1))
+    return shared / union.clamp(min=_TINY) - (hull - union) / hull.clamp(min=_TINY)
+
+
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float | Tensor, top: int, classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,6 +86,13 @@ class Detector(nn.Module):
         """Load the pretrained weights that a configuration names; return a description ("" for none)."""
         return ""
 
+    def prepare(self, config: Any, classes: Sequence[str]) -> None:
+        """Set up what a training needs and no checkpoint holds, such as a teacher; called at each start and resume.
+
+        Args:
+            classes: the names of the training split's classes, by label.
+        """
+
     def forward(self, images: Tensor) -> Any:
         """Raw outputs, with no targets and no post-processing, so that it can be exported.
 

@@ -37,7 +37,7 @@ def load(backbone: Backbone, source: str) -> str:
         ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
     """
     path = Path(source)
-    if path.suffix in _SUFFIXES or path.exists() or "/" in source:
+    if is_file(source):
         if path.suffix == ".weights":
             return darknet_files.load_backbone(backbone, path)
         net = backbone.net if isinstance(backbone, Timm) else backbone
@@ -46,10 +46,16 @@ def load(backbone: Backbone, source: str) -> str:
         raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
     name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
     net = timm_model(name, pretrained=True)
-    backbone.net.load_state_dict(net.state_dict())
+    state = net.state_dict()
+    backbone.net.load_state_dict({own: state[own] for own in backbone.net.state_dict()})
     backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
     backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
     return f"timm's {name}"
+
+
+def is_file(source: str) -> bool:
+    """Whether a source of weights names a file, there or not, rather than "true" or a tag."""
+    return Path(source).suffix in _SUFFIXES or "/" in source or Path(source).exists()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -78,6 +78,7 @@ def start(config: Config, detector: str, resume: Path | None, rank: int, world: 
         if loaded and rank == 0:
             click.echo(f"pretrained: {loaded}")
     learner = Learner(config, model, device, world)
+    model.prepare(config, loader.shards.classes)
     folder = resume or Path()
     if rank == 0 and not state:
         folder = run.start_over(resume) if resume else run.create(config, detector)

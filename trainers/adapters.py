@@ -1,0 +1,94 @@
+"""LoRA adapters of a trained `vit`, alone in a file, on another checkpoint, or merged into the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import safetensors.torch
+
+from dataforge.command import Command
+from dataforge.errors import ConfigError
+from dataforge.files import writing
+from trainers import checkpoint
+from trainers.models import lora
+from trainers.models.pretrained import read_state
+
+HEADS = ("pyramid.", "classify.", "regress.", "scale")  # of the detector, which learn beside the adapters
+
+
+@click.group()
+def main() -> None:
+    """Save, load or merge the LoRA adapters of a checkpoint of `python -m trainers.vit --train lora`."""
+
+
+@main.command(cls=Command)
+@click.argument("ckpt", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--heads", is_flag=True, help="The pyramid and the heads too: all that has learnt.")
+def save(ckpt: Path, out: Path, heads: bool) -> None:
+    """Write the adapters of CKPT to OUT (.safetensors)."""
+    state = checkpoint.load(ckpt)
+    tensors = lora.adapters(state["model"])
+    if not tensors:
+        raise ConfigError(f"{ckpt}: has no LoRA adapters; expected a checkpoint of --train lora")
+    if heads:
+        tensors |= {name: tensor for name, tensor in state["model"].items() if name.startswith(HEADS)}
+    facts = {"lora": state["config"]["lora"], "backbone": state["config"]["backbone"]}
+    with writing(out, ConfigError):
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, facts)
+    click.echo(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command(cls=Command)
+@click.argument("ckpt", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def load(ckpt: Path, file: Path, out: Path) -> None:
+    """Write CKPT, a checkpoint of --train lora, to OUT with the adapters in FILE."""
+    state = checkpoint.load(ckpt)
+    tensors = read_state(file)
+    expected = {name: state["model"][name].shape for name in lora.adapters(state["model"])}
+    if not expected:
+        raise ConfigError(f"{ckpt}: has no LoRA adapters; expected a checkpoint of --train lora")
+    for name, shape in expected.items():
+        if name not in tensors or tensors[name].shape != shape:
+            found = tuple(tensors[name].shape) if name in tensors else "missing"
+            raise ConfigError(f"{file}: {name} is {found}; expected {tuple(shape)}, as in {ckpt}")
+    unknown = [name for name in tensors if name not in state["model"]]
+    if unknown:
+        raise ConfigError(f"{file}: {unknown[0]} is no weight of {ckpt}")
+    _publish(state | {"model": state["model"] | tensors}, out)
+
+
+@main.command(cls=Command)
+@click.argument("ckpt", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def merge(ckpt: Path, out: Path) -> None:
+    """Write CKPT to OUT with its adapters merged, so that it needs no PEFT and is as fast as without."""
+    _publish(merged(ckpt), out)
+
+
+def merged(ckpt: Path) -> dict[str, Any]:
+    """A checkpoint without adapters that gives the same outputs.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    detector, state = checkpoint.load_detector(ckpt)
+    if not state["config"].get("lora"):
+        raise ConfigError(f"{ckpt}: has no LoRA adapters; expected a checkpoint of --train lora")
+    lora.merge(detector)
+    return state | {"config": state["config"] | {"lora": "", "train": "all"}, "model": detector.state_dict()}
+
+
+def _publish(state: dict[str, Any], out: Path) -> None:
+    """Write a checkpoint to evaluate with; a training cannot go on from it."""
+    with writing(out, ConfigError):
+        checkpoint.save(out, {name: value for name, value in state.items() if name != "train"})
+    click.echo(str(out))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainers.adapters")

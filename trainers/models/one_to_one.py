@@ -1,0 +1,71 @@
+"""Legend: B images, M box places, A locations, C classes.
+
+One location for each box, so that nothing is found twice and no NMS is needed (Sun et al., "What Makes for End-to-End
+Object Detection?", OneNet, arXiv 2012.05780): the location whose prediction costs least, its class included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainers.models.assign import BLOCK
+from trainers.models.boxes import giou
+
+ALPHA, GAMMA = 0.25, 2.0
+SURE = 2.0
+WEIGHTS = (2.0, 5.0, 2.0)  # of the class, of L1, of GIoU, in the cost as in the loss (section 3.2)
+
+
+def cost(
+    logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, limit: Tensor, weights: Sequence[float] = WEIGHTS
+) -> Tensor:
+    """What it costs to let each location learn each box (section 3.1, equation 2).
+
+    Scores count up to that of the logit SURE. Above, the focal term would grow without bound, and a box would take the
+    location of a neighbour that is very sure instead of one whose box fits.
+
+    Args:
+        logits: (B, A, C); predicted: (B, A, 4) xyxy pixels.
+        boxes: (B, M, 4) xyxy pixels; labels: (B, M), -1 counts as class 0.
+        limit: (4,) the images' width, height, width, height, in shares of which L1 is taken.
+        weights: of the focal class cost, L1 and -GIoU.
+
+    Returns:
+        (B, M, A) float32.
+    """
+    own = logits.clamp(max=SURE).gather(2, labels.clamp(min=0).unsqueeze(1).expand(-1, logits.shape[1], -1)).mT
+    shown, hidden = functional.logsigmoid(own), functional.logsigmoid(-own)
+    focal = (1 - ALPHA) * shown.exp() ** GAMMA * hidden - ALPHA * hidden.exp() ** GAMMA * shown
+    near, there = (predicted / limit).unsqueeze(1), (boxes / limit).unsqueeze(2)
+    l1 = sum(((near[..., k] - there[..., k]).abs() for k in range(4)), start=torch.zeros_like(focal))
+    return weights[0] * focal + weights[1] * l1 - weights[2] * giou(predicted.unsqueeze(1), boxes.unsqueeze(2))
+
+
+@torch.no_grad()
+def assign(
+    logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, limit: Tensor, weights: Sequence[float] = WEIGHTS
+) -> Tensor:
+    """The location of least cost for each box, whichever the others have: (B, M) int64. Arguments as in `cost`.
+
+    Of padding it means nothing. Boxes are taken some at a time, to bound the memory.
+    """
+    count, locations = predicted.shape[:2]
+    step = max(1, BLOCK.get(boxes.device.type, 1 << 24) // max(count * locations, 1))
+    blocks = zip(boxes.split(step, 1), labels.split(step, 1), strict=True)
+    places = [cost(logits, predicted, some, own, limit, weights).argmin(2) for some, own in blocks]
+    return torch.cat(places, 1)
+
+
+def class_targets(place: Tensor, labels: Tensor, marked: Tensor, locations: int, classes: int) -> Tensor:
+    """(B, A, C) 1 where a location learns a class, else 0. A location that several boxes chose learns them all.
+
+    Args:
+        place, labels, marked: (B, M) each box's location, class, and whether it counts.
+    """
+    slot = torch.where(marked, place * classes + labels, locations * classes)
+    shown = torch.zeros(len(place), locations * classes + 1, device=place.device)
+    return shown.scatter_(1, slot, 1.0)[:, :-1].unflatten(1, (locations, classes))
