@@ -2,8 +2,8 @@
 
     python -m trainers.export CKPT --shards DIR --out model.onnx
 
-Nothing is published unless the exported model finds what the checkpoint finds, on pictures of the shards and on awkward
-ones.
+Nothing is published unless the exported model detects what the checkpoint detects, on pictures of the shards and on
+awkward ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.images.draw import Pixels
 from dataforge.shards.reader import Shards
-from trainers.checkpoint import load_detector
+from trainers.checkpoint import load, load_detector
 from trainers.models.detector import CANDIDATES, Detector
 from trainers.models.graph import OPSET, SLOTS, Graph, Stages, translations
 from trainers.predict import detect
@@ -88,11 +88,10 @@ def main(
     target = out or checkpoint.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise ConfigError(f"--out {target}: expected a name that ends in .onnx")
+    name = load(checkpoint)["detector"]
+    if name not in DETECTORS:
+        raise ConfigError(f"{checkpoint}: detector {name!r} cannot be exported; expected one of {', '.join(DETECTORS)}")
     detector, facts = load_detector(checkpoint)
-    if facts["detector"] not in DETECTORS:
-        raise ConfigError(
-            f"{checkpoint}: {facts['detector']} cannot be exported; expected one of {', '.join(DETECTORS)}"
-        )
     records = Shards(shards, split)
     how = facts_of(detector, facts, size, batch)
     with writing(target.parent, ConfigError):
@@ -118,7 +117,7 @@ def main(
         f"({done['map_pytorch']:.4f})"
     )
     if not done["detections"]:
-        click.echo("note: nothing is found on these pictures, so that nothing was compared", err=True)
+        click.echo("note: nothing is detected on these pictures, so that nothing was compared", err=True)
 
 
 def certificate_file(model: Path) -> Path:
@@ -239,15 +238,15 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
     matched = excused = 0
     box = score = 0.0
     pixels_of = {str(shards.table.key[i]): i for i in chosen}
-    for key, (expected, found) in answers.items():
-        parts = (certificate.above(found_here, conf - tolerance.score) for found_here in (expected, found))
+    for key, (expected, actual) in answers.items():
+        parts = (certificate.above(boxes, conf - tolerance.score) for boxes in (expected, actual))
         result = certificate.compare(*parts, conf=conf, iou=LOW_IOU, top=top, tolerance=tolerance)
         if result.fault:
             pixels = extra[key] if key in extra else picture(shards, pixels_of[key])
             # what NMS had to choose from; of those as weak as the last candidate, either may be the last
             [candidates] = detect(detector, [pixels], size, fit, torch.device("cpu"), 0.0, 1.0, CANDIDATES)
             last = max(conf, float(candidates[1].min(initial=1)))
-            parts = (certificate.above(found_here, last - tolerance.score) for found_here in (expected, found))
+            parts = (certificate.above(boxes, last - tolerance.score) for boxes in (expected, actual))
             result = certificate.compare(
                 *parts, conf=last, iou=LOW_IOU, top=top, tolerance=tolerance, candidates=candidates
             )

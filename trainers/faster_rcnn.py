@@ -185,7 +185,7 @@ class FasterRCNN(Detector):
             for level in maps:
                 inner = functional.relu(self.rpn_conv(level))
                 logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
-                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 4).float())
+                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
             proposals, real = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
         return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, real)
 

@@ -38,7 +38,6 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int], str]] = {
     "dense": ("dense", {"width": 8, "sizes": [[16, 32], [32, 64]]}, (64, 128), "stretch"),
     "yolov2": ("yolov2", {"width": 0.125}, (64, 96), "letterbox"),
     "ssd": ("ssd", {"backbone": "test_efficientnet"}, (288, 320), "stretch"),
-    "faster_rcnn fpn": ("faster_rcnn", {"backbone": "test_resnet", "width": 16}, (64, 96), "letterbox"),
 }
 
 
@@ -307,13 +306,18 @@ def test_wrong_models(exported: tuple[Path, Path], tmp_path: Path, monkeypatch: 
 def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
     file, _ = exported
     facts = torch.load(file, weights_only=True)
-    torch.save(facts | {"detector": "detr"}, tmp_path / "unknown.pt")
+    others = ("faster_rcnn", "vit", "detr")
+    for name in others:
+        torch.save(facts | {"detector": name}, tmp_path / f"{name}.pt")
     torch.save({"model": {}}, tmp_path / "none.pt")
     torch.save({key: value for key, value in facts.items() if key != "class_ids"}, tmp_path / "older.pt")
     torch.save(facts | {"config": facts["config"] | {"stem": 5}}, tmp_path / "newer.pt")
     shards = ("--shards", tiny_shards)
     for arguments, message in (
-        ((tmp_path / "unknown.pt", *shards), "unknown detector 'detr'; known: dense"),
+        *(
+            ((tmp_path / f"{name}.pt", *shards), f"detector '{name}' cannot be exported; expected one of dense")
+            for name in others
+        ),
         ((tmp_path / "none.pt", *shards), "not a checkpoint of these trainers"),
         ((tmp_path / "older.pt", *shards), "a checkpoint of another version: it has no class_ids"),
         ((tmp_path / "newer.pt", *shards), "a checkpoint of another version: "),

@@ -81,8 +81,8 @@ def nms(
     labels = labels.gather(1, order)
     boxes = boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
     keep = suppress(boxes, labels, torch.as_tensor(threshold, dtype=torch.float32), classes)
-    place = torch.arange(labels.shape[1], device=boxes.device)
-    first = torch.where(keep, place, place + len(place)).sort(dim=1).indices[:, :top]  # those kept, in order of score
+    rank = torch.arange(labels.shape[1], device=boxes.device)
+    first = torch.where(keep, rank, rank + labels.shape[1]).sort(dim=1).indices[:, :top]  # the kept ones, best first
     keep = keep.gather(1, first)
     boxes = boxes.gather(1, first.unsqueeze(-1).expand(-1, -1, 4)) * keep.unsqueeze(-1)
     return boxes, scores.gather(1, first) * keep, torch.where(keep, labels.gather(1, first), -1)

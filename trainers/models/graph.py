@@ -56,21 +56,21 @@ class Graph(nn.Module):
         self, raw: Any, affine: Tensor | None, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The detector's raw outputs to detections."""
-        found = self.detector.decode(raw, conf=conf, iou=iou, top=SLOTS)
+        detections = self.detector.decode(raw, conf=conf, iou=iou, top=SLOTS)
         if affine is not None:
-            found = found.to_source(affine)
+            detections = detections.to_source(affine)
         h, w = (torch.full((), side, dtype=torch.float32, device=images.device) for side in images.shape[1:3])
-        boxes = found.boxes.clamp(min=0).minimum(torch.stack([w, h, w, h]))
+        boxes = detections.boxes.clamp(min=0).minimum(torch.stack([w, h, w, h]))
         rank = torch.arange(boxes.shape[1], device=boxes.device)
-        keep = (found.labels >= 0) & (rank < top) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        return boxes * keep.unsqueeze(-1), found.scores * keep, torch.where(keep, found.labels, -1)
+        keep = (detections.labels >= 0) & (rank < top) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return boxes * keep.unsqueeze(-1), detections.scores * keep, torch.where(keep, detections.labels, -1)
 
 
 class Stages(Graph):
     """The same, with what is between: to find the stage in which an exported graph begins to differ."""
 
     def forward(self, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor) -> dict[str, list[Tensor]]:  # type: ignore[override]
-        """Tensors by stage: "preprocessing", "features" (the backbone's maps), "head" (the rest of the raw outputs) and
+        """Tensors by stage: "preprocessing", "features" (the backbone's maps), "head" (the raw outputs) and
         "post-processing".
         """
         fitted, affine = self.fit(images)
@@ -80,10 +80,9 @@ class Stages(Graph):
         raw = self.detector(fitted)
         if hook:
             hook.remove()
-        known = {id(level) for level in maps}
-        head = [x for x in tree_leaves(raw) if isinstance(x, Tensor) and id(x) not in known]
-        found = self.finish(raw, affine, images, conf, iou, top)
-        return {"preprocessing": [fitted], "features": maps, "head": head, "post-processing": list(found)}
+        head = [x for x in tree_leaves(raw) if isinstance(x, Tensor)]
+        detections = self.finish(raw, affine, images, conf, iou, top)
+        return {"preprocessing": [fitted], "features": maps, "head": head, "post-processing": list(detections)}
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -102,10 +101,10 @@ def translations() -> dict[Any, Callable[..., Any]]:
         own = op.Equal(op.Unsqueeze(labels, op.Constant(value_ints=[1])), label)
         scores = op.Where(own, rank, op.Constant(value_float=0.0))
         kept = op.NonMaxSuppression(boxes, scores, count, threshold, op.Constant(value_float=0.5))
-        place = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)
-        ones = op.Expand(op.Constant(value_int=1), op.Shape(place, start=0, end=1))
+        index = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)
+        ones = op.Expand(op.Constant(value_int=1), op.Shape(index, start=0, end=1))
         zeros = op.Expand(op.Constant(value_int=0), shape)
-        return op.Equal(op.ScatterND(zeros, place, ones), op.Constant(value_int=1))
+        return op.Equal(op.ScatterND(zeros, index, ones), op.Constant(value_int=1))
 
     def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
         count = op.Shape(values, start=dim, end=dim + 1 or None)  # of equal values TopK takes the first one first

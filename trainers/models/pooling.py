@@ -151,11 +151,12 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
     wanted = (4 + (side / 224).log2() + 1e-6).floor()  # the logarithm of the stride
     first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
     level = wanted.clamp(first, last).long() - first
-    rows = [torch.nonzero(level == number).squeeze(1) for number in range(len(maps))]
-    pooled = [pooler(x, regions[row], 1 / stride) for x, row, stride in zip(maps, rows, strides, strict=True)]
-    order = torch.cat(rows)
-    number = torch.arange(order.shape[0], device=order.device)
-    return torch.cat(pooled), torch.empty_like(level).scatter(0, order, number).view(count, -1)
+    order = level.argsort(stable=True)
+    parts = regions[order].split(level.bincount(minlength=len(maps)).tolist())
+    pooled = [pooler(x, part, 1 / stride) for x, part, stride in zip(maps, parts, strides, strict=True)]
+    return torch.cat(pooled), torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(order), device=order.device)
+    ).view(count, -1)
 
 
 class Rows(nn.Module):

@@ -1,6 +1,6 @@
 """Legend: K detections.
 
-Whether an exported model finds what its checkpoint finds: detections paired one to one, and what may differ.
+Whether an exported model detects what its checkpoint detects: detections paired one to one, and what may differ.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Comparison:
 
 def compare(
     expected: Boxes,
-    found: Boxes,
+    actual: Boxes,
     *,
     conf: float,
     iou: float,
@@ -68,26 +68,26 @@ def compare(
     the exported model's box must be among `candidates`: NMS may choose another box, but a box may not be elsewhere.
 
     Args:
-        expected, found: boxes (K, 4), scores (K,), labels (K,) each.
+        expected, actual: boxes (K, 4), scores (K,), labels (K,) each.
         candidates: what PyTorch has before NMS; without it NMS accounts for nothing.
     """
     tolerance = tolerance or Tolerance()
-    gaps, steps, fits = _near(expected, found, tolerance)
+    gaps, steps, fits = _near(expected, actual, tolerance)
     rows, columns = np.nonzero(fits)
     cost = gaps[rows, columns] / tolerance.box + steps[rows, columns] / tolerance.score
-    free = np.ones(len(expected[1]), bool), np.ones(len(found[1]), bool)
+    free = np.ones(len(expected[1]), bool), np.ones(len(actual[1]), bool)
     pairs = []
-    for place in np.argsort(cost, kind="stable").tolist():
-        row, column = rows[place], columns[place]
+    for number in np.argsort(cost, kind="stable").tolist():
+        row, column = rows[number], columns[number]
         if free[0][row] and free[1][column]:
             free[0][row] = free[1][column] = False
             pairs.append((row, column))
     paired = tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
 
-    both = (expected, found)
-    known = np.zeros(len(found[1]), bool)
+    both = (expected, actual)
+    known = np.zeros(len(actual[1]), bool)
     if candidates is not None:
-        known = np.asarray(_near(found, candidates, tolerance)[2].any(1))
+        known = np.asarray(_near(actual, candidates, tolerance)[2].any(1))
     lone = [(side, int(row)) for side in (0, 1) for row in np.flatnonzero(free[side])]
     lone.sort(key=lambda alone: -both[alone[0]][1][alone[1]])
     excused: list[tuple[int, int]] = []
@@ -115,12 +115,12 @@ def compare(
 
 
 def _near(
-    one: Boxes, other: Boxes, tolerance: Tolerance
+    first: Boxes, second: Boxes, tolerance: Tolerance
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Of every two detections (n, m): the largest difference of an edge, that of the scores, and whether they pair."""
-    gaps = np.abs(one[0][:, None] - other[0]).max(2)
-    steps = np.abs(one[1][:, None] - other[1])
-    return gaps, steps, (one[2][:, None] == other[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
+    gaps = np.abs(first[0][:, None] - second[0]).max(2)
+    steps = np.abs(first[1][:, None] - second[1])
+    return gaps, steps, (first[2][:, None] == second[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
 
 
 def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,10 +131,10 @@ def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np
     return shared / np.maximum(union, 1e-9)
 
 
-def above(found: Boxes, conf: float) -> Boxes:
+def above(boxes: Boxes, conf: float) -> Boxes:
     """Those of at least this score. NMS being greedy, they are what it gives with this threshold at once."""
-    keep = found[1] >= conf
-    return found[0][keep], found[1][keep], found[2][keep]
+    keep = boxes[1] >= conf
+    return boxes[0][keep], boxes[1][keep], boxes[2][keep]
 
 
 def awkward(pixels: Pixels) -> dict[str, Pixels]:

@@ -56,14 +56,14 @@ class Exported:
         if self.facts["input"] == "any":
             return list(self._raw(pictures, conf, iou, top))
         fitted, matrices = zip(*map(self.fitted, pictures), strict=True)
-        found = []
+        detections = []
         answers = self._raw(fitted, conf, iou, top)
         for pixels, matrix, (boxes, scores, labels) in zip(pictures, matrices, answers, strict=True):
             home = (boxes - matrix[[0, 1, 0, 1], 2]) / matrix[[0, 1, 0, 1], [0, 1, 0, 1]]
             home = home.clip(0, [pixels.shape[1], pixels.shape[0]] * 2)
             keep = (home[:, 2:] > home[:, :2]).all(1)
-            found.append((home[keep], scores[keep], labels[keep]))
-        return found
+            detections.append((home[keep], scores[keep], labels[keep]))
+        return detections
 
     def fitted(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
         """A picture as a model of one size takes it, and the matrix (3, 3) of its pixels to those."""
@@ -99,13 +99,13 @@ def check(path: Path, text: str | None) -> dict[str, Any]:
     """
     try:
         facts = json.loads(text or "")
-        found = facts["format"]
+        version = facts["format"]
     except (ValueError, KeyError, TypeError):
         raise ConfigError(
             f"{path}: not made by `python -m trainers.export`: its metadata has no entry {KEY!r} that can be read"
         ) from None
-    if found != FORMAT:
-        raise ConfigError(f"{path}: its format is {found}; expected {FORMAT}; export the checkpoint again")
+    if version != FORMAT:
+        raise ConfigError(f"{path}: its format is {version}; expected {FORMAT}; export the checkpoint again")
     if facts.get("checksum") != checksum(facts):
         names = ", ".join(map(str, facts.get("classes", ())))
         raise ConfigError(
@@ -165,10 +165,10 @@ def picture(shards: Shards, i: int) -> Pixels:
 
 def predictions_of(shards: Shards, every: Sequence[Boxes]) -> Predictions:
     """The detections on all records, one after another, in pixels of the sources where the shards are a cache."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(found[0] for found in every)])
-    scores = np.concatenate([np.zeros(0), *(found[1] for found in every)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(found[2] for found in every)])
-    record = np.repeat(np.arange(len(every)), [len(found[2]) for found in every])
+    boxes = np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _, _ in every)])
+    scores = np.concatenate([np.zeros(0), *(scores for _, scores, _ in every)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(labels for _, _, labels in every)])
+    record = np.repeat(np.arange(len(every)), [len(labels) for _, _, labels in every])
     home: NDArray[np.float64] = np.linalg.inv(shards.to_stored(np.arange(len(every)))).astype(np.float64)
     limit = np.stack([shards.source.width, shards.source.height] * 2, 1)[record]
     boxes = hull(project(corners_of(boxes), home[record])).clip(0, limit)
