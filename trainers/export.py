@@ -25,7 +25,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import dataforge
 from dataforge.bench.measure import machine
@@ -40,7 +39,18 @@ from trainers.models.graph import OPSET, SLOTS, Graph, Stages, translations
 from trainers.predict import detect
 from trainers.results import certificate, metrics
 from trainers.results.evaluation import by_name
-from trainers.results.exported import FORMAT, KEY, Boxes, Exported, Run, checksum, load_onnx, picture, predictions_of
+from trainers.results.exported import (
+    FORMAT,
+    KEY,
+    Boxes,
+    Exported,
+    checksum,
+    load_onnx,
+    picture,
+    predictions_of,
+    run_of,
+    session_of,
+)
 from trainers.results.truth import truth_of_shards
 
 DETECTORS = ("dense", "ssd", "yolov2")  # those whose exports are certified by a test
@@ -49,6 +59,7 @@ CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, as those of `trainers.
 LOW_CONF, LOW_IOU = 0.001, 0.5  # what `trainers.evaluate` takes; the mean average precisions are at these
 PAIR_CONF = 0.05  # detections are paired from this score on
 EXCUSED = 0.1  # the largest share of detections that may be left to thresholds
+CPU = ("CPUExecutionProvider",)
 NAMES = ("boxes", "scores", "labels")
 Size = tuple[int, int]
 
@@ -99,7 +110,7 @@ def main(
     with folder:
         temporary = Path(folder.name) / target.name
         save(Graph(detector, tuple(how["size"]), None if size else how["fit"]), how, temporary)
-        model = Exported(how, open_run(temporary))
+        model = Exported(how, run_of(session_of(temporary, CPU)))
         how["certificate"] = certify(detector, model, records, images, Path(folder.name))
         describe(temporary, how)
         load_onnx(temporary, "cpu")
@@ -189,25 +200,6 @@ def describe(path: Path, how: dict[str, Any]) -> None:
     onnx.helper.set_model_props(model, {KEY: json.dumps(how, ensure_ascii=False)})
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def open_run(path: Path) -> Run:
-    """How a file is run that `save` wrote."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images, *values: session.run(None, _named(images, *values))
-
-
-def _named(images: Pixels, conf: float, iou: float, top: int) -> dict[str, NDArray[Any]]:
-    numbers: dict[str, NDArray[Any]] = {
-        "conf": np.array(conf, np.float32),
-        "iou": np.array(iou, np.float32),
-        "top": np.array(top, np.int64),
-    }
-    return {"images": images, **numbers}
 
 
 def certify(detector: Detector, model: Exported, shards: Shards, count: int, folder: Path) -> dict[str, Any]:
@@ -310,7 +302,7 @@ def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Pat
     file = folder / "stages.onnx"
     names = [f"{stage}_{i}" for stage, part in own.items() for i in range(len(part))]
     save(Flat(stages), model.facts, file, names)
-    outputs = iter(open_run(file)(images.numpy(), LOW_CONF, LOW_IOU, SLOTS))
+    outputs = iter(run_of(session_of(file, CPU))(images.numpy(), LOW_CONF, LOW_IOU, SLOTS))
     theirs = {stage: [torch.from_numpy(np.array(next(outputs))) for _ in part] for stage, part in own.items()}
     fitted = theirs["preprocessing"][0]
     off = (own["preprocessing"][0].int() - fitted.int()).abs()

@@ -34,10 +34,10 @@ onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int], str]] = {
-    "dense": ("dense", {"width": 8, "sizes": [[16, 32], [32, 64]]}, (64, 128), "stretch"),
-    "yolov2": ("yolov2", {"width": 0.125}, (64, 96), "letterbox"),
-    "ssd": ("ssd", {"backbone": "test_efficientnet"}, (288, 320), "stretch"),
+MODELS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {
+    "dense": ({"width": 8, "sizes": [[16, 32], [32, 64]]}, (64, 128), "stretch"),
+    "yolov2": ({"width": 0.125}, (64, 96), "letterbox"),
+    "ssd": ({"backbone": "test_efficientnet"}, (288, 320), "stretch"),
 }
 
 
@@ -59,8 +59,9 @@ def lively(detector: nn.Module, size: tuple[int, int]) -> None:
         hook.remove()
 
 
-def saved(file: Path, model: str) -> Path:
-    name, config, size, fit = MODELS[model]
+def saved(file: Path, name: str) -> Path:
+    """A checkpoint of a small detector with lively weights."""
+    config, size, fit = MODELS[name]
     torch.manual_seed(0)
     detector = registry.detector_class(name)(classes=3, **config).eval()
     lively(detector, size)
@@ -173,9 +174,9 @@ def test_evaluate_gives_the_same_numbers_without_torch(exported: tuple[Path, Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "dense"])
-def test_every_detector_is_certified(model: str, tiny_shards: Path, tmp_path: Path) -> None:
-    file = saved(tmp_path / "best.pt", model)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "dense"])
+def test_every_detector_is_certified(name: str, tiny_shards: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "best.pt", name)
     result = call(export.main, file, "--shards", tiny_shards)
     assert result.exit_code == 0, result.output
     assert json.loads(export.certificate_file(tmp_path / "best.onnx").read_text())["certificate"]["detections"] > 50

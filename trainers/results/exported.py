@@ -136,20 +136,32 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
         providers.insert(0, "CUDAExecutionProvider")
     elif device not in ("auto", "cpu"):
         raise ConfigError(f"device {device!r} cannot be used: onnxruntime has {', '.join(known)}; expected auto or cpu")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        session = session_of(path, providers)
     except Exception as error:  # its own classes, without a common one
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{path}: not an ONNX model that can be loaded: {reason}") from None
     facts = check(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    return Exported(facts, run_of(session))
+
+
+def session_of(path: Path, providers: Sequence[str]) -> Any:
+    """onnxruntime's session, which prints errors alone."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=providers)
+
+
+def run_of(session: Any) -> Run:
+    """How an `Exported` runs a session."""
 
     def run(images: Pixels, conf: float, iou: float, top: int) -> Sequence[NDArray[Any]]:
         given = {"conf": np.array(conf, np.float32), "iou": np.array(iou, np.float32), "top": np.array(top, np.int64)}
         return session.run(None, {"images": images, **given})
 
-    return Exported(facts, run)
+    return run
 
 
 def evaluate(model: Exported, shards: Shards, conf: float, iou: float, top: int = 300) -> Predictions:
