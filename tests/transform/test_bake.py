@@ -219,7 +219,7 @@ def test_a_raw_cache_in_the_earlier_layout_is_refused(tiny_shards: Path, tmp_pat
     (folder / "meta.json").unlink()
     np.save(folder / "lengths.npy", np.full(len(Shards(tmp_path / "cache", "train")), 3072))
     for augment in (None, "flip"):
-        with pytest.raises(DataError, match="remove the cache and bake it again"):
+        with pytest.raises(ShardError, match="remove the cache and bake it again"):
             next(iter(Loader(tmp_path / "cache", size=(32, 32), augment=augment)))
 
 
