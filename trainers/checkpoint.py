@@ -59,7 +59,14 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
         ConfigError: as `load`, or the weights do not fit the configuration.
     """
     checkpoint = load(path)
-    detector = detector_class(checkpoint["detector"])(**checkpoint["config"])
+    missing = [key for key in ("config", "model", "classes", "class_ids", "size", "fit") if key not in checkpoint]
+    if missing:
+        raise ConfigError(f"{path}: a checkpoint of another version: it has no {', '.join(missing)}")
+    kind = detector_class(checkpoint["detector"])
+    try:
+        detector = kind(**checkpoint["config"])
+    except TypeError as error:
+        raise ConfigError(f"{path}: a checkpoint of another version: {error}") from None
     try:
         detector.load_state_dict(checkpoint["model"])
     except RuntimeError as error:

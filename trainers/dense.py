@@ -127,7 +127,7 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(B, width, h, w) each -> (B, A, outputs), in the order map, row, column, anchor."""
-        outputs = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs) for x in maps]
+        outputs = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs) for x in maps]
         return torch.cat(outputs, 1)
 
 
@@ -223,7 +223,7 @@ class Dense(Detector):
         off = (raw.offsets.float() - goal).abs().sum(-1) * positive
         return {"cls": (wrong.sum(1) * share).sum(), "box": (off.sum(1) * share).sum()}
 
-    def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 300) -> Detections:
+    def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 300) -> Detections:
         """Boxes inside the image; one anchor may give several classes."""
         boxes = anchors.from_offsets(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().sigmoid(), conf=conf, iou=iou, top=top)

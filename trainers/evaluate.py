@@ -2,7 +2,7 @@
 
 Mean average precision of a checkpoint on shards, or of finished detections against a truth:
 
-    python -m trainers.evaluate CKPT --shards DIR --split val
+    python -m trainers.evaluate CKPT|MODEL.onnx --shards DIR --split val
     python -m trainers.evaluate --truth instances.json --predictions detections.json
 
 torch is imported only where a model runs, so that the second form starts at once.
@@ -20,6 +20,7 @@ from dataforge.command import Command
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
 from trainers.results.evaluation import by_name, report, run
+from trainers.results.exported import evaluate, load_onnx
 from trainers.results.truth import (
     Predictions,
     Truth,
@@ -58,9 +59,12 @@ def main(
     as_json: bool,
     save_json: Path | None,
 ) -> None:
-    """Average precision of CHECKPOINT on --shards, or of --predictions against --truth."""
+    """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
     if checkpoint and shards and not truth and not predictions:
-        known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
+        if checkpoint.suffix.lower() == ".onnx":
+            known, detections = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
+        else:
+            known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
         if int(os.environ.get("RANK", "0")):
             return
     elif truth and predictions and not checkpoint and not shards:
@@ -110,12 +114,20 @@ def _of_checkpoint(
         )
         truth = truth_of_shards(loader.shards)
         predictions = run(detector.to(device), loader, device, conf=conf, iou=iou)
-    classes = tuple(checkpoint["classes"])
+    return truth, _by_name(predictions, tuple(checkpoint["classes"]), truth, quiet=rank > 0)
+
+
+def _of_onnx(file: Path, shards: Shards, conf: float, iou: float, device: str) -> tuple[Truth, Predictions]:
+    model, truth = load_onnx(file, device), truth_of_shards(shards)
+    return truth, _by_name(evaluate(model, shards, conf, iou), model.classes, truth)
+
+
+def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth, quiet: bool = False) -> Predictions:
     for owner, names, others in (("checkpoint", classes, truth.classes), ("shards", truth.classes, classes)):
         alone = [name for name in names if name not in others]
-        if alone and not rank:
+        if alone and not quiet:
             click.echo(f"note: only the {owner} knows: {', '.join(alone)}", err=True)
-    return truth, by_name(predictions, classes, truth)
+    return by_name(predictions, classes, truth)
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ class FasterRCNN(Detector):
         number, owner = assign.sample(owner, keys, count=self.regions, positive=POSITIVE_SHARE)
         return candidates.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), owner
 
-    def decode(self, raw: Raw, *, conf: float = 0.05, iou: float = 0.5, top: int = 100) -> Detections:
+    def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 100) -> Detections:
         """Boxes inside the image; one region may give several classes."""
         logits, offsets = self.second_stage(raw.maps, raw.proposals)
         boxes = anchors.from_offsets(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
@@ -293,7 +293,7 @@ def propose(
         box = anchors.from_offsets(offset.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), anchor[number])
         box = box.clamp(min=0).minimum(limit)
         wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
-        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image)
+        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image, classes=1)
         boxes.append(box)
         scores.append(score.where(label >= 0, -1))
         real.append(label >= 0)

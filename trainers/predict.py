@@ -1,6 +1,6 @@
 """Detect objects in pictures, a video or a camera, and draw them:
 
-python -m trainers.predict CKPT --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
+python -m trainers.predict CKPT|MODEL.onnx --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
 """
 
 from __future__ import annotations
@@ -8,32 +8,32 @@ from __future__ import annotations
 import glob
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import PIL.Image
-import torch
 from numpy.typing import NDArray
 
-from dataforge.augment.preprocess import Preprocess
 from dataforge.command import Command
 from dataforge.errors import ConfigError, ImageError
 from dataforge.files import writing
 from dataforge.images.decode import decode
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES, probe
-from trainers.checkpoint import load_detector
-from trainers.distributed import device_of
-from trainers.models.detector import Detector
+from trainers.results.exported import Boxes, load_onnx
 from trainers.results.truth import Predictions, coco_rows, write_json
 from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
 Picture = tuple[int, str, Pixels]  # its number among all, its name, (height, width, 3) RGB
-Boxes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]  # boxes (n, 4) xyxy, scores, labels
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainers.models.detector import Detector
 
 
 def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
@@ -68,21 +68,27 @@ def detect(
     device: torch.device,
     conf: float,
     iou: float,
+    top: int | None = None,
 ) -> list[Boxes]:
     """Detect on a few pictures at once, each fitted to the network's input as the `Loader` fits it.
 
     Args:
         pictures: (height, width, 3) RGB each, of any sizes.
         size: (height, width) of the input; fit: "letterbox" or "stretch".
+        top: the most detections a picture gets; None for the detector's default.
 
     Returns:
         for each: boxes (n, 4) xyxy in its pixels, clipped to it; scores (n,), best first; labels (n,).
     """
-    preprocess = Preprocess(size, fit)
+    import torch
+
+    from dataforge.augment.preprocess import Preprocess
+
+    preprocess, limits = Preprocess(size, fit), {} if top is None else {"top": top}
     fitted = [preprocess(torch.from_numpy(pixels).permute(2, 0, 1)[None]) for pixels in pictures]
     images, affine = (torch.cat(parts).to(device) for parts in zip(*fitted, strict=True))
     with torch.inference_mode():
-        detections = detector.decode(detector(images), conf=conf, iou=iou).to_source(affine)
+        detections = detector.decode(detector(images), conf=conf, iou=iou, **limits).to_source(affine)
     every = []
     columns = (column.cpu().numpy() for column in (detections.boxes, detections.scores, detections.labels))
     for pixels, box, score, label in zip(pictures, *columns, strict=True):
@@ -130,17 +136,15 @@ def main(
     save_json: bool,
     save_txt: bool,
 ) -> None:
-    """Detect with CHECKPOINT on pictures or frames and draw boxes with names and scores.
+    """Detect with CHECKPOINT on pictures or frames and draw boxes with names and scores. CHECKPOINT may be an ONNX
+    model of `trainers.export`, which needs no torch.
 
     A camera or a stream goes on until Ctrl-C, or for --frames.
     """
     moving = is_video(source)
     if not moving and (save_video or frames):
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
-    detector, facts = load_detector(checkpoint)
-    torch_device = device_of(device)
-    detector.to(torch_device)
-    classes, size, fit = tuple(facts["classes"]), tuple(facts["size"]), facts["fit"]
+    classes, class_ids, detect_all = _model(checkpoint, device)
     bad: list[Path] = []
     names: list[str] = []
     if moving:
@@ -158,7 +162,7 @@ def main(
     boxes_found = 0
     try:
         while batch := list(itertools.islice(pictures, batch_size)):
-            answers = detect(detector, [pixels for *_, pixels in batch], size, fit, torch_device, conf, iou)
+            answers = detect_all([pixels for *_, pixels in batch], conf, iou)
             for (i, name, pixels), answer in zip(batch, answers, strict=True):
                 boxes, scores, labels = answer
                 if save_json:
@@ -186,11 +190,32 @@ def main(
     if save_json:
         with writing(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(results, names, tuple(facts["class_ids"])))
+        write_json(out / "predictions.json", _coco(results, names, class_ids))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
     if bad:
         sys.exit(1)
+
+
+def _model(
+    path: Path, device: str
+) -> tuple[tuple[str, ...], tuple[int, ...], Callable[[Sequence[Pixels], float, float], list[Boxes]]]:
+    """A checkpoint's or an exported model's classes, their numbers, and how it detects; the latter without torch."""
+    if path.suffix.lower() == ".onnx":
+        model = load_onnx(path, device)
+        return model.classes, model.class_ids, model.detect
+    from trainers.checkpoint import load_detector
+    from trainers.distributed import device_of
+
+    detector, facts = load_detector(path)
+    torch_device = device_of(device)
+    detector.to(torch_device)
+    size, fit = tuple(facts["size"]), facts["fit"]
+    return (
+        tuple(facts["classes"]),
+        tuple(facts["class_ids"]),
+        lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
+    )
 
 
 def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[Picture]:

@@ -200,8 +200,8 @@ class SSD(Detector):
             weight, bias = (torch.cat([getattr(head, name) for head in heads]) for name in ("weight", "bias"))
             outputs = conv3x3(x, weight, bias).permute(0, 2, 3, 1)
             offset, logit = outputs.split([len(head.weight) for head in heads], -1)  # type: ignore[arg-type]
-            offsets.append(offset.reshape(len(x), -1, 4))
-            logits.append(logit.reshape(len(x), -1, 1 + self.classes))
+            offsets.append(offset.reshape(x.shape[0], -1, 4))
+            logits.append(logit.reshape(x.shape[0], -1, 1 + self.classes))
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
         fixed = priors((images.shape[2], images.shape[3]), sizes, self.style).to(images.device)
         return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit(images))
@@ -223,7 +223,9 @@ class SSD(Detector):
         off = functional.smooth_l1_loss(offsets, goal, reduction="none").sum(-1)
         return {"box": (positive * off).sum() / count, "cls": ((positive | hard) * wrong).sum() / count}
 
-    def decode(self, raw: Raw, *, conf: float = 0.01, iou: float = 0.45, top: int = 200) -> Detections:
+    def decode(
+        self, raw: Raw, *, conf: float | Tensor = 0.01, iou: float | Tensor = 0.45, top: int = 200
+    ) -> Detections:
         """Boxes inside the image; one prior may give several classes."""
         boxes = anchors.from_offsets(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().softmax(-1)[..., 1:], conf=conf, iou=iou, top=top)

@@ -252,7 +252,9 @@ class ViT(Detector):
             "teacher_giou": ((1 - giou(raw.boxes, taught.boxes)) * sure).sum() / total,
         }
 
-    def decode(self, raw: Raw, *, conf: float = 0.001, iou: float = 0.5, top: int = 300) -> Detections:
+    def decode(
+        self, raw: Raw, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
+    ) -> Detections:
         """The `top` best (location, class) pairs; `iou` has no meaning here, since no NMS is needed."""
         scores, order = raw.logits.float().sigmoid().flatten(1).topk(min(top, raw.logits[0].numel()))
         labels = torch.where(scores >= conf, order % self.classes, -1)

@@ -200,7 +200,9 @@ class YOLOv2(Detector):
             "prior": PRIOR * half * (early * drift).sum(),
         }
 
-    def decode(self, raw: Tensor, *, conf: float = 0.001, iou: float = 0.5, top: int = 300) -> Detections:
+    def decode(
+        self, raw: Tensor, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
+    ) -> Detections:
         """Boxes inside the image; one predictor may give several classes. Scores are objectness times class."""
         boxes, objectness, classes = self.predictions(raw)
         height, width = (side * self.stride for side in raw.shape[2:])

@@ -70,8 +70,8 @@ class Preprocess(nn.Module):
         ky, kx = (halved * torch.where(halved * s >= LEAST, 1.0, (SHARP / (halved * s)).floor()) for s in (y, x))
         whole = (kx == 1) & (ky == 1)
 
-        rows = _Axis(h, y, down, ky, whole, self.size[0])
-        columns = _Axis(w, x, right, kx, whole, self.size[1])
+        rows = _Axis(h, y, down, ky, whole, self.size[0], x * kx, row=False)
+        columns = _Axis(w, x, right, kx, whole, self.size[1], y * ky, row=True)
         blocks = columns.summed(rows.summed(images.int()).transpose(2, 3)).transpose(2, 3) / (ky * kx)
         blocks = torch.where(torch.maximum(ky, kx) == 2, (blocks + 0.5).floor(), blocks.round()).float()
         smooth = columns.smoothed(rows.smoothed(blocks).transpose(2, 3)).round().clamp(0, 255).int()
@@ -97,15 +97,26 @@ class _Axis:
     Args:
         n: as a tensor; scale, shift: source to output coordinates; k: pixels in a block.
         whole: whether neither axis has larger blocks than 1; out: m.
+        other: blocks to output coordinates along the other axis; row: whether this one lies along a row.
     """
 
-    def __init__(self, n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, out: int) -> None:
+    def __init__(
+        self, n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, out: int, other: Tensor, row: bool
+    ) -> None:
         self.n, self.k, self.blocks = n, k.long(), (n / k).ceil().long()
         u = scale * k
         even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
         none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
         self.one, self.two = (torch.where(none, 0.0, value).float() for value in taps(u))
-        self.place = (torch.arange(out, device=scale.device, dtype=torch.float64) + 0.5 - shift) / u - 0.5
+        pixel = torch.arange(out, device=scale.device, dtype=torch.float64)
+        self.place = (pixel + 0.5 - shift) / u - 0.5
+        # as cv2.warpAffine counts, from the first pixel that `cpu._reach` gives it: in 1/1024 pixel, which are rounded
+        # by themselves along a row, but together with the row's own along a column; then in 1/32
+        reach = (shift - (1 + u) / 2).floor().clamp(min=0)
+        back = other * (1 / (u * other))
+        begin, along = -(u / 2 + (shift - 0.5) - reach) * back, (pixel - reach) * back
+        fine = (along * 1024).round() + (begin * 1024).round() if row else ((along + begin) * 1024).round()
+        self.step = ((fine + 16) / 32).floor() / 32
 
     def summed(self, pixels: Tensor) -> Tensor:
         """int32 pixels to the sums of blocks, and of the last one again until there are n.
@@ -131,8 +142,7 @@ class _Axis:
             the blocks before and after its centre; (m, 1) how much the second counts, of `FINE`; (m,) how much of the
             pixel is not fill.
         """
-        steps = (((self.place * 1024).round() + 16) / 32).floor()  # as cv2.warpAffine counts
-        place = torch.where(resize, self.place, steps / 32)
+        place = torch.where(resize, self.place, self.step)
         first = place.floor()
         one, two = (i.clamp(min=0).minimum(self.blocks - 1).long() for i in (first, first + 1))
         seen = torch.minimum(place + 1, self.blocks - place).clamp(0, 1)

@@ -80,7 +80,7 @@ def test_forward_decode_and_nms_are_opencvs(
     scores = (objectness.unsqueeze(-1) * chances).flatten(1)
     places = torch.arange(scores.shape[1]) // classes
     labels = (torch.arange(scores.shape[1]) % classes).unsqueeze(0)
-    _, kept, kept_labels = nms(boxes[:, places], scores, labels, threshold=0.4, top=scores.shape[1])
+    _, kept, kept_labels = nms(boxes[:, places], scores, labels, threshold=0.4, top=scores.shape[1], classes=classes)
     for label in range(classes):
         theirs = np.sort(rows[:, 5 + label][rows[:, 5 + label] > 0])
         ours = np.sort(kept[kept_labels == label].numpy())

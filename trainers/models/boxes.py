@@ -61,40 +61,62 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     return shared / union.clamp(min=_TINY) - (hull - union) / hull.clamp(min=_TINY)
 
 
-def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, top: int) -> tuple[Tensor, Tensor, Tensor]:
+def nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float | Tensor, top: int, classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Greedy non-maximum suppression within each image and class.
-
-    The groups are moved apart by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
-    the last boxes where neighbouring floats are a quarter of a pixel apart.
 
     Args:
         boxes: (B, K, 4); scores: (B, K), at least 0; labels: (B, K), -1 for no candidate.
         threshold: of two boxes that overlap by more than this IoU, the one with the lower score goes.
         top: the most boxes an image keeps.
+        classes: labels are below it.
 
     Returns:
         The same three, (B, min(K, top), ...), best first; where there are fewer, zeros with label -1.
     """
-    count, places = scores.shape
     if not scores.numel():
         return boxes[:, :top], scores[:, :top], labels[:, :top]
     scores, order = torch.where(labels >= 0, scores, -1).sort(dim=1, descending=True, stable=True)
     labels = labels.gather(1, order)
     boxes = boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
-
-    image = torch.arange(count, device=boxes.device).unsqueeze(1)
-    group = image * (labels.amax() + 2) + labels + 1
-    apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)
-    # The cost grows with the square of the boxes in a call, so a CPU takes image by image; an accelerator wants few
-    # calls, in blocks that bound its N x N / 8 bytes of mask.
-    step = places if boxes.device.type == "cpu" else 16 * places
-    blocks = zip(apart.flatten(0, 1).split(step), scores.flatten().double().split(step), strict=True)
-    kept = torch.cat([_nms(b, s, threshold) + i * step for i, (b, s) in enumerate(blocks)])
-
-    keep = torch.zeros(count * places, dtype=torch.bool, device=boxes.device)
-    keep[kept] = True
-    keep = keep.view(count, places) & (labels >= 0)
-    first = torch.where(keep, 0, 1).sort(dim=1, stable=True).indices[:, :top]  # those kept, still in order of score
+    keep = suppress(boxes, labels, torch.as_tensor(threshold, dtype=torch.float32), classes)
+    rank = torch.arange(labels.shape[1], device=boxes.device)
+    first = torch.where(keep, rank, rank + labels.shape[1]).sort(dim=1).indices[:, :top]  # the kept ones, best first
     keep = keep.gather(1, first)
     boxes = boxes.gather(1, first.unsqueeze(-1).expand(-1, -1, 4)) * keep.unsqueeze(-1)
     return boxes, scores.gather(1, first) * keep, torch.where(keep, labels.gather(1, first), -1)
+
+
+@torch.library.custom_op("dataforge::suppress", mutates_args=())
+def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> Tensor:
+    """Which boxes are kept: those that no kept box before them overlaps, of their image and class, by more than
+    `threshold`. An operator of its own, so that an exported graph can have ONNX's NonMaxSuppression in its place.
+
+    The groups are moved apart by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
+    the last boxes where neighbouring floats are a quarter of a pixel apart.
+
+    Args:
+        boxes: (B, K, 4), best first; labels: (B, K), -1 for no candidate, else below `classes`.
+        threshold: () float32.
+
+    Returns:
+        (B, K) bool.
+    """
+    count, places = labels.shape
+    group = torch.arange(count, device=boxes.device).unsqueeze(1) * (classes + 1) + labels + 1
+    apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)
+    scores = torch.arange(places, 0, -1, device=boxes.device, dtype=torch.float64).repeat(count)
+    # The cost grows with the square of the boxes in a call, so a CPU takes image by image; an accelerator wants few
+    # calls, in blocks that bound its N x N / 8 bytes of mask.
+    step = places if boxes.device.type == "cpu" else 16 * places
+    blocks = zip(apart.flatten(0, 1).split(step), scores.split(step), strict=True)
+    kept = torch.cat([_nms(b, s, float(threshold)) + i * step for i, (b, s) in enumerate(blocks)])
+    keep = torch.zeros(count * places, dtype=torch.bool, device=boxes.device)
+    keep[kept] = True
+    return keep.view(count, places) & (labels >= 0)
+
+
+@suppress.register_fake
+def _(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> Tensor:
+    return torch.empty_like(labels, dtype=torch.bool)

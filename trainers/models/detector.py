@@ -105,11 +105,13 @@ class Detector(nn.Module):
         """Scalars by name; their sum is minimised. An empty or all-padding batch gives finite values."""
         raise NotImplementedError
 
-    def decode(self, raw: Any, *, conf: float = 0.001, iou: float = 0.5, top: int = 300) -> Detections:
+    def decode(
+        self, raw: Any, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
+    ) -> Detections:
         """Boxes in pixels of `images`.
 
         Args:
-            conf: the lowest score that is kept.
+            conf: the lowest score that is kept; a () tensor in an exported graph, as `iou`.
             iou: the overlap from which, within a class, the weaker of two boxes is dropped.
             top: K, the most detections an image gets.
         """
@@ -147,7 +149,7 @@ def limit(images: Tensor) -> Tensor:
     return torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
 
 
-def select(boxes: Tensor, scores: Tensor, *, conf: float, iou: float, top: int) -> Detections:
+def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | Tensor, top: int) -> Detections:
     """The best of an image's boxes, thinned out by NMS within each class. A box may be detected as several classes.
 
     Args:
@@ -159,4 +161,5 @@ def select(boxes: Tensor, scores: Tensor, *, conf: float, iou: float, top: int) 
     best, order = scores.topk(min(CANDIDATES, scores.shape[1]))
     row = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     labels = torch.where(best >= conf, order % classes, -1)
-    return Detections(*nms(boxes.flatten(1, 2).gather(1, row), best, labels, threshold=iou, top=top))
+    boxes = boxes.flatten(1, 2).gather(1, row)
+    return Detections(*nms(boxes, best, labels, threshold=iou, top=top, classes=classes))

@@ -79,7 +79,7 @@ def clusters(images: int, count: int, classes: int, seed: int = 0) -> tuple[Tens
 @pytest.mark.parametrize(("images", "count", "classes", "top"), [(64, 60, 80, 300), (3, 40, 1, 5), (1, 4, 2, 1)])
 def test_nms_is_that_of_each_image_and_class_alone(images: int, count: int, classes: int, top: int) -> None:
     boxes, scores, labels = clusters(images, count, classes)
-    found = nms(boxes, scores, labels, threshold=0.5, top=top)
+    found = nms(boxes, scores, labels, threshold=0.5, top=top, classes=classes)
     assert rows(*found) == reference(boxes, scores, labels, 0.5, top)
     assert found[0].shape == (images, min(top, count), 4)
     assert (found[1].diff(dim=1) <= 0).all()
@@ -94,17 +94,17 @@ def test_nms_is_exact_in_the_last_of_many_groups() -> None:
     )
     boxes = pair.repeat(32, 1, 1)
     labels = torch.full((64, 2), 79)
-    _, _, kept = nms(boxes, torch.tensor([[0.9, 0.8]]).expand(64, 2), labels, threshold=0.5, top=2)
+    _, _, kept = nms(boxes, torch.tensor([[0.9, 0.8]]).expand(64, 2), labels, threshold=0.5, top=2, classes=80)
     assert (kept >= 0).sum(1).tolist() == [1, 2] * 32
 
 
 def test_nms_of_nothing() -> None:
     for shape in ((0, 5), (2, 0)):
-        boxes, scores, labels = nms(
-            torch.zeros(*shape, 4), torch.zeros(shape), torch.zeros(shape, dtype=torch.int64), threshold=0.5, top=3
-        )
+        empty = torch.zeros(*shape, 4), torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+        boxes, scores, labels = nms(*empty, threshold=0.5, top=3, classes=1)
         assert boxes.shape[:2] == scores.shape == labels.shape == (shape[0], min(shape[1], 3))
-    _, scores, labels = nms(torch.rand(2, 4, 4), torch.rand(2, 4), torch.full((2, 4), -1), threshold=0.5, top=9)
+    none = torch.full((2, 4), -1)
+    _, scores, labels = nms(torch.rand(2, 4, 4), torch.rand(2, 4), none, threshold=0.5, top=9, classes=1)
     assert (labels == -1).all() and (scores == 0).all()
 
 
@@ -112,8 +112,8 @@ def test_nms_of_nothing() -> None:
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
 def test_nms_does_not_depend_on_order_or_padding(seed: int, threshold: float) -> None:
     boxes, scores, labels = clusters(2, 12, 2, seed)
-    expected = rows(*nms(boxes, scores, labels, threshold=threshold, top=12))
+    expected = rows(*nms(boxes, scores, labels, threshold=threshold, top=12, classes=2))
     shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
     padded = [torch.nn.functional.pad(t[:, shuffled], p) for t, p in ((boxes, (0, 0, 0, 5)), (scores, (0, 5)))]
     more = torch.nn.functional.pad(labels[:, shuffled], (0, 5), value=-1)
-    assert rows(*nms(padded[0], padded[1], more, threshold=threshold, top=12)) == expected
+    assert rows(*nms(padded[0], padded[1], more, threshold=threshold, top=12, classes=2)) == expected

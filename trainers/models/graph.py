@@ -1,0 +1,113 @@
+"""Legend: B images, h x w source pixels, K detections.
+
+A detector with all that stands before and behind it as one module: pixels in, boxes in the same pixels out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from dataforge.augment.preprocess import Preprocess
+from trainers.models.detector import Detector
+
+SLOTS = 300  # K, unless there are fewer candidates
+OPSET = 20
+
+
+class Graph(nn.Module):
+    """What `trainers.predict` does between decoding a picture and drawing boxes.
+
+    Args:
+        size: (height, width) of the network's input.
+        fit: "letterbox" or "stretch"; None for images that have that size already.
+    """
+
+    def __init__(self, detector: Detector, size: tuple[int, int], fit: str | None) -> None:
+        super().__init__()
+        self.detector = detector
+        self.preprocess = Preprocess(size, fit) if fit else None
+
+    def forward(self, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            images: (B, h, w, 3) uint8 RGB.
+            conf: () float32, the lowest score kept; iou: () float32, the overlap for NMS; top: () int64, the most
+                detections an image gets, up to K.
+
+        Returns:
+            boxes (B, K, 4) float32 xyxy in pixels of `images`, clipped to them; scores (B, K), best first; labels
+            (B, K) int64, -1 for none.
+        """
+        fitted, affine = self.fit(images)
+        return self.finish(self.detector(fitted), affine, images, conf, iou, top)
+
+    def fit(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the detector takes (B, 3, H, W), and source to its pixels (B, 3, 3)."""
+        pixels = images.permute(0, 3, 1, 2)
+        return self.preprocess(pixels) if self.preprocess else (pixels, None)
+
+    def finish(
+        self, raw: Any, affine: Tensor | None, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The detector's raw outputs to detections."""
+        detections = self.detector.decode(raw, conf=conf, iou=iou, top=SLOTS)
+        if affine is not None:
+            detections = detections.to_source(affine)
+        h, w = (torch.full((), side, dtype=torch.float32, device=images.device) for side in images.shape[1:3])
+        boxes = detections.boxes.clamp(min=0).minimum(torch.stack([w, h, w, h]))
+        rank = torch.arange(boxes.shape[1], device=boxes.device)
+        keep = (detections.labels >= 0) & (rank < top) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return boxes * keep.unsqueeze(-1), detections.scores * keep, torch.where(keep, detections.labels, -1)
+
+
+class Stages(Graph):
+    """The same, with what is between: to find the stage in which an exported graph begins to differ."""
+
+    def forward(self, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        """Tensors by stage: "preprocessing", "features" (the backbone's maps), "head" (the raw outputs) and
+        "post-processing".
+        """
+        fitted, affine = self.fit(images)
+        maps: list[Tensor] = []
+        backbone = getattr(self.detector, "backbone", None)
+        hook = backbone.register_forward_hook(lambda _, given, out: maps.extend(out)) if backbone else None
+        raw = self.detector(fitted)
+        if hook:
+            hook.remove()
+        head = [x for x in tree_leaves(raw) if isinstance(x, Tensor)]
+        detections = self.finish(raw, affine, images, conf, iou, top)
+        return {"preprocessing": [fitted], "features": maps, "head": head, "post-processing": list(detections)}
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """How torch's ONNX exporter writes the operators that it does not know."""
+    from onnxscript import FLOAT, opset20
+
+    op: Any = opset20
+
+    def suppress(boxes: Any, labels: Any, threshold: Any, classes: int) -> Any:
+        # ranks for scores: all are different, so that every engine takes the boxes in the same order
+        shape = op.Shape(labels)
+        count = op.Gather(shape, op.Constant(value_int=1))
+        rank = op.Cast(op.Range(count, op.Constant(value_int=0), op.Constant(value_int=-1)), to=FLOAT.dtype)
+        label = op.Constant(value_ints=list(range(classes)))
+        label = op.Reshape(label, op.Constant(value_ints=[1, classes, 1]))
+        own = op.Equal(op.Unsqueeze(labels, op.Constant(value_ints=[1])), label)
+        scores = op.Where(own, rank, op.Constant(value_float=0.0))
+        kept = op.NonMaxSuppression(boxes, scores, count, threshold, op.Constant(value_float=0.5))
+        index = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)
+        ones = op.Expand(op.Constant(value_int=1), op.Shape(index, start=0, end=1))
+        zeros = op.Expand(op.Constant(value_int=0), shape)
+        return op.Equal(op.ScatterND(zeros, index, ones), op.Constant(value_int=1))
+
+    def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+        count = op.Shape(values, start=dim, end=dim + 1 or None)  # of equal values TopK takes the first one first
+        return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.dataforge.suppress.default: suppress, torch.ops.aten.sort.stable: sort}

@@ -1,0 +1,157 @@
+"""Legend: K detections.
+
+Whether an exported model detects what its checkpoint detects: detections paired one to one, and what may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataforge.images.draw import Pixels
+from trainers.results.exported import Boxes
+
+OVERLAP = 0.01  # an IoU this near to the threshold of NMS may fall to either side
+SLIVER = 0.05  # pixels; rounding may leave nothing of a box that is thinner
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two detections of one object may be apart.
+
+    Attributes:
+        box: pixels of the source image, on any edge; score; map: of the mean average precisions.
+    """
+
+    box: float = 0.5
+    score: float = 1e-3
+    map: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of detections on one picture.
+
+    Attributes:
+        matched: pairs; excused: those without a partner that a threshold accounts for.
+        box, score: the largest difference in a pair, pixels and in score.
+        fault: the first difference that nothing accounts for, in words; "" for none.
+    """
+
+    matched: int
+    excused: int
+    box: float
+    score: float
+    fault: str
+
+
+def compare(
+    expected: Boxes,
+    actual: Boxes,
+    *,
+    conf: float,
+    iou: float,
+    top: int,
+    tolerance: Tolerance | None = None,
+    candidates: Boxes | None = None,
+) -> Comparison:
+    """Pair the detections of two runs, the nearest first.
+
+    Equal labels and both differences within the tolerance make a pair; the order does not count, so that equal scores
+    may stand either way round. One without a partner is accounted for in four cases: its score is within the tolerance
+    of `conf`; the other run has `top` detections and its last score is as near; it is thinner than 0.05 pixels; or NMS
+    was undecided: in the other run a box of its class that is not weaker overlaps it by `iou` +- 0.01, or one of equal
+    score, within the tolerance, by more; or one that is itself so accounted for overlaps it by more. In the last case
+    the exported model's box must be among `candidates`: NMS may choose another box, but a box may not be elsewhere.
+
+    Args:
+        expected, actual: boxes (K, 4), scores (K,), labels (K,) each.
+        candidates: what PyTorch has before NMS; without it NMS accounts for nothing.
+    """
+    tolerance = tolerance or Tolerance()
+    gaps, steps, fits = _near(expected, actual, tolerance)
+    rows, columns = np.nonzero(fits)
+    cost = gaps[rows, columns] / tolerance.box + steps[rows, columns] / tolerance.score
+    free = np.ones(len(expected[1]), bool), np.ones(len(actual[1]), bool)
+    pairs = []
+    for number in np.argsort(cost, kind="stable").tolist():
+        row, column = rows[number], columns[number]
+        if free[0][row] and free[1][column]:
+            free[0][row] = free[1][column] = False
+            pairs.append((row, column))
+    paired = tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
+
+    both = (expected, actual)
+    known = np.zeros(len(actual[1]), bool)
+    if candidates is not None:
+        known = np.asarray(_near(actual, candidates, tolerance)[2].any(1))
+    lone = [(side, int(row)) for side in (0, 1) for row in np.flatnonzero(free[side])]
+    lone.sort(key=lambda alone: -both[alone[0]][1][alone[1]])
+    excused: list[tuple[int, int]] = []
+    fault = ""
+    for side, row in lone:
+        own, other = both[side], both[1 - side]
+        box, score, label = own[0][row], own[1][row], own[2][row]
+        full = len(other[1]) >= top and score <= other[1].min() + tolerance.score
+        thin = (box[2:] - box[:2]).min() < SLIVER
+        undecided = False
+        if candidates is not None and (side == 0 or known[row]):
+            near = (other[2] == label) & (other[1] >= score - tolerance.score)
+            near = near & known if side == 0 else near
+            shared, tied = overlaps(box, other[0]), other[1] <= score + tolerance.score
+            undecided = bool((near & ((np.abs(shared - iou) <= OVERLAP) | (tied & (shared > iou)))).any()) or any(
+                both[s][2][r] == label and overlaps(box, both[s][0][r : r + 1])[0] >= iou - OVERLAP for s, r in excused
+            )
+        if score <= conf + tolerance.score or full or thin or undecided:
+            excused.append((side, row))
+        elif not fault:
+            who = ("PyTorch alone finds", "the exported model alone finds")[side]
+            fault = f"{who} class {label} at {np.round(box, 2).tolist()} with score {score:.4f}"
+    worst = [float(values[paired].max()) if pairs else 0.0 for values in (gaps, steps)]
+    return Comparison(len(pairs), len(excused), worst[0], worst[1], fault)
+
+
+def _near(
+    first: Boxes, second: Boxes, tolerance: Tolerance
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Of every two detections (n, m): the largest difference of an edge, that of the scores, and whether they pair."""
+    gaps = np.abs(first[0][:, None] - second[0]).max(2)
+    steps = np.abs(first[1][:, None] - second[1])
+    return gaps, steps, (first[2][:, None] == second[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
+
+
+def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of one box (4,) with others (n, 4)."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = (high - low).clip(0).prod(1)
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared
+    return shared / np.maximum(union, 1e-9)
+
+
+def above(boxes: Boxes, conf: float) -> Boxes:
+    """Those of at least this score. NMS being greedy, they are what it gives with this threshold at once."""
+    keep = boxes[1] >= conf
+    return boxes[0][keep], boxes[1][keep], boxes[2][keep]
+
+
+def awkward(pixels: Pixels) -> dict[str, Pixels]:
+    """Pictures of sizes that exports go wrong on, by name, made from one of the set's own."""
+    height, width = pixels.shape[:2]
+    rows, columns = -(-30 // height), -(-2000 // width)
+    strip = np.tile(pixels, (rows, columns, 1))[:30, :2000]
+    scale = -(-4100 // max(height, width))
+    grey = (pixels @ np.array([0.299, 0.587, 0.114])).round().clip(0, 255).astype(np.uint8)
+    return {
+        "1x1": pixels[height // 2, width // 2][None, None].copy(),
+        "30x2000": np.ascontiguousarray(strip),
+        "grey": np.repeat(grey[:, :, None], 3, 2),
+        f"{height * scale}x{width * scale}": pixels.repeat(scale, 0).repeat(scale, 1),
+    }
+
+
+def spread(count: int, wanted: int) -> Sequence[int]:
+    """`wanted` numbers below `count`, evenly apart; all where there are no more."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted)).round()}) if count else []
