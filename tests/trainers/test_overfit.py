@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 NARROW = {"faster_rcnn": {"width": 64, "sizes": [[16], [32], [64], [128], [256]]}}
-STEPS = {"yolov2": 120, "ssd": 120, "dense": 230, "faster_rcnn": 180, "vit": 250}
+STEPS = {"yolov2": 120, "ssd": 120, "dense": 230, "faster_rcnn": 180, "vit": 140}
 BATCH = {"yolov2": 8, "ssd": 4, "dense": 8, "faster_rcnn": 4, "vit": 8}
 
 
