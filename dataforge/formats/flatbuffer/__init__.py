@@ -1,4 +1,4 @@
-"""DLFS FlatBuffers, ObjectDetectionFromScratch's `train.db`: a split a file, images within it or beside it."""
+"""DLFS FlatBuffers, ObjectDetectionFromScratch's `train.db`: one file per split, images embedded or separate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The bytes of a DLFS FlatBuffer (flatbuffers.dev/internals), as numpy columns: no object is made for a table.
+"""Parser of DLFS FlatBuffers (flatbuffers.dev/internals) to numpy columns, without one Python object per table.
 
-All numbers are little-endian. A table begins with the signed distance back to its vtable; a vtable holds its own size,
-the table's size, and for each slot the field's place in the table, 0 where the field is absent. Strings and vectors
-begin with their length, and are pointed at by their distance forward.
+All numbers are little-endian. A table begins with the signed offset back to its vtable; a vtable contains its own size,
+the table's size, and for each slot the field's offset in the table, 0 if the field is absent. Strings and vectors
+begin with their length, and are referenced by a forward offset.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Places = NDArray[np.int64]
 
 
 class Tables:
-    """Tables of one kind, checked: each with its vtable lies in the file. A field is checked when it is asked for.
+    """Tables of one kind, with bounds checks: tables and vtables on construction, fields on access.
 
-    Neither the tables nor the vectors of a slot may be longer in sum than the file, so the work is linear in the file's
-    size, however its parts overlap.
+    The total size of the tables, and of the vectors of a slot, must not exceed the file size, so the work is linear in
+    the file size even if parts overlap.
 
     Attributes:
         data: (bytes,) uint8, the mapped file.
-        places: (n,) int64, where each table begins.
+        places: (n,) int64, the start of each table.
     """
 
     def __init__(self, path: Path, data: NDArray[np.uint8], kind: str, places: Places) -> None:
@@ -54,14 +54,14 @@ class Tables:
         return len(self.places)
 
     def column(self, slot: str, dtype: str, count: int = 1) -> tuple[NDArray, NDArray[np.bool_]]:
-        """A slot's numbers, (n,) or (n, count), 0 where absent; and (n,) whether it is there."""
+        """Return the numbers of a slot, (n,) or (n, count), 0 if absent, and an (n,) mask of those present."""
         at, present = self._field(slot, np.dtype(dtype).itemsize * count)
         values = np.zeros((len(self), count) if count > 1 else len(self), dtype)
         values[present] = _take(self.data, at[present], dtype, count)
         return values, present
 
     def vector(self, slot: str, width: int) -> tuple[Places, Places]:
-        """Where a slot's vectors (or strings) begin, and their lengths; 0 where absent. `width`: bytes an element."""
+        """Return starts and lengths of a slot's vectors or strings; length 0 if absent. `width`: bytes per element."""
         at, present = self._field(slot, 4)
         end = len(self.data)
         target, length = np.zeros((2, len(self)), np.int64)
@@ -73,7 +73,7 @@ class Tables:
         return target + 4, length
 
     def tables(self, slot: str, kind: str) -> tuple[Tables, Places]:
-        """The tables in a slot's vectors, one vector after the other; and (n + 1,) where each vector's begin."""
+        """Return the tables in a slot's vectors, concatenated, and the (n + 1,) bounds of each vector's tables."""
         start, length = self.vector(slot, 4)
         bounds = np.append(0, np.cumsum(length))
         at = np.repeat(start - 4 * bounds[:-1], length) + 4 * np.arange(bounds[-1])
@@ -81,7 +81,7 @@ class Tables:
 
     def _field(self, slot: str, width: int) -> tuple[Places, NDArray[np.bool_]]:
         entry = 4 + 2 * SCHEMA[self.kind].index(slot)
-        known = self._slots >= entry + 2  # an older writer's vtable is shorter
+        known = self._slots >= entry + 2  # vtables of older writers are shorter
         offset = np.zeros(len(self), np.int64)
         offset[known] = _take(self.data, self._vtable[known] + entry, "<u2")
         present = offset > 0
@@ -106,20 +106,20 @@ class Tables:
 
 @dataclass
 class Columns:
-    """One file's columns: of its examples (n), and of its annotations (m) in the order of the examples."""
+    """Columns of one file: of its n examples, and of its m annotations in the order of the examples."""
 
     examples: Tables
-    names: dict[int, str]  # of the categories, by id
+    names: dict[int, str]  # category names by id
     stated: dict[int, tuple[int, int]]  # num_images, num_anns
-    file_name: tuple[NDArray, NDArray]  # places, lengths
+    file_name: tuple[NDArray, NDArray]  # starts, lengths
     image: tuple[NDArray, NDArray]
     size: NDArray  # (n, 2) uint64, height, width
     ids: NDArray  # (n,) uint64
     idx: NDArray
     bounds: NDArray  # (n + 1,) int64, into the annotations
     boxes: Boxes
-    boxed: NDArray[np.bool_]  # (m,) whether there is a box
-    areas: NDArray[np.float32]  # nan where absent
+    boxed: NDArray[np.bool_]  # (m,), True if there is a box
+    areas: NDArray[np.float32]  # NaN if absent
     cat_ids: NDArray
     annotation_ids: NDArray
     image_ids: NDArray
@@ -130,15 +130,15 @@ class Columns:
 
 
 def _text(tables: Tables, start: int, length: int) -> str:
-    """What is not UTF-8 is kept, for ingest to refuse."""
+    """Decode a string. Invalid UTF-8 is preserved, for ingest to reject."""
     return tables.data[start : start + length].tobytes().decode("utf-8", "surrogateescape")
 
 
 def load(path: Path) -> Columns:
-    """Map a file and gather its columns.
+    """Memory-map a file and gather its columns.
 
     Raises:
-        FormatError: it cannot be read, is no FlatBuffer or a damaged one, or its categories make no sense.
+        FormatError: the file cannot be read, is not a FlatBuffer or damaged, or its categories are invalid.
     """
     dataset = _open(path)
     categories, _ = dataset.tables("categories", "Category")
@@ -176,9 +176,9 @@ def load(path: Path) -> Columns:
 
 
 def _open(path: Path) -> Tables:
-    """Map a file. Gives its one Dataset table."""
+    """Memory-map a file and return its Dataset table."""
     with reading(path):
-        if path.stat().st_size < 12:  # the root's distance, a table and a vtable without a slot
+        if path.stat().st_size < 12:  # the root offset, a table and a vtable without slots
             raise FormatError(f"{path}: {path.stat().st_size} bytes; expected a DLFS FlatBuffer, which has 12 or more")
         data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     if data[:16].tobytes() == b"SQLite format 3\0":
@@ -187,7 +187,7 @@ def _open(path: Path) -> Tables:
 
 
 def _take(data: NDArray[np.uint8], places: Places, dtype: str, count: int = 1) -> NDArray:
-    """The numbers that begin at bytes `places`, aligned or not: (n,), or (n, count)."""
+    """Return the numbers at byte offsets `places`, aligned or not: (n,), or (n, count)."""
     size = np.dtype(dtype).itemsize
     room = max(len(data) - size * count + 1, 0)
     if count == 1:

@@ -1,4 +1,4 @@
-"""Columns to the bytes of a DLFS FlatBuffer; `dlfs` says how these are laid out, and reads them."""
+"""Serialisation of columns to the bytes of a DLFS FlatBuffer; `dlfs` describes the layout and parses it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataforge.errors import FormatError
 from dataforge.formats.flatbuffer.dlfs import SCHEMA, Places
 from dataforge.record import Boxes
 
-LIMIT = (1 << 31) - 1  # bytes: distances are 32 bits, and signed where they lead to a vtable
-# How tables are written: fields that need 8 bytes' alignment have it when the table has; "pad" is no field.
-_VECTOR = "<u4"  # the distance to it
+LIMIT = (1 << 31) - 1  # bytes: offsets have 32 bits, and are signed for vtables
+# Layout of written tables: 8-byte fields are aligned if the table is; "pad" is not a field.
+_VECTOR = "<u4"  # the offset to it
 _WRITTEN = {
     "Dataset": np.dtype(
         [("vtable", "<i4"), ("examples", _VECTOR), ("categories", _VECTOR), ("pad", "V4"), ("id", "<u8")]
@@ -57,23 +57,23 @@ def pack(
     bounds: Places,
     categories: Sequence[tuple[int, bytes]],
 ) -> list[bytes]:
-    """A file's bytes up to its images, which follow as vectors of bytes: length as 4 bytes, bytes, padding to 4.
+    """Return the bytes of a file up to its images, which follow as byte vectors: 4-byte length, bytes, padding to 4.
 
     Args:
-        names, ids, sizes (n, 2), images (n,): the examples' names, numbers, (height, width), and where each one's
-            vector begins, counted from the first of them.
-        boxes (m, 4), cat_ids, areas: the annotations; those of example i are `bounds[i]` to `bounds[i + 1]`.
-        categories: numbers and names, in the order of the numbers.
+        names, ids, sizes (n, 2), images (n,): the names, ids, (height, width), and start of the image vector of each
+            example, relative to the first vector.
+        boxes (m, 4), cat_ids, areas: the annotations; those of example i are at `bounds[i]` to `bounds[i + 1]`.
+        categories: ids and names, in the order of the ids.
 
     Raises:
-        FormatError: it is longer than `LIMIT`. The text is the reason alone.
+        FormatError: the file is longer than `LIMIT`. The message contains only the reason.
     """
     n, m, c = len(names), len(boxes), len(categories)
     counts, rows = np.diff(bounds), np.arange(n)
     image_of = np.repeat(rows, counts)
     used = [np.unique(image_of[cat_ids == number]) for number, _ in categories]
     strings, string_at = _strings([*(name for _, name in categories), *names])
-    # everything lies behind what points at it
+    # every object follows the objects that reference it
     category_list = _ROOT + _WRITTEN["Dataset"].itemsize
     example_list = category_list + 4 + 4 * c
     category_at = _up(example_list + 4 + 4 * n) + _WRITTEN["Category"].itemsize * np.arange(c + 1)
@@ -110,7 +110,7 @@ def pack(
     words[list_at] = counts
     places = np.arange(m) + image_of + 1
     words[places] = annotation_at[:-1] - (lists + 4 * places)
-    # 4 bytes of padding and the length are one number of 8 bytes
+    # 4 bytes of padding and the 4-byte length form one 8-byte number
     ulongs = [np.append(len(idx) << 32, idx).astype("<u8").tobytes() for idx in used]
 
     head = np.array([_ROOT], "<u4").tobytes() + b"".join(vtable.tobytes() for vtable in _VTABLES.values())
@@ -136,7 +136,7 @@ def _made(kind: str, places: Places) -> NDArray:
 
 
 def _strings(texts: Sequence[bytes]) -> tuple[bytes, Places]:
-    """Strings one after the other, each with its length, a NUL and padding; and where they begin."""
+    """Return the concatenated strings, each with its length, a NUL and padding, and the start of each."""
     made = [len(text).to_bytes(4, "little") + text + b"\0" * (4 - len(text) % 4) for text in texts]
     return b"".join(made), np.append(0, np.cumsum([len(one) for one in made])).astype(np.int64)[:-1]
 

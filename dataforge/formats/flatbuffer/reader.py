@@ -1,6 +1,6 @@
-"""DLFS FlatBuffers, ObjectDetectionFromScratch's `train.db`: a split a file, images within it or beside it.
+"""Reader of DLFS FlatBuffers, ObjectDetectionFromScratch's `train.db`: one file per split, images embedded or separate.
 
-Nothing is turned into a Python object but a record at a time: `dlfs` gathers each column of all tables at once.
+Python objects are created for one record at a time; `dlfs` gathers each column of all tables at once.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ EXPECTED = "a DLFS FlatBuffer, or a folder of <split>.db"
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read DLFS FlatBuffers. Every distance in them is checked before it is followed.
+    """Read DLFS FlatBuffers. Every offset is checked before it is followed.
 
-    Embedded images win over files. An absent width, height or area is the image's or the box's; an annotation's
-    `image_id` and the categories' lists and counts are derived, so they are compared, not used.
+    Embedded images take precedence over files. An absent width, height or area is that of the image or the box; an
+    annotation's `image_id` and the categories' lists and counts are derived, so they are compared, not used.
 
     Args:
-        root: a file, or a folder of them; a file's stem is its split's name.
-        split: take these only.
-        images: the folder that `file_name` is relative to, or that holds a folder for each split.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        root: a file, or a folder of files; the stem of a file is the name of its split.
+        split: read only these splits.
+        images: the folder that `file_name` is relative to, or that contains one folder per split.
+        allow_outside: allow names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
-        FormatError: no such file there, or a damaged one. ConfigError: no such split.
+        FormatError: no such file, or a damaged file. ConfigError: no such split.
     """
     images = given(root, images, "--images")
     files = _files(root)
@@ -125,7 +125,7 @@ def _records(
 
 
 def _noted(columns: Columns, origin: str, image_of: NDArray) -> Iterator[Finding]:
-    """What a file says of itself that is not so. Nothing hangs on it here, so each kind is one finding."""
+    """Yield one finding per kind of inconsistency in a file's metadata. None of them drops an image or a box."""
 
     def noted(code: str, key: str, value: str, reason: str) -> Finding:
         return Finding("noted", code, origin, key, value, reason, "set")

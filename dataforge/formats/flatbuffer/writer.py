@@ -1,4 +1,4 @@
-"""Write DLFS FlatBuffers."""
+"""Writer of DLFS FlatBuffers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from dataforge.record import Finding, Record, Source, object_areas
 
 @dataclass
 class _SplitData:
-    """What is to be written into one file."""
+    """Data to be written to one file."""
 
-    spool: IO[bytes]  # the images' vectors
+    spool: IO[bytes]  # the image vectors
     records: list[Record] = field(default_factory=list)  # without their images
     names: list[bytes] = field(default_factory=list)
-    images: list[int] = field(default_factory=list)  # places in the spool
+    images: list[int] = field(default_factory=list)  # offsets in the spool
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `<split>.db` files that hold their images.
+    """Write `<split>.db` files with embedded images.
 
-    Boxes, areas, sizes, image numbers, the classes and their numbers come back exactly. The schema has no place for
-    flags. An image without a number gets one, and so does one whose number is taken in its split.
+    Boxes, areas, sizes, image ids, classes and class ids are preserved exactly. The schema has no field for flags. An
+    image without an id, or with an id already used in its split, gets a new one.
 
-    A FlatBuffer's tables come before what they point at, so the images wait in an unnamed file in `root` until all
-    tables are known: memory grows with the tables alone, about 300 MB for COCO's 118k images and 860k boxes.
+    The tables of a FlatBuffer precede the data they reference, so the images are kept in an unnamed file in `root`
+    until all tables are known: memory grows with the tables only, about 300 MB for COCO's 118k images and 860k boxes.
 
     Raises:
-        FormatError: `root` is not empty, something cannot be written or does not fit (a file of 2 GiB, class numbers
-            of 16 bits), or there are no images.
+        FormatError: `root` is not empty, something cannot be written or does not fit (a file of 2 GiB, class ids of
+            16 bits), or there are no images.
     """
     new_folder(root)
     numbers = source.class_ids or tuple(range(len(source.classes)))

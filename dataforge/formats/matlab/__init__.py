@@ -1,4 +1,4 @@
-"""MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row an image, one key a class."""
+"""MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row per image, one key per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row an image, one key a class."""
+"""Reader of MATLAB ImageLabeler's JSON: `jsonencode` of a ground truth table, one row per image, one key per class."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dataforge.formats.pictures import given, locate, picture_folders
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "a JSON file, or several in one folder or in <split>/: rows of an image path (Var1) and a key for each class"
-IMAGE_KEYS = ("Var1", "imageFilename")  # what `jsonencode` makes of a table without names, and MATLAB's own name
+IMAGE_KEYS = ("Var1", "imageFilename")  # the key from `jsonencode` of a table without names, and MATLAB's own name
 CORNERS = ("matlab", "converter")
 
-NAN = float("nan")  # MATLAB writes it as null
+NAN = float("nan")  # MATLAB writes NaN as null
 
 Row = dict[str, Any]
 _Four = tuple[float | None, float | None, float | None, float | None]
@@ -34,18 +34,18 @@ def read(
     corners: str = "matlab",
     allow_outside: bool = False,
 ) -> Source:
-    """Read ImageLabeler files. Rows about the same image are one image, in whichever files of the split they stand.
+    """Read ImageLabeler files. Rows of the same image are merged, across all files of the split.
 
     Args:
-        root: their folder, or one file.
-        split: take these only.
-        images: the folder that holds the pictures; else they are looked for below `root`.
+        root: a folder of files, or one file.
+        split: read only these splits.
+        images: the folder that contains the images; by default they are searched for below `root`.
         corners: "matlab" for its own 1-based `[x, y, w, h]`, whose box over a whole image is `[1, 1, width, height]`;
             "converter" for an old converter's `[x, y + h, x + w, y]` of the same numbers.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        allow_outside: allow names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
-        FormatError: no such files, or one is not ImageLabeler JSON. ConfigError: no such split or corners.
+        FormatError: no such files, or a file is not ImageLabeler JSON. ConfigError: no such split or corners.
     """
     if corners not in CORNERS:
         raise unknown("corners", corners, CORNERS)
@@ -103,8 +103,8 @@ def _record(
 ) -> Iterator[Record | Finding]:
     numbers: list[list[float]] = []
     labels: list[int] = []
-    earlier: set[tuple[float, ...]] = set()  # label and numbers, of the rows before
-    number = -1  # of a box among those of all rows and classes
+    earlier: set[tuple[float, ...]] = set()  # label and numbers of the previous rows
+    number = -1  # index of a box among the boxes of all rows and classes
     for path, row in rows:
         start = len(labels)
         for label, name in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Write ImageLabeler JSON."""
+"""Writer of ImageLabeler JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dataforge.record import Finding, Source
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `<split>/labels.json` and the pictures as `<split>/<key>`.
+    """Write `<split>/labels.json` and the images as `<split>/<key>`.
 
-    Boxes keep their float32 numbers and come back in the order of their classes. Flags, areas, ids and the classes'
-    numbers cannot be held. Nor can a class that is named as the image's key, or that a split without a record has.
+    Boxes keep their float32 values and are read back in the order of their classes. Flags, areas, ids and class ids
+    cannot be stored, nor can a class named like the image key, or the classes of a split without records.
 
     Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
+        FormatError: `root` is not new, cannot be written, or a class cannot be stored.
     """
     new_folder(root)
     for name in {*IMAGE_KEYS} & {*source.classes}:

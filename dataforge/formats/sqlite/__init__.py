@@ -1,4 +1,4 @@
-"""SQLite databases of ObjectDetectionFromScratch's plan: a split a file; boxes are text, "x1,y1,x2,y2" in pixels."""
+"""SQLite databases of ObjectDetectionFromScratch's plan, one per split; boxes are text, "x1,y1,x2,y2" in pixels."""
 
 from __future__ import annotations
 

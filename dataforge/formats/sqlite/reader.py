@@ -1,4 +1,4 @@
-"""SQLite databases of ObjectDetectionFromScratch's plan: a split a file; boxes are text, "x1,y1,x2,y2" in pixels."""
+"""Reader of SQLite databases of ObjectDetectionFromScratch's plan; boxes are text, "x1,y1,x2,y2" in pixels."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ ORPHANS = """
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read SQLite databases. They are opened read-only, and their rows come one by one.
+    """Read SQLite databases. They are opened read-only, and rows are fetched one by one.
 
     Args:
-        root: a database, or a folder of them; a database's stem is its split's name.
-        split: take these only.
-        images: the folder that `filename` is relative to, or that holds a folder for each split.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        root: a database, or a folder of databases; the stem of a database is the name of its split.
+        split: read only these splits.
+        images: the folder that `filename` is relative to, or that contains one folder per split.
+        allow_outside: allow names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
-        FormatError: no database there, a damaged one, or tables or columns are missing. ConfigError: no such split.
+        FormatError: no database, a damaged database, or missing tables or columns. ConfigError: no such split.
     """
     images = given(root, images, "--images")
     files = _files(root)
@@ -99,12 +99,12 @@ def _files(root: Path) -> dict[str, Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Callable[[str], Iterator[Any]]]:
-    """A function that gives a query's rows. Nothing but the project's own fixed SQL is ever passed to it."""
-    for rest in ("-wal", "-journal"):  # an immutable file is read without them
+    """Yield a function that returns the rows of a query. Only fixed SQL from this project is passed to it."""
+    for rest in ("-wal", "-journal"):  # SQLite ignores these for immutable files
         log = path.with_name(path.name + rest)
         if exists(log) and log.stat().st_size:
             raise FormatError(f"{path}: has unfinished changes in {log.name}; open it once with sqlite3 and close it")
-    # absolute, since "//a" at a URI's start names a host
+    # absolute, because "//a" at the start of a URI names a host
     address = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"  # noqa: PTH100
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
@@ -121,10 +121,10 @@ def _opened(path: Path) -> Iterator[Callable[[str], Iterator[Any]]]:
 
 def _check_schema(path: Path, query: Callable[[str], Iterator[Any]]) -> None:
     tables = "; ".join(f"{table}({', '.join(columns)})" for table, columns in SCHEMA.items())
-    for (damage,) in query("PRAGMA quick_check(1)"):  # what a damaged or shortened file lacks would be missed silently
+    for (damage,) in query("PRAGMA quick_check(1)"):  # else lost data in a damaged or truncated file goes unnoticed
         if damage != "ok":
             raise FormatError(f"{path}: the database is damaged or cut short: {' '.join(damage.split())}")
-    # rootpage is 0 for views and virtual tables, whose SQL would be the file's
+    # rootpage is 0 for views and virtual tables, which would run SQL from the file
     known = {
         name.lower() for name, page in query("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'") if page
     }

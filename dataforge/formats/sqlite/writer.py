@@ -1,4 +1,4 @@
-"""Write SQLite databases."""
+"""Writer of SQLite databases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dataforge.record import CROWD, Finding, Source
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `<split>.sqlite` files and their pictures, `images/<split>/<key>`.
+    """Write `<split>.sqlite` files and their images, `images/<split>/<key>`.
 
-    Boxes, areas, sizes, image numbers, crowd flags, the classes and their numbers come back exactly. The schema has no
-    place for the flags difficult and truncated. An image without a number, or with one that its split has already,
-    gets a negative `coco_id`.
+    Boxes, areas, sizes, image ids, crowd flags, classes and class ids are preserved exactly. The schema has no field
+    for the flags difficult and truncated. An image without an id, or with an id already used in its split, gets a
+    negative `coco_id`.
 
     Raises:
         FormatError: `root` is not empty, or something cannot be written.

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, JSON lines, Parquet, Arrow; a row a box, or an image with lists. `columns` knows the headers."""
+"""Tables (CSV, TSV, JSON lines, Parquet, Arrow), one row per box, or per image with lists; headers: see `columns`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of `table` as Arrow rows: CSV, TSV, JSON lines, Parquet, Arrow and Feather."""
+"""Readers of CSV, TSV, JSON lines, Parquet, Arrow and Feather files as Arrow rows, for `table`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
 RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
 
-Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its rows' numbers in the file, from 1
+Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its 1-based row numbers in the file
 
 
 @dataclass(frozen=True)
 class ArrowFile:
     """Attributes:
     schema: the columns.
-    rows: (the columns' paths, the rows at a time, a list that broken rows are added to) -> pieces of the file.
+    rows: (column paths, rows per batch, a list to which broken rows are appended) -> batches of the file.
     """
 
     path: Path
@@ -44,10 +44,10 @@ class ArrowFile:
 
 
 def open_file(path: Path) -> ArrowFile:
-    """Look at a file's columns, by its suffix. This and what it gives are used inside of `reading`.
+    """Open a file according to its suffix and read its columns. Use this and its result inside `reading`.
 
     Raises:
-        FormatError: the suffix is not known, the file is empty, or a column is there twice.
+        FormatError: the suffix is not known, the file is empty, or a column name is duplicated.
     """
     suffix = path.suffix.lower()
     for suffixes, opened in ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow)):
@@ -59,10 +59,10 @@ def open_file(path: Path) -> ArrowFile:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong in here with Arrow, text or the file is an error of this file.
+    """Convert Arrow, text and file errors inside the context to a `FormatError` for this file.
 
     Raises:
-        FormatError: it cannot be read, is cut short, or is not what its suffix says.
+        FormatError: the file cannot be read, is truncated, or does not match its suffix.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _not_text(path: Path) -> str:
-    """Where a text file is not UTF-8, if anywhere."""
+    """Return a message with the first position in a text file that is not UTF-8, or ""."""
     number = 0
     try:
         with open(path, "rb") as file:
@@ -91,7 +91,7 @@ def _csv(path: Path) -> ArrowFile:
     with open(path, encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
         while text.read(1 << 20):
             pass
-    first = 0  # the first row's line, counted from 0
+    first = 0  # 0-based line number of the first row
     with open(path, "rb") as file:
         for line in file:
             head = line.decode("utf-8-sig").strip("\r\n")
@@ -104,7 +104,7 @@ def _csv(path: Path) -> ArrowFile:
     names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
     numbers = pa.array(names[1:5], pa.string())
     if len(names) == 6 and pc.match_substring_regex(numbers, f"^$|{NUMBER}").to_numpy(zero_copy_only=False).all():
-        names = RETINANET  # it has no header
+        names = RETINANET  # the file has no header
     else:
         first += 1
     _each_once(path, names)
@@ -137,7 +137,7 @@ def _json(path: Path) -> ArrowFile:
     with open(path, "rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
-        # in one block, since a row must not be longer than a block, and types are found block by block
+        # one block, because a row must not exceed a block, and types are inferred per block
         block = min(max(path.stat().st_size, 1), (1 << 31) - 1)
         table = pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=block))
     table.validate(full=True)
@@ -150,7 +150,7 @@ def _parquet(path: Path) -> ArrowFile:
     _each_once(path, schema.names)
 
     def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
-        # a structure's parts are read apart; a list of structures is read whole
+        # the fields of a struct are read separately; a list of structs is read as a whole
         whole = {name for name in schema.names if not pa.types.is_struct(schema.field(name).type)}
         wanted = [max((n for n in whole if _names(n, path)), key=len, default=path) for path in columns]
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -168,7 +168,7 @@ def _arrow(path: Path) -> ArrowFile:
             file = pa.ipc.open_file(mapped)
         except pa.ArrowInvalid:
             mapped.seek(0)
-            stream = pa.ipc.open_stream(mapped)  # what Hugging Face's save_to_disk writes
+            stream = pa.ipc.open_stream(mapped)  # the format written by Hugging Face's save_to_disk
             return stream.schema, iter(stream)
         return file.schema, (file.get_batch(n) for n in range(file.num_record_batches))
 
@@ -180,7 +180,7 @@ def _arrow(path: Path) -> ArrowFile:
         done = 0
         for whole in batches()[1]:
             batch = whole.select(tops)
-            batch.validate(full=True)  # offsets in a mapped file are anybody's
+            batch.validate(full=True)  # offsets in a mapped file are untrusted
             for part, numbers in _numbered(batch.slice(n, size) for n in range(0, batch.num_rows, size)):
                 yield part, numbers + done
             done += batch.num_rows

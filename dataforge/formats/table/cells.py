@@ -1,4 +1,4 @@
-"""For `table`: the cells of an Arrow column as texts, numbers and marks."""
+"""Conversion of the cells of an Arrow column to text, numbers and booleans, for `table`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def column(batch: pa.RecordBatch | pa.Table, path: str) -> pa.Array:
-    """A column by its path, as one array."""
+    """Return the column at a path, as one array."""
     name = max((name for name in batch.schema.names if path == name or path.startswith(name + ".")), key=len)
     array = batch.column(name)
     if isinstance(array, pa.ChunkedArray):
@@ -33,8 +33,8 @@ def column(batch: pa.RecordBatch | pa.Table, path: str) -> pa.Array:
 
 
 def texts(array: pa.Array) -> pa.Array:
-    """A column as text without blanks around it; null where there is none. Whole numbers are written as such."""
-    if pa.types.is_temporal(array.type):  # pyarrow takes some texts in JSON for dates
+    """Return a column as text, stripped of whitespace; null if empty. Whole floats have no decimal point."""
+    if pa.types.is_temporal(array.type):  # pyarrow parses some JSON strings as dates
         raise pa.ArrowTypeError(f"a column of type {array.type}; expected text or numbers")
     if pa.types.is_floating(array.type):
         with suppress(pa.ArrowInvalid):
@@ -44,7 +44,7 @@ def texts(array: pa.Array) -> pa.Array:
 
 
 def floats(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """A column as float64, NaN where it holds no number; and where it holds something that is no number."""
+    """Return a column as float64, with NaN for cells without a number, and a mask of the cells that are not numeric."""
     if pa.types.is_null(array.type):
         return np.full(len(array), np.nan), np.zeros(len(array), bool)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -60,16 +60,16 @@ def floats(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def marks(array: pa.Array) -> NDArray[np.bool_]:
-    """A column of 0 and 1, true and false, yes and no; anything else (OpenImages' -1) is no."""
+    """Return a column of 0/1, true/false or yes/no as booleans; any other value (OpenImages' -1) is False."""
     yes = pa.array(["1", "true", "t", "yes", "y"])
     return pc.is_in(pc.utf8_lower(texts(array)), value_set=yes).to_numpy(zero_copy_only=False)
 
 
 def fours(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """A column of lists of four numbers, or of text such as "[1, 2, 3, 4]".
+    """Return the numbers of a column of four-element lists, or of text such as "[1, 2, 3, 4]".
 
     Returns:
-        (n, 4) numbers; (n,) where they are not four numbers; (n,) where there is nothing at all.
+        (n, 4) numbers; (n,) mask of cells that are not four numbers; (n,) mask of empty cells.
     """
     if not is_list(array.type):
         plain = pc.utf8_trim(array.cast(pa.string()), characters="[]() ")

@@ -1,4 +1,4 @@
-"""For `table`: which column holds what. A path such as "objects.bbox" names a nested column."""
+"""Mapping of columns to fields, for `table`. A path such as "objects.bbox" names a nested column."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HUGGING_FACE = {
     "box": "objects.bbox|objects.bboxes|objects.boxes",
     "label": "objects.category|objects.categories|objects.label|objects.labels",
 }
-# What is recognised: all of these fields have one of their columns. Then the boxes' convention, unit and files' suffix.
+# Known headers: each field must have one of its columns. Then the box convention, the unit and the file suffix.
 KNOWN: tuple[tuple[dict[str, str], str, str, str], ...] = (
     ({"image": "image.bytes", "file": "image.path", **HUGGING_FACE}, "xywh", "pixel", ""),
     ({"file": FILES, **HUGGING_FACE}, "xywh", "pixel", ""),
@@ -75,10 +75,10 @@ EXPECTED = (
 class ColumnMap:
     """Attributes:
     columns: field -> path of its column.
-    boxes: "xyxy", "xywh" or "cxcywh"; unit: fractions of the image's size, not pixels.
-    inclusive: xmax and ymax are the last pixels' numbers.
-    suffix: what a file's name lacks.
-    per_image: a row is an image and its boxes are lists; else a row is a box.
+    boxes: "xyxy", "xywh" or "cxcywh"; unit: coordinates are fractions of the image size, not pixels.
+    inclusive: xmax and ymax are the indices of the last pixels.
+    suffix: the suffix to append to file names without one.
+    per_image: one row per image, with lists of boxes; else one row per box.
     """
 
     columns: dict[str, str]
@@ -90,15 +90,15 @@ class ColumnMap:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """The fields of a box's four numbers, or the one that holds all four."""
+        """Return the fields of the four box coordinates, or the single field that contains all four."""
         return ("box",) if "box" in self.columns else CORNERS[self.boxes]
 
 
 def parse_map(text: str | None) -> dict[str, str]:
-    """`file=filename,xmin=x1` or the path of a TOML file of such lines, to field -> column.
+    """Parse `file=filename,xmin=x1`, or a TOML file of such lines given by its path, to field -> column.
 
     Raises:
-        ConfigError: not of this form, or a field that is not known. FormatError: the file cannot be read.
+        ConfigError: invalid syntax, or an unknown field. FormatError: the file cannot be read.
     """
     if not text:
         return {}
@@ -119,7 +119,7 @@ def parse_map(text: str | None) -> dict[str, str]:
 
 
 def paths(schema: pa.Schema) -> dict[str, pa.DataType]:
-    """The columns by path, those in structures and in lists of structures too; the latter's types are lists."""
+    """Return column types by path, including fields of structs and of lists of structs; the latter have list types."""
     types: dict[str, pa.DataType] = {}
 
     def add(path: str, kind: pa.DataType, listed: bool) -> None:
@@ -140,10 +140,10 @@ def paths(schema: pa.Schema) -> dict[str, pa.DataType]:
 def recognise(
     path: Path, schema: pa.Schema, mapped: dict[str, str], boxes: str | None, unit: str | None, inclusive: bool
 ) -> ColumnMap:
-    """Find the columns. What the user says goes before what is known.
+    """Determine the columns. The user's options take precedence over the known headers.
 
     Raises:
-        FormatError: columns are missing. ConfigError: options that do not go together.
+        FormatError: columns are missing. ConfigError: invalid or incompatible options.
     """
     if boxes not in (None, *CORNERS):
         raise ConfigError(f"--boxes {boxes}: expected one of {', '.join(CORNERS)}")
@@ -166,7 +166,7 @@ def recognise(
             columns |= here
             form, measure, suffix = rest
             break
-    else:  # the fields' own names serve too
+    else:  # fall back to columns named like the fields
         columns |= {field: field for field in FIELDS if field in present}
         columns |= {
             "file": pick("image.path|file|" + FILES),
@@ -199,7 +199,7 @@ def recognise(
         kinds = ", ".join(f"{columns[field]} {present[columns[field]]}" for field in (*numbers, "label"))
         raise FormatError(f"{path}: {kinds}: expected single values, a row a box, or lists, a row an image")
     for field in {*FLAGS, "flags", "area"} & columns.keys():
-        if _depth(present[columns[field]]) != depth[0]:  # such as an image's area
+        if _depth(present[columns[field]]) != depth[0]:  # such as an area per image
             if field in mapped:
                 kind = present[columns[field]]
                 raise FormatError(f"{path}: --map {field}={columns[field]}: is {kind}; expected one for each box")
@@ -214,12 +214,12 @@ def _depth(kind: pa.DataType) -> int:
 
 
 def class_names(schema: pa.Schema, path: str) -> list[str] | None:
-    """The names of a ClassLabel column, from the schema that Hugging Face's datasets leave in a file."""
+    """Return the names of a ClassLabel column, from the schema metadata written by Hugging Face's datasets."""
     try:
         node: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         for part in path.split("."):
             while part not in node:
-                node = node["feature"]  # a list of it
+                node = node["feature"]  # a list of this feature
             node = node[part]
         while "names" not in node:
             node = node["feature"]
@@ -230,7 +230,7 @@ def class_names(schema: pa.Schema, path: str) -> list[str] | None:
 
 
 def edges(numbers: NDArray[np.float64], mapping: ColumnMap) -> NDArray[np.float64]:
-    """Boxes (n, 4) in the convention of a table, to x1, y1, x2, y2 in edge coordinates, still in its unit."""
+    """Convert boxes (n, 4) from the table's convention to x1, y1, x2, y2 in edge coordinates, in the same unit."""
     first, second = numbers[:, :2], numbers[:, 2:]
     if mapping.boxes == "xywh":
         second = first + second

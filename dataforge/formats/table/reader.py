@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, JSON lines, Parquet, Arrow; a row a box, or an image with lists. `columns` knows the headers."""
+"""Reader of tables: CSV, TSV, JSON lines, Parquet, Arrow; one row per box, or per image with lists of boxes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPECTED = (
     f"a table ({', '.join(SUFFIXES)}), or a folder of <split>.<suffix>, data/<split>-00000-of-00002.<suffix> or "
     "<split>/<name>.<suffix>"
 )
-PLAIN = ("annotations", "_annotations", "labels", "data", "dataset", "metadata", "bboxes")  # names that are no split's
+PLAIN = ("annotations", "_annotations", "labels", "data", "dataset", "metadata", "bboxes")  # not split names
 
 
 def read(
@@ -44,16 +44,16 @@ def read(
     """Read tables.
 
     Args:
-        root: a file or a folder. A `split` column makes splits, else files do.
-        split: take these only.
-        images: the folder that the files' names are relative to, or that holds a folder for each split.
+        root: a file or a folder. Splits come from a `split` column if there is one, else from the files.
+        split: read only these splits.
+        images: the folder that file names are relative to, or that contains one folder per split.
         map: `file=COLUMN,label=COLUMN,...`, or the path of a TOML file of such lines; a nested column is "a.b".
-        boxes: "xyxy", "xywh" or "cxcywh"; unit: "pixel" or "unit"; both only where the header does not say it.
-        inclusive: xmax and ymax are the last pixels' numbers, counted from 0.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        boxes: "xyxy", "xywh" or "cxcywh"; unit: "pixel" or "unit"; each for headers that do not state it.
+        inclusive: xmax and ymax are the 0-based indices of the last pixels.
+        allow_outside: allow names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
-        FormatError: no table, a damaged one, or columns are missing. ConfigError: options that do not fit.
+        FormatError: no table, a damaged table, or missing columns. ConfigError: invalid options.
     """
     images = given(root, images, "--images")
     mapped = col.parse_map(map)
@@ -84,7 +84,7 @@ def read(
 def _items(table: TableFile) -> Iterator[Record | Finding]:
     findings: list[Finding] = []
     pieces = table.file.rows([*dict.fromkeys(table.mapping.columns.values())], table.size, findings)
-    if not table.mapping.per_image:  # an image's boxes may be anywhere
+    if not table.mapping.per_image:  # the boxes of an image may be anywhere in the file
         parts = list(pieces)
         if not parts:
             return
@@ -98,7 +98,7 @@ def _items(table: TableFile) -> Iterator[Record | Finding]:
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """Splits' names and files: those of the folder, else of its `data`, else of its folders, which are splits then."""
+    """Return split names and files: from the folder, else from its `data`, else from its subfolders, one per split."""
     if root.is_file():
         return [(_split_name(root, True), root)]
     check_root(root, EXPECTED)
@@ -115,7 +115,7 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 def _tables_in(place: Path) -> list[Path]:
     files = [path for path in place.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    # a list of classes is no table of boxes
+    # a class list is not a table of boxes
     files = [
         path for path in files if path.name[0] != "." and not (path.suffix.lower() in CSV and path.name[:5] == "class")
     ]
@@ -143,7 +143,7 @@ def _splits(table: TableFile) -> list[str]:
 
 
 def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Classes in the order that the files give, else sorted, as numbers where they all are. Sets `labels` of each."""
+    """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`."""
     numbers: dict[str, int] = {}
     stated = True
     for table in tables:
@@ -186,7 +186,7 @@ def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]
 
 
 def _class_ids(schema: pa.Schema, count: int) -> list[int]:
-    """The classes' own numbers, which `write` leaves in a file."""
+    """Return the class ids that `write` stored in the file."""
     try:
         numbers = json.loads((schema.metadata or {})[b"dataforge"])["class_ids"]
     except (KeyError, TypeError, ValueError):
@@ -196,7 +196,7 @@ def _class_ids(schema: pa.Schema, count: int) -> list[int]:
 
 
 def _descriptions(folder: Path) -> dict[str, str]:
-    """OpenImages' names: class-descriptions*.csv, two columns without a header."""
+    """Read OpenImages' class names from class-descriptions*.csv, two columns without a header."""
     found = {}
     for path in sorted(folder.glob("class-descriptions*.csv")):
         found.update({row[0]: row[1] for row in csv.reader(read_text(path).splitlines()) if len(row) == 2})

@@ -1,4 +1,4 @@
-"""For `table`: rows to records. A row is a box, or an image whose boxes are lists."""
+"""Conversion of rows to records, for `table`. A row is one box, or one image with lists of boxes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dataforge.images.header import probe, read_size
 from dataforge.record import FLAGS, Boxes, Finding, Record, as_boxes
 
 OBJECT = (*col.BOX_FIELDS, "label", *FLAGS, "flags", "area")
-ROWS = 64  # images at a time, where they are embedded
+ROWS = 64  # images per batch, if a row is an image
 
 
 @dataclass
 class TableFile:
-    """One file. `labels`: what stands in its label column -> the class's name."""
+    """One table file. `labels`: value in the label column -> class name."""
 
     file: ArrowFile
     split: str
@@ -45,12 +45,12 @@ class TableFile:
 
 
 def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[Record | Finding]:
-    """The images of some rows. `heads` has a row for each image, `image` says of each box whose it is."""
+    """Yield the images of a batch of rows. `heads` has one row per image, `image` the image index of each box."""
     columns, path = table.mapping.columns, str(table.file.path)
     get: Callable[[str], pa.Array]
     if table.mapping.per_image:
         listed = [columns[field] for field in columns if field in OBJECT]
-        lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # of each column's list in each row
+        lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # list length per column and row
         even = (lengths == lengths[0]).all(0)
         for row in np.nonzero(~even)[0]:
             sizes = ", ".join(f"{one} {length}" for one, length in zip(listed, lengths[:, row], strict=True))
@@ -73,7 +73,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
             part = cells.texts(cells.column(batch, columns["split"])).dictionary_encode("encode").indices.to_numpy()
             code = code + part * (code.max(initial=0) + 1)
         _, first, image = np.unique(code, return_index=True, return_inverse=True)
-        image = np.argsort(np.argsort(first))[image]  # in the order in which the images come first
+        image = np.argsort(np.argsort(first))[image]  # in order of first occurrence
         heads, numbers = batch.take(pa.array(np.sort(first))), object_rows[np.sort(first)]
 
         def get(field: str) -> pa.Array:
@@ -111,7 +111,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
             try:
                 height, width = _size(source)
             except (OSError, ValueError, ImageError):
-                own, corners = own[:0], corners[:0]  # ingest opens it too, and says what is wrong
+                own, corners = own[:0], corners[:0]  # ingest opens it too, and reports the error
             corners = corners * (width, height, width, height)
         stated = areas[own]
         yield Record(
@@ -132,7 +132,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
 def _pictures(
     table: TableFile, heads: Any, numbers: NDArray[np.int64]
 ) -> list[tuple[str | None, bytes | None, tuple[str, Path] | None]]:
-    """Of each image: its name in the table, its embedded bytes, and its key and file; None where there is no such."""
+    """Return, per image, its name in the table, its embedded bytes, and its key and file; None for each if absent."""
     columns = table.mapping.columns
     names = _texts(heads, columns, "file")
     blobs = cells.column(heads, columns["image"]).to_pylist() if "image" in columns else [None] * len(names)
@@ -148,8 +148,8 @@ def _pictures(
 def _objects(
     table: TableFile, get: Callable[[str], pa.Array]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.uint8], Boxes, dict[int, tuple[str, str, str]]]:
-    """Edges, labels, flags and areas of all boxes; and by number those to leave out, with a finding's code (none for a
-    row that only says that its image has no boxes), value and reason."""
+    """Return edges, labels, flags and areas of all boxes, and the boxes to skip: index -> code ("" for a row that only
+    states that its image has no boxes), value and reason of the finding."""
     columns, mapping = table.mapping.columns, table.mapping
     arrays = [get(field) for field in mapping.numbers]
     if mapping.numbers == ("box",):
@@ -200,7 +200,7 @@ def _texts(heads: Any, columns: dict[str, str], field: str) -> list[str | None]:
 
 
 def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]:
-    """A column of whole numbers; where there is none, -1 for ids and 0, which means unknown, for sizes."""
+    """Return a column as integers; missing values are -1 for ids and 0 (unknown) for sizes."""
     none = -1 if field == "id" else 0
     if field not in columns:
         return np.full(heads.num_rows, none)
@@ -216,7 +216,7 @@ def _suffix(key: str | None, suffix: str) -> str:
 
 
 def _unnamed(blob: bytes | None, place: str) -> str:
-    """A name for an image that has none: its place, with the suffix of its content; "" where there is no image."""
+    """Return a name for an unnamed image: `place` with the suffix of its image format; "" if there is no image."""
     if not blob:
         return ""
     try:

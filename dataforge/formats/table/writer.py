@@ -1,4 +1,4 @@
-"""Write Parquet files in Hugging Face's convention."""
+"""Writer of Parquet files in Hugging Face's convention."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder
 from dataforge.record import Finding, Record, Source
 
-GROUP_BYTES = 16 << 20  # of a row group that is written
+GROUP_BYTES = 16 << 20  # size of a written row group
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `<split>.parquet` files in Hugging Face's convention: a row an image, its bytes embedded.
+    """Write `<split>.parquet` files in Hugging Face's convention: one row per image, with its bytes embedded.
 
     Columns: image{bytes, path}, image_id, width, height, objects{bbox, category, area, flags}; bbox is x, y, width,
-    height in pixels, float64, so that the corners' float32 come back exactly; all that a record holds comes back.
+    height in pixels, float64, so that the float32 corners are preserved exactly, as are all fields of a record.
 
     Raises:
-        FormatError: `root` is not empty, a key is no path below a folder, or something cannot be read or written.
+        FormatError: `root` is not empty, a key is not a path below a folder, or something cannot be read or written.
     """
     new_folder(root)
     schema = _schema(source)
@@ -58,7 +58,7 @@ def write(source: Source, root: Path) -> None:
     except BaseException as error:
         for split, writer in writers.items():
             writer.close()
-            (root / f"{split}.parquet").unlink(missing_ok=True)  # closed, it would look whole
+            (root / f"{split}.parquet").unlink(missing_ok=True)  # once closed, an incomplete file would look complete
         if isinstance(error, OSError | pa.ArrowException):
             reason = getattr(error, "strerror", None) or error
             raise FormatError(f"{root}: cannot be written: {reason}") from None
