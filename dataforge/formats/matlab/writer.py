@@ -21,7 +21,7 @@ def write(source: Source, root: Path) -> None:
     cannot be stored, nor can a class named like the image key, or the classes of a split without records.
 
     Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be stored.
+        FormatError: `root` is not empty, cannot be written, or a class cannot be stored.
     """
     new_folder(root)
     for name in {*IMAGE_KEYS} & {*source.classes}:

@@ -44,7 +44,7 @@ class ArrowFile:
 
 
 def open_file(path: Path) -> ArrowFile:
-    """Open a file according to its suffix and read its columns. Use this and its result inside `reading`.
+    """Open a file according to its suffix and read its schema. Use this and its result inside `reading`.
 
     Raises:
         FormatError: the suffix is not known, the file is empty, or a column name is duplicated.
