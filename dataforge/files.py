@@ -38,7 +38,7 @@ def flush(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Return `Path.exists`, but False instead of an error for names that the system refuses, as in users' files."""
+    """Return `Path.exists`, but False instead of an error for names from users' files that the system refuses."""
     return os.path.exists(path)  # noqa: PTH110
 
 

@@ -15,8 +15,8 @@ def decimals(target: NDArray[np.float32], base: NDArray[np.float64] | float = 0.
     with two decimal places are restored exactly.
 
     Args:
-        target: any shape, finite; base: of the same shape, or one number. A base of a magnitude far above the target's
-            leaves too few bits for it: below 1e-6 beside a base of 1.
+        target: any shape, finite; base: of the same shape, or one number. A base much larger than the target
+            leaves too few bits for it: with a base of 1, below 1e-6.
     """
     exact = target.astype(np.float64) - base
     written = exact.copy()

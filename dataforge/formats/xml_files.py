@@ -33,7 +33,7 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
     """Yield the ("start" | "end", element) events of an XML file, which is read incrementally.
 
     Raises:
-        FormatError: it cannot be read, is not XML, or has a document type, where an entity can expand to gigabytes.
+        FormatError: it cannot be read, is not XML, or has a document type, whose entities can expand to gigabytes.
     """
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
     head: bytes | None = b""  # everything up to the first element: a document type can only occur there
