@@ -1,4 +1,4 @@
-"""Click's command and group, with every user error as one line on stderr and exit code 1."""
+"""Click's command and group, reporting each user error as one line on stderr with exit code 1."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ class Command(_OneLineErrors):
 
 
 class Group(_OneLineErrors, click.Group):
-    """A command with commands below it: `@click.group(cls=Group)`."""
+    """A command with subcommands: `@click.group(cls=Group)`."""

@@ -1,4 +1,4 @@
-"""Every error a user can cause. The command line prints the message alone; anything else is our bug."""
+"""All errors that a user can cause. The command line prints only their message; any other error is a bug."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = [
 
 
 class DataforgeError(Exception):
-    """Root of the tree; its text names the file, the key, the value and what was expected."""
+    """Base class; its message names the file, the key, the value and what was expected."""
 
 
 class FormatError(DataforgeError):
-    """An annotation file or its folder cannot be understood."""
+    """An annotation file or its folder is invalid or unreadable."""
 
 
 class ImageError(DataforgeError):
@@ -26,7 +26,7 @@ class ImageError(DataforgeError):
 
 
 class TruncatedImageError(ImageError):
-    """Image bytes stop before the image does."""
+    """Image bytes end before the image is complete."""
 
 
 class ShardError(DataforgeError):
@@ -38,15 +38,15 @@ class ConfigError(DataforgeError):
 
 
 class DataError(DataforgeError):
-    """A record met while training or evaluating is not what it should be."""
+    """A record is found to be invalid during training or evaluation."""
 
 
 def unknown(kind: str, name: str, known: object) -> ConfigError:
-    """The error for a name that a registry does not hold; it lists those that it does.
+    """Return the error for a name that is not in a registry; it lists the known names.
 
     Args:
-        kind: what the name should have named, in words ("format", "split").
-        known: the names that exist.
+        kind: the kind of object, in words ("format", "split").
+        known: the existing names.
     """
     names = ", ".join(sorted(map(str, known)))  # type: ignore[call-overload]
     return ConfigError(f"unknown {kind} {name!r}; known: {names or 'none'}")

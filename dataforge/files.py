@@ -1,4 +1,4 @@
-"""Files and folders that users name: names that stay inside, text in and out, and what is below a folder."""
+"""Files and folders named by users: path checks, reading and writing text, and listing the files of a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def writing(path: object, error: type[DataforgeError] = FormatError) -> Iterator
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or the entries of a folder, are written to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -38,12 +38,12 @@ def flush(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """`Path.exists`, but False, not an error, for a name that the system refuses: names come from users' files."""
+    """Return `Path.exists`, but False instead of an error for names from users' files that the system refuses."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def inside(name: str) -> str | None:
-    """A relative path with forward slashes and no detours, or None where it is empty, absolute or leaves its folder."""
+    """Normalize a relative path, with forward slashes, or return None if it is empty, absolute or leaves its folder."""
     path = os.path.normpath(name.replace("\\", "/"))
     if "\0" in name or path in (".", "..") or path.startswith(("../", "/")) or path[1:3] == ":/":
         return None
@@ -51,13 +51,13 @@ def inside(name: str) -> str | None:
 
 
 def check_root(root: Path, expected: str) -> None:
-    """See that a folder is there and holds something.
+    """Check that a folder exists and is not empty.
 
     Args:
-        expected: the layouts that the format understands, for the message.
+        expected: the layouts that the format supports, for the message.
 
     Raises:
-        FormatError: missing, a file, not readable, or empty.
+        FormatError: the folder is missing, a file, unreadable or empty.
     """
     try:
         empty = next(root.iterdir(), None) is None
@@ -69,7 +69,7 @@ def check_root(root: Path, expected: str) -> None:
 
 
 def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
-    """The files below a folder whose names fit, sorted. Links are followed, but never in a circle."""
+    """Return the sorted files below a folder whose names match. Links are followed, except circular ones."""
     found = []
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -83,12 +83,12 @@ def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
 
 
 def circles(folder: Path) -> bool:
-    """True for a link to a folder that it lies in: what is below it is there already."""
+    """Return True for a link to one of its parent folders, whose files are already found."""
     return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
         FormatError: it cannot be read, or is not UTF-8.
@@ -101,10 +101,10 @@ def read_text(path: Path) -> str:
 
 
 def new_folder(root: Path) -> None:
-    """Make the folder that a format writes into.
+    """Create the output folder of a format.
 
     Raises:
-        FormatError: it is there and not empty, or cannot be made.
+        FormatError: it exists and is not empty, or cannot be created.
     """
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def put_text(path: Path, data: bytes) -> None:
     """Write an annotation file.
 
     Raises:
-        FormatError: it cannot be written, or stands where a picture is.
+        FormatError: it cannot be written, or its path is that of an image.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

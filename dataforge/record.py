@@ -1,12 +1,12 @@
-"""One annotated image, and the conventions that all of the project keeps.
+"""The record of one annotated image, and the conventions of the whole project.
 
 * A box is float32 `[x1, y1, x2, y2]` in absolute pixels and **edge** coordinates: x runs from 0 to the width, so a box
-  over the whole image is `[0, 0, width, height]`. Sizes are `(height, width)`. Every other convention lives for one
-  line at a border, and the name of its variable says which it is (`xywh`, `cxcywh_unit`).
-* A label is a dense integer `0..C-1`; the class names stand beside the labels, and sets are joined by **name**.
+  over the whole image is `[0, 0, width, height]`. Sizes are `(height, width)`. Other conventions are confined to
+  single lines where data is read or written, in variables named after the convention (`xywh`, `cxcywh_unit`).
+* A label is a dense integer `0..C-1`; the class names are stored with the labels, and sets are joined by **name**.
   There is no background class.
-* Padding is `label == -1`, nothing else.
-* An image keeps its source bytes. Its height, width and boxes are those **after** the EXIF orientation was applied.
+* Only `label == -1` marks padding.
+* An image keeps its source bytes. Its height, width and boxes are those **after** applying the EXIF orientation.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Boxes = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image with its boxes, as a format's reader gives it.
+    """One image with its boxes, as returned by a format's reader.
 
     Attributes:
         key: unique in its split; the image's path below the root, with forward slashes.
         split: the split's name.
         image: a path, or the encoded bytes.
-        height, width: pixels, as the annotation states them; 0 where it does not.
-        boxes: (n, 4) float32, pixels, edge coordinates. They may still be wrong: `dataforge.ingest` mends or refuses.
+        height, width: pixels, as stated by the annotation; 0 if unknown.
+        boxes: (n, 4) float32, pixels, edge coordinates. They may be invalid: `dataforge.ingest` repairs or refuses.
         labels: (n,) int32, indices into `Source.classes`.
         flags: (n,) uint8, any of CROWD | DIFFICULT | TRUNCATED.
-        areas: (n,) float32, the objects' areas in pixels where the source states them (COCO's mask areas), else None.
+        areas: (n,) float32, the objects' areas in pixels if the source states them (COCO's mask areas), else None.
         id: the source's own number for the image, or -1.
         origin: the annotation file, for messages.
     """
@@ -60,36 +60,36 @@ class Record:
 
     @property
     def file(self) -> str:
-        """What a message about the image names: its path, or `origin` where there are only bytes."""
+        """Return the file that messages about the image name: its path, or `origin` if there are only bytes."""
         return str(self.image) if isinstance(self.image, Path) else self.origin
 
 
 def box_areas(boxes: Boxes) -> NDArray[np.float32]:
-    """(n,) areas of boxes (n, 4), in pixels."""
+    """Return the areas (n,) of boxes (n, 4), in pixels."""
     return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float32)
 
 
 def object_areas(record: Record) -> NDArray[np.float32]:
-    """(n,) the areas that the source states, else those of the boxes, in pixels."""
+    """Return (n,) the areas that the source states, else those of the boxes, in pixels."""
     return box_areas(record.boxes) if record.areas is None else record.areas
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in the input that was not as it should be.
+    """An irregularity in the input.
 
     Attributes:
-        action: "refused" (left out), "repaired" (kept, changed) or "noted" (kept as it is).
+        action: "refused" (left out), "repaired" (kept, changed) or "noted" (kept unchanged).
         code: a short name for the kind, such as "box-outside".
         file: the annotation or image file.
-        key: the record's key alone; of findings about a whole set, a class, a split, or "".
-        value: what stands there.
-        reason: what was expected, and what was done.
-        scope: "image" when a whole record is concerned, else "box" or "set".
-        box: the box's number in the annotation of its image, from 0.
-        xyxy: the box in question, in pixels and edge coordinates; None where it could not be read or is not finite.
+        key: only the record's key; for findings about a whole set, a class, a split, or "".
+        value: the value found.
+        reason: the expected value and the action taken.
+        scope: "image" if it concerns a whole record, else "box" or "set".
+        box: the 0-based number of the box in the annotation of its image.
+        xyxy: the box in question, in pixels and edge coordinates; None if it could not be read or is not finite.
         split: the record's split.
-        other: (split, key) of the other image, where the finding is about a pair.
+        other: (split, key) of the other image, if the finding is about a pair.
     """
 
     action: Literal["refused", "repaired", "noted"]
@@ -105,12 +105,12 @@ class Finding:
     other: tuple[str, str] | None = None
 
     def facts(self) -> dict[str, Any]:
-        """The fields for JSON; those that are None are left out."""
+        """Return the fields for JSON, without those that are None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Finding:
-        """The finding whose `facts()` were written as JSON.
+        """Create a finding from its `facts()`, read from JSON.
 
         Raises:
             TypeError: a field is unknown or missing.
@@ -121,15 +121,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Source:
-    """What a format's `read` gives.
+    """A data set as returned by a format's `read`.
 
     Attributes:
         classes: names; a label is an index into them.
-        records: the records and what was found on the way, in one stream, so that nothing has to be held.
+        records: the records and findings in one stream, so that they need not be kept in memory.
         class_ids: the source's own number for each class (COCO's sparse ids); empty means 0..C-1.
-        unions: splits that are exactly others put together, such as `{"trainval": ("train", "val")}`; they are not
+        unions: splits that are the exact union of others, such as `{"trainval": ("train", "val")}`; they are not
             stored twice.
-        total: how many records to expect, for the progress bar; 0 where unknown.
+        total: the expected number of records, for the progress bar; 0 if unknown.
     """
 
     classes: tuple[str, ...]
@@ -140,18 +140,18 @@ class Source:
 
 
 def as_boxes(numbers: object) -> Boxes:
-    """(n, 4) float32 from any numbers; what float32 cannot hold becomes infinite, and ingest refuses it."""
+    """Convert numbers to (n, 4) float32. Values outside the float32 range become infinite, and ingest refuses them."""
     with np.errstate(all="ignore"):
         return np.asarray(numbers, np.float64).reshape(-1, 4).astype(np.float32)
 
 
 def resolve_split(name: str, splits: Sequence[str]) -> str:
-    """A split by its name, or by the start of its name, up to a character that is no letter.
+    """Find a split by its name, or by a prefix of its name that ends before a non-letter.
 
-    "train" finds COCO's "train2017" and "train_a", but not VOC's "trainval", which also holds the images of "val".
+    "train" finds COCO's "train2017" and "train_a", but not VOC's "trainval", which also contains the images of "val".
 
     Raises:
-        ConfigError: no split fits, or more than one does.
+        ConfigError: no split matches, or more than one does.
     """
     if name in splits:
         return name
@@ -164,10 +164,10 @@ def resolve_split(name: str, splits: Sequence[str]) -> str:
 
 
 def pick_splits(wanted: Sequence[str] | None, known: Iterable[str]) -> list[str]:
-    """The splits to take, in the source's order: all of them, or those that `resolve_split` finds by the wanted names.
+    """Select splits, in the source's order: all, or those that `resolve_split` finds by the wanted names.
 
     Raises:
-        ConfigError: a wanted name fits no split, or more than one.
+        ConfigError: a wanted name matches no split, or more than one.
     """
     known = list(known)
     if not wanted:

@@ -1,7 +1,7 @@
-"""Random numbers as a pure function of what they are for: (seed, epoch, record, operation, draw).
+"""Random numbers as a pure function of their purpose: (seed, epoch, record, operation, draw).
 
-There is no generator state, hence threads, ranks, batch composition and resuming cannot change what a sample looks
-like. All numbers are drawn on the host, so they are the same bits for every device.
+There is no generator state, so threads, ranks, batch composition and resuming cannot change a sample. All numbers are
+drawn on the host, so their bits are the same for every device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014): a bijection of 64-bit integers that scrambles."""
+    """Apply SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014), a mixing bijection of 64-bit integers."""
     state = state + _GOLDEN
     state = (state ^ (state >> np.uint64(30))) * _MIX[0]
     state = (state ^ (state >> np.uint64(27))) * _MIX[1]
@@ -25,12 +25,12 @@ def mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def bits(seed: int, epoch: int, record: NDArray[np.int64], purpose: str, draws: int = 1) -> NDArray[np.uint64]:
-    """Random 64-bit integers.
+    """Return random 64-bit integers.
 
     Args:
         record: (n,) record numbers.
-        purpose: what the numbers are for; different purposes give independent numbers.
-        draws: how many a record needs.
+        purpose: the use of the numbers; different purposes give independent numbers.
+        draws: the count of numbers per record.
 
     Returns:
         (n, draws).
@@ -44,5 +44,5 @@ def bits(seed: int, epoch: int, record: NDArray[np.int64], purpose: str, draws: 
 
 
 def uniform(seed: int, epoch: int, record: NDArray[np.int64], purpose: str, draws: int = 1) -> NDArray[np.float64]:
-    """Numbers in [0, 1), otherwise as `bits`."""
+    """Return random numbers in [0, 1), with the arguments of `bits`."""
     return (bits(seed, epoch, record, purpose, draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -2,14 +2,14 @@
 
 Its module has
 * `read(root, *, split=None, ...) -> Source`;
-* `sniff(root) -> str`: what makes `root` one of this format, "" where it is not; and `LOOKS_FOR`: the same in words;
-* `write(source, root) -> None`, if it can be written: makes a set in a new or empty folder that `read` reads back; and
-  `HOLDS`, a frozenset: what `write` keeps besides pictures, boxes and labels, out of `PARTS`;
+* `sniff(root) -> str`: the evidence that `root` has this format, "" if it does not; and `LOOKS_FOR`: the same in words;
+* `write(source, root) -> None`, if it can be written: writes a set that `read` can read to a new or empty folder;
+  and `HOLDS`, a frozenset: the members of `PARTS` that `write` keeps besides images, boxes and labels;
 * `OPTIONS`, a tuple: the keywords of `read` that commands offer;
-* `CODES`: code -> (severity, meaning) of those findings that are in no other format. The others are in `CODES` here.
+* `CODES`: code -> (severity, meaning) of findings specific to this format. Shared ones are in `CODES` here.
 
-`write`, `HOLDS`, `OPTIONS` and `CODES` may be left out. `dataforge ingest --help` imports the modules of all formats.
-Those of this package are folders whose `__init__` imports neither numpy nor a parser; `on_use` imports the rest.
+`write`, `HOLDS`, `OPTIONS` and `CODES` are optional. `dataforge ingest --help` imports the modules of all formats.
+The formats of this package are folders whose `__init__` imports neither numpy nor a parser; `on_use` imports the rest.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PARTS = {
     "keys": "image names exactly as they are",
     "splits": "splits as such",
     "unions": "unions of splits",
-    "classes": "unused classes",  # and the order of all
+    "classes": "unused classes",  # and the order of all classes
     "class_ids": "class numbers",
 }
 
@@ -63,7 +63,7 @@ class Option:
         name: the keyword.
         help: one sentence.
         type: `str`, `int`, `Path`, or `bool` for a flag without a value.
-        metavar: what stands for the value in the help; by default the type's name.
+        metavar: the placeholder for the value in the help; by default the type's name.
     """
 
     name: str
@@ -97,10 +97,10 @@ CODES: Codes = {
 
 
 def reader(name: str) -> Callable[..., Source]:
-    """The `read` function of a format, or the user's own as `path/to/file.py:function`.
+    """Return the `read` function of a format, or the user's own, given as `path/to/file.py:function`.
 
     Raises:
-        ConfigError: the format, the file or the function is not known. FormatError: the file cannot be run.
+        ConfigError: the format, the file or the function is unknown. FormatError: the file cannot be run.
     """
     if ".py:" in name or name.endswith(".py"):
         from dataforge.formats.own_reader import load_reader
@@ -111,10 +111,10 @@ def reader(name: str) -> Callable[..., Source]:
 
 
 def writer(name: str) -> Callable[[Source, Path], None]:
-    """The `write` function of a format.
+    """Return the `write` function of a format.
 
     Raises:
-        ConfigError: the format is not known, or can only be read.
+        ConfigError: the format is unknown or read-only.
     """
     write: Callable[[Source, Path], None] | None = getattr(load("format", name, FORMATS), "write", None)
     if write is None:
@@ -123,10 +123,10 @@ def writer(name: str) -> Callable[[Source, Path], None]:
 
 
 def holds(name: str) -> frozenset[str]:
-    """What a format's `write` keeps, out of `PARTS`.
+    """Return the members of `PARTS` that a format's `write` keeps.
 
     Raises:
-        ConfigError: the format is not known, or can only be read.
+        ConfigError: the format is unknown or read-only.
     """
     writer(name)
     kept: frozenset[str] = load("format", name, FORMATS).HOLDS
@@ -135,7 +135,7 @@ def holds(name: str) -> frozenset[str]:
 
 
 def options() -> dict[Option, tuple[str, ...]]:
-    """The options of all formats, each with the formats that take it."""
+    """Return the options of all formats, each with the formats that accept it."""
     takers: dict[Option, tuple[str, ...]] = {}
     for name in FORMATS:
         for option in getattr(load("format", name, FORMATS), "OPTIONS", ()):
@@ -146,7 +146,7 @@ def options() -> dict[Option, tuple[str, ...]]:
 
 
 def codes() -> Codes:
-    """The severities and meanings of all findings that formats make."""
+    """Return the severities and meanings of all findings that formats report."""
     known = dict(CODES)
     for name in FORMATS:
         for code, meaning in getattr(load("format", name, FORMATS), "CODES", {}).items():
@@ -155,7 +155,7 @@ def codes() -> Codes:
 
 
 def on_use(package: str) -> Callable[[str], Any]:
-    """A module's `__getattr__`: imports `read` from the folder's reader.py and `write` from its writer.py."""
+    """Return a module's `__getattr__` that imports `read` from the folder's reader.py and `write` from writer.py."""
     files = {"read": f"{package}.reader", "write": f"{package}.writer"}
 
     def attribute(name: str) -> Any:

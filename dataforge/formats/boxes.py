@@ -1,4 +1,4 @@
-"""Number boxes within their images, and put a box into a finding."""
+"""Helpers for boxes: their numbers within an image, and their form in a `Finding`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def ranks(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) of each element, how many elements before it are of its group, such as of the image of a box.
+    """Return (n,) the number of preceding elements of the same group, such as the earlier boxes of the same image.
 
     Args:
         groups: (n,) the group of each element.
@@ -22,6 +22,6 @@ def ranks(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def as_xyxy(box: Iterable[float]) -> tuple[float, float, float, float]:
-    """One box (4,) as the plain numbers that a `Finding` holds."""
+    """Convert one box (4,) to the tuple of floats that a `Finding` stores."""
     x1, y1, x2, y2 = map(float, box)
     return x1, y1, x2, y2

@@ -1,4 +1,4 @@
-"""Class lists: of one file by number, and of several files as one."""
+"""Class lists: reading one by number, and merging those of several files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataforge.record import Finding
 
 
 def by_number(pairs: Iterable[tuple[int, str]], what: str) -> dict[int, str]:
-    """Names by their numbers, in the order given.
+    """Map class numbers to names, in the given order.
 
     Args:
-        what: the beginning of the message, such as "FILE: category id".
+        what: the prefix of the error message, such as "FILE: category id".
 
     Raises:
-        FormatError: two names have one number.
+        FormatError: two names have the same number.
     """
     names: dict[int, str] = {}
     for number, name in pairs:
@@ -26,13 +26,13 @@ def by_number(pairs: Iterable[tuple[int, str]], what: str) -> dict[int, str]:
 
 
 def unite(lists: Mapping[Path, Mapping[int, str]]) -> tuple[dict[str, int], list[Finding]]:
-    """Unite class lists by name.
+    """Merge class lists by name.
 
     Args:
-        lists: by file, names by number.
+        lists: for each file, number -> name.
 
     Returns:
-        Each name's number in the first list that has it, in the order of the lists; and what differs between them.
+        Each name's number in the first list that contains it, in the order of the lists; and findings on differences.
     """
     numbers: dict[str, int] = {}
     noted: list[Finding] = []
@@ -57,5 +57,5 @@ def unite(lists: Mapping[Path, Mapping[int, str]]) -> tuple[dict[str, int], list
 
 
 def unique_ids(numbers: Mapping[str, int]) -> tuple[int, ...]:
-    """The numbers of all classes, or none where two classes have the same."""
+    """Return the numbers of all classes, or an empty tuple if two classes share a number."""
     return tuple(numbers.values()) if len(set(numbers.values())) == len(numbers) else ()

@@ -1,22 +1,22 @@
-"""Numbers for text files: as short as they can be, and float32 comes back bit for bit."""
+"""Shortest decimal numbers for text files from which float32 values are restored bit for bit."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-DIGITS = 12  # places tried; past them the double itself is written, with all it has
+DIGITS = 12  # decimal places tried; beyond them the double is written in full
 
 
 def decimals(target: NDArray[np.float32], base: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
-    """Numbers of as few decimal places as will do, such that `float32(base + number) == target`.
+    """Return numbers with the fewest decimal places such that `float32(base + number) == target`.
 
-    With the left edges as `base` and the right edges as `target` this gives widths. A set that was written with two
-    places gets its own numbers back.
+    With the left edges as `base` and the right edges as `target`, the result is the widths. Numbers that were written
+    with two decimal places are restored exactly.
 
     Args:
-        target: any shape, finite; base: of the same shape, or one number. A base of a magnitude far above the target's
-            leaves too few bits for it: below 1e-6 beside a base of 1.
+        target: any shape, finite; base: of the same shape, or one number. A base much larger than the target
+            leaves too few bits for it: with a base of 1, below 1e-6.
     """
     exact = target.astype(np.float64) - base
     written = exact.copy()

@@ -1,4 +1,4 @@
-"""JSON annotation files: read by type, and found by split."""
+"""JSON annotation files: typed reading, and discovery by split."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     """Read a JSON file of a type that msgspec knows, with or without a byte order mark.
 
     Raises:
-        FormatError: it cannot be read, is not JSON, or not of this type; it names the entry, the key and the value, and
-            `expected`, what the file should hold.
+        FormatError: the file cannot be read, is not JSON, or is not of this type; the message names the entry,
+            the key, the value and `expected`, the expected content.
     """
     collecting = gc.isenabled()
-    gc.disable()  # a million lists are made, none of them garbage; looking through them again and again takes a third
+    gc.disable()  # a million lists are created, none of them garbage; repeated scans of them take a third of the time
     try:
         with reading(path):
             data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         try:
             return msgspec.json.decode(data, type=kind)
         except msgspec.MsgspecError:
-            # the slow way takes the NaN that Python's json writes, and names the place of a mistake and what is there
+            # the slow path accepts the NaN that Python's json writes, and locates the error and its value
             plain = json.loads(data)
         return msgspec.convert(plain, type=kind)
     except msgspec.ValidationError as error:
@@ -48,7 +48,7 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
 
 
 def _follow(plain: Any, position: str) -> tuple[str, str]:
-    """The place that msgspec calls `[3].bbox[0]` in words, and the JSON that stands there."""
+    """Describe a position that msgspec reports, such as `[3].bbox[0]`, and return the JSON found there."""
     for key, number in re.findall(r"\.(\w+)|\[(\d+)\]", position):
         plain = plain[key] if key else plain[int(number)]
     words = re.sub(r"^(?:\.(\w+))?\[(\d+)\]", lambda m: f"{entry(m[1] or '', m[2])}: ", position)
@@ -59,12 +59,12 @@ def _follow(plain: Any, position: str) -> tuple[str, str]:
 
 
 def entry(where: str, number: object) -> str:
-    """How messages name an entry of a list: "annotations entry 3", or "entry 3" where the file is the list."""
+    """Return the name of a list entry for messages: "annotations entry 3", or "entry 3" if the file is the list."""
     return f"{where} entry {number}".strip()
 
 
 def json_splits(root: Path) -> dict[str, list[Path]]:
-    """JSON files by split: those in `<split>/`, or all of them as "train" where the root itself holds some."""
+    """Find JSON files by split: those in `<split>/`, or all as "train" if the root itself contains some."""
 
     def fits(name: str) -> bool:
         return name.lower().endswith(".json") and not name.startswith(".")

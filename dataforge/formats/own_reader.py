@@ -1,4 +1,4 @@
-"""The user's own reader: `path/to/file.py:function`. What it gives is checked, and what it raises is one line."""
+"""User-defined readers, `path/to/file.py:function`: their records are checked, their errors reported in one line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ KINDS: dict[str, Any] = {
 
 
 def load_reader(name: str) -> Callable[..., Source]:
-    """The function of a Python file as a reader.
+    """Load a function of a Python file as a reader.
 
-    It takes the root, and whichever of `split` and the command's options it names, and gives a `Source`.
-    Where it does not name `split`, its records are picked by their splits' full names.
+    It is called with the root and those of `split` and the command's options that it declares, and returns a `Source`.
+    If it does not declare `split`, records are selected by the full names of their splits.
 
     Raises:
         ConfigError: no such file or function. FormatError: the file cannot be run.
@@ -44,7 +44,7 @@ def load_reader(name: str) -> Callable[..., Source]:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look it up here
     with _one_line(path):
         spec.loader.exec_module(module)
     function = getattr(module, function_name, None)
@@ -72,7 +72,7 @@ def _reader(function: Callable[..., Any], path: Path) -> Callable[..., Source]:
 
 
 def _records(source: Source, path: Path, name: str, wanted: tuple[str, ...] | None) -> Iterator[Record | Finding]:
-    """What the reader gives, one by one, checked; of the wanted splits only."""
+    """Yield the checked records and findings of a reader, of the wanted splits only."""
     with _one_line(path):
         items = iter(source.records)
     n = 0
@@ -93,7 +93,7 @@ def _records(source: Source, path: Path, name: str, wanted: tuple[str, ...] | No
 
 
 def _checked(record: Record, where: str, classes: int) -> Record:
-    """A record whose arrays have the types and shapes that the rest counts on."""
+    """Return the record with arrays of the required types and shapes."""
     for field, kinds in KINDS.items():
         value = getattr(record, field)
         if not isinstance(value, kinds):
@@ -127,7 +127,7 @@ def _checked(record: Record, where: str, classes: int) -> Record:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Errors of the user's file as one line that names the line in it."""
+    """Convert errors in the user's file to a one-line message with the line number in that file."""
     try:
         yield
     except DataforgeError:

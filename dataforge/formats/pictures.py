@@ -1,4 +1,4 @@
-"""Where the pictures are that an annotation file names, by its own paths or by those of another machine."""
+"""Location of the images that an annotation file names, by relative paths or by paths of another machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NOT_BELOW = "expected a path below the image folder (others need --allow-outside
 
 
 def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, Path] | None:
-    """The key and the file of a picture that an annotation names, or None for a name that is not allowed.
+    """Return the key and the file of an image that an annotation names, or None if the name is not allowed.
 
-    One that leaves the folder is allowed with `allow_outside` alone. Its key is what is left without what leads out:
+    A name outside the folder is allowed only with `allow_outside`. Its key omits the part that leaves the folder:
     `other/a.jpg` for `../other/a.jpg`, and for `/other/a.jpg`.
     """
     key = inside(name)
@@ -38,12 +38,12 @@ def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, 
 
 
 def below_its_own(path: str) -> str:
-    """A path without the drive, the slashes and the `..` that it begins with."""
+    """Return a path without its leading drive, slashes and `..`."""
     return re.sub(r"^([A-Za-z]:/)?(/|\.\./)*", "", path)
 
 
 def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
-    """That one of some folders that holds most of the first names, the earlier one if several do."""
+    """Return the folder that contains most of the first names; the earliest one on a tie."""
     sample = list(islice(names, 50))
 
     def held(folder: Path) -> int:
@@ -62,16 +62,16 @@ def locate(
     anywhere: bool = False,
     allow_outside: bool = False,
 ) -> tuple[dict[str, tuple[str, Path]], list[Finding]]:
-    """Find the pictures that an annotation file names.
+    """Find the images that an annotation file names.
 
-    A relative name is taken below that one of `folders` that holds most of them, else below another. An absolute one,
-    of another machine mostly, is looked for by its last part below `below`; of several pictures the one that shares
-    most of the path is meant. `anywhere` does so with relative names that are not there too: else a picture that is
-    missing in one split could be taken from another. `allow_outside` takes names that lead out for what they are,
-    where there is such a file.
+    A relative name is resolved in the folder of `folders` that contains most of the names, else in another of them. An
+    absolute name, usually from another machine, is searched by its last part below `below`; of several matches, the
+    one that shares most of the path is used. `anywhere` also searches for missing relative names; without it, an image
+    that is missing in one split cannot be taken from another. `allow_outside` uses names outside the folder as they
+    are, if the file exists.
 
     Returns:
-        name -> (key, file), and the findings: a refused one for each name that is not in there.
+        name -> (key, file), and the findings: a refused one for each name that is not in the mapping.
     """
     names = list(dict.fromkeys(names))
     first = likeliest([*folders, below], names, allow_outside)
@@ -123,18 +123,18 @@ def locate(
 
 
 def _common_end(path: Sequence[str], other: Sequence[str]) -> int:
-    """How many last parts two paths share."""
+    """Count the trailing parts that two paths share."""
     same = [part == other_part for part, other_part in zip(reversed(path), reversed(other), strict=False)]
     return [*same, False].index(False)
 
 
 def is_picture(name: str) -> bool:
-    """True when a file's suffix is an image's. Hidden files are not pictures: some systems leave `._a.jpg` about."""
+    """Return True if the suffix is that of an image. Hidden files do not count: some systems create `._a.jpg`."""
     return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
 
 
 def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -> list[Path]:
-    """Where a split's pictures may be, the likeliest first. `images` is what the user gave, if anything."""
+    """Return the candidate folders of a split's images, likeliest first. `images` is the user's folder, if given."""
     folders = (
         (images / split, images)
         if images
@@ -144,10 +144,10 @@ def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -
 
 
 def given(root: Path, path: Path | None, option: str) -> Path | None:
-    """A path that the user gave, as it is or below the root.
+    """Return a path given by the user, as it is or below the root.
 
     Raises:
-        ConfigError: it is in neither place; `option` is what to name.
+        ConfigError: neither exists; the message names `option`.
     """
     if path is None or exists(path):
         return path
@@ -157,7 +157,7 @@ def given(root: Path, path: Path | None, option: str) -> Path | None:
 
 
 def as_size(value: float | str | None) -> int:
-    """A height or width as an annotation states it, in pixels; 0, which means unknown, where it is no such thing."""
+    """Convert an annotated height or width to pixels; 0 (unknown) if it is not valid."""
     try:
         return max(int(float(value or 0)), 0)
     except (ValueError, OverflowError):
@@ -165,7 +165,7 @@ def as_size(value: float | str | None) -> int:
 
 
 def picture_name(record: Record) -> str:
-    """A record's key, with a suffix where it has none that is a picture's: some formats find pictures by it."""
+    """Return a record's key, with an image suffix added if it has none: some formats find images by suffix."""
     if is_picture(record.key) or PurePosixPath(record.key).name.startswith("."):
         return record.key
     try:
@@ -179,7 +179,7 @@ def put_picture(record: Record, folder: Path) -> None:
     """Write a record's image, byte for byte, as `folder/key`.
 
     Raises:
-        FormatError: the key leaves the folder, or the image cannot be read or written.
+        FormatError: the key is outside the folder, or the image cannot be read or written.
     """
     name = inside(record.key)
     if name is None:

@@ -1,4 +1,4 @@
-"""Find out the format of a folder by each format's `sniff`. Only names and the first bytes of files are read."""
+"""Format detection with each format's `sniff`. Only the names and the first bytes of files are read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dataforge.files import check_root
 from dataforge.formats import FORMATS
 from dataforge.registry import load
 
-HEAD = 1 << 16  # bytes of a file that are looked at
-FILES, DEEP = 50, 3  # how many files of a kind, and how many folders down
+HEAD = 1 << 16  # bytes read per file
+FILES, DEEP = 50, 3  # maximum number of files per kind, and folder depth
 
 
 def detect(root: Path) -> tuple[str, str]:
-    """The format of a folder or a file, and what was seen of it.
+    """Return the format of a folder or a file, and the evidence for it.
 
     Raises:
-        FormatError: there is nothing, or no format fits, or several do.
+        FormatError: the path is missing or empty, no format fits, or several do.
     """
     if not root.is_file():
         check_root(root, "a folder of annotated images")
@@ -39,7 +39,7 @@ def detect(root: Path) -> tuple[str, str]:
 
 
 def first_files(root: Path, *suffixes: str) -> Iterator[Path]:
-    """The first few files below a folder with one of these suffixes, or the file itself."""
+    """Yield the first few files below a folder with one of these suffixes, or the file itself."""
     if root.is_file():
         if root.name.lower().endswith(suffixes):
             yield root
@@ -57,7 +57,7 @@ def first_files(root: Path, *suffixes: str) -> Iterator[Path]:
 
 
 def head(path: Path) -> bytes:
-    """A file's first bytes without a byte order mark and blanks; nothing where it cannot be read."""
+    """Return a file's first bytes without byte order mark and leading blanks; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
@@ -66,7 +66,7 @@ def head(path: Path) -> bytes:
 
 
 def matching(root: Path, pattern: bytes, *suffixes: str, unless: bytes = rb"(?!)") -> str:
-    """The name, below the root, of the first file whose head has a pattern and not another; "" where none has."""
+    """Return the name, below the root, of the first file whose head matches `pattern` but not `unless`, or ""."""
     for path in first_files(root, *suffixes):
         data = head(path)
         if re.search(pattern, data) and not re.search(unless, data):
@@ -75,12 +75,12 @@ def matching(root: Path, pattern: bytes, *suffixes: str, unless: bytes = rb"(?!)
 
 
 def seen(name: str, what: str) -> str:
-    """`sniff`'s answer: a file's name and what it holds, "" without a file."""
+    """Return the result of `sniff`: a file's name and its content in words, or "" without a file."""
     return f"{name}: {what}" if name else ""
 
 
 def database(root: Path, *suffixes: str, is_sqlite: bool) -> str:
-    """The name of the first file with one of these suffixes that is, or is not, a SQLite database; "" without one."""
+    """Return the name of the first file with one of these suffixes that is (or is not) a SQLite database, or ""."""
     for path in [root] if root.is_file() else sorted(path for path in root.iterdir() if path.is_file()):
         if path.suffix.lower() in suffixes and head(path).startswith(b"SQLite format 3\0") == is_sqlite:
             return path.name

@@ -1,4 +1,4 @@
-"""XML annotation files, read piece by piece and without entities."""
+"""XML annotation files, read incrementally and without entities."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def is_legal(text: str) -> bool:
-    """True when XML 1.0 can hold all of a text's characters."""
+    """Return True if XML 1.0 allows all characters of a text."""
     return not _ILLEGAL.search(text)
 
 
 def check_legal(text: str, path: Path) -> str:
-    """The text itself.
+    """Return the text unchanged.
 
     Raises:
-        FormatError: it has a character that XML cannot hold.
+        FormatError: it contains a character that XML does not allow.
     """
     if not is_legal(text):
         raise FormatError(f"{path}: {text!r}: has a character that XML cannot hold")
@@ -30,13 +30,13 @@ def check_legal(text: str, path: Path) -> str:
 
 
 def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
-    """The ("start" | "end", element) events of an XML file, which is read piece by piece.
+    """Yield the ("start" | "end", element) events of an XML file, which is read incrementally.
 
     Raises:
-        FormatError: it cannot be read, is not XML, or has a document type, where an entity can expand to gigabytes.
+        FormatError: it cannot be read, is not XML, or has a document type, whose entities can expand to gigabytes.
     """
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
-    head: bytes | None = b""  # all until the first element: a document type can only stand there
+    head: bytes | None = b""  # everything up to the first element: a document type can only occur there
     try:
         with reading(path), open(path, "rb") as file:
             while data := file.read(1 << 16):

@@ -1,1 +1,1 @@
-"""Functions from `Source` to `Source`: chosen, joined, repaired."""
+"""Functions from `Source` to `Source`: selection, joining, repair."""

@@ -1,4 +1,4 @@
-"""What is odd about a record that is kept as it is: seen in its header and its boxes, without decoding a pixel."""
+"""Checks for suspicious records, which are kept unchanged: of image header and boxes, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataforge.images.header import ImageInfo
 from dataforge.record import CROWD, Finding, Record
 from dataforge.sources.repair import of_box
 
-PLAIN = ("RGB", "L", "1")  # Pillow's modes that lose nothing on the way to 8-bit RGB
+PLAIN = ("RGB", "L", "1")  # Pillow's modes that convert to 8-bit RGB without loss
 SMALL, HUGE = 8, 1 << 26  # pixels: of an image's shorter side; of a whole image (8192x8192)
-TINY = 1.0  # pixels: a box's shorter side below this is no object that anything could see
-COVERS = 0.99  # of the image's width and of its height: a box of that size says nothing about a place
-ALIKE = 0.02  # of a box's shorter side: two boxes whose edges are all this close to each other are one box twice
+TINY = 1.0  # pixels: a box with a shorter side below this is too small for a visible object
+COVERS = 0.99  # fraction of the image's width and height: a box of this size gives no location
+ALIKE = 0.02  # fraction of a box's shorter side: two boxes whose edges all differ by at most this are duplicates
 
 _OF_IMAGE = ("image-deep", "image-mode", "image-rotated", "image-small", "image-huge")
 CODES = frozenset((*_OF_IMAGE, "box-tiny", "box-covers", "box-same", "box-alike"))
 
 
 def look(record: Record, info: ImageInfo) -> list[Finding]:
-    """Findings with the codes `CODES`, all "noted".
+    """Return findings with the codes `CODES`, all "noted".
 
     Args:
-        record: with its image's true size, and boxes that lie inside it. Findings number the boxes of this record:
+        record: has its image's true size, and boxes inside the image. Findings number the boxes of this record:
             those that `repair` refused are not counted.
     """
     return [*_of_image(record, info), *_of_boxes(record)]
@@ -31,7 +31,7 @@ def look(record: Record, info: ImageInfo) -> list[Finding]:
 def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
     short, pixels = min(info.height, info.width), info.height * info.width
     if info.mode in PLAIN and info.orientation == 1 and short >= SMALL and pixels <= HUGE:
-        return  # nearly all are so
+        return  # nearly all images
     size = f"{info.width}x{info.height}"
     facts = (
         (info.mode[0] in "IF", "image-deep", f"mode {info.mode}", "more than 8 bits; only the upper 8 are used"),
@@ -47,7 +47,7 @@ def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
 
 
 def _of_boxes(record: Record) -> Iterator[Finding]:
-    # numbers of Python's, not numpy's: an image has so few boxes that numpy's calls would take three times as long
+    # Python numbers: an image has so few boxes that numpy's calls would take three times as long
     boxes = record.boxes.tolist()
     wide, high = COVERS * record.width, COVERS * record.height
     shorter = []
@@ -69,9 +69,9 @@ def _of_boxes(record: Record) -> Iterator[Finding]:
 
 
 def _twice(boxes: list[list[float]], shorter: list[float], labels: list[int]) -> dict[int, tuple[bool, int]]:
-    """Boxes that an earlier one of their class is (nearly) the same as: whether it is the same, and its number.
+    """Find boxes that (nearly) duplicate an earlier one of their class: whether they are equal, and its number.
 
-    In the order of their left edges, a box is only compared with the next ones, as long as these are close enough.
+    Boxes are sorted by their left edges, and each is only compared with the following ones that are close enough.
 
     Args:
         shorter: the boxes' shorter sides.

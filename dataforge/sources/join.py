@@ -1,4 +1,4 @@
-"""Join several sources, and rename classes: functions from `Source` to `Source`."""
+"""Joining sources and renaming classes: functions from `Source` to `Source`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataforge.record import Finding, Record, Source
 
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
-    """Concatenate sources. Classes are united by name, in the order of their first occurrence.
+    """Concatenate sources. Classes are merged by name, in the order of their first occurrence.
 
-    Splits of one name become one. A key that an earlier source has in the same split is prefixed by its source's name,
-    and by a number where that key exists too, in an earlier source or in this one. An image's number that an earlier
+    Splits with the same name are merged. A key that an earlier source has in the same split is prefixed by its source's
+    name, and by a number if that key also exists, in an earlier source or in this one. An image number that an earlier
     source has is dropped (-1). Both are noted.
 
     Args:
@@ -46,8 +46,8 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
         known: set[int] = set()
         for name, source in sources:
             label_of = np.array([classes.index(one) for one in source.classes], np.int32)
-            own: set[tuple[str, str]] = set()  # (split, key) as given out
-            moved: dict[tuple[str, str], str] = {}  # (split, key) as it was -> the new key
+            own: set[tuple[str, str]] = set()  # (split, key) as yielded
+            moved: dict[tuple[str, str], str] = {}  # original (split, key) -> the new key
             made: set[tuple[str, str]] = set()
             numbered: set[int] = set()
             prefixed = given_up = 0
@@ -60,7 +60,7 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
                     raise FormatError(f"split {item.split!r}: is {parts}, but has images of its own in {name}")
                 key, number, before = item.key, item.id, (item.split, item.key)
                 if before in moved or before in keys or before in made:
-                    # a key that its source has twice stays so: ingest refuses it
+                    # a duplicate key within a source is kept: ingest refuses it
                     key = moved.setdefault(before, _apart(item.split, f"{name}/{key}", keys, own))
                     made.add((item.split, key))
                     prefixed += 1
@@ -84,7 +84,7 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
 
 
 def _apart(split: str, key: str, *taken: set[tuple[str, str]]) -> str:
-    """The key, prefixed by a number if it is taken too."""
+    """Return the key, prefixed by a number if it is taken."""
     number, free = 1, key
     while any((split, free) in keys for keys in taken):
         number += 1
@@ -96,7 +96,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
     """Rename classes: two classes that get the same name are merged, and a class that is renamed to "" is dropped.
 
     Args:
-        names: old -> new; classes that are not in it keep theirs.
+        names: old -> new; other classes keep their names.
 
     Raises:
         ConfigError: the source has no such class, or none is left.
@@ -135,7 +135,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     """Read a TOML file of `old = "new"` lines.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or holds something else.
+        ConfigError: it cannot be read, is not TOML, or contains something else.
     """
     try:
         with reading(path, ConfigError):

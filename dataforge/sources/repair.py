@@ -1,4 +1,4 @@
-"""Boxes as an annotation states them, to boxes as shards hold them: inside the upright image, with an area."""
+"""Conversion of annotated boxes to those stored in shards: inside the upright image, with a positive area."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from dataforge.images.header import ImageInfo
 from dataforge.record import Boxes, Finding, Record, box_areas
 
-ROUNDING = 0.0101  # pixels a box may stand over the edge without a word: numbers in text files are rounded
+ROUNDING = 0.0101  # pixels a box may exceed the edge without a finding: numbers in text files are rounded
 
 
 def repair(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
-    """Give a record its image's true size, and make its boxes lie inside it: `set_size`, then `repair_boxes`."""
+    """Set a record's true image size, and repair its boxes to lie inside the image: `set_size`, then `repair_boxes`."""
     record, of_size = set_size(record, info)
     record, of_boxes = repair_boxes(record)
     return record, of_size + of_boxes
 
 
 def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
-    """Give a record its image's true size. Boxes drawn on unrotated pixels are turned with the EXIF orientation.
+    """Set a record's true image size. Boxes drawn on unrotated pixels are rotated by the EXIF orientation.
 
-    Orientations 2 to 4 keep the size, so there it cannot be told which pixels a box was drawn on; it is taken for
-    drawn on the upright ones, as viewers and most tools show them.
+    Orientations 2 to 4 keep the size, so it is unknown on which pixels a box was drawn; the upright ones are assumed,
+    as viewers and most tools show them.
     """
     declared, upright = (record.height, record.width), (info.height, info.width)
     findings = []
@@ -47,7 +47,7 @@ def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
 
 
 def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
-    """Boxes (n, 4) on the pixels as stored, to boxes on the upright image."""
+    """Transform boxes (n, 4) on the stored pixels to boxes on the upright image."""
     if info.orientation >= 5:
         boxes = boxes[:, [1, 0, 3, 2]]
     x1, y1, x2, y2 = boxes.T
@@ -59,11 +59,11 @@ def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
 
 
 def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
-    """Clip, reorder or refuse a record's boxes: those that are left lie inside the image and have an area."""
+    """Clip, reorder or refuse a record's boxes: the remaining ones lie inside the image and have a positive area."""
     boxes, areas = record.boxes, record.areas
     width, height = record.width, record.height
     if all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in boxes.tolist()):
-        # nearly all are so, and for the few boxes of an image Python is quicker than NumPy
+        # true of nearly all; for the few boxes of an image Python is faster than NumPy
         if areas is None or all(0 <= area < math.inf for area in areas.tolist()):
             return record, []
         stated = np.isfinite(areas) & (areas >= 0)
@@ -98,7 +98,7 @@ def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
 
 
 def of_box(record: Record, n: int, action: Literal["refused", "repaired", "noted"], code: str, reason: str) -> Finding:
-    """A finding about a record's n-th box, with the box as it is in the record."""
+    """Return a finding about a record's n-th box, with the box as it is in the record."""
     x1, y1, x2, y2 = box = record.boxes[n].tolist()
     value = "xyxy [" + ", ".join(f"{number:.6g}" for number in box) + "]"
     xyxy = (x1, y1, x2, y2) if all(map(math.isfinite, box)) else None

@@ -1,4 +1,4 @@
-"""Which images and boxes of a set are wanted. The same choice at ingest and at load, by the same code."""
+"""Selection of images and boxes of a set, with the same code at ingest and at load."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from dataforge.sources.repair import repair
 from dataforge.threads import cores, ordered
 
 Policy = Literal["keep", "drop"]
-REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; 0 for one that is kept
+REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; index 0: it is kept
 
 
 @dataclass(frozen=True)
 class View:
-    """A choice of classes, boxes and images. What is not named is kept, so `View()` keeps everything.
+    """A selection of classes, boxes and images. The defaults filter nothing, so `View()` keeps everything.
 
     Attributes:
-        classes: names; labels become 0, 1, ... in this order. Empty means all, with the labels they have.
-        area: (least, most) area in pixels of the source image, both included: the object's own where the source
-            states it (COCO's masks), else its box's, as in COCO's size bins.
-        side: (least, most) length of a box's shorter side, in pixels of the source image, both included.
-        crowd, difficult: whether boxes with that flag stay.
-        empty: whether images without a box stay; what counts is the boxes that the other choices leave.
-        limit: the most images of a split, the first that fit all other choices.
-        sample: the share of images to draw at random; above 1, how many of each split. A draw depends on the images'
-            keys and the seed alone, so a smaller sample is a subset of a larger one, and other choices, which are made
-            of what was drawn, do not change it.
-        sample_seed: another seed draws other images.
+        classes: names; labels become 0, 1, ... in this order. Empty means all classes, with their own labels.
+        area: (minimum, maximum) area in pixels of the source image, inclusive: the object's area if the source states
+            it (COCO's masks), else that of its box, as in COCO's size bins.
+        side: (minimum, maximum) length of a box's shorter side, in pixels of the source image, inclusive.
+        crowd, difficult: whether boxes with that flag are kept.
+        empty: whether images without boxes are kept, counting the boxes that the other filters leave.
+        limit: the maximum number of images per split: the first ones that pass all other filters.
+        sample: the fraction of images to draw at random; above 1, their number per split. A draw depends only on the
+            images' keys and the seed, so a smaller sample is a subset of a larger one, and the other filters, which
+            are applied to the drawn images, do not change it.
+        sample_seed: the seed of the draw.
 
     Raises:
-        ConfigError: a value cannot be; and, where it meets a set, a class that the set does not have.
+        ConfigError: a value is invalid; or, when applied to a set, the set does not have one of the classes.
     """
 
     classes: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class View:
             )
 
     def label_of(self, known: Sequence[str]) -> NDArray[np.int32]:
-        """(len(known),) the new label of each class of a set, -1 for one that is left out."""
+        """Return (len(known),) the new label of each class of a set, -1 if it is left out."""
         for name in self.classes:
             if name not in known:
                 raise unknown("class", name, known)
@@ -84,11 +84,11 @@ class View:
         return np.array([number.get(name, -1) for name in known], np.int32)
 
     def names(self, known: Sequence[str]) -> tuple[str, ...]:
-        """The class names by new label."""
+        """Return the class names by new label."""
         return self.classes or tuple(known)
 
     def numbers(self, known: Sequence[str], class_ids: Sequence[int]) -> tuple[int, ...]:
-        """The source's own number of each class, by new label."""
+        """Return the source's own number of each class, by new label."""
         if not self.classes or not class_ids:
             return tuple(class_ids)
         return tuple(class_ids[known.index(name)] for name in self.classes)
@@ -96,20 +96,20 @@ class View:
     def reasons(
         self, boxes: Boxes, labels: NDArray[np.int32], flags: NDArray[np.uint8], areas: NDArray[np.float32]
     ) -> NDArray[np.uint8] | None:
-        """Why boxes are left out, the first reason in the order of `REASONS`.
+        """Return the reason why each box is left out, the first one in the order of `REASONS`.
 
         Args:
             boxes: (n, 4) pixels of the source image.
-            labels: (n,) new ones, -1 for a class that is left out.
+            labels: (n,) new labels, -1 for a class that is left out.
             flags, areas: (n,).
 
         Returns:
-            (n,) indices into `REASONS`, or None when this view leaves out no box of any set.
+            (n,) indices into `REASONS`, or None if this view cannot leave out any box.
         """
         if not self.chooses_boxes:
             return None
         side = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf)
-        everything = (-math.inf, math.inf)  # here boxes may still be inverted, which ingest mends
+        everything = (-math.inf, math.inf)  # boxes may still be inverted here; ingest repairs them
         area_range, side_range = self.area or everything, self.side or everything
         return np.select(
             [
@@ -132,25 +132,25 @@ class View:
         return self.empty == "drop" or self.limit is not None or self.sample != 1
 
     def _lots(self, keys: Iterable[str]) -> NDArray[np.float64]:
-        """(n,) numbers in 0..1; the images with the lowest ones are drawn."""
+        """Return (n,) numbers in 0..1; the images with the lowest numbers are drawn."""
         numbers = np.array([zlib.crc32(key.encode("utf-8", "surrogateescape")) for key in keys], np.int64)
         return uniform(self.sample_seed, 0, numbers, "sample")[:, 0]
 
     def drawn(self, keys: Iterable[str]) -> NDArray[np.bool_]:
-        """(n,) whether the sample has these images.
+        """Return (n,) whether the sample contains each image.
 
         Args:
-            keys: those of a whole split, where `sample` is how many.
+            keys: all keys of a split, if `sample` is a number of images.
         """
         lots = self._lots(keys)
         return (lots if self.sample <= 1 else np.argsort(np.argsort(lots, kind="stable"))) < self.sample
 
     def _draw(self, items: Iterator[Record | Finding], left_out: Counter[str]) -> Iterator[Record | Finding]:
-        """The same choice from a stream, which counts what it leaves out. The findings come as they are.
+        """Draw the same sample from a stream, and count the records left out. Findings pass unchanged.
 
-        Where `sample` is how many, so many records of each split are held, and come in their order at the end.
+        If `sample` is a number of images, that many records of each split are held and yielded in order at the end.
         """
-        held: dict[str, list[tuple[float, int, Record]]] = {}  # heaps: the first is the next to be left out
+        held: dict[str, list[tuple[float, int, Record]]] = {}  # heaps: the first record is the next to be left out
         for n, item in enumerate(items):
             if isinstance(item, Finding):
                 yield item
@@ -170,11 +170,11 @@ class View:
             yield record
 
     def filter(self, source: Source) -> Source:
-        """A source with what this view keeps. What it leaves out is counted in findings at the end.
+        """Return a source with the items that this view keeps. Findings at the end count those left out.
 
-        Boxes are repaired before they are measured, as ingest repairs them, so that a view of a whole set and a set
-        that was ingested through the view are the same. The images' sizes, which that needs, are read by threads; of
-        most JPEGs only the header is read. Images that cannot be read go through, for ingest to refuse.
+        Boxes are repaired as in ingest before they are measured, so that a view of a whole set equals a set that was
+        ingested through the view. The image sizes required for this are read by threads; for most JPEGs only the
+        header is read. Unreadable images are passed through, and ingest refuses them.
 
         Raises:
             ConfigError: the source has no such class.
@@ -203,7 +203,7 @@ class View:
                 if isinstance(record, Finding) or findings is None:
                     yield record
                     continue
-                if measures and beyond_limit(record):  # it was read ahead of those that reached the limit
+                if measures and beyond_limit(record):  # it was read before the limit was reached
                     continue
                 yield from findings
                 names = [source.classes[label] for label in record.labels] if self.classes else []
@@ -232,7 +232,7 @@ class View:
 
 
 def _repaired(item: Record | Finding) -> tuple[Record | Finding, list[Finding] | None]:
-    """A record with its true size and boxes, and what was repaired; None for an image that cannot be read."""
+    """Return a record with its true size and repaired boxes, and the findings; None if the image cannot be read."""
     if isinstance(item, Finding):
         return item, None
     try:

@@ -28,7 +28,7 @@ class Annotation(msgspec.Struct, gc=False):
     bbox: list[float | None] | None = None
     area: float | None = None
     iscrowd: int | bool | None = 0
-    difficult: int | bool | None = 0  # these two are not COCO's own; `write` adds them where they are set
+    difficult: int | bool | None = 0  # these two are not part of COCO; `write` adds them if they are set
     truncated: int | bool | None = 0
 
 
@@ -39,9 +39,9 @@ class CocoFile(msgspec.Struct):
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read a file with COCO's images, annotations and categories; other keys are passed over.
+    """Read a file with COCO's images, annotations and categories; other keys are ignored.
 
     Raises:
-        FormatError: it cannot be read, is not JSON, or an entry is of another type.
+        FormatError: the file cannot be read, is not JSON, or an entry is of another type.
     """
     return read_json(path, CocoFile, "COCO's images, annotations and categories")

@@ -27,7 +27,7 @@ ROBOFLOW = "_annotations.coco.json"
 
 class _SplitFiles(NamedTuple):
     path: Path
-    folders: list[Path]  # where its pictures may be, the likeliest first
+    folders: list[Path]  # candidate folders of its images, likeliest first
 
 
 def read(
@@ -41,10 +41,10 @@ def read(
     """Read a COCO folder.
 
     Args:
-        split: take these only; with `annotations`, one name here is the name that the split gets.
-        annotations: this file instead of those found below `root`.
-        images: the folder that `file_name` is relative to, or that holds a folder for each split.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        split: read only these splits; with `annotations`, a single name here names the split.
+        annotations: the file to read instead of those found below `root`.
+        images: the folder that `file_name` is relative to, or that contains a folder for each split.
+        allow_outside: allow names outside the folder: absolute, or with `..`.
 
     Raises:
         FormatError: no layout fits, or a file is not COCO JSON. ConfigError: no such split.
@@ -87,7 +87,7 @@ def _discover(root: Path) -> dict[str, _SplitFiles]:
     for folder in (root / "annotations", root):
         files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".json")
         by_split = {_split_name(file): file for file in files if file.name.startswith("instances_")}
-        if not by_split:  # train.json, val.json, ... beside folders of these names
+        if not by_split:  # train.json, val.json, ... next to folders of these names
             by_split = {
                 file.stem: file
                 for file in files
@@ -104,7 +104,7 @@ def _discover(root: Path) -> dict[str, _SplitFiles]:
 
 
 def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]]:
-    """Names and their ids, in the order of the ids, united over the files; and what was odd about them."""
+    """Merge the class names and ids of the files, in the order of the ids; and report irregularities."""
     lists = {}
     for path, file in files.items():
         pairs = ((category.id, category.name) for category in file.categories)
@@ -125,8 +125,8 @@ def _records(
         raise FormatError(f"{path}: images: id {twice.id} is given twice; expected each once")
     label_of = {category.id: classes.index(category.name) for category in file.categories}
     kept: list[Annotation] = []
-    rows: list[int] = []  # of their images
-    odd: list[int] = []  # places in the list
+    rows: list[int] = []  # rows of their images
+    odd: list[int] = []  # positions in the list
     seen = set()
     for place, annotation in enumerate(file.annotations):
         row, bbox = row_of.get(annotation.image_id), annotation.bbox
@@ -187,7 +187,7 @@ def _odd(
     path: Path,
     find: Callable[[str], tuple[str, Path] | None],
 ) -> Iterator[Finding]:
-    """What is wrong with some annotations: they are left out, or their id is given twice."""
+    """Report errors of annotations: those that are left out, and duplicate ids."""
     if not places:
         return
     numbers = ranks(np.array([row_of.get(annotation.image_id, -1) for annotation in file.annotations], np.int64))

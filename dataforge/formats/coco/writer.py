@@ -20,8 +20,8 @@ from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, object
 def write(source: Source, root: Path) -> None:
     """Write `annotations/instances_<split>.json` and `<split>/<key>`.
 
-    Boxes come back bit for bit. An image without a number gets one, and so does one whose number is taken in its split.
-    `difficult` and `truncated` are extra keys, which other readers pass over. Unions of splits are not kept.
+    Boxes are restored bit for bit. An image without a number, or with a number that is taken in its split, gets one.
+    `difficult` and `truncated` are extra keys, which other readers ignore. Unions of splits are not kept.
 
     Raises:
         FormatError: `root` is not empty, something cannot be written, or there are no images.
@@ -31,7 +31,7 @@ def write(source: Source, root: Path) -> None:
     for item in source.records:
         if isinstance(item, Record):
             put_picture(item, root / item.split)
-            splits.setdefault(item.split, []).append(replace(item, image=b""))  # numbers can be given at the end only
+            splits.setdefault(item.split, []).append(replace(item, image=b""))  # numbers are assigned at the end
     if not splits:
         raise FormatError(f"{root}: there are no images to write")
     class_ids = source.class_ids or tuple(range(len(source.classes)))
@@ -65,7 +65,7 @@ def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ..
     labels = np.concatenate([record.labels for record in records])
     flags = np.concatenate([record.flags for record in records])
     image_ids = np.repeat(ids, [len(record.boxes) for record in records])
-    # a slice at a time: a million Python numbers weigh more than a million of numpy's
+    # slice by slice: a million Python numbers need more memory than a million numpy numbers
     for start in range(0, len(boxes), 4096):
         columns = (column[start : start + 4096] for column in (image_ids, xywh, areas, labels, flags))
         for i, bbox, area, label, flag in zip(*(column.tolist() for column in columns), strict=True):
@@ -84,7 +84,7 @@ def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ..
 
 
 def _write_json(path: Path, images: Iterable[object], annotations: Iterable[object], categories: list[Any]) -> None:
-    """A row a line, each written as it is made."""
+    """Write one row per line, each as soon as it is generated."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as file:

@@ -18,12 +18,12 @@ from dataforge.formats.xml_files import iterparse
 from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "annotations.xml (CVAT for images 1.1) with images/<subset>/ or images/"
-NO_BOX = {"points", "polyline", "cuboid", "skeleton", "tag"}  # nothing here says how wide and high the object is
+NO_BOX = {"points", "polyline", "cuboid", "skeleton", "tag"}  # these do not state the width and height of the object
 
 
 @dataclass
 class _File:
-    """What the first pass over a file finds: enough to name classes and splits, and to find the pictures."""
+    """Result of the first pass over a file: the data needed to name classes and splits, and to find the images."""
 
     classes: dict[str, None] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -33,17 +33,17 @@ class _File:
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read CVAT's images XML; several files of a folder are one set. A split is what CVAT calls a subset.
+    """Read CVAT's images XML; several files of a folder form one set. Splits correspond to CVAT's subsets.
 
-    Boxes, polygons, ellipses and masks become the boxes around them. Rotated boxes are refused, and so are points,
-    polylines, cuboids and skeletons. Attributes of a shape named crowd, difficult and truncated are kept; `occluded`
-    is none of them. Classes are the task's labels in its order, or the names in use where the file lists none.
+    Boxes, polygons, ellipses and masks are converted to their bounding boxes. Rotated boxes, points, polylines, cuboids
+    and skeletons are refused. Shape attributes named crowd, difficult and truncated are kept; `occluded` is not.
+    Classes are the task's labels in its order, or the names in use if the file lists none.
 
     Args:
-        root: the folder, or the XML file.
-        split: take these only.
-        images: the folder that holds the pictures; else they are looked for below `root`.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        root: the folder or the XML file.
+        split: read only these splits.
+        images: the folder with the images; by default they are searched below `root`.
+        allow_outside: allow names outside the folder: absolute, or with `..`.
 
     Raises:
         FormatError: no such file, or it is not CVAT's images XML. ConfigError: no such split.
@@ -90,7 +90,7 @@ def _survey(path: Path) -> _File:
             continue
         if element.tag == "track":
             raise FormatError(f'{path}: holds tracks of a video; export it as "CVAT for images 1.1"')
-        if element.tag == "label" and element.find("parent") is None:  # those with a parent are a skeleton's points
+        if element.tag == "label" and element.find("parent") is None:  # labels with a parent are points of a skeleton
             name = element.findtext("name")
             if name:
                 file.classes[name] = None
@@ -107,7 +107,7 @@ def _survey(path: Path) -> _File:
 
 
 def _images(path: Path) -> Iterator[ET.Element]:
-    """The image elements, one after the other; each is emptied when the next is asked for."""
+    """Yield the image elements; each is cleared when the next one is requested."""
     top: ET.Element | None = None
     for event, element in iterparse(path):
         top = element if top is None else top
@@ -157,10 +157,10 @@ def _record(
 
 
 def _box(shape: ET.Element) -> list[float] | str:
-    """The box around a shape, or why it has none.
+    """Return the bounding box of a shape, or the reason why it has none.
 
     Raises:
-        ValueError: a number is missing, or is none.
+        ValueError: a number is missing or invalid.
     """
     if shape.tag in NO_BOX:
         return f"a {shape.tag} is not around an object; expected a box, a polygon, an ellipse or a mask"
@@ -181,7 +181,7 @@ def _box(shape: ET.Element) -> list[float] | str:
         pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
         if len(pairs) < 3 or {len(pair) for pair in pairs} != {2}:
             raise ValueError('expected at least 3 points as "x,y;x,y;x,y"')
-        points = np.array(pairs, np.float64)  # numpy's min keeps a NaN, Python's loses it
+        points = np.array(pairs, np.float64)  # numpy's min propagates NaN, Python's does not
         return [*points.min(0).tolist(), *points.max(0).tolist()]
     return f"a {shape.tag} is not known here; expected a box, a polygon, an ellipse or a mask"
 

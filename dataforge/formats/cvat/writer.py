@@ -16,13 +16,13 @@ RETURN = {"\r": "&#13;"}
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `annotations.xml`, and the pictures as `images/<split>/<key>`.
+    """Write `annotations.xml`, and the images as `images/<split>/<key>`.
 
-    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as attributes. Areas, the images' ids and
-    the classes' numbers cannot be held.
+    Boxes keep their float32 values; crowd, difficult and truncated are written as attributes. Areas, image ids and
+    class numbers are not stored.
 
     Raises:
-        FormatError: `root` is not new, cannot be written, or a name has a character that XML cannot hold.
+        FormatError: `root` is not new, cannot be written, or a name contains a character that XML does not allow.
     """
     new_folder(root)
     path = root / "annotations.xml"

@@ -1,4 +1,4 @@
-"""LabelMe JSON (github.com/wkentaro/labelme): one file an image, its shapes as points on the upright image."""
+"""LabelMe JSON (github.com/wkentaro/labelme): one file per image, with shapes as points on the upright image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LabelMe JSON (github.com/wkentaro/labelme): one file an image, its shapes as points on the upright image."""
+"""LabelMe JSON (github.com/wkentaro/labelme): one file per image, with shapes as points on the upright image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_spli
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"
-NO_CLASS = ("__ignore__", "_background_")  # LabelMe's own first lines of labels.txt
+NO_CLASS = ("__ignore__", "_background_")  # the first lines of LabelMe's labels.txt
 
 
 class _Shape(msgspec.Struct):
@@ -46,7 +46,7 @@ class _Data(msgspec.Struct):
 
 @dataclass
 class _Annotation:
-    """A file's boxes, small enough to hold all of them; the embedded image is read again when it is needed."""
+    """A file's boxes without the embedded image, which is read again when needed, so that all files fit in memory."""
 
     name: str = ""
     height: int = 0
@@ -61,16 +61,16 @@ class _Annotation:
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read LabelMe files. Rectangles, polygons and circles become the boxes around them; other shapes are refused.
+    """Read LabelMe files. Rectangles, polygons and circles become bounding boxes; other shapes are refused.
 
-    Shapes of one label and one `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags named
-    crowd, difficult and truncated are kept. The embedded image serves where the file of `imagePath` is missing.
-    Classes are those of `labels.txt` in its order, if there is one, then the rest by name.
+    Shapes with the same label and `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags
+    named crowd, difficult and truncated are kept. The embedded image is used if the file of `imagePath` is missing.
+    Classes are those of `labels.txt` in its order, if it exists, then the others sorted by name.
 
     Args:
-        split: take these only.
-        images: the folder that holds the pictures; else they are where `imagePath` says, below `root`.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        split: read only these splits.
+        images: the folder with the images; by default `imagePath` locates them, below `root`.
+        allow_outside: allow names outside the folder: absolute, or with `..`.
 
     Raises:
         FormatError: no such files. ConfigError: no such split.
@@ -135,14 +135,14 @@ def read(
 
 
 def _picture(name: str, path: Path, root: Path) -> str:
-    """Where `imagePath` leads, which is relative to its file: from the root, or absolute as it stands."""
+    """Resolve `imagePath`, which is relative to its file, to a path from the root; absolute paths are unchanged."""
     name = name.replace("\\", "/")
     absolute = name.startswith("/") or name[1:3] == ":/"
     return name if absolute or not name else os.path.normpath(path.relative_to(root).parent / name)
 
 
 def _embedded(path: Path) -> bytes | None:
-    """The image in the file; one that is damaged is empty, which ingest refuses."""
+    """Return the image embedded in the file; a damaged one is returned empty, which ingest refuses."""
     text = read_json(path, _Data, EXPECTED).imageData
     try:
         return base64.b64decode(text, validate=True) if text else None
@@ -151,7 +151,7 @@ def _embedded(path: Path) -> bytes | None:
 
 
 def _parse(path: Path) -> _Annotation:
-    """Read one file; what makes all of it useless is put in `broken`."""
+    """Read one file. An error that makes the whole file unusable is stored in `broken`."""
     try:
         file = read_json(path, _File, EXPECTED)
     except FormatError as error:
@@ -190,7 +190,7 @@ def _parse(path: Path) -> _Annotation:
 
 
 def _box(shape: _Shape) -> list[float] | str:
-    """The box around a shape, or what is wrong with it."""
+    """Return the bounding box of a shape, or a description of the error."""
     kind = shape.shape_type or "polygon"
     needed = {"rectangle": (2, 4), "circle": (2,), "polygon": ()}.get(kind)
     if needed is None:
@@ -198,8 +198,8 @@ def _box(shape: _Shape) -> list[float] | str:
     count = len(shape.points)
     if count not in needed if needed else count < 3:
         return f"{count} points do not make a {kind}"
-    points = np.array(shape.points)  # numpy's min keeps a NaN, Python's loses it
-    if kind == "circle":  # its centre, and a point on it
+    points = np.array(shape.points)  # numpy's min propagates NaN, Python's does not
+    if kind == "circle":  # its centre and a point on the circle
         with np.errstate(all="ignore"):
             radius = np.hypot(*(points[0] - points[1]))
             points = np.stack([points[0] - radius, points[0] + radius])

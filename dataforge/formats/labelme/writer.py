@@ -16,13 +16,13 @@ from dataforge.record import FLAGS, Finding, Source
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles beside it.
+    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles next to it.
 
-    Boxes keep their float32 numbers, and crowd, difficult and truncated stand as shape flags. Areas, ids and the
-    classes' numbers cannot be held. Splits named annotations, labels or json come back as train.
+    Boxes keep their float32 values; crowd, difficult and truncated are written as shape flags. Areas, ids and class
+    numbers are not stored. Splits named annotations, labels or json are read back as train.
 
     Raises:
-        FormatError: `root` is not new, cannot be written, or a class cannot be held.
+        FormatError: `root` is not new, cannot be written, or a class cannot be represented.
     """
     new_folder(root)
     for name in source.classes:
@@ -56,5 +56,5 @@ def write(source: Source, root: Path) -> None:
             "imageWidth": record.width,
         }
         names = [PurePosixPath(picture.name).stem + ".json", picture.name + ".json"]
-        plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden ones would not be read
+        plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden files would not be read
         put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))

@@ -1,6 +1,6 @@
-"""JSON lists, as a PyTorch SSD tutorial makes them of VOC: TRAIN_images.json, TRAIN_objects.json, label_map.json.
+"""JSON lists, as a PyTorch SSD tutorial creates them from VOC: TRAIN_images.json, TRAIN_objects.json, label_map.json.
 
-Its boxes are `[xmin, ymin, xmax, ymax]`, 0-based and inclusive: VOC's numbers, all less one. Label 0 is the background.
+Boxes are `[xmin, ymin, xmax, ymax]`, 0-based and inclusive: VOC's numbers minus one. Label 0 is the background.
 """
 
 from __future__ import annotations

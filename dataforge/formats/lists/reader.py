@@ -1,6 +1,6 @@
-"""JSON lists, as a PyTorch SSD tutorial makes them of VOC: TRAIN_images.json, TRAIN_objects.json, label_map.json.
+"""JSON lists, as a PyTorch SSD tutorial creates them from VOC: TRAIN_images.json, TRAIN_objects.json, label_map.json.
 
-Its boxes are `[xmin, ymin, xmax, ymax]`, 0-based and inclusive: VOC's numbers, all less one. Label 0 is the background.
+Boxes are `[xmin, ymin, xmax, ymax]`, 0-based and inclusive: VOC's numbers minus one. Label 0 is the background.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Objects(msgspec.Struct, gc=False):
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read a folder of lists. The split is what stands before `_images.json`, in small letters if it is in capitals.
+    """Read a folder of lists. The split is the part before `_images.json`, in lower case if it is in capitals.
 
     Args:
-        split: take these only.
-        images: the folder that holds the pictures; else they are looked for below `root`. The lists' paths are often
-            absolute ones of another machine: such pictures are found by their names.
-        allow_outside: names may lead out of the folder: absolute ones, or with `..`.
+        split: read only these splits.
+        images: the folder with the images; by default they are searched below `root`. The lists often contain
+            absolute paths of another machine: such images are found by their names.
+        allow_outside: allow names outside the folder: absolute, or with `..`.
 
     Raises:
-        FormatError: no such files, or they do not fit together. ConfigError: no such split.
+        FormatError: no such files, or they are inconsistent. ConfigError: no such split.
     """
     check_root(root, EXPECTED)
     images = given(root, images, "--images")

@@ -15,13 +15,13 @@ from dataforge.record import DIFFICULT, Finding, Source
 
 
 def write(source: Source, root: Path) -> None:
-    """Write the lists, and the pictures as `<split>/<key>`; the paths in the lists are the keys.
+    """Write the lists, and the images as `<split>/<key>`; the paths in the lists are the keys.
 
-    Boxes keep their float32 numbers. Flags other than difficult, areas, ids and the classes' numbers cannot be held
-    (classes are counted from 1), nor a split's name in capitals.
+    Boxes keep their float32 values. Flags other than difficult, areas, ids and class numbers are not stored (classes
+    are numbered from 1), nor is a split name in capitals.
 
     Raises:
-        FormatError: `root` is not new, cannot be written, or a class or a split cannot be held.
+        FormatError: `root` is not new, cannot be written, or a class or a split cannot be represented.
     """
     new_folder(root)
     if BACKGROUND in source.classes:

@@ -1,4 +1,4 @@
-"""Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file an image; boxes are 1-based and inclusive."""
+"""Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file per image; boxes are 1-based and inclusive."""
 
 from __future__ import annotations
 

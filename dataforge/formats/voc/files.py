@@ -1,4 +1,4 @@
-"""Where a VOC set's XML files and pictures are: by the lists of ImageSets/Main, or by its folders alone."""
+"""Location of a VOC set's XML files and images: by the lists of ImageSets/Main, or by its folders alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """A split's ids, and the files by id: an id is a path below its folder, without the suffix.
+    """A split's ids, and its files by id. An id is a path below its folder, without the suffix.
 
-    `folder` is the pictures', which an XML file's `<filename>` is relative to.
+    `folder` is the image folder, to which an XML file's `<filename>` is relative.
     """
 
     ids: list[str]
@@ -31,7 +31,7 @@ class SplitFiles:
 
 
 def read_lists(main: Path, findings: list[Finding]) -> dict[str, list[str]]:
-    """The split files: those that are not per-class files, which have a second column of 1, -1 or 0."""
+    """Read the split files. Per-class files, with a second column of 1, -1 or 0, are skipped."""
     lists = {}
     for path in sorted(main.glob("*.txt")):
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
@@ -72,7 +72,7 @@ def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, SplitFiles
 
 
 def from_folders(root: Path) -> dict[str, SplitFiles]:
-    """Splits where there are no lists: a folder with both kinds of files, or folders of each."""
+    """Find splits without lists: a folder with XML files and images, or separate folders of them."""
     with_xml: list[Path] = []
     with_pictures: list[Path] = []
     for name, folders, files in os.walk(root, followlinks=True):
@@ -118,7 +118,7 @@ def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
 
 
 def picture_of(i: str, filename: str, files: SplitFiles, allow_outside: bool) -> Path | None:
-    """The picture named like the XML file; `<filename>` decides between several, and serves where there is none."""
+    """Return the image with the id of the XML file; `<filename>` selects among several, or is used if there is none."""
     name = inside(filename)
     same = files.pictures.get(i, [])
     if same:
@@ -135,7 +135,7 @@ def key_of(picture: Path, root: Path) -> str:
 
 
 def orphans(root: Path, splits: dict[str, SplitFiles]) -> list[Finding]:
-    """XML files and pictures that no list names."""
+    """Report XML files and images that no list contains."""
     any_split = next(iter(splits.values()))
     listed = {i for files in splits.values() for i in files.ids}
     findings = []
@@ -149,13 +149,13 @@ def orphans(root: Path, splits: dict[str, SplitFiles]) -> list[Finding]:
 
 
 def find_unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
-    """Find splits that are exactly other splits together, which share no image, such as trainval = train + val.
+    """Find splits that are the exact union of disjoint other splits, such as trainval = train + val.
 
     Args:
         ids: each split's images.
 
     Returns:
-        union -> its parts, in the order of `ids`. No part is a union itself.
+        union -> its parts, in the order of `ids`. No part is itself a union.
     """
     unions: dict[str, tuple[str, ...]] = {}
     for name in sorted(ids, key=lambda name: len(ids[name])):
@@ -168,7 +168,7 @@ def find_unions(ids: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
 
 
 def _exact_cover(wanted: set[str], sets: dict[str, set[str]]) -> list[str] | None:
-    """Disjoint sets that are `wanted` together, or None. One of them holds the first element: only such are tried."""
+    """Return disjoint sets whose union is `wanted`, or None. Each step tries only sets with the first element."""
     if not wanted:
         return []
     first = min(wanted)

@@ -1,4 +1,4 @@
-"""Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file an image; boxes are 1-based and inclusive."""
+"""Pascal VOC XML (host.robots.ox.ac.uk/pascal/VOC): one file per image; boxes are 1-based and inclusive."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Annotation:
     names: list[str] = field(default_factory=list)
     corners: list[list[float]] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)  # of the boxes among the file's objects
+    numbers: list[int] = field(default_factory=list)  # box numbers among the file's objects
     findings: list[Finding] = field(default_factory=list)
     broken: str = ""
 
@@ -46,13 +46,13 @@ class _Annotation:
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, voc_offset: int = 1, allow_outside: bool = False
 ) -> Source:
-    """Read a VOC folder. Classes are the sorted names over all XML files, whichever splits are taken.
+    """Read a VOC folder. Classes are the sorted names of all XML files, independent of the selected splits.
 
     Args:
-        split: take these only.
-        voc_offset: 1 turns VOC's 1-based inclusive corners into edges, `(xmin - 1, ymin - 1, xmax, ymax)`; 0 takes
-            them as they are.
-        allow_outside: `<filename>` may lead out of the folder: absolute, or with `..`.
+        split: read only these splits.
+        voc_offset: 1 turns VOC's 1-based inclusive corners into edges, `(xmin - 1, ymin - 1, xmax, ymax)`; 0 keeps
+            them unchanged.
+        allow_outside: allow a `<filename>` outside the folder: absolute, or with `..`.
 
     Raises:
         FormatError: no layout fits. ConfigError: no such split, or no such offset.
@@ -151,7 +151,7 @@ def _record(
 
 
 def _parse(path: Path, offset: int) -> _Annotation:
-    """Read one XML file; what makes all of it useless is put in `broken`."""
+    """Read one XML file. An error that makes the whole file unusable is stored in `broken`."""
     try:
         with reading(path):
             data = path.read_bytes()
@@ -167,7 +167,7 @@ def _parse(path: Path, offset: int) -> _Annotation:
     read = _Annotation((tree.findtext("filename") or "").strip())
     read.height, read.width = (as_size(tree.findtext(f"size/{name}")) for name in ("height", "width"))
     for n, element in enumerate(tree.findall("object")):
-        # direct children only: CVAT's <attributes> and VOC's <part> have a <name> of their own
+        # direct children only: CVAT's <attributes> and VOC's <part> have their own <name>
         name = (element.findtext("name") or "").strip()
         texts = [(element.findtext(f"bndbox/{corner}") or "").strip() for corner in CORNERS]
         try:

@@ -23,15 +23,14 @@ from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source
 def write(source: Source, root: Path) -> None:
     """Write `JPEGImages/<key>`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`.
 
-    Corners are decimals, 1-based as VOC's, and come back bit for bit (but for those nearer to the edge than 1e-6
-    pixels). A key that two splits share goes below a folder of the split's name in one of them. Of two pictures that
-    differ in their suffix alone, the second one's XML is named after all of its name. A key without a picture's suffix
-    gets one. Crowd flags, areas, image and
-    class numbers and unused classes cannot be held.
+    Corners are 1-based decimals, as in VOC, and are restored bit for bit (except those closer than 1e-6 pixels to the
+    edge). A key that two splits share is placed in a folder with the split's name in one of them. Of two images that
+    differ only in their suffix, the second one's XML file is named after its full name. A key without an image suffix
+    gets one. Crowd flags, areas, image and class numbers and unused classes are not stored.
 
     Raises:
-        FormatError: `root` is not empty, something cannot be written, there are no images, or a name is one that the
-            lists or XML cannot hold.
+        FormatError: `root` is not empty, something cannot be written, there are no images, or the lists or XML
+            cannot represent a name.
     """
     new_folder(root)
     for name in source.classes:
@@ -58,7 +57,7 @@ def write(source: Source, root: Path) -> None:
         raise FormatError(f"{root}: there are no images to write")
     for union, parts in source.unions.items():
         here = [part for part in parts if part in lists]
-        if len(here) > 1:  # a list that is the same as one split's would be read as a second copy of it
+        if len(here) > 1:  # a list equal to that of one split would be read as a second copy of it
             lists[union] = [i for part in here for i in lists[part]]
     for split, lines in lists.items():
         if all(map(is_per_class, lines)):
@@ -67,7 +66,7 @@ def write(source: Source, root: Path) -> None:
 
 
 def _new_id(name: str, ids: dict[str, str]) -> str:
-    """The id of a picture: its name without the suffix, or all of it where that is taken."""
+    """Return the id of an image: its name without the suffix, or its full name if that id is taken."""
     i = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else ""
     if not i or i.strip().splitlines() != [i] or not is_legal(name):
         raise FormatError(f"{name!r}: VOC cannot hold it; expected a picture's name, and no blanks around it")

@@ -1,4 +1,4 @@
-"""Where a YOLO set's images and labels are, and its class names: by its YAML, or by its folders alone."""
+"""Location of a YOLO set's images and labels, and its class names: by its YAML, or by its folders alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTHING = ("", "~", "null", "Null", "NULL", "None")
 
 @dataclass(frozen=True)
 class YoloSet:
-    """Where the splits' images are: folders, or text files with a path a line. Keys are relative to `base`."""
+    """Location of the splits' images: folders, or text files with one path per line. Keys are relative to `base`."""
 
     base: Path
     splits: dict[str, list[Path]]
@@ -34,12 +34,12 @@ class YoloSet:
 
 
 def find(root: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
-    """Find the images, labels and names of a folder, or of a YAML file.
+    """Find the images, labels and class names of a folder or a YAML file.
 
     Args:
-        wanted: the splits that were asked for.
-        findings: gets what was odd.
-        allow_outside: the YAML may lead out of its folder.
+        wanted: the requested splits.
+        findings: irregularities are appended to it.
+        allow_outside: allow paths in the YAML outside its folder.
 
     Raises:
         FormatError: no layout fits, or the YAML is wrong.
@@ -66,7 +66,7 @@ def _yaml_file(root: Path) -> Path | None:
 
 def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
-        # the base loader keeps every scalar as text: a class called `no` or `007` stays what it is
+        # the base loader keeps every scalar as text: a class named `no` or `007` is unchanged
         facts: Any = yaml.load(read_text(file), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
@@ -78,7 +78,7 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
         hint = f"; path: {facts['path']}: leads out of {home}, which needs --allow-outside"
     base = base if exists(base) and not hint else home
     splits: dict[str, list[Path]] = {}
-    others = facts.get("splits")  # not YOLO's own: `write` adds it where splits have other names than these three
+    others = facts.get("splits")  # not part of YOLO: `write` adds it if splits have names other than these three
     for name in others if isinstance(others, dict) else SPLITS:
         entries = (others if isinstance(others, dict) else facts).get(name, "")
         entries = entries if isinstance(entries, list) else [entries]
@@ -168,7 +168,7 @@ def key_of(path: Path, base: Path) -> str:
 
 
 def images_of(dataset: YoloSet, split: str, findings: list[Finding], allow_outside: bool) -> list[Path]:
-    """A split's images, each once."""
+    """Return a split's images without duplicates."""
     images: dict[Path, None] = {}
     home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
     for place in dataset.splits[split]:
@@ -194,7 +194,7 @@ def images_of(dataset: YoloSet, split: str, findings: list[Finding], allow_outsi
 
 
 def label_folder(folder: Path, base: Path) -> Path:
-    """The last `images` in the path becomes `labels`, below the set if it can; else labels lie beside the images."""
+    """Replace the last `images` in the path by `labels`, preferably below `base`; else labels are beside the images."""
     swapped = []
     for start, parts in ((base, Path(os.path.relpath(folder, base)).parts), (Path(), folder.parts)):
         if "images" in parts:
@@ -205,7 +205,7 @@ def label_folder(folder: Path, base: Path) -> Path:
 
 
 def orphans(folders: dict[Path, Path]) -> list[Finding]:
-    """Labels without an image beside them. Lists may leave images out, so it is the folder that counts."""
+    """Report labels without an image in the image folder. Lists may omit images, so they are not considered."""
     findings = []
     stems: dict[Path, set[str]] = {}
     for folder, labels in folders.items():

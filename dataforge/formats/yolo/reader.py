@@ -20,9 +20,9 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     """Read a YOLO set.
 
     Args:
-        root: its folder, or its YAML file.
-        split: take these only.
-        allow_outside: the YAML and its lists may lead out of the YAML's folder.
+        root: the folder or the YAML file.
+        split: read only these splits.
+        allow_outside: allow paths in the YAML and its lists outside the YAML's folder.
 
     Raises:
         FormatError: no layout fits, or the YAML is wrong. ConfigError: no such split.
@@ -63,7 +63,7 @@ def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int
     try:
         height, width = read_size(path)
     except (OSError, ValueError, ImageError):
-        pass  # ingest opens it too, and says what is wrong
+        pass  # ingest opens it too, and reports the error
     else:
         if exists(labels):
             try:
@@ -102,7 +102,7 @@ def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int
 
 
 def _line(fields: list[str]) -> tuple[float, list[float]] | str:
-    """A line's class number and its box as `cxcywh_unit`, or what is wrong with it."""
+    """Return a line's class number and its box as `cxcywh_unit`, or a description of the error."""
     try:
         number, *values = (float(field) for field in fields)
     except ValueError:

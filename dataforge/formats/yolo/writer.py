@@ -16,17 +16,17 @@ from dataforge.formats.yolo.files import SPLITS
 from dataforge.formats.yolo.reader import pixels
 from dataforge.record import Boxes, Finding, Source
 
-PLACES = range(6, 16)  # decimal places tried, from what most tools write
+PLACES = range(6, 16)  # decimal places tried, starting with the usual number
 
 
 def write(source: Source, root: Path) -> None:
     """Write `images/<split>/<key>`, `labels/<split>/*.txt` and `data.yaml`.
 
-    Boxes come back bit for bit (but for corners nearer to the edge than 1e-6 pixels, which are kept to 1e-9). Of two
-    pictures that differ in their suffix alone, the second one gets its suffix twice, since labels go by the name before
-    the suffix; a key without a picture's suffix gets one. No flags, areas, image or class numbers can be held. Splits
-    that are not called train, val or test are named below `splits` in `data.yaml`; the first one whose name starts with
-    one of these three stands for it too.
+    Boxes are restored bit for bit (except corners closer than 1e-6 pixels to the edge, which are kept to 1e-9). Of two
+    images that differ only in their suffix, the second one gets its suffix twice, since labels are found by the name
+    without the suffix; a key without an image suffix gets one. Flags, areas, image and class numbers are not stored.
+    Splits not named train, val or test are listed below `splits` in `data.yaml`; the first one whose name starts with
+    one of these three is also listed under that name.
 
     Raises:
         FormatError: `root` is not empty, something cannot be written, there are no images, or one has no size.
@@ -67,7 +67,7 @@ def write(source: Source, root: Path) -> None:
 
 
 def _label_path(picture: str) -> str:
-    """Where the labels of `images/...` are looked for: the last folder called `images` becomes `labels`."""
+    """Return the label path of `images/...`: the last folder named `images` is replaced by `labels`."""
     *folders, name = picture.split("/")
     last = len(folders) - 1 - folders[::-1].index("images")
     folders[last] = "labels"
@@ -75,7 +75,7 @@ def _label_path(picture: str) -> str:
 
 
 def _unit(boxes: Boxes, height: int, width: int) -> np.ndarray:
-    """(n, 4) `cxcywh_unit`, with as few places as `pixels` needs to give the boxes back."""
+    """Return (n, 4) `cxcywh_unit` with the fewest decimal places from which `pixels` restores the boxes."""
     size = np.array([width, height], np.float64)
     low, span = boxes[:, :2] / size, (boxes[:, 2:].astype(np.float64) - boxes[:, :2]) / size
     written = np.concatenate([low + span / 2, span], 1)
