@@ -1,4 +1,4 @@
-"""`dataforge export`: shards to annotated images."""
+"""`dataforge export`: convert shards to annotated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataforge info`: what a shard folder holds."""
+"""`dataforge info`: print the contents of a shard folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def info(directory: Path, view: View, as_json: bool) -> None:
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """`Shards.info()` as text."""
+    """Format `Shards.info()` as text."""
     lines = [
         f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes, "
         f"{facts['bytes'] / 1e6:.1f} MB of images ({facts['store']}, codec {facts['codec']}, from {facts['source']})"

@@ -1,4 +1,4 @@
-"""`dataforge merge`: several shard folders to one."""
+"""`dataforge merge`: combine several shard folders into one."""
 
 from __future__ import annotations
 

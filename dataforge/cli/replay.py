@@ -1,4 +1,4 @@
-"""`dataforge replay`: what a training saw at a step."""
+"""`dataforge replay`: draw the input of a training at a step."""
 
 from __future__ import annotations
 

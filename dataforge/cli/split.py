@@ -1,4 +1,4 @@
-"""`dataforge split`: new splits of a shard folder."""
+"""`dataforge split`: make new splits of a shard folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataforge synth`: a small drawn set, to try things without data of one's own."""
+"""`dataforge synth`: draw a small synthetic set for experiments."""
 
 from __future__ import annotations
 
