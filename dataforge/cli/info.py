@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @view_options
 @json_option
 def info(directory: Path, view: View, as_json: bool) -> None:
-    """Print what a shard folder holds: splits, classes, sizes, box counts."""
+    """Print the contents of a shard folder: splits, classes, sizes, box counts."""
     from dataforge.shards.reader import Shards
 
     facts = Shards(directory, view=view).info()
