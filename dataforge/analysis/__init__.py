@@ -1,1 +1,1 @@
-"""What a person looks at: statistics, differences, findings, pictures."""
+"""Reports for people to read: statistics, differences, findings, images."""

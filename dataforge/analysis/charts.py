@@ -1,4 +1,4 @@
-"""Charts of what `stats.statistics` found, in one style. The colours are Okabe and Ito's, told apart by all."""
+"""Charts of the result of `stats.statistics`. The colours are Okabe and Ito's, which suit colour-blind readers."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
-BARS = 40  # classes that get a bar; with more, a second chart shows all by rank
+BARS = 40  # classes with a bar; if there are more, a second chart shows all by rank
 LONGEST = 26  # characters of a name
 
 
 def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
-    """All charts of a set.
+    """Draw all charts of a set.
 
     Args:
-        facts: what `statistics` gave, with `padding`'s under "padding" where there should be a chart of it.
+        facts: result of `statistics`, with that of `padding` under "padding" if it should have a chart.
 
     Returns:
-        file name -> a caption and the PNG.
+        file name -> (caption, PNG).
     """
     many = len(facts["classes"]) > BARS
     rows = min(BARS, max(1, len(facts["classes"])))
@@ -71,7 +71,7 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
 
 
 def classes(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """A bar for each class, the most boxes on top, in parts for the splits."""
+    """Draw a bar per class, stacked by split, with the most frequent class at the top."""
     ranked = by_boxes(facts)
     number = {name: i for i, name in enumerate(facts["classes"])}
     left = np.zeros(min(BARS, len(ranked)))
@@ -90,7 +90,7 @@ def classes(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def class_ranks(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Boxes of every class by rank."""
+    """Draw the number of boxes of every class by rank."""
     counts = np.array([sum(part["boxes"].values()) for _, part in by_boxes(facts)])
     none = int((counts == 0).sum())
     axis.plot(np.arange(1, len(counts) - none + 1), counts[: len(counts) - none], color=COLOURS[0], linewidth=2)
@@ -101,7 +101,7 @@ def class_ranks(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def box_sides(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Sizes in pixels, with COCO's bounds."""
+    """Draw box sizes in pixels, with COCO's bounds."""
     _histogram(axis, facts["box_side"], "boxes")
     _octaves(axis, facts["box_side"], lambda value: f"{value:g}")
     for bound in (32, 96):
@@ -111,39 +111,39 @@ def box_sides(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def box_side_shares(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Sizes as shares of the image's."""
+    """Draw box sizes relative to the image size."""
     _histogram(axis, facts["box_side_share"], "boxes")
     axis.set(xlabel="√ (box area / image area)", xlim=(0, 1), title="relative sizes")
 
 
 def centres(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Where the boxes' centres lie."""
+    """Draw a heat map of box centres."""
     _heat(axis, facts["centres"], (0, 1, 1, 0))
     axis.set(xlabel="x / image width", ylabel="y / image height", title="box centres")
 
 
 def relative_sizes(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Boxes' widths against their heights."""
+    """Draw a heat map of relative box widths and heights."""
     _heat(axis, facts["relative_sizes"][::-1], (0, 1, 0, 1))
     axis.set(xlabel="width / image width", ylabel="height / image height", title="box widths and heights")
 
 
 def image_aspects(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Width by height of the images."""
+    """Draw the aspect ratios (width / height) of the images."""
     _histogram(axis, facts["image_aspect"], "images")
     _octaves(axis, facts["image_aspect"], _ratio)
     axis.set(xlabel="image width / height", title="images")
 
 
 def box_aspects(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Width by height of the boxes."""
+    """Draw the aspect ratios (width / height) of the boxes."""
     _histogram(axis, facts["box_aspect"], "boxes")
     _octaves(axis, facts["box_aspect"], _ratio)
     axis.set(xlabel="box width / height", title="boxes")
 
 
 def boxes_per_image(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """How many images have how many boxes."""
+    """Draw the distribution of boxes per image."""
     _histogram(axis, facts["boxes_per_image"], "images")
     empty = sum(split["empty"] for split in facts["splits"].values())
     axis.set(xlabel="boxes an image", title=f"boxes an image ({empty:,} images have none)")
@@ -151,7 +151,7 @@ def boxes_per_image(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def image_sizes(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """The commonest sizes and the rest."""
+    """Draw the most common image sizes and the rest."""
     rows = image_size_rows(facts)
     axis.barh(np.arange(len(rows)), [n for _, n in rows], color=COLOURS[0])
     axis.set_yticks(np.arange(len(rows)), [name for name, _ in rows])
@@ -162,7 +162,7 @@ def image_sizes(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def padding(axis: Axes, facts: Mapping[str, Any]) -> None:
-    """Shares of padded pixels and box places of some plans."""
+    """Draw the shares of padded pixels and box places of each plan."""
     plans = facts["padding"]
     for i, (part, words) in enumerate((("padded_pixels", "pixels"), ("padded_places", "box places"))):
         values = [100 * waste[part] for waste in plans.values()]
@@ -177,10 +177,10 @@ def padding(axis: Axes, facts: Mapping[str, Any]) -> None:
 
 
 def shown(name: str, instead: str = "?") -> str:
-    """A name that matplotlib shows as it stands: no formulas, nothing hidden, no glyph that the font lacks.
+    """Escape and shorten a name so that matplotlib shows it without formulas, hidden text or missing glyphs.
 
     Args:
-        instead: stands for a name with such a glyph.
+        instead: replaces a name with a missing glyph.
     """
     if not all(ord(letter) in _letters() for letter in name):
         return instead
@@ -191,7 +191,7 @@ def shown(name: str, instead: str = "?") -> str:
 
 @lru_cache
 def _letters() -> frozenset[int]:
-    """What the font that matplotlib brings can draw."""
+    """Return the code points in the font bundled with matplotlib."""
     return frozenset(FT2Font(str(Path(findfont("DejaVu Sans")))).get_charmap())
 
 
@@ -205,7 +205,7 @@ def _histogram(axis: Axes, quantity: Mapping[str, Any], what: str) -> None:
 
 
 def _octaves(axis: Axes, quantity: Mapping[str, Any], words: Callable[[float], str]) -> None:
-    """A logarithmic x axis with a tick at each power of two, over the bins in use."""
+    """Set a logarithmic x axis with a tick at each power of two, over the non-empty bins."""
     edges, used = quantity["histogram"]["edges"], np.flatnonzero(quantity["histogram"]["counts"])
     low, high = np.log2([edges[used[0]], edges[used[-1] + 1]] if len(used) else [edges[0], edges[-1]])
     ticks = np.exp2(np.arange(np.floor(low), np.ceil(high) + 1))
@@ -219,7 +219,7 @@ def _ratio(value: float) -> str:
 
 
 def _heat(axis: Axes, heat: Sequence[Sequence[int]], extent: tuple[float, float, float, float]) -> None:
-    shades = PowerNorm(0.5, vmin=0, vmax=max(1, np.max(heat)))  # so that a few boxes show beside a peak
+    shades = PowerNorm(0.5, vmin=0, vmax=max(1, np.max(heat)))  # keeps small counts visible beside a peak
     image = axis.imshow(heat, extent=extent, cmap="viridis", norm=shades)
     axis.figure.colorbar(image, ax=axis, label="boxes", shrink=0.8)
     axis.grid(False)

@@ -1,4 +1,4 @@
-"""What differs between two shard folders: images by split and key, boxes by where they are, classes by name."""
+"""Differences between two shard folders: images by split and key, boxes by position, classes by name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dataforge.shards.reader import Shards
 
 @dataclass(frozen=True, eq=False)
 class Diff:
-    """Two shard folders, and what of the one is what of the other.
+    """Two shard folders, and the pairs of their images and boxes.
 
     Attributes:
-        images: (P, 2) records that are the same image; no record stands in two pairs.
-        boxes: (Q, 2) boxes, rows of the tables, that are the same box; both lie in one of those pairs of images.
-        label: (A's boxes,), (B's boxes,) labels as numbers into `names`; names: both sets' classes, sorted.
+        images: (P, 2) records that are the same image; each record is in at most one pair.
+        boxes: (Q, 2) rows of the tables that are the same box; both belong to one of those pairs of images.
+        label: (A's boxes,), (B's boxes,) labels as indices into `names`; names: classes of both sets, sorted.
         split: (A's records,), (B's records,) the split's name.
     """
 
@@ -35,20 +35,21 @@ class Diff:
 
     @cached_property
     def lone_images(self) -> tuple[Rows, Rows]:
-        """Records of A that B has not (removed), and of B that A has not (added)."""
+        """Records of A that are not in B (removed), and of B that are not in A (added)."""
         return _others(len(self.a), self.images[:, 0]), _others(len(self.b), self.images[:, 1])
 
     @cached_property
     def lone_boxes(self) -> tuple[Rows, Rows]:
-        """Boxes of A that B has not (removed), and of B that A has not (added), those of lone images among them."""
+        """Boxes of A that are not in B (removed), and of B that are not in A (added), with those of lone images."""
         tables = self.a.table, self.b.table
         return _others(len(tables[0].boxes), self.boxes[:, 0]), _others(len(tables[1].boxes), self.boxes[:, 1])
 
     @cached_property
     def box_changes(self) -> dict[str, NDArray[np.bool_]]:
-        """(Q,) for each kind of change whether a pair of boxes shows it.
+        """(Q,) mask of the pairs of boxes for each kind of change.
 
-        A relabelled box is not called moved, and one that is neither is the same; flags and areas may differ in any.
+        A relabelled box does not count as moved, and a box that is neither counts as the same; flags and areas may
+        differ in all three cases.
         """
         (i, j), a, b = self.boxes.T, self.a.table, self.b.table
         relabelled = self.label[0][i] != self.label[1][j]
@@ -57,12 +58,12 @@ class Diff:
             "moved": (a.boxes[i] != b.boxes[j]).any(1) & ~relabelled,
             "relabelled": relabelled,
             "other flags": a.flags[i] != b.flags[j],
-            "other area": (a.areas[i] != b.areas[j]) & stated,  # more than what follows from the box
+            "other area": (a.areas[i] != b.areas[j]) & stated,  # not only as a consequence of the box
         }
 
     @cached_property
     def image_changes(self) -> dict[str, NDArray[np.bool_]]:
-        """(P,) the same for pairs of images."""
+        """(P,) mask of the pairs of images for each kind of change."""
         (i, j), a, b = self.images.T, self.a.table, self.b.table
         changed = self.boxes[np.any(list(self.box_changes.values()), axis=0)]
         touched = np.zeros(len(a), bool), np.zeros(len(b), bool)
@@ -78,7 +79,7 @@ class Diff:
 
     @cached_property
     def classes(self) -> dict[str, Any]:
-        """Classes "removed", "added", and "renamed": [old, new], where all paired boxes of the one are the other's."""
+        """Classes "removed", "added", and "renamed": [old, new], where all their paired boxes match."""
         removed = [name for name in self.a.classes if name not in self.b.classes]
         added = [name for name in self.b.classes if name not in self.a.classes]
         old, new = self.label[0][self.boxes[:, 0]], self.label[1][self.boxes[:, 1]]
@@ -95,10 +96,10 @@ class Diff:
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many images and boxes show what.
+        """Number of images and boxes for each kind of change.
 
         Every box of A is one of same, moved, relabelled and removed, every box of B one of same, moved, relabelled and
-        added; those with other flags or another area are among them. An image is the same if nothing of it differs.
+        added; boxes with other flags or another area are included in these. An image is the same if it has no change.
         """
         counts = {}
         for what, changes, lone in (
@@ -117,12 +118,12 @@ class Diff:
         return not changed and not any(self.classes.values())
 
     def facts(self) -> dict[str, Any]:
-        """All that differs, ready for JSON.
+        """Return all differences, ready for JSON.
 
         Returns:
-            a, b: the folders; equal; classes; images, boxes: counts; removed, added: the images that only the one
-            has; changed: of each image that both have and that differs "old", "new", "changes", and its "boxes":
-            of each "changes", "old" and "new".
+            a, b: the folders; equal; classes; images, boxes: counts; removed, added: the images that only A or
+            only B has; changed: "old", "new", "changes" and "boxes" of each image that differs, with "changes",
+            "old" and "new" of each box.
         """
         lone = [[self._image(side, i) for i in rows.tolist()] for side, rows in enumerate(self.lone_images)]
         return {
@@ -143,7 +144,7 @@ class Diff:
         def note(changes: list[str], old: int | None, new: int | None) -> None:
             side, row = (0, old) if old is not None else (1, new)
             pair = pair_of[side].get(int((self.a, self.b)[side].table.image[row]))
-            if pair is not None:  # else the whole image is new or gone
+            if pair is not None:  # otherwise the whole image was added or removed
                 entry: dict[str, Any] = {"changes": changes}
                 entry |= {"old": self._box(0, old)} if old is not None else {}
                 entry |= {"new": self._box(1, new)} if new is not None else {}
@@ -174,7 +175,7 @@ class Diff:
 
 
 def text(facts: dict[str, Any], most: int = 10) -> str:
-    """`Diff.facts()` for a terminal: the counts, then up to `most` examples of a kind."""
+    """Format `Diff.facts()` for a terminal: the counts, then up to `most` examples per kind."""
     lines = []
     for what in ("images", "boxes"):
         shown = [f"{n} {kind}" for kind, n in facts[what].items() if n or kind == "same"]
@@ -198,7 +199,7 @@ def text(facts: dict[str, Any], most: int = 10) -> str:
 
 
 def place(image: dict[str, Any]) -> str:
-    """An image's split and key."""
+    """Format the split and key of an image."""
     return f"{image['split']}: {image['key']}"
 
 
@@ -214,12 +215,12 @@ def _box_lines(image: dict[str, Any], most: int) -> list[str]:
 def diff(a: Shards, b: Shards, iou: float = 0.5) -> Diff:
     """Compare two shard folders, of which `a` is the older.
 
-    Images are paired by split and key, those left over by their bytes (size and CRC-32). Boxes of a pair of images are
-    paired where they are exactly the same, then where only flags, then where only labels differ, then by the greatest
-    overlap, one to one; nothing of it depends on which of the two is A.
+    Images are paired by split and key, the remaining ones by their bytes (size and CRC-32). Boxes of a pair of images
+    are paired one to one: first identical boxes, then those that differ only in flags, then only in flags and label,
+    then by the greatest overlap. The pairs do not depend on the order of the two folders.
 
     Args:
-        iou: boxes that overlap less are not the same box.
+        iou: boxes with a smaller overlap are not the same box.
     """
     names = tuple(sorted({*a.classes, *b.classes}))
     labels = [np.array([names.index(n) for n in s.classes], np.int64)[s.table.labels] for s in (a, b)]
@@ -241,7 +242,7 @@ def _splits(shards: Shards) -> NDArray[np.object_]:
 
 
 def _facts(shards: Shards, split: NDArray[np.object_]) -> list[tuple[str, str, int, int]]:
-    """Of each record its split, key, CRC-32 and size."""
+    """Return the split, key, CRC-32 and size of each record."""
     table = shards.table
     return list(zip(split.tolist(), table.key.tolist(), table.crc.tolist(), table.size.tolist(), strict=True))
 

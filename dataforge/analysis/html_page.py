@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables and pictures in a single file that needs no network."""
+"""Self-contained HTML pages: text, tables and images in a single file that needs no network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-ROWS_SHOWN = 20  # a longer table is folded away behind its first rows
+ROWS_SHOWN = 20  # further rows of a longer table are collapsed
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #1c1c1c; --faint: #666; --line: #ddd; }
@@ -37,11 +37,11 @@ figcaption { font-size: .8125rem; color: var(--faint); padding-top: .35rem; over
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page. All text is shown as it stands, never as HTML.
+    """A part of a page. All text is shown verbatim, never as HTML.
 
     Attributes:
-        text: a paragraph; its line breaks are kept.
-        table: the header and the rows, whose cells are shown by `str`; columns of numbers are aligned to the right.
+        text: a paragraph; line breaks are kept.
+        table: the header and the rows, whose cells are formatted by `str`; columns of numbers are right-aligned.
         pictures: (caption, encoded PNG or JPEG).
     """
 
@@ -52,7 +52,7 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """The page as one HTML document: no network, no scripts, for light and dark screens, wide and narrow."""
+    """Return the page as one HTML document: no network, no scripts, for light and dark, wide and narrow screens."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -98,5 +98,5 @@ def _is_number(cell: object) -> bool:
 
 
 def _text(value: object) -> str:
-    """Safe inside an element and inside a quoted attribute; what UTF-8 cannot hold becomes a question mark."""
+    """Escape text for elements and quoted attributes; characters that UTF-8 cannot encode become question marks."""
     return escape(str(value)).encode("utf-8", "replace").decode()

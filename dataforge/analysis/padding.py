@@ -1,4 +1,4 @@
-"""What letterboxing and padding waste in a plan's batches: counted from sizes alone."""
+"""Padding in the batches of a plan, by letterboxing and by box places, computed from sizes alone."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dataforge.shards.table import Table
 
 @dataclass(frozen=True)
 class Waste:
-    """What a plan's batches hold, and which share of it is padding.
+    """Contents of the batches of a plan, and the share of padding in them.
 
     Attributes:
-        steps, images: how many.
-        pixels: of the batches' images; padded_pixels: the share that no source pixel fills, 0..1.
-        places: the batches' box places; padded_places: the share that no box fills, 0..1.
+        steps, images: their numbers.
+        pixels: pixels of the images in the batches; padded_pixels: the share without a source pixel, 0..1.
+        places: box places in the batches; padded_places: the share without a box, 0..1.
     """
 
     steps: int
@@ -31,10 +31,10 @@ class Waste:
 
 
 def padding_waste(table: Table, steps: Sequence[Step]) -> Waste:
-    """The padding of letterboxed batches without augmentation.
+    """Compute the padding of letterboxed batches without augmentation.
 
     Args:
-        steps: what `dataforge.loading.sampler.plan` gave for the table's sizes, or a part of it.
+        steps: result of `dataforge.loading.sampler.plan` for the sizes in the table, or a part of it.
     """
     if not steps:
         return Waste(0, 0, 0, 0.0, 0, 0.0)

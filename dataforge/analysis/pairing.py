@@ -1,4 +1,4 @@
-"""Which image and which box of one set is which of another. Nothing depends on which of the two comes first."""
+"""Pairing of the images and boxes of two sets. The result does not depend on the order of the two sets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
-Pairs = NDArray[np.int64]  # (n, 2): a number on the one side, a number on the other
+Pairs = NDArray[np.int64]  # (n, 2): an index into the first set, an index into the second
 Image = tuple[str, str, int, int]  # split, key, CRC-32 and size of its bytes
 
 
 def pair_images(one: Sequence[Image], other: Sequence[Image]) -> Pairs:
-    """Pair images by split and key; of those left over, those of the same bytes, in any split under any name."""
+    """Pair images by split and key, then the remaining ones by equal bytes, whatever their split and name."""
     pairs: list[tuple[int, int]] = []
     left, right = list(range(len(one))), list(range(len(other)))
-    # the same bytes may come several times: those that kept their key or their split go first
+    # the same bytes may occur several times: images with the same key or split are paired first
     for columns in ((0, 1), (1, 2, 3), (0, 2, 3), (2, 3)):
         waiting: dict[tuple[object, ...], list[int]] = {}
         for j in sorted(right, key=other.__getitem__, reverse=True):
@@ -38,7 +38,7 @@ def pair_images(one: Sequence[Image], other: Sequence[Image]) -> Pairs:
 
 @dataclass(frozen=True)
 class Objects:
-    """One side's boxes; record i's are `offsets[i]:offsets[i + 1]`. Labels number the same classes on both sides."""
+    """Boxes of one set; those of record i are `offsets[i]:offsets[i + 1]`. Labels refer to the same classes in both."""
 
     offsets: NDArray[np.int64]
     boxes: NDArray[np.float32]
@@ -46,33 +46,33 @@ class Objects:
     flags: NDArray[np.uint8]
 
     def rows(self, images: Rows) -> tuple[Rows, Rows]:
-        """The boxes of some records, one after another: each one's place in `images`, and its row."""
+        """Return, for each box of the given records in order, the position of its image in `images` and its row."""
         counts = self.offsets[images + 1] - self.offsets[images]
         place = np.repeat(np.arange(len(images)), counts)
         return place, np.arange(len(place)) + (self.offsets[images] - np.cumsum(counts) + counts)[place]
 
     def content(self, place: Rows, rows: Rows) -> NDArray[np.int64]:
-        """(n, 7) of boxes: the place of their image, the coordinates' bits, label, flags."""
-        bits = (self.boxes[rows] + 0.0).view(np.int32)  # + 0.0: there is one zero
+        """Return (n, 7): position of the image, bits of the 4 coordinates, label and flags of each box."""
+        bits = (self.boxes[rows] + 0.0).view(np.int32)  # + 0.0 turns -0.0 into 0.0
         return np.column_stack([place, bits, self.labels[rows], self.flags[rows]])
 
 
 def pair_boxes(one: Objects, other: Objects, images: Pairs, iou: float) -> Pairs:
-    """Pair the boxes of paired images: first what is exactly the same, then what differs in flags alone, then in
-    flags and label alone, then by the greatest overlap, one to one.
+    """Pair the boxes of paired images one to one: first identical boxes, then boxes that differ only in flags, then
+    only in flags and label, then by the greatest overlap.
 
     Args:
-        images: (P, 2) record numbers.
-        iou: boxes that overlap less are not paired.
+        images: (P, 2) pairs of record numbers.
+        iou: boxes with a smaller overlap are not paired.
 
     Returns:
-        (Q, 2) rows, by the first.
+        (Q, 2) pairs of rows, sorted by the first column.
     """
     equal, others = _as_they_stand(one, other, images)
     pairs = [equal]
     (place, left), (place_right, right) = one.rows(others[:, 0]), other.rows(others[:, 1])
     content, content_right = one.content(place, left), other.content(place_right, right)
-    for columns in (7, 6, 5):  # those of overlap 1, at once in all images
+    for columns in (7, 6, 5):  # equal coordinates, for all images at once
         i, j = _equal_rows(content, content_right, columns)
         pairs.append(np.column_stack([left[i], right[j]]))
         content, left = np.delete(content, i, 0), np.delete(left, i)
@@ -88,9 +88,9 @@ def pair_boxes(one: Objects, other: Objects, images: Pairs, iou: float) -> Pairs
 
 
 def _as_they_stand(one: Objects, other: Objects, images: Pairs) -> tuple[Pairs, Pairs]:
-    """The pairs of boxes in images whose boxes are all the same in the same order, and the other pairs of images.
+    """Return the pairs of boxes of images with identical boxes in the same order, and the remaining pairs of images.
 
-    In most sets that one compares, nearly all images are so.
+    In most comparisons, this covers nearly all images.
     """
     as_many = np.diff(one.offsets)[images[:, 0]] == np.diff(other.offsets)[images[:, 1]]
     (place, left), (_, right) = one.rows(images[as_many, 0]), other.rows(images[as_many, 1])
@@ -103,14 +103,14 @@ def _as_they_stand(one: Objects, other: Objects, images: Pairs) -> tuple[Pairs, 
 
 
 def _equal_rows(one: NDArray[np.int64], other: NDArray[np.int64], columns: int) -> tuple[Rows, Rows]:
-    """Numbers of rows that are equal in their first columns; of those that come several times, the first with the
-    first, and so on, by what stands in the other columns.
+    """Return indices of pairs of rows whose first `columns` columns are equal. Rows that occur several times are
+    sorted by the other columns, and paired in that order.
     """
     if not len(one) or not len(other):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     rows = np.concatenate([one, other])
     second = np.arange(len(rows)) >= len(one)
-    keys = [*rows.T[: columns - 1 : -1], second, *rows.T[columns - 1 :: -1]]  # of equal rows those of `one` first
+    keys = [*rows.T[: columns - 1 : -1], second, *rows.T[columns - 1 :: -1]]  # of equal rows, those of `one` first
     order = np.lexsort(keys)
     rows = rows[order, :columns]
     starts = np.flatnonzero(np.concatenate([[True], (rows[1:] != rows[:-1]).any(1)]))
@@ -128,10 +128,10 @@ def _overlapping(
     content_right: NDArray[np.int64],
     least: float,
 ) -> tuple[list[int], list[int]]:
-    """Pair boxes (n, 4) and (m, 4) of an image, the greatest overlap first; where it is the same, those of one label.
+    """Pair boxes (n, 4) and (m, 4) of an image, the greatest overlap first; among equal overlaps, equal labels first.
 
     Args:
-        content: (n, 2) and (m, 2) label and flags.
+        content, content_right: (n, 2) and (m, 2) label and flags.
     """
     a, b = one.astype(np.float64), other.astype(np.float64)
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -139,7 +139,7 @@ def _overlapping(
     areas, areas_right = (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
     overlap = shared / np.maximum(areas[:, None] + areas_right[None] - shared, 1e-9)
     i, j = np.nonzero((overlap >= least) & (shared > 0))
-    # no content is left on both sides, so its rank decides between equal overlaps alike from either side
+    # no content occurs on both sides, so breaking ties by its rank does not depend on the order of the sides
     everything = np.concatenate([np.column_stack([a, content]), np.column_stack([b, content_right])])
     rank = np.lexsort(everything.T).argsort()
     x, y = rank[i], rank[len(a) + j]

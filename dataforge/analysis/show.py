@@ -1,4 +1,4 @@
-"""A contact sheet of a shard folder: what is in it, or what a recipe makes of it."""
+"""Contact sheets of a shard folder, with or without augmentation by a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataforge.images.draw import Pixels, contact_sheet
 from dataforge.rng import bits
 from dataforge.shards.reader import Shards
 
-SIZE = (480, 480)  # of a picture, letterboxed
+SIZE = (480, 480)  # of each image, letterboxed
 
 
 def show(
@@ -21,9 +21,9 @@ def show(
     """Draw some records with their boxes and class names.
 
     Args:
-        n: how many; they are drawn at random by `seed`.
-        class_name: take only images that hold this class.
-        augment: a recipe's name or TOML file, which is applied as the `Loader` would in epoch 0.
+        n: number of records, sampled at random with `seed`.
+        class_name: take only images that contain this class.
+        augment: name or TOML file of a recipe, applied as by the `Loader` in epoch 0.
 
     Returns:
         (height, width, 3) RGB.

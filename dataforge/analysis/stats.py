@@ -1,4 +1,4 @@
-"""Statistics of a set: counts, histograms and shares, computed from the table alone; no image is opened."""
+"""Statistics of a set: counts, histograms and shares, computed from the table without opening images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dataforge.shards.table import Table
 
 Rows = tuple[Sequence[str], list[list[object]]]  # a table's header and rows
 
-CELLS = 40  # of a heat map's side
-SMALL, LARGE = 32**2, 96**2  # pixels: COCO's small objects are below the one, its large ones above the other
-WINDOW = 16  # steps that deal their records out by the number of boxes
+CELLS = 40  # per side of a heat map
+SMALL, LARGE = 32**2, 96**2  # pixels: COCO's small objects are below SMALL, its large objects above LARGE
+WINDOW = 16  # steps whose records are distributed by their number of boxes
 
 
 def statistics(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
-    """The statistics of a set, ready for JSON.
+    """Return the statistics of a set, ready for JSON.
 
     Args:
-        classes: the classes' names by label.
-        splits: split -> the numbers of its records; splits share no record.
+        classes: names of the classes by label.
+        splits: split -> numbers of its records; no record is in two splits.
 
     Returns:
-        images, boxes: how many; splits, classes: the same for each and more; then of boxes, areas, aspect ratios,
-        boxes an image and image sizes: "spread" (minimum, percentiles 5, 25, 50, 75, 95, maximum) and "histogram"
+        images, boxes: counts; splits, classes: counts for each and more; then for boxes, areas, aspect ratios,
+        boxes per image and image sizes: "spread" (minimum, percentiles 5, 25, 50, 75, 95, maximum) and "histogram"
         (edges, counts); centres and relative_sizes: heat maps of `CELLS` x `CELLS` counts, rows from the top (of the
         relative heights: from 0 on).
     """
@@ -71,10 +71,10 @@ def statistics(table: Table, classes: Sequence[str], splits: Mapping[str, NDArra
 
 
 def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
-    """What letterboxing to one size wastes, and to buckets of at most as many pixels.
+    """Return the padding of letterboxing to one size, and to buckets of at most as many pixels.
 
     Returns:
-        for each plan by its name: the shapes, and `dataforge.analysis.padding.Waste`'s numbers.
+        plan name -> the shapes, and `dataforge.analysis.padding.Waste`'s numbers.
 
     Raises:
         ConfigError: no bucket is as small as `size`.
@@ -93,7 +93,7 @@ def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
 
 
 def text(facts: Mapping[str, Any]) -> str:
-    """What `statistics` found, with `padding`'s under "padding", for a terminal."""
+    """Format the result of `statistics`, with that of `padding` under "padding", for a terminal."""
     head = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
     shares = ", ".join(f"{name} {n / max(facts['boxes'], 1):.1%}" for name, n in facts["coco_areas"].items())
     tables = [_columns(*rows(facts)) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
@@ -101,7 +101,7 @@ def text(facts: Mapping[str, Any]) -> str:
 
 
 def split_rows(facts: Mapping[str, Any]) -> Rows:
-    """A row for each split: what it holds, and the shares of its images or boxes."""
+    """Return a row per split: its contents, and shares of its images or boxes."""
     head = ("split", "images", "boxes", "empty", "crowd", "difficult", "truncated")
     rows: list[list[object]] = []
     for name, split in facts["splits"].items():
@@ -112,7 +112,7 @@ def split_rows(facts: Mapping[str, Any]) -> Rows:
 
 
 def spread_rows(facts: Mapping[str, Any]) -> Rows:
-    """A row for each quantity: its name with its unit, then its spread."""
+    """Return a row per quantity: its name with its unit, then its spread."""
     rows: list[list[object]] = []
     for name, words in (
         ("image_width", "image width, px"),
@@ -130,7 +130,7 @@ def spread_rows(facts: Mapping[str, Any]) -> Rows:
 
 
 def padding_rows(facts: Mapping[str, Any]) -> Rows:
-    """A row for each plan: its name, steps, shares of padded pixels and box places, shapes."""
+    """Return a row per plan: its name, steps, shares of padded pixels and box places, shapes."""
     rows: list[list[object]] = []
     for name, waste in facts["padding"].items():
         shares = (f"{waste[part]:.1%}" for part in ("padded_pixels", "padded_places"))
@@ -139,7 +139,7 @@ def padding_rows(facts: Mapping[str, Any]) -> Rows:
 
 
 def class_rows(facts: Mapping[str, Any]) -> Rows:
-    """A row for each class, the most boxes first: its name, boxes, images, and boxes of each split."""
+    """Return a row per class, the most boxes first: its name, boxes, images, and boxes in each split."""
     rows: list[list[object]] = [
         [name, sum(counts["boxes"].values()), sum(counts["images"].values()), *counts["boxes"].values()]
         for name, counts in by_boxes(facts)
@@ -148,14 +148,14 @@ def class_rows(facts: Mapping[str, Any]) -> Rows:
 
 
 def image_size_rows(facts: Mapping[str, Any], most: int = 12) -> list[tuple[str, int]]:
-    """The commonest image sizes as "WIDTHxHEIGHT" and how many images have them, then all others together."""
+    """Return the most common image sizes as "WIDTHxHEIGHT" with their number of images, then the rest as "others"."""
     rows = [(f"{w}x{h}", n) for h, w, n in facts["image_sizes"]["common"][:most]]
     others = facts["images"] - sum(n for _, n in rows)
     return [*rows, ("others", others)] if others else rows
 
 
 def by_boxes(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The classes, the most boxes first."""
+    """Sort the classes by their number of boxes, the most first."""
     return sorted(facts["classes"].items(), key=lambda item: -sum(item[1]["boxes"].values()))
 
 
@@ -176,7 +176,7 @@ def _classes(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[
     for split, rows in splits.items():
         objects = table.take(rows)
         image = np.repeat(np.arange(len(rows)), np.diff(objects.offsets))
-        once = np.unique(image * len(classes) + objects.labels) % max(len(classes), 1)  # one for each image and class
+        once = np.unique(image * len(classes) + objects.labels) % max(len(classes), 1)  # one per image and class
         for part, labels in (("boxes", objects.labels), ("images", once)):
             for name, n in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
                 per_class[name][part][split] = n
@@ -184,7 +184,7 @@ def _classes(table: Table, classes: Sequence[str], splits: Mapping[str, NDArray[
 
 
 def _spread(values: NDArray[Any], edges: NDArray[np.float64] | None = None) -> dict[str, Any]:
-    """Percentiles, and a histogram whose outer bins take what lies beyond."""
+    """Return percentiles, and a histogram whose outer bins include values beyond the edges."""
     points = np.percentile(values, [0, 5, 25, 50, 75, 95, 100]).tolist() if len(values) else [0.0] * 7
     if edges is None:
         return {"spread": points}
@@ -193,12 +193,12 @@ def _spread(values: NDArray[Any], edges: NDArray[np.float64] | None = None) -> d
 
 
 def _octaves(low: float, high: float, parts: int) -> NDArray[np.float64]:
-    """Edges from low to high, `parts` bins to each doubling."""
+    """Return edges from low to high, with `parts` bins per doubling."""
     return low * np.exp2(np.arange(round(np.log2(high / low) * parts) + 1) / parts)
 
 
 def _whole(most: int) -> NDArray[np.float64]:
-    """Edges around 0..most, in at most 50 bins of whole numbers."""
+    """Return edges around 0..most, with at most 50 bins of integer width."""
     step = most // 50 + 1
     return np.arange(0.0, most + step + 1, step) - 0.5
 
@@ -209,7 +209,7 @@ def _heat(points: NDArray[Any]) -> list[list[int]]:
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in columns as wide as needed, the first to the left."""
+    """Format a table with columns as wide as needed; the first is left-aligned, the others right-aligned."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(

@@ -1,1 +1,1 @@
-"""How fast the data path is here, stage by stage, and what a training step would wait for."""
+"""Benchmarks of the data path per stage, and of the time that a training step waits for it."""

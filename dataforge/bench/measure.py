@@ -1,4 +1,4 @@
-"""One harness for everything that is measured, and what a result row says besides the figures."""
+"""Common harness for all measurements, and the metadata of result rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_REPEATS = 5
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on and with: the parts "machine", "versions" and "date" of a result row."""
+    """Return the measurement environment: the entries "machine", "versions" and "date" of a result row."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -41,12 +41,12 @@ def machine() -> dict[str, Any]:
 
 
 def memory() -> int:
-    """Bytes of memory that this machine has; 0 where that cannot be told."""
+    """Return the memory of this machine in bytes; 0 if unknown."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def record_rows(rows: Iterable[Mapping[str, Any]], file: Path | None) -> None:
-    """Add rows to a file of results, with what they were measured on where they do not say so; None for nowhere."""
+    """Append rows to a file of results, adding `machine()` where it is missing; do nothing if `file` is None."""
     if file is not None:
         facts = machine()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def measure(
     """Run a stage over all its images, once unmeasured and then `repeats` times.
 
     Args:
-        stage: prepares, which is not measured, and gives an iterator that does a batch's work at each step and says how
-            many bytes it handed on.
-        fresh: each pass in a process of its own, so that no file is still mapped.
+        stage: prepares (not measured), and returns an iterator that processes one batch per step and yields the number
+            of bytes it passed on.
+        fresh: run each pass in its own process, so that no file is still mapped.
 
     Returns:
-        "name", "value" (images a second, the median), "unit", "low", "high" (the extremes), "repeats", "images",
-        "mb_per_s" (of what is handed on), "cpu_percent" (100 is one core), "peak_mib" (memory of this process),
+        "name", "value" (images per second, the median), "unit", "low", "high" (the extremes), "repeats", "images",
+        "mb_per_s" (of the bytes passed on), "cpu_percent" (100 is one core), "peak_mib" (memory of this process),
         "p50_ms" and "p99_ms" (from batch to batch).
 
     Raises:
@@ -98,7 +98,7 @@ def measure(
 
 
 def _once(stage: Callable[[], Iterator[int]]) -> tuple[list[float], int, float, int]:
-    """Seconds from batch to batch, bytes handed on, seconds of all cores, and the peak of memory in bytes."""
+    """Return seconds from batch to batch, bytes passed on, CPU seconds of all cores, and peak memory in bytes."""
     reset_peak()
     gaps, handed = [], 0
     batches = stage()
@@ -116,13 +116,13 @@ def _in_a_process(stage: Callable[[], Iterator[int]]) -> tuple[list[float], int,
 
 
 def reset_peak() -> None:
-    """Start the count of `peak` anew, where the system can."""
+    """Reset the value of `peak`, where the system supports it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
-    """The most memory that this process held since `reset_peak`, in bytes; 0 where that cannot be told."""
+    """Return the peak memory of this process since `reset_peak`, in bytes; 0 if unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Rows of the stages as text and as a picture."""
+"""Results of the stages as text and as a figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
+    """Format the rows as a table."""
     first, last = rows[0], rows[-1]
     here, (height, width) = first["machine"], first["size"]
     lines = [
@@ -30,7 +30,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """What an image costs in each stage, and what the loader delivers by threads."""
+    """Plot the cost per image of each stage, and the throughput of the loader by threads."""
     import matplotlib
 
     matplotlib.use("Agg")

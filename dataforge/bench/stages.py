@@ -1,4 +1,4 @@
-"""The stages between the disk and a batch, each on its own and all together, over the same records."""
+"""Benchmarks of the stages from disk to batch, separately and together, over the same records."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads
 
-AHEAD = 3  # batches in the making, as in the loader
-HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" goes over
+AHEAD = 3  # batches prepared ahead, as in the loader
+HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" cycles over
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """Parameters of a measurement.
 
     Attributes:
-        batches: the records of each batch: the first ones of an epoch.
-        threads: how many work at a time.
+        batches: the records of each batch, from the first batches of an epoch.
+        threads: number of worker threads.
     """
 
     path: Path
@@ -67,7 +67,7 @@ def setting(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Setting:
-    """Look at the largest split, and choose at most `images` of its records, in whole batches.
+    """Select at most `images` records of the largest split, in whole batches, but at least one batch.
 
     Raises:
         ShardError, ConfigError: as `Loader`.
@@ -80,10 +80,10 @@ def setting(
 
 
 def largest(path: Path) -> str:
-    """The split with most images.
+    """Return the split with the most images.
 
     Raises:
-        ShardError: as `Shards`. ConfigError: there are none.
+        ShardError: as `Shards`. ConfigError: there are no splits.
     """
     shards = Shards(path)
     if not shards.index["splits"]:
@@ -92,16 +92,16 @@ def largest(path: Path) -> str:
 
 
 def read(given: Setting) -> Iterator[int]:
-    """Encoded bytes out of the store."""
+    """Read encoded bytes from the shards."""
     shards = Shards(given.path, given.split)
     return in_threads(given, lambda i: len(bytes(shards.blob(i))))
 
 
 def read_cold(given: Setting) -> Iterator[int]:
-    """The same from the disk: what the system keeps of the files is dropped first. Linux alone can do it.
+    """Read encoded bytes from the disk, after dropping the files from the page cache. Works on Linux only.
 
     Raises:
-        ConfigError: it could not be dropped.
+        ConfigError: the page cache could not be dropped.
     """
     for file in given.path.rglob("*") if hasattr(os, "posix_fadvise") else ():
         if file.is_file():
@@ -118,7 +118,7 @@ def read_cold(given: Setting) -> Iterator[int]:
 
 
 def _read_from_disk() -> int:
-    """Bytes that this process has had read so far; 0 where that cannot be told."""
+    """Return the bytes that this process has read from disk so far; 0 if unknown."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:
@@ -127,13 +127,13 @@ def _read_from_disk() -> int:
 
 
 def decode(given: Setting) -> Iterator[int]:
-    """Bytes to pixels."""
+    """Read and decode images to pixels."""
     shards = Shards(given.path, given.split)
     return in_threads(given, lambda i: shards.pixels(i).nbytes)
 
 
 def resize(given: Setting) -> Iterator[int]:
-    """Decoded pixels to the batch's size, by the warp that also augments."""
+    """Resize decoded images to the batch size, with the warp that also augments."""
     shards, held, pixels = Shards(given.path, given.split), 0, []
     for i in np.concatenate(given.batches).tolist():
         pixels.append(shards.pixels(i))
@@ -150,7 +150,7 @@ def resize(given: Setting) -> Iterator[int]:
 
 
 def collate(given: Setting) -> Iterator[int]:
-    """All of a batch that is not pixels: boxes looked up, moved and padded."""
+    """Prepare all of a batch except pixels: look up, transform and pad its boxes."""
     table = Shards(given.path, given.split).table
     for index in given.batches:
         objects = table.take(index)
@@ -162,7 +162,7 @@ def collate(given: Setting) -> Iterator[int]:
 
 
 def copy(given: Setting) -> Iterator[int]:
-    """A batch of uint8 pixels to the device, from page-locked memory on CUDA."""
+    """Copy batches of uint8 pixels to the device, from page-locked memory on CUDA."""
     images = torch.zeros((given.batch_size, 3, *given.size), dtype=torch.uint8)
     images = images.pin_memory() if given.device.startswith("cuda") else images
     for _ in given.batches:
@@ -172,21 +172,21 @@ def copy(given: Setting) -> Iterator[int]:
 
 
 def load(given: Setting) -> Iterator[int]:
-    """All of it: the loader, with the setting's recipe."""
+    """Run all stages: the loader, with the recipe of the setting."""
     how: dict[str, Any] = {"augment": given.augment, "device": given.device, "threads": given.threads, "fit": given.fit}
     loader = Loader(given.path, given.split, given.batch_size, given.size, **how)
     return map(_arrived, islice(loader, len(given.batches)))
 
 
 def _arrived(batch: Batch) -> int:
-    """A batch's bytes of pixels, once the device has made it."""
+    """Wait for the device to finish a batch, and return its bytes of pixels."""
     if batch.images.device.type != "cpu":
         int(batch.images[-1, -1, -1, -1])
     return batch.images.nbytes
 
 
 def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
-    """Do something for each image, in the setting's threads and some batches ahead; give each batch's sum."""
+    """Apply a function to each image, in threads and several batches ahead, and yield the sum per batch."""
     threads = given.threads
 
     def part(index: NDArray[np.int64], place: int) -> int:
@@ -206,11 +206,11 @@ def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = F
     """Measure all stages.
 
     Args:
-        sweep: with other numbers of threads as well.
-        cold: read from the disk as well.
+        sweep: also measure other numbers of threads.
+        cold: also measure reading from the disk.
 
     Returns:
-        One row a stage, as `bench/results/*.jsonl` holds them: `measure`'s, the setting, "cache" and `machine()`.
+        One row per stage, as in `bench/results/*.jsonl`: the result of `measure`, the setting, "cache" and `machine()`.
     """
     plain = replace(given, augment=None)
     stages: list[tuple[str, Callable[[Setting], Iterator[int]], Setting]] = [
@@ -244,7 +244,7 @@ def _facts(given: Setting) -> dict[str, Any]:
 
 @contextmanager
 def shards_or_drawn(path: Path | None, images: int = 320) -> Iterator[Path]:
-    """The given shards, or those of a drawn set in a temporary folder."""
+    """Yield the given shards, or those of a synthetic set in a temporary folder."""
     if path is not None:
         yield path
         return

@@ -1,4 +1,4 @@
-"""A training step against the loader: everything that the verdict weighs is measured here."""
+"""Measurements of a training step and the loader, from which the verdict is derived."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from dataforge.sources.view import View
 from dataforge.threads import cores
 from dataforge.transform.bake import Form, bake
 
-ROOM = 1.2  # a baked picture's shorter side, in terms of the batch's: zooming in still finds pixels
+ROOM = 1.2  # shorter side of a baked image relative to the batch's, so that zooming in has enough pixels
 
 
 def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, Any]:
-    """Run `trainers.bench`. Returns "step", "together" and "waited"; and "loader", the values that its loader had.
+    """Run `trainers.bench`. Returns "step", "together" and "waited"; and "loader", the settings of its loader.
 
     Args:
         trainer: a detector of `trainers`.
-        seconds: how long each of the two measurements lasts.
-        given: "config", the trainer's TOML file, "size", "batch_size", "augment", "device", "threads"; the trainer's
-            own value is taken for what is missing.
+        seconds: duration of each of the two measurements.
+        given: "config", the trainer's TOML file, "size", "batch_size", "augment", "device", "threads"; missing
+            ones default to the trainer's own value.
 
     Raises:
-        ConfigError: the trainer failed; the text is the last line that it printed.
+        ConfigError: the trainer failed; the message contains the last line that it printed.
     """
     words = [trainer, "--shards", path, "--split", largest(path), "--seconds", seconds]
     for key, value in given.items():
@@ -49,11 +49,11 @@ def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, An
 
 
 def figures(given: Setting, rows: list[dict[str, Any]], trained: dict[str, Any], repeats: int) -> Figures:
-    """Put together what the verdict weighs, and measure what each change would give where the step waits.
+    """Collect the figures for the verdict, and measure the effect of baking if the step waits.
 
     Args:
-        rows: those of `stages.rows`.
-        trained: what `step` gave.
+        rows: result of `stages.rows`.
+        trained: result of `step`.
     """
     rate = {row["name"]: row["value"] for row in rows}
     name = f"all, {given.augment}" if given.augment else "all"
@@ -78,9 +78,9 @@ def figures(given: Setting, rows: list[dict[str, Any]], trained: dict[str, Any],
 
 
 def _baked(given: Setting, repeats: int) -> Iterator[tuple[str, float]]:
-    """Bake a sample in two ways, and load it: what was done, and images a second.
+    """Bake a sample in up to two ways, load it, and yield what was done and images per second.
 
-    As pixels only what the memory holds of the whole split: of a larger one the disk would be what is measured.
+    Raw pixels are skipped if the whole split does not fit in memory, where the disk would be the limit.
     """
     height, width = given.size
     stretch = given.fit == "stretch"

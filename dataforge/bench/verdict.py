@@ -1,26 +1,26 @@
-"""What a training waits for, in one sentence: the figures are measured elsewhere, here they are only weighed."""
+"""A one-sentence verdict on what a training waits for, from figures measured elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-WAITS = 0.02  # a smaller share of the time than this is no waiting
-HELPS = 1.05  # a change that gives less than this factor is none
+WAITS = 0.02  # a smaller share of the time does not count as waiting
+HELPS = 1.05  # a change with a smaller factor is ignored
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Images a second, but for the last two.
+    """Measured figures: images per second, except as stated.
 
     Attributes:
-        step: the training step alone, on a batch that is there.
+        step: the training step alone, on a prepared batch.
         loader: the loader alone.
-        together: a training with both at work.
-        threads: the loader's.
-        waited: the share of a training's time that it waits for a batch, 0..1.
-        costs: seconds an image that each of "read", "decode", "resize" and "augment" takes on all threads.
-        changes: what could be changed -> images a second of the loader with it.
+        together: a training with both.
+        threads: number of threads of the loader.
+        waited: share of the training time spent waiting for a batch, 0..1.
+        costs: seconds per image of each of "read", "decode", "resize" and "augment", on all threads.
+        changes: possible change -> images per second of the loader with it.
     """
 
     step: float
@@ -33,7 +33,7 @@ class Figures:
 
 
 def verdict(figures: Figures) -> str:
-    """The cause, the figures, and the one change that helps most."""
+    """Return the cause, the figures, and the change that helps most."""
     threads = f"{figures.threads} thread{'s' if figures.threads > 1 else ''}"
     have = (
         f"{threads} deliver{'' if figures.threads > 1 else 's'} {_number(figures.loader)} img/s, "

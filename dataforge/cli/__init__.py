@@ -1,1 +1,1 @@
-"""The commands of `dataforge`, one file a command or a close family. Heavy imports happen inside the commands."""
+"""The commands of `dataforge`, one module per command or group. Heavy imports are inside the commands."""

@@ -1,4 +1,4 @@
-"""`dataforge bake`: a cache whose pixels cost less to decode."""
+"""`dataforge bake`: write a cache that is faster to decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataforge bench`: measure each stage of the data path, and what a training would wait for."""
+"""`dataforge bench`: measure each stage of the data path, and the bottleneck of a training."""
 
 from __future__ import annotations
 

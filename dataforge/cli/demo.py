@@ -1,4 +1,4 @@
-"""Run synth, ingest, info, bench, train, evaluate and predict on drawn pictures, as a user would type them."""
+"""`dataforge demo`: run synth, ingest, info, bench, train, evaluate and predict on synthetic images, like a user."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TRAINING = """--size 192 --multiscale 1,1 --width 0.25 --augment flip --epochs 1
 
 
 def run(out: Path) -> dict[str, Any]:
-    """Run it in `out`, with nothing from outside.
+    """Run the demo in `out`, without external data.
 
     Args:
         out: a folder that does not exist, is empty, or holds an earlier demo, which is replaced.
 
     Returns:
-        What `out/demo.json` holds: "mAP50", "seconds" and the seconds of each step.
+        The contents of `out/demo.json`: "mAP50", "seconds" and the seconds of each step.
 
     Raises:
         ConfigError: `out` is something else.
-        DataError: a step failed, or mAP50 on the held-out pictures is below 0.6.
+        DataError: a step failed, or mAP50 on the held-out images is below 0.6.
     """
     pictures, shards, runs, predictions = (out / name for name in ("pictures", "shards", "runs", "predictions"))
     _clear(out, (pictures, shards, runs, predictions))
@@ -78,7 +78,7 @@ def _clear(out: Path, parts: tuple[Path, ...]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / RESULT).is_file():
             raise ConfigError(f"{out}: is not empty and holds no {RESULT} of an earlier demo; choose another --out")
-        (out / RESULT).write_text("{}\n", "utf-8")  # marks the folder as ours from the first moment
+        (out / RESULT).write_text("{}\n", "utf-8")  # marks the folder as a demo from the start
         for part in parts:
             if part.exists():
                 shutil.rmtree(part)
@@ -87,7 +87,7 @@ def _clear(out: Path, parts: tuple[Path, ...]) -> None:
 
 
 def _call(words: list[str], quiet: bool) -> str:
-    """Run `dataforge ...` or `python -m ...`; what it prints is shown, or, when quiet, its stdout returned."""
+    """Run `dataforge ...` or `python -m ...`; show its output or, if quiet, return its stdout."""
     module = words[2:] if words[0] == "python" else words
     done = run_module(*module, stdout=subprocess.PIPE if quiet else None)
     if done.returncode:

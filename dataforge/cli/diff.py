@@ -1,4 +1,4 @@
-"""`dataforge diff`: what differs between two shard folders."""
+"""`dataforge diff`: report the differences between two shard folders."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _page(facts: dict[str, Any], old: Shards, new: Shards) -> str:
 
 
 def _picture(shards: Shards, image: dict[str, Any], side: str) -> bytes:
-    """The image with those of its boxes that differ, as JPEG."""
+    """Draw the image with its boxes that differ, as JPEG."""
     import numpy as np
 
     from dataforge.images.draw import thumbnail
@@ -89,7 +89,7 @@ def _picture(shards: Shards, image: dict[str, Any], side: str) -> bytes:
     def name(box: dict[str, Any], side: str) -> str:
         return f"{box[side]['class']}, {' and '.join(box['changes'])}"
 
-    # numbered over both sides, so that a name has one colour
+    # numbered across both sides, so that each name has one colour
     names = sorted({name(box, one) for box in image["boxes"] for one in ("old", "new") if one in box})
     shown = [box for box in image["boxes"] if side in box]
     labels = np.array([names.index(name(box, side)) for box in shown], np.int64)

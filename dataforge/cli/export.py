@@ -1,4 +1,4 @@
-"""`dataforge export`: shards to annotated images."""
+"""`dataforge export`: convert shards to annotated images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
     view: View,
     as_json: bool,
 ) -> None:
-    """Write a shard folder as annotated images again, and report what the format cannot hold."""
+    """Convert a shard folder to annotated images, and report what the format cannot store."""
     from dataforge.shards.as_source import source_of
     from dataforge.shards.reader import Shards
     from dataforge.transform.export import export as run

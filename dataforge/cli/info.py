@@ -1,4 +1,4 @@
-"""`dataforge info`: what a shard folder holds."""
+"""`dataforge info`: print the contents of a shard folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @view_options
 @json_option
 def info(directory: Path, view: View, as_json: bool) -> None:
-    """Print what a shard folder holds: splits, classes, sizes, box counts."""
+    """Print the contents of a shard folder: splits, classes, sizes, box counts."""
     from dataforge.shards.reader import Shards
 
     facts = Shards(directory, view=view).info()
@@ -27,7 +27,7 @@ def info(directory: Path, view: View, as_json: bool) -> None:
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """`Shards.info()` as text."""
+    """Format `Shards.info()` as text."""
     lines = [
         f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes, "
         f"{facts['bytes'] / 1e6:.1f} MB of images ({facts['store']}, codec {facts['codec']}, from {facts['source']})"

@@ -1,4 +1,4 @@
-"""`dataforge ingest`: annotated images to shards."""
+"""`dataforge ingest`: convert annotated images to shards."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def ingest(
 def publish(
     make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, dealt: Sequence[Dealt] = (), **how: Any
 ) -> None:
-    """Ingest the source that `make` returns with its name, and print the result. `split` and `merge` use it too.
+    """Ingest the source that `make` returns with its name, and print the result. Also used by `split` and `merge`.
 
     Args:
-        dealt: what is printed in place of the shards' contents, once `make` has filled it.
+        dealt: printed instead of the contents of the shards; filled by `make`.
         how: further arguments of `dataforge.ingest.run.ingest`.
     """
     from dataforge.ingest.run import IngestError

@@ -1,4 +1,4 @@
-"""`dataforge lint`: report mistakes and oddities of a set."""
+"""`dataforge lint`: report mistakes and oddities in a set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dataforge.analysis.lint.run import Report
     from dataforge.record import Source
 
-SHOWN = 3  # examples of a kind
+SHOWN = 3  # examples per kind
 
 
 @click.command(cls=SourceCommand)
@@ -78,7 +78,7 @@ def lint(
 
 
 def text(report: Report) -> str:
-    """A line for each kind of finding, the worst first, and below it the first examples."""
+    """Format a line per kind of finding, the worst first, each followed by its first examples."""
     from dataforge.analysis.lint.codes import SEVERITIES
     from dataforge.ingest.report import line, line_safe
 

@@ -1,4 +1,4 @@
-"""The `dataforge` command: all its commands. None of their files imports anything heavy: `--help` is instant."""
+"""The `dataforge` command and its subcommands. Their modules import nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataforge merge`: several shard folders to one."""
+"""`dataforge merge`: combine several shard folders into one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def merge(directories: tuple[Path, ...], out: Path, store_name: str, as_json: bool) -> None:
-    """Put shard folders together: classes unite by name, splits of one name become one, images keep their bytes."""
+    """Combine shard folders: classes are united by name, splits of one name are merged, images keep their bytes."""
     from dataforge.shards.as_source import source_of
     from dataforge.shards.reader import Shards
     from dataforge.sources.join import join

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options shared by several commands, and helpers that interpret them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SourceCommand(click.Command):
-    """A command that reads a source: `source_options`, and the options of all formats, which it gets as `**given`.
+    """A command that reads a source, with `source_options` and the options of all formats, passed as `**given`.
 
-    The formats are imported when this command is parsed or explained, so that `dataforge --help` does not wait for it.
+    The formats are imported only when this command is parsed or its help is shown, so that `dataforge --help` is fast.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -53,9 +53,9 @@ class SourceCommand(click.Command):
         return [*own, *formats, help_option]
 
 
-@functools.cache  # click compares parameters by identity, and asks for them several times
+@functools.cache  # click compares parameters by identity, and requests them several times
 def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> click.Option:
-    """A format's option, its help led by the formats that take it, where these are not all."""
+    """Create a format's option; its help begins with the formats that accept it, unless all do."""
     flag = option.type is bool
     return click.Option(
         [f"--{option.name.replace('_', '-')}", option.name],
@@ -68,10 +68,10 @@ def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> clic
 
 
 def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[..., Any]:
-    """Which classes, boxes and images are wanted; a command gets them as `view`, a `View`.
+    """Add options that select classes, boxes and images; the command receives them as `view`, a `View`.
 
     Args:
-        side: another name for `--side`, where the command has one of its own.
+        side: another name for `--side`, if the command has its own `--side`.
     """
 
     policy = click.Choice(["keep", "drop"])
@@ -127,7 +127,7 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How sources are joined, renamed and chosen from. For a `SourceCommand`, which adds the formats' own options."""
+    """Add options to join, rename and filter sources. For a `SourceCommand`, which adds the formats' own options."""
     for option in reversed(
         (
             click.option(
@@ -151,7 +151,7 @@ def open_source(
     class_map: Path | None,
     **given: Any,
 ) -> tuple[Source, str]:
-    """What `source_options` ask for, and the name of its format."""
+    """Open the source selected by `source_options`, and return it with the name of its format."""
     from dataforge.sources.join import join, read_class_map, rename
     from dataforge.sources.view import View
 
@@ -169,7 +169,7 @@ def open_source(
 
 
 def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
-    """Read ROOT with those options that were given, which must be ones that the format takes."""
+    """Read ROOT with the given options, all of which the format must accept."""
     from dataforge.formats import reader
 
     read = reader(format_name)
@@ -180,7 +180,7 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
-    """The parts of FORMAT:ROOT, where FORMAT may be the user's own file.py:function."""
+    """Split FORMAT:ROOT into its parts, where FORMAT may be the user's own file.py:function."""
     match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
     if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
@@ -189,7 +189,7 @@ def format_and_root(text: str, option: str) -> tuple[str, Path]:
 
 
 def named(format_name: str, root: Path) -> str:
-    """The format's name; where it is `auto`, the one that ROOT is in, and what was seen of it is said."""
+    """Return the name of the format; for `auto`, detect that of ROOT and print the evidence."""
     if format_name != "auto":
         return format_name
     from dataforge.formats.sniff import detect
@@ -200,13 +200,13 @@ def named(format_name: str, root: Path) -> str:
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The names in a repeated option, each of which may hold several between commas."""
+    """Return the names in a repeated option whose values may be comma-separated; None if there are none."""
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip()) or None
 
 
 @contextmanager
 def polite_kill() -> Iterator[None]:
-    """Have SIGTERM raise KeyboardInterrupt in the block, as Ctrl-C does; the handler from before is restored."""
+    """Make SIGTERM raise KeyboardInterrupt in the block, as Ctrl-C does, then restore the previous handler."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -216,7 +216,7 @@ def polite_kill() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None]:
-    """A bar on a terminal, else a line every tenth of the way, but not several a second."""
+    """Show a bar on a terminal, or else a line for each tenth of the images, at most every 0.5 seconds."""
     if hidden:
         yield None
     elif sys.stderr.isatty():

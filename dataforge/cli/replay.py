@@ -1,4 +1,4 @@
-"""`dataforge replay`: what a training saw at a step."""
+"""`dataforge replay`: draw the input of a training at a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataforge.process import run_module
 @click.option("--shards", type=click.Path(path_type=Path), help="Where the run's shards are now, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def replay(folder: Path, step: int, out: Path | None, shards: Path | None, as_json: bool) -> None:
-    """Draw the pictures and boxes that RUN learned from at a step, and name the records."""
+    """Draw the pictures and boxes that RUN was trained on at a step, and name the records."""
     words: list[object] = [folder, "--step", step]
     words += (["--out", out] if out else []) + (["--shards", shards] if shards else [])
     words += ["--json"] if as_json else []

@@ -1,4 +1,4 @@
-"""`dataforge show`: a contact sheet of a shard folder."""
+"""`dataforge show`: write a contact sheet of a shard folder."""
 
 from __future__ import annotations
 

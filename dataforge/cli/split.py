@@ -1,4 +1,4 @@
-"""`dataforge split`: new splits of a shard folder."""
+"""`dataforge split`: make new splits of a shard folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def split(
     store_name: str,
     as_json: bool,
 ) -> None:
-    """Make new train, val and test splits: classes shared out alike, what belongs together kept together."""
+    """Make new train, val and test splits: classes evenly distributed, related images kept together."""
     import numpy as np
 
     from dataforge.shards.as_source import check_originals

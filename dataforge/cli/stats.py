@@ -1,4 +1,4 @@
-"""`dataforge stats`: statistics of a set as tables, charts and a page."""
+"""`dataforge stats`: show statistics of a set as tables, charts and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataforge synth`: a small drawn set, to try things without data of one's own."""
+"""`dataforge synth`: draw a small synthetic set for experiments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
     "--size", type=int, nargs=2, default=(200, 320), show_default=True, metavar="LOW HIGH", help="Range of the sides."
 )
 def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> None:
-    """Draw a small detection set into DIRECTORY, as COCO lays it out."""
+    """Draw a small detection set into DIRECTORY, in the layout of COCO."""
     from dataforge.images.synth import write
 
     write(directory, images=images, seed=seed, size=size)

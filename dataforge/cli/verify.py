@@ -1,4 +1,4 @@
-"""`dataforge verify`: are the shards whole, and what they were made from?"""
+"""`dataforge verify`: check shards for damage, or compare them with their source."""
 
 from __future__ import annotations
 

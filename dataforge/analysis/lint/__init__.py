@@ -1,1 +1,1 @@
-"""What is wrong with a set, or odd about it. `README.md` beside this file lists the codes."""
+"""Checks for errors and oddities in a set. `README.md` in this folder lists the codes."""

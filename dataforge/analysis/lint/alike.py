@@ -1,4 +1,4 @@
-"""Find images that occur more than once, within a split and across splits: equal bytes, or similar hashes."""
+"""Detection of duplicate images within and across splits, by equal bytes or similar hashes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataforge.transform.similar import MAX_DISTANCE, Hashes, distance, groups
 
 
 def digest(blob: bytes) -> int:
-    """64 bits that two files only share if they are the same."""
+    """Return 64 bits that only identical files share."""
     return int.from_bytes(hashlib.blake2b(blob, digest_size=8).digest(), "little")
 
 
@@ -25,14 +25,14 @@ def twins(
     digests: Hashes,
     hashes: Hashes,
 ) -> Iterator[Finding]:
-    """One finding for each image that resembles another one, naming the most similar one.
+    """Yield a finding for each image that resembles another one, naming the most similar one.
 
-    An image is compared with those before it in its split, and with all of the splits before.
+    An image is compared with the preceding images of its split, and with all images of the preceding splits.
 
     Args:
-        keys, files, split: (N,) of each image: its key, its file, and its split as an index into `names`.
-        names: the splits; the first is the one to train on.
-        digests, hashes: (N,) as `digest` and `dataforge.transform.similar` make them.
+        keys, files, split: (N,) key and file of each image, and its split as an index into `names`.
+        names: the splits; the first is the training split.
+        digests, hashes: (N,) as computed by `digest` and `dataforge.transform.similar`.
     """
     group = groups(hashes, exact=digests)
     order = np.argsort(group, kind="stable")
@@ -65,7 +65,7 @@ def twins(
 
 
 def _nearest(i: int, others: NDArray[np.int64], digests: Hashes, hashes: Hashes) -> tuple[int, int] | None:
-    """The one of `others` that i is most like, and how many bits of the hashes differ, -1 for the same bytes."""
+    """Return the image of `others` most similar to i, and the number of differing hash bits, -1 for equal bytes."""
     bits = distance(hashes[others], hashes[i]).astype(np.int64)
     bits[digests[others] == digests[i]] = -1
     if not len(bits) or bits.min() > MAX_DISTANCE:

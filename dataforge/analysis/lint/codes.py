@@ -1,4 +1,4 @@
-"""The severity and the meaning of each kind of finding. Those that formats make stand in `dataforge.formats`."""
+"""Severity and meaning of each code of finding. Those of the formats are in `dataforge.formats`."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ _BY_ACTION: dict[str, Severity] = {"refused": "error", "repaired": "warning", "n
 
 
 def severity_and_meaning(finding: Finding) -> tuple[Severity, str]:
-    """As `CODES` and the formats say; of a code of a user's own reader, by what was done about it and why."""
+    """Look up a code in `CODES` and the formats; a code of a user's own reader gets them from action and reason."""
     return CODES.get(finding.code) or codes().get(finding.code) or (_BY_ACTION[finding.action], finding.reason)

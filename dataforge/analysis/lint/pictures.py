@@ -1,4 +1,4 @@
-"""Findings as sections of a page, with pictures: an image with the box in question, or a pair of images."""
+"""Findings as sections of a page, with images: one with the box in question, or a pair."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dataforge.images.draw import thumbnail
 from dataforge.ingest.run import Stored, take
 from dataforge.record import Finding, Record, Source
 
-SHOWN = 6  # findings of a code that get pictures
-Name = tuple[str | None, str]  # split and key of a record; no split where a finding does not say it
+SHOWN = 6  # findings per code that are shown with images
+Name = tuple[str | None, str]  # split and key of a record; no split if the finding does not give it
 Pictures = dict[Name, Stored]
 
 
 def sections(report: Report, source: Source) -> list[Section]:
-    """A table of the kinds, then a section for each of them.
+    """Return a table of the kinds, then a section per kind.
 
     Args:
-        source: the set once more, for the images.
+        source: the set, read again for its images.
     """
     kinds = report.sorted()
     rows = [[kind.severity, code, kind.count, kind.meaning] for code, kind in kinds]
@@ -50,14 +50,14 @@ def _key(finding: Finding) -> str:
 
 
 def _names(finding: Finding) -> list[Name]:
-    """The images that a finding is about."""
+    """Return the images that a finding refers to."""
     if finding.scope == "set":
         return []
     return [(finding.split, finding.key), *([] if finding.other is None else [finding.other])]
 
 
 def _read(source: Source, wanted: set[Name]) -> Pictures:
-    """The records that are wanted and can be read; without a split, the first of its key."""
+    """Read the wanted records, skipping unreadable ones; without a split, the first one with the key."""
     pictures: Pictures = {}
     for item in source.records if wanted else ():
         if isinstance(item, Record):
@@ -69,7 +69,7 @@ def _read(source: Source, wanted: set[Name]) -> Pictures:
 
 
 def _draw(finding: Finding, picture: Stored, classes: tuple[str, ...]) -> bytes | None:
-    """The image with the box that the finding is about, or else with all of its own; None if it cannot be decoded."""
+    """Draw the image with the box of the finding, or with all its boxes if there is none; None if decoding fails."""
     record, blob, info = picture
     try:
         pixels = decode(blob, info.orientation)

@@ -1,4 +1,4 @@
-"""Check a source or a shard folder: every record by ingest's own checks, then the set as a whole."""
+"""Checks of a source or a shard folder: every record with the checks of ingest, then the set as a whole."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dataforge.shards.reader import Shards
 from dataforge.sources.checks import CODES as NOTED
 from dataforge.threads import cores, ordered
 
-EXAMPLES = 100  # findings of a code that are kept; all are counted
-SEEN_AGAIN = NOTED | {"image-suffix"}  # of what ingest notes: the shards show it again
+EXAMPLES = 100  # findings per code that are kept; all are counted
+SEEN_AGAIN = NOTED | {"image-suffix"}  # notes of ingest that checking the shards finds again
 WITHOUT_LABEL = ("no-label", "no-annotation")
 
 
@@ -40,13 +40,13 @@ class Kind:
     examples: list[Finding] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return a dictionary ready for JSON."""
         return vars(self) | {"examples": [finding.facts() for finding in self.examples]}
 
 
 @dataclass
 class Report:
-    """Counts and findings of a set. `kinds`: by code."""
+    """Counts and findings of a set. `kinds` is indexed by code."""
 
     images: int = 0
     boxes: int = 0
@@ -61,14 +61,14 @@ class Report:
             kind.examples.append(finding)
 
     def sorted(self) -> list[tuple[str, Kind]]:
-        """(code, kind), the worst first, among these the most frequent."""
+        """Return (code, kind), sorted by severity, the worst first, then by frequency."""
         return sorted(self.kinds.items(), key=lambda it: (SEVERITIES.index(it[1].severity), -it[1].count, it[0]))
 
     def count(self, severity: Severity) -> int:
         return sum(kind.count for kind in self.kinds.values() if kind.severity == severity)
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return a dictionary ready for JSON."""
         return {
             "images": self.images,
             "boxes": self.boxes,
@@ -89,15 +89,15 @@ class _Image:
 def lint(
     source: Source, name: str, known: Iterable[Finding] = (), progress: Callable[[int], None] | None = None
 ) -> Report:
-    """Check a source. Its images are read and decoded in threads, at reduced size where that is enough.
+    """Check a source. Images are read and decoded in threads, at reduced size where that is sufficient.
 
     Args:
-        name: the set's name in findings about all of it.
-        known: findings from elsewhere, which are added.
-        progress: called with the number of records dealt with, after each.
+        name: name of the set in findings about the whole set.
+        known: findings from elsewhere to include.
+        progress: called after each record with the number of records processed.
 
     Raises:
-        FormatError: the source found something that it cannot go on from.
+        FormatError: the source cannot continue after an error.
     """
     report = Report()
     splits: dict[str, SplitCounts] = {}
@@ -141,7 +141,7 @@ def lint(
 
 
 def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -> Report:
-    """Check a shard folder, and add what its ingest reported.
+    """Check a shard folder, and include the findings of its ingest.
 
     Raises:
         ShardError: it is a cache, or an image or the report is damaged.
@@ -153,7 +153,7 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -
 
 
 def _at_ingest(path: Path) -> Iterator[Finding]:
-    """What an ingest reported, except for what checking the shards finds again."""
+    """Yield the findings of an ingest, except those that checking the shards finds again."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
@@ -171,15 +171,15 @@ Examined = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int]
 
 
 def _checked(source: Source) -> Iterator[Checked]:
-    """Each item of the source, and what is wrong with its key."""
+    """Yield each item of the source, and the finding about its key, if any."""
     keys: set[tuple[str, str]] = set()
     for item in source.records:
         yield item, item if isinstance(item, Finding) else check_key(item, keys)
 
 
 def _examine(checked: Checked) -> Examined:
-    """An item, its findings, and, unless it is refused, the record as ingest would store it; its image's digest and
-    hash, unless that is damaged."""
+    """Return an item, its findings, the record as ingest would store it, unless refused, and the digest and hash of
+    its image, unless damaged."""
     item, finding = checked
     if isinstance(item, Finding) or finding is not None:
         return item, [finding] if finding else [], None, None

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from dataforge.record import Finding, Record, box_areas
 
-RARE = 100  # a class is rare when the most frequent one has more than so many times its boxes
-DIVERGENCE = 0.05  # bits, of at most 1, over what chance does: two splits that are further apart are unlike each other
+RARE = 100  # a class is rare if the most frequent class has more than this many times its boxes
+DIVERGENCE = 0.05  # bits (0..1) above chance; two splits with a greater divergence are reported
 OCTAVES = 16  # bins of the histogram of box sizes, each up to twice the one before
 
 
 @dataclass
 class SplitCounts:
-    """Counts of one split: images; boxes by class; boxes by the octave of their side in pixels."""
+    """Counts of one split: images; boxes per class; boxes per octave of their side in pixels."""
 
     classes: NDArray[np.int64]
     images: int = 0
@@ -33,16 +33,16 @@ class SplitCounts:
 
 
 def to_train_on(splits: dict[str, SplitCounts]) -> str:
-    """The split whose name begins with "train", else the one with the most images."""
+    """Return the split whose name begins with "train", or else the one with the most images."""
     named = [name for name in splits if name.lower().startswith("train")]
     return max(named or splits, key=lambda name: splits[name].images)
 
 
 def of_set(classes: Sequence[str], splits: dict[str, SplitCounts], file: str) -> Iterator[Finding]:
-    """Findings about the whole set, with scope "set"; their keys are names of classes or of splits.
+    """Yield findings about the whole set, with scope "set"; their keys are names of classes or splits.
 
     Args:
-        file: the set's name.
+        file: name of the set.
     """
 
     def noted(code: str, key: str, value: str, reason: str) -> Finding:
@@ -77,7 +77,7 @@ def of_set(classes: Sequence[str], splits: dict[str, SplitCounts], file: str) ->
 
 
 def divergence(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
-    """Jensen-Shannon divergence of two histograms in bits, 0 for equal shares to 1 (Lin 1991, section IV)."""
+    """Compute the Jensen-Shannon divergence of two histograms in bits, 0 (equal shares) to 1 (Lin 1991, section IV)."""
     p, q = one / one.sum(), two / two.sum()
     middle = (p + q) / 2
 
@@ -89,17 +89,17 @@ def divergence(one: NDArray[np.int64], two: NDArray[np.int64]) -> float:
 
 
 def by_chance(one: NDArray[np.int64], two: NDArray[np.int64], images: int, others: int) -> float:
-    """Twice the divergence to be expected, in bits, between two splits that were dealt out by chance.
+    """Compute twice the expected divergence, in bits, between two random splits.
 
     (k - 1) / (8 ln 2) * (1 / m + 1 / n) for k bins and m, n draws, from the chi-squared expansion of the divergence.
-    The boxes of an image belong together, so images are the draws: more than that is divergence beyond chance.
+    The boxes of an image are not independent, so images count as draws. Any divergence above this is beyond chance.
     """
     bins = int(((one > 0) | (two > 0)).sum())
     return 2 * (bins - 1) / (8 * np.log(2)) * (1 / images + 1 / others)
 
 
 def _largest(code: str, one: NDArray[np.int64], two: NDArray[np.int64], classes: Sequence[str]) -> str:
-    """The bin whose shares differ most, in words."""
+    """Describe the bin whose shares differ most."""
     p, q = one / one.sum(), two / two.sum()
     most = int(np.abs(p - q).argmax())
     what = classes[most] if code == "split-classes" else f"{2**most} to {2 ** (most + 1)} pixels"
