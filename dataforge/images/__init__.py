@@ -1,1 +1,1 @@
-"""One picture: its header, its pixels, its hash, and how it is drawn."""
+"""Single images: header, decoding, hashing and drawing."""

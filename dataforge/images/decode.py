@@ -22,15 +22,15 @@ def decode(
     """Decode an image to upright RGB.
 
     JPEGs go through libjpeg-turbo; CMYK JPEGs and every other format through Pillow. Grey becomes three equal
-    channels, 16 bits become the upper 8, transparency is laid over white.
+    channels, 16-bit samples keep their upper 8 bits, transparency is composited over white.
 
     Args:
-        orientation: EXIF's 1..8, as recorded in the table; it is undone here.
+        orientation: EXIF orientation, 1..8, as recorded in the table; it is undone here.
         reduce: 1, 2, 4 or 8: each pixel stands for a block of reduce x reduce, from the upper left corner on; blocks
-            that stick out on the right and below go on with the last column and row. libjpeg-turbo does it inside the
+            that extend past the right or bottom edge repeat the last column or row. libjpeg-turbo does it inside the
             inverse DCT, at 43 dB or more from decoding in full and averaging (400 photographs).
-        out: (H, W, 3) where the pixels may go, if it is contiguous, has their shape, and they are decoded as they lie
-            there.
+        out: (H, W, 3) optional destination, used if it is contiguous, has the result's shape, and the pixels are
+            decoded directly in this layout.
 
     Returns:
         (ceil(height / reduce), ceil(width / reduce), 3) uint8, contiguous: `out`, or new memory.
@@ -42,7 +42,7 @@ def decode(
         if bytes(data[:3]) == b"\xff\xd8\xff":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours not in ("CMYK", "YCCK"):
-                # turned, the blocks would start at another corner, which only matters where they stick out
+                # after rotation the blocks would start at another corner, which only matters for partial blocks
                 inside = reduce if orientation == 1 or height % reduce == width % reduce == 0 else 1
                 rows, columns = -(-height // inside), -(-width // inside)
                 fits = (
@@ -66,17 +66,17 @@ def decode(
 def unpack(
     data: bytes | memoryview, shape: tuple[int, int, int], reduce: int = 1, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Pixels that are stored as they are, to upright RGB.
+    """Convert pixels that are stored uncompressed to upright RGB.
 
     Args:
-        shape: (height, width, channels) of what is stored, with 3 channels or 1 for grey.
+        shape: (height, width, channels) of the stored pixels, with 3 channels or 1 for grey.
         reduce, out: as for `decode`.
 
     Returns:
         (ceil(height / reduce), ceil(width / reduce), 3) uint8: `out`, a read-only view of `data`, or new memory.
 
     Raises:
-        ImageError: there are more or fewer bytes than that.
+        ImageError: the number of bytes does not match `shape`.
     """
     if len(data) != shape[0] * shape[1] * shape[2]:
         raise ImageError(
@@ -93,11 +93,11 @@ def unpack(
 
 
 def shrink(pixels: NDArray[np.uint8], factors: tuple[int, int]) -> NDArray[np.uint8]:
-    """Average blocks of pixels; the last row and column are repeated where the size is no multiple.
+    """Average blocks of pixels; the last row and column are repeated where the size is not a multiple.
 
     Args:
         pixels: (height, width, 3).
-        factors: whole numbers of (rows, columns) in a block.
+        factors: integer block size as (rows, columns).
 
     Returns:
         (ceil(height / rows), ceil(width / columns), 3).
@@ -109,7 +109,7 @@ def shrink(pixels: NDArray[np.uint8], factors: tuple[int, int]) -> NDArray[np.ui
     if down or right:
         pixels = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
     size = (pixels.shape[1] // columns, pixels.shape[0] // rows)
-    # halfway between two pixels bilinear sampling is their average, and four times as quick
+    # halfway between two pixels, bilinear sampling equals their average and is four times as fast
     how = cv2.INTER_LINEAR if max(factors) == 2 else cv2.INTER_AREA
     return cv2.resize(pixels, size, interpolation=how)  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""Pictures with boxes on them, and sheets of such pictures."""
+"""Drawing boxes on images, and contact sheets of such images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import PIL.ImageFont
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-GAP = 4  # white pixels between the pictures of a sheet
+GAP = 4  # white pixels between the images of a sheet
 
 
 def draw(
@@ -27,12 +27,12 @@ def draw(
     names: Sequence[str],
     scores: NDArray[np.floating] | None = None,
 ) -> Pixels:
-    """Draw boxes with their classes' names, and scores where there are any.
+    """Draw boxes with their class names, and with scores if given.
 
     Args:
-        pixels: (height, width, 3), left as they are.
-        boxes: (n, 4) xyxy pixels; labels: (n,), -1 is passed over; scores: (n,), the best are drawn on top.
-        names: the classes' names by label; "" for none.
+        pixels: (height, width, 3), not modified.
+        boxes: (n, 4) xyxy pixels; labels: (n,), -1 is skipped; scores: (n,), the highest are drawn on top.
+        names: class names by label; "" for none.
 
     Returns:
         (height, width, 3).
@@ -69,7 +69,7 @@ def draw(
 def thumbnail(
     pixels: Pixels, boxes: NDArray[np.floating], labels: NDArray[np.integer], names: Sequence[str], side: int = 640
 ) -> bytes:
-    """A picture with boxes, as `draw` takes them, as JPEG; its longer side is `side` at most."""
+    """Return an image with boxes, given as for `draw`, as JPEG; its longer side is at most `side` pixels."""
     picture = PIL.Image.fromarray(pixels)
     picture.thumbnail((side, side))
     factor = np.array([picture.width / pixels.shape[1], picture.height / pixels.shape[0]] * 2)
@@ -80,14 +80,14 @@ def thumbnail(
 
 @lru_cache
 def colour(label: int) -> tuple[int, int, int]:
-    """A class's colour: hues a golden angle apart, in three brightnesses."""
+    """Return the colour of a class: hues a golden angle apart, in three brightness levels."""
     r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, (1.0, 0.8, 0.6)[label // 8 % 3])
     return round(255 * r), round(255 * g), round(255 * b)
 
 
 @lru_cache
 def _font(size: int) -> PIL.ImageFont.FreeTypeFont:
-    # matplotlib brings a font with Latin, Greek and Cyrillic letters
+    # matplotlib includes a font with Latin, Greek and Cyrillic letters
     return PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
@@ -101,17 +101,17 @@ def contact_sheet(
     side: int = 1920,
     columns: int | None = None,
 ) -> Pixels:
-    """Pictures of one size with their boxes, in rows and columns.
+    """Arrange images of one size with their boxes in rows and columns.
 
     Args:
-        pictures: at least one (height, width, 3); boxes, labels, scores: of each, as in `draw`.
-        side: the sheet's longer side is at most about so many pixels.
-        columns: None for about as many as rows.
+        pictures: at least one (height, width, 3); boxes, labels, scores: per image, as in `draw`.
+        side: approximate maximum of the sheet's longer side, in pixels.
+        columns: number of columns; None for about as many as rows.
     """
     height, width = pictures[0].shape[:2]
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    # small images are enlarged and large ones shrunk before drawing, so that names can be read
+    # small images are enlarged and large ones shrunk before drawing, so that names are legible
     scale = min(3.0, side / max(columns * width, rows * height))
     tile = (max(1, round(height * scale)), max(1, round(width * scale)))
     sheet = np.full((rows * (tile[0] + GAP) + GAP, columns * (tile[1] + GAP) + GAP, 3), 255, np.uint8)

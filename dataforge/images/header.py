@@ -1,4 +1,4 @@
-"""What an image file's header says. No pixel is decoded here."""
+"""Reading image file headers, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import PIL.WebPImagePlugin
 
 from dataforge.errors import ImageError, TruncatedImageError
 
-MAX_PIXELS = 1 << 28  # 268 megapixels: past that a file is taken for an attack or a mistake
+MAX_PIXELS = 1 << 28  # 268 megapixels: a larger image is treated as an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
-TAIL = 64  # bytes in which an image's end mark is looked for
+TAIL = 64  # bytes that are searched for an image's end marker
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-_MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # these say where they end
+_MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # formats that define their end
 _SUFFIX_OF = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "pgm": "PPM"}
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Header facts.
+    """Properties read from an image header.
 
     Attributes:
-        format: "JPEG", "PNG", ... by content, not by the file's name.
+        format: "JPEG", "PNG", ... by content, not by file name.
         height, width: pixels, after the EXIF orientation.
-        orientation: EXIF's 1..8; 1 where there is none.
-        mode: Pillow's name of the pixel layout, "RGB", "L", "CMYK", "I;16", ...
+        orientation: EXIF orientation, 1..8; 1 if absent.
+        mode: Pillow's name for the pixel layout, "RGB", "L", "CMYK", "I;16", ...
     """
 
     format: str
@@ -41,11 +41,11 @@ class ImageInfo:
 
 
 def probe(data: bytes | memoryview) -> ImageInfo:
-    """Read an image's header, and see that its end is there.
+    """Read an image's header, and check that its end is present.
 
     Raises:
-        TruncatedImageError: a JPEG, PNG or WebP that cannot be read and lacks its end.
-        ImageError: empty, damaged, not an image, or too many pixels. The text is the reason alone, without the file.
+        TruncatedImageError: a JPEG, PNG or WebP that cannot be read and has no end marker.
+        ImageError: empty, damaged, not an image, or too many pixels. The text contains only the reason, not the file.
     """
     if len(data) == 0:
         raise ImageError("the file is empty")
@@ -77,7 +77,7 @@ def probe(data: bytes | memoryview) -> ImageInfo:
 
 
 def probe_file(path: Path) -> ImageInfo:
-    """As `probe`, of a file; of most JPEGs only the start and the end are read.
+    """Read the header of a file, as `probe` does; for most JPEGs only the start and the end are read.
 
     Raises:
         ImageError: as `probe`. OSError, ValueError: as `open`.
@@ -94,10 +94,10 @@ def probe_file(path: Path) -> ImageInfo:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, after the EXIF orientation; of most JPEGs only the start is read.
+    """Return height and width of an image file, after the EXIF orientation; for most JPEGs only the start is read.
 
     Raises:
-        ImageError: as `probe`, but for the end, which may not have been looked at. OSError, ValueError: as `open`.
+        ImageError: as `probe`, except that the end may not be checked. OSError, ValueError: as `open`.
     """
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -106,16 +106,16 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def suffix_format(name: str) -> str:
-    """The format that a file's name promises, "" where its suffix says nothing."""
+    """Return the format that a file name's suffix indicates, "" if it indicates none."""
     suffix = name.rpartition(".")[2].lower() if "." in name else ""
     return _SUFFIX_OF.get(suffix, suffix.upper() if "." + suffix in SUFFIXES else "")
 
 
 def _plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:
-    """What the header of a JPEG says, three times as fast as Pillow, whose Python code is what `ingest` waits for.
+    """Read the header of a plain JPEG, three times as fast as Pillow, whose Python code is the bottleneck of `ingest`.
 
-    Only of 8-bit grey or colour without Exif, Adobe's marker, or anything else out of the ordinary: None for others,
-    and Pillow has the word. Markers are those of ITU T.81, table B.1.
+    Only for 8-bit grey or colour without Exif, Adobe's marker, or any other unusual feature; returns None otherwise,
+    and Pillow decides. Markers are those of ITU T.81, table B.1.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
@@ -123,7 +123,7 @@ def _plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], data[place + 2] << 8 | data[place + 3]
         start, place = place + 4, place + 2 + length
-        if marker == 0xDA:  # the pixels begin
+        if marker == 0xDA:  # start of the pixel data
             fine = components and size[0] and size[1] and size[0] * size[1] <= MAX_PIXELS and place < len(data)
             return ImageInfo("JPEG", *size, 1, "RGB" if components == 3 else "L") if fine else None
         if marker in (0xC0, 0xC1, 0xC2):
@@ -134,13 +134,13 @@ def _plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:
         elif marker == 0xDB:
             if (length - 2) % 65 or any(data[at] > 15 for at in range(start, place, 65) if at < len(data)):
                 return None
-        elif marker not in (0xC4, 0xDD, 0xE0, 0xE2, 0xED, 0xFE) or length < 2:  # E2 is ICC's, ED is Photoshop's
+        elif marker not in (0xC4, 0xDD, 0xE0, 0xE2, 0xED, 0xFE) or length < 2:  # E2: ICC, ED: Photoshop
             return None
     return None
 
 
 def _may_have_exif(data: bytes | memoryview, kind: str) -> bool:
-    """False where no orientation is to be found: Pillow undoes a TIFF's itself, and decodes a PNG to look for one."""
+    """Return False if no orientation need be read: Pillow applies a TIFF's itself, and decodes a PNG to find one."""
     if kind == "PNG":
         whole = bytes(data)
         return b"eXIf" in whole or b"Raw profile type exif" in whole
@@ -148,10 +148,10 @@ def _may_have_exif(data: bytes | memoryview, kind: str) -> bool:
 
 
 def _ends_well(data: bytes | memoryview, kind: str) -> bool:
-    """True when the format's end mark is where it should be; else only a full decode can tell."""
+    """Return True if the format's end marker is in place; otherwise only a full decode can tell."""
     tail = bytes(data[-TAIL:])
     if kind == "JPEG":
         return tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
-    if kind == "WEBP":  # RIFF states its length
+    if kind == "WEBP":  # RIFF contains its length
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
     return kind == "PNG" and b"IEND" in tail

@@ -1,7 +1,7 @@
-"""A small set of drawn pictures with exact boxes, as COCO lays it out: for the demo, the bench and trying things.
+"""A small synthetic data set with exact boxes, in the COCO layout: for the demo, benchmarks and experiments.
 
-Textured, shaded and turned shapes lie on backgrounds of gradients, noise and clutter, partly over each other and over
-the border. Picture i is a function of (seed, i) and of the range of sizes, so the same call writes the same bytes.
+Textured, shaded and rotated shapes are drawn on backgrounds of gradients, noise and clutter, partly overlapping each
+other and the border. Image i is a function of (seed, i) and the range of sizes, so the same call writes the same bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError
 
 CLASSES = ("ball", "box", "sign", "star", "ring")
-HUES = (0.02, 0.60, 0.14, 0.38, 0.86)  # each class tends to one, and strays from it
-VAL_EVERY = 5  # every fifth picture goes to the split "val"
+HUES = (0.02, 0.60, 0.14, 0.38, 0.86)  # typical hue per class; objects deviate from it
+VAL_EVERY = 5  # every fifth image goes to the split "val"
 EMPTY, MAX_OBJECTS = 0.06, 6
-HIDDEN = 0.2  # the largest part of an object that others, or the border, may hide
+HIDDEN = 0.2  # largest fraction of an object that other objects or the border may hide
 
 Float = NDArray[np.float32]
 Mask = NDArray[np.float32]
@@ -29,8 +29,8 @@ def write(root: Path, *, images: int = 640, seed: int = 0, size: tuple[int, int]
     """Write `annotations/instances_{train,val}.json`, `train/` and `val/` below `root`.
 
     Args:
-        images: how many pictures, of which a fifth is for "val".
-        size: the shortest and the longest side that may occur, in pixels.
+        images: number of images, of which a fifth is for "val".
+        size: minimum and maximum side length, in pixels.
 
     Raises:
         ConfigError: a value is wrong, or `root` is not free or cannot be written.
@@ -90,10 +90,10 @@ def _add(content: dict, i: int, name: str, height: int, width: int, objects: lis
 def picture(
     seed: int, i: int, size: tuple[int, int] = (200, 320)
 ) -> tuple[bytes, tuple[int, int], list[tuple[int, Mask]]]:
-    """Draw picture i.
+    """Draw image i.
 
     Returns:
-        The JPEG, its (height, width), and each object's label and mask: (height, width), 1 where it is to be seen.
+        The JPEG, its (height, width), and each object's label and mask: (height, width), 1 where it is visible.
     """
     rng = np.random.default_rng([seed, i])
     height, width = (int(side) for side in rng.integers(size[0], size[1] + 1, 2))
@@ -102,11 +102,11 @@ def picture(
     count = 0 if rng.random() < EMPTY else int(rng.integers(1, MAX_OBJECTS + 1))
     for _ in range(count):
         label = int(rng.integers(len(CLASSES)))
-        for _ in range(12):  # a place where too little would be seen is given up
+        for _ in range(12):  # a position where too little would be visible is rejected
             angle, radius = rng.uniform(0, 2 * np.pi), max(height, width) * rng.uniform(0.10, 0.20)
             squeeze = rng.uniform(0.8, 1)
             centre = rng.uniform(0.05, 0.95, 2) * (width, height)
-            corner = np.maximum(centre - 1.4 * radius, 0).astype(int)  # all below happens in a patch around the object
+            corner = np.maximum(centre - 1.4 * radius, 0).astype(int)  # from here on, a patch around the object
             end = np.minimum(centre + 1.4 * radius, (width, height)).astype(int)
             patch = np.s_[corner[1] : end[1], corner[0] : end[0]]
             shape = (int(end[1] - corner[1]), int(end[0] - corner[0]))
@@ -133,7 +133,7 @@ def picture(
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> Float:
-    """(height, width) smooth noise of about +-1, with features of `cell` pixels."""
+    """Return (height, width) smooth noise of about +-1, with features of `cell` pixels."""
     grid = rng.normal(size=(max(2, round(height / cell)), max(2, round(width / cell)))).astype(np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
 
@@ -144,7 +144,7 @@ def _rgb(hue: float, saturation: float, value: float) -> Float:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Float:
-    """(height, width, 3) RGB of about 0..1."""
+    """Return a background, (height, width, 3) RGB of about 0..1."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     direction = rng.uniform(0, 2 * np.pi)
     ramp = np.cos(direction) * x / width + np.sin(direction) * y / height
@@ -156,7 +156,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Float:
     image += _noise(rng, height, width, 80)[..., None] * (strength * (1 + tint))
     for k in range(1, 5):
         image += (_noise(rng, height, width, 80 / 2**k) * (strength * 0.65**k))[..., None]
-    for _ in range(rng.integers(0, 14)):  # clutter: thin strokes, and now and then a wide one
+    for _ in range(rng.integers(0, 14)):  # clutter: thin strokes, occasionally a wide one
         points = (rng.uniform(-0.2, 1.2, (2, 2)) * (width, height)).astype(int)
         stroke = np.zeros((height, width), np.float32)
         wide = int(rng.integers(1, 3)) if rng.random() < 0.8 else int(rng.integers(4, 14))
@@ -168,7 +168,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Float:
 
 
 def _outline(rng: np.random.Generator, label: int) -> list[Float]:
-    """A class's closed contours in the unit circle, (n, 2) each; the second is a hole."""
+    """Return the closed contours of a class in the unit circle, (n, 2) each; the second is a hole."""
     turn = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
     if CLASSES[label] == "box":
@@ -191,10 +191,10 @@ def _outline(rng: np.random.Generator, label: int) -> list[Float]:
 def _cover(
     contours: list[Float], centre: NDArray[np.float64], radius: float, angle: float, squeeze: float, shape: tuple
 ) -> tuple[Float, float]:
-    """How much of each pixel the turned outline covers, 0..1, and its area in pixels were nothing cut off."""
+    """Return the fraction of each pixel covered by the rotated outline, 0..1, and its uncropped area in pixels."""
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = [(contour @ rotation.T) * (1, squeeze) * radius + centre for contour in contours]
-    fine = 3  # cover = the mean of fine x fine samples
+    fine = 3  # coverage is the mean of fine x fine samples
     canvas = np.zeros((shape[0] * fine, shape[1] * fine), np.uint8)
     points = [np.round((contour * fine - 0.5) * 16).astype(np.int32) for contour in moved]
     cv2.fillPoly(canvas, points, 255, shift=4)
@@ -204,7 +204,7 @@ def _cover(
 
 
 def _shadow(rng: np.random.Generator, alpha: Float, radius: float) -> Float:
-    """(height, width, 1) what an object leaves of the light around it."""
+    """Return (height, width, 1) the factor by which an object's shadow dims its surroundings."""
     dx, dy = rng.uniform(-0.12, 0.12, 2) * radius
     move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     cast = cv2.warpAffine(alpha, move, alpha.shape[::-1])
@@ -215,7 +215,7 @@ def _shadow(rng: np.random.Generator, alpha: Float, radius: float) -> Float:
 def _paint(
     rng: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float, angle: float, alpha: Float
 ) -> Float:
-    """(height, width, 3) the object's surface: its class's pattern, light from one side, a darker rim, mottling."""
+    """Return (height, width, 3) an object's surface: class pattern, light from one side, a darker rim, mottling."""
     height, width = alpha.shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     u, v = (x - centre[0]) / radius, (y - centre[1]) / radius

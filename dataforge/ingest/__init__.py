@@ -1,1 +1,1 @@
-"""From a source to shards: every record accounted for."""
+"""Conversion of a source to shards, with a complete account of its records."""

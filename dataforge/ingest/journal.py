@@ -1,4 +1,4 @@
-"""What an unfinished ingest has finished: its closed shards, and the records that went into them."""
+"""Journal of an unfinished ingest: its closed shards and the records in them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dataforge.shards.stores.registry import store
 
 
 class Journal:
-    """`resume.jsonl`: how the ingest was begun, then one line a closed shard. It is there only while one is unfinished.
+    """`resume.jsonl`: the settings of the ingest, then one line per closed shard. It exists only while unfinished.
 
-    A line holds the shard's row of the index, a checksum of each record that the source gave for it (those that were
-    refused too), and what was found in them, by their place in the line.
+    A line contains the shard's row of the index, a checksum of each record that the source yielded for it (including
+    refused ones), and the findings in them, by position in the line.
 
     Args:
-        begun: what has to be the same when it goes on: classes, options, ...
-        resume: go on from the lines that are there, rather than afresh.
+        begun: settings that must be the same on resuming: classes, options, ...
+        resume: continue from the existing lines instead of starting anew.
 
     Raises:
-        ShardError: it was begun otherwise, or a shard is not what the journal says.
+        ShardError: the settings differ, or a shard does not match the journal.
     """
 
     def __init__(self, out: Path, begun: dict[str, Any], *, resume: bool) -> None:
@@ -41,14 +41,14 @@ class Journal:
         self._whole = self._read() if resume else 0
 
     def _read(self) -> int:
-        """Take in the lines that are there; gives how many bytes of them are whole."""
+        """Read the existing lines, and return how many bytes of them are complete."""
         path, whole = self._out / JOURNAL, 0
         if not path.exists():
             return 0
         with reading(path, ShardError):
             lines = path.read_bytes().splitlines(keepends=True)
         for n, line in enumerate(lines):
-            if not line.endswith(b"\n"):  # the power went while it was written
+            if not line.endswith(b"\n"):  # interrupted while it was written
                 break
             try:
                 facts = json.loads(line)
@@ -83,10 +83,10 @@ class Journal:
         sums += line["records"]
 
     def passed(self, record: Record) -> list[Finding] | None:
-        """What was found in a record that a closed shard accounts for; None for one that is still to do.
+        """Return the findings in a record that a closed shard accounts for; None for a record still to be processed.
 
         Raises:
-            ShardError: it is not the record that was there before.
+            ShardError: the record differs from the one in the journal.
         """
         n, sums = self._done[record.split], self._sums.get(record.split, ())
         if n >= len(sums):
@@ -100,10 +100,10 @@ class Journal:
         return self._found.get(record.split, {}).get(n, [])
 
     def check_end(self) -> None:
-        """See that the source gave every record that the closed shards account for.
+        """Check that the source yielded every record that the closed shards account for.
 
         Raises:
-            ShardError: it has fewer than before.
+            ShardError: it has fewer records than before.
         """
         for split, sums in self._sums.items():
             if self._done[split] < len(sums):
@@ -113,14 +113,14 @@ class Journal:
                 )
 
     def note(self, split: str, summed: int, of_record: list[Finding]) -> None:
-        """A record was dealt with. It counts once its shard is closed."""
+        """Note that a record was processed. It counts once its shard is closed."""
         sums, findings = self._new.setdefault(split, ([], {}))
         if of_record:
             findings[len(sums)] = of_record
         sums.append(summed)
 
     def close_shard(self, row: dict[str, Any]) -> None:
-        """Write down that a shard is on disk, with all records of its split since the last one.
+        """Record that a shard is on disk, with all records of its split since the previous one.
 
         Raises:
             ShardError: it cannot be written.
@@ -148,9 +148,9 @@ AFRESH = "run it without --resume to begin afresh"
 
 
 def checksum(record: Record) -> int:
-    """CRC-32 of all that a source says of a record, and of its image: the bytes, or the file's place, size and time.
+    """Return the CRC-32 of all data of a record, and of its image: the bytes, or the file's path, size and time.
 
-    A file's place is its absolute path, so that the same folder may be named in another way.
+    The path is made absolute, so that the same folder may be given in a different way.
     """
     facts = (record.key, record.id, record.height, record.width)
     path = os.path.abspath(record.image) if isinstance(record.image, Path) else ""  # noqa: PTH100  (links stay)
@@ -158,7 +158,7 @@ def checksum(record: Record) -> int:
 
 
 def _checksum_before(record: Record) -> int:
-    """As journals of dataforge 0.1.0 have it: with the paths as they were named."""
+    """Return the checksum as in journals of dataforge 0.1.0: with the paths as they were given."""
     facts = (record.key, record.id, record.height, record.width, record.origin)
     return _checksum(record, facts, str(record.image))
 

@@ -1,4 +1,4 @@
-"""Compare shards with their source, repaired by ingest's own code, record by record up to the first difference."""
+"""Comparison of shards with their source, repaired by ingest's own code, up to the first difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dataforge.shards.reader import Shards
 
 @dataclass(frozen=True)
 class Difference:
-    """Where shards and source part: in which record (or of the set), in what, and both values."""
+    """A difference between shards and source: the record (or the set), the property, and both values."""
 
     place: str
     field: str
@@ -35,14 +35,14 @@ def first_difference(
 ) -> Difference | None:
     """Compare classes, unions and each record: key, image bytes, sizes, number, boxes, labels, flags, areas, order.
 
-    What ingest refuses is skipped, and what it repairs is repaired.
+    Records that ingest refuses are skipped, and those that it repairs are repaired.
 
     Args:
-        source: read anew, with the options that the shards were made with.
-        progress: called with the number of records compared, after each.
+        source: read again, with the options used to make the shards.
+        progress: called after each record with the number of records compared.
 
     Raises:
-        ShardError: the shards are a cache, whose images are not the source's.
+        ShardError: the shards are a cache, whose images differ from the source's.
     """
     place = str(shards.path)
     shards = Shards(shards.path, shards.split, shards.view, verify=False)  # bytes are compared with the source's
@@ -90,7 +90,7 @@ def first_difference(
 
 
 def _facts(shards: Shards, i: int, record: Record, blob: bytes, info: ImageInfo) -> Iterator[tuple[str, str, str]]:
-    """What is compared of a record, in words, the plainest first."""
+    """Yield the properties of a record to compare, as text, the simplest first."""
     table = shards.table
     rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
     yield "key", repr(table.key[i]), repr(record.key)
@@ -120,4 +120,4 @@ def _bytes(data: bytes) -> str:
 
 
 def _value(value: object) -> str:
-    return repr(np.asarray(value).tolist())  # all the digits, which numpy's own text leaves out
+    return repr(np.asarray(value).tolist())  # all digits, which numpy's own text omits

@@ -1,4 +1,4 @@
-"""What an ingest did: counted, said, and written down finding by finding."""
+"""Results of an ingest: counts, summary text, and the report file with one line per finding."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dataforge.files import writing
 from dataforge.record import Finding
 from dataforge.shards.index import REPORT
 
-EXAMPLES = 3  # findings of a kind that are shown; the report file holds all
+EXAMPLES = 3  # findings shown per kind; the report file contains all
 
 
 @dataclass
 class Summary:
-    """What an ingest did.
+    """Summary of an ingest.
 
     Attributes:
-        images, boxes: those that were taken.
-        refused_images: whole records that were left out; this is what `max_bad` limits.
-        findings: how often, by (action, code); examples: the first few of each; first_refused: of the images.
-        varied: the kinds whose findings give different reasons.
+        images, boxes: numbers accepted.
+        refused_images: number of records left out; limited by `max_bad`.
+        findings: counts by (action, code); examples: the first few of each; first_refused: of the refused images.
+        varied: kinds whose findings have different reasons.
     """
 
     out: Path
@@ -56,7 +56,7 @@ class Summary:
                 self.first_refused.append(finding)
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return the contents as one JSON object."""
         counts: dict[str, dict[str, int]] = {"refused": {}, "repaired": {}, "noted": {}}
         for (action, code), count in sorted(self.findings.items()):
             counts[action][code] = count
@@ -70,7 +70,7 @@ class Summary:
         }
 
     def text(self) -> str:
-        """The findings, by action and kind, each with its first examples."""
+        """Return the findings by action and kind, each with its first examples."""
         lines = []
         for action in ("refused", "repaired", "noted"):
             for kind in (kind for kind in self.findings if kind[0] == action):
@@ -86,7 +86,7 @@ class Summary:
         return "\n".join(lines)
 
     def refusal(self, what: str) -> str:
-        """Why nothing was published, with the first refused images."""
+        """Return the reason why nothing was published, with the first refused images."""
         listed = [f"  {line(finding)}" for finding in self.first_refused]
         more = self.refused_images - len(listed)
         if more > 0:
@@ -95,7 +95,7 @@ class Summary:
 
 
 def line(finding: Finding) -> str:
-    """A finding in one line: file, key with its split and its box's number where these matter, value, reason."""
+    """Return a finding as one line: file, key (with split and box number where relevant), value, reason."""
     plain = finding.file.endswith(finding.key) or Path(finding.file).stem == finding.key
     key = "" if plain else finding.key
     if finding.other is not None:
@@ -106,7 +106,7 @@ def line(finding: Finding) -> str:
 
 
 def line_safe(text: str) -> str:
-    """Text that any terminal takes: what is not Unicode in a file's name is shown as an escape."""
+    """Return text that any terminal can print: parts of a file name that are not Unicode are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -116,7 +116,7 @@ def refuses_image(finding: Finding) -> bool:
 
 @contextmanager
 def open_report(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds a line to the report. The file is whole when this ends."""
+    """Yield a function that adds a line to the report. The file is complete on exit."""
 
     with writing(path, ShardError):
         file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""From a format's records to shards: read, check, mend or refuse, write, and account for every one of them."""
+"""The ingest of records to shards: read, check, repair or refuse, write, and account for each record."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dataforge.sources.checks import look
 from dataforge.sources.repair import repair
 from dataforge.threads import cores, ordered
 
-BATCH, BATCH_BYTES = 32, 1 << 20  # how many images a thread takes at a time, at most: fewer where they are large
+BATCH, BATCH_BYTES = 32, 1 << 20  # maximum that a thread takes at a time: fewer images if they are large
 Stored = tuple[Record, bytes, ImageInfo]
 
 
 class IngestError(FormatError):
-    """Too much had to be refused, so nothing was published. `summary` says what."""
+    """Too many images were refused, so nothing was published. `summary` contains the details."""
 
     def __init__(self, text: str, summary: Summary) -> None:
         super().__init__(text)
@@ -44,26 +44,26 @@ def ingest(
     resume: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Summary:
-    """Write a source as shards, and `out/ingest.jsonl`: one finding a line, the summary last.
+    """Write a source as shards, and `out/ingest.jsonl`: one finding per line, the summary last.
 
-    Nothing is published unless all went well: an error or an interruption leaves in `out` the report, and what
-    `resume` needs: the shards that were closed, and their journal.
+    Shards are published only on success: an error or an interruption leaves in `out` the report and the input of
+    `resume`: the closed shards and their journal.
 
     Args:
-        out: a folder that does not exist, is empty, or holds what an unfinished ingest left.
-        max_bad: how many images may be refused; refused boxes do not count.
-        decode_check: decode each image too, so that damage within its pixels is found; slow.
+        out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
+        max_bad: maximum number of refused images; refused boxes do not count.
+        decode_check: also decode each image, to detect damaged pixel data; slow.
         source_name: the format's name, for the index.
-        progress: called with the number of images dealt with, after each.
-        jobs: how many threads read and check images, by default one a core that may be used; the files are the same.
-        resume: keep the closed shards of an ingest that did not finish, and go on behind them. Every record that is
-            in one must be what it was, but for its image's content, of which only size and time are looked at.
-        shard_bytes: a shard is closed once it holds this many bytes of images.
+        progress: called after each image with the number of images processed.
+        jobs: number of threads that read and check images, by default one per available core; the files are the same.
+        resume: keep the closed shards of an unfinished ingest, and continue after them. Every record in them must be
+            unchanged; image contents are compared only by size and time.
+        shard_bytes: a shard is closed once it contains this many bytes of images.
 
     Raises:
         IngestError: more images were refused than `max_bad`, or none is left.
-        ShardError: `out` cannot be written, or is not free, or the source is not what it was (`resume`).
-        FormatError: the source found something that it cannot go on from.
+        ShardError: `out` cannot be written, or is not free, or the source has changed (`resume`).
+        FormatError: the source met an error from which it cannot continue.
     """
     for name in source.unions:
         _check_split(name)
@@ -109,7 +109,7 @@ def ingest(
                 if done.stored is not None:
                     summary.images += 1
                     summary.boxes += len(done.stored[0].boxes)
-                    # past `max_bad` it goes on only to list all that is wrong
+                    # beyond `max_bad`, continue only to list all errors
                     row = writer.add(*done.stored) if summary.refused_images <= max_bad else None
                     if row:
                         journal.close_shard(row)
@@ -130,7 +130,7 @@ def ingest(
 
 @dataclass(slots=True)
 class _Done:
-    """An item of the source. `record` is set while its image is still to be read."""
+    """An item of the source. `record` is set until its image has been read."""
 
     state: Literal["found", "passed", "new"]  # a finding; a record in a closed shard; another record
     findings: list[Finding]
@@ -141,7 +141,7 @@ class _Done:
 
 
 def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
-    """Do what must be done in the source's order, before images are read."""
+    """Do the work that must follow the source's order, before images are read."""
     seen: set[tuple[str, str]] = set()
     for item in items:
         if isinstance(item, Finding):
@@ -156,10 +156,10 @@ def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Don
 
 
 def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator[_Done]:
-    """The items, their images read in threads, in their order.
+    """Yield the items in order, with their images read in threads.
 
-    A thread takes some at a time, since handing over costs as much as a small image; of large ones fewer, so that the
-    bytes that wait do not grow with them.
+    A thread takes several at a time, since handing over costs as much as a small image; fewer if they are large, so
+    that the number of waiting bytes does not grow with them.
     """
     limit = 1
 
@@ -171,7 +171,7 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
                 if len(batch) >= limit:
                     yield batch
                     batch = []
-        except Exception:  # what came before it is dealt with first, as if items came one by one
+        except Exception:  # earlier items are processed first, as if items came one by one
             if batch:
                 yield batch
             raise
@@ -193,19 +193,19 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
         for batch in batches():
             yield from read(batch)
         return
-    # the caller writes meanwhile, so it is one of them; but decoding needs no interpreter, and writing little time
+    # the caller writes meanwhile and counts as a thread; but decoding releases the GIL, and writing takes little time
     for batch in ordered(read, batches(), jobs if decode_check else jobs - 1):
         yield from batch
 
 
 def check_key(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
-    """Why a record's name cannot be stored; None where it can.
+    """Return the reason why a record's name cannot be stored; None if it can.
 
     Args:
-        seen: the (split, key) of the records before it; this one's is added.
+        seen: the (split, key) of the previous records; this record's is added.
 
     Raises:
-        FormatError: its split's name cannot be a folder's.
+        FormatError: its split name cannot be used as a folder name.
     """
     _check_split(record.split)
     if not _is_unicode(record.key):
@@ -218,10 +218,10 @@ def check_key(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
 
 
 def take(record: Record, decode_check: bool = False) -> tuple[list[Finding], Stored | None]:
-    """Read a record's image: what is wrong with both, and, unless it is refused, what is stored.
+    """Read a record's image; return the findings on both, and the data to store unless it is refused.
 
     Args:
-        decode_check: decode the image too.
+        decode_check: also decode the image.
     """
     findings: list[Finding] = []
     stored = None

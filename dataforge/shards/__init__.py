@@ -1,1 +1,1 @@
-"""Shards on disk. `README.md` beside this file is the specification."""
+"""Shards on disk, as specified in `README.md` in this folder."""

@@ -1,4 +1,4 @@
-"""A shard folder as a `Source` again: what exports, merges and splits read."""
+"""A shard folder as a `Source`, for exports, merges and splits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataforge.shards.reader import Shards
 
 
 def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cache: bool = False) -> Source:
-    """A shard folder as a source: records stream, images are the stored bytes.
+    """Return a shard folder as a source: records are streamed, images are the stored bytes.
 
     Args:
-        split: take these only, unions among them; None takes all.
-        allow_cache: take a cache's JPEGs, which are not the original images, with boxes in their pixels.
+        split: use only these splits, including unions; None uses all.
+        allow_cache: accept a cache's JPEGs, which are not the original images, with boxes in their pixels.
 
     Raises:
         ConfigError: no such split. ShardError: it is a cache, and JPEG caches are not allowed or raw pixels are stored.
-            DataError, while the records are drawn: an image is damaged.
+            DataError, during iteration over the records: an image is damaged.
     """
     check_originals(shards, allow_cache)
     chosen = chosen_splits(shards, split)
@@ -47,7 +47,7 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
 
 
 def check_originals(shards: Shards, allow_cache: bool = False) -> None:
-    """Raise ShardError where `source_of` would: what is published as images must not be a cache's pixels unnoticed."""
+    """Raise ShardError where `source_of` would, so that a cache's pixels are not published as images unnoticed."""
     if shards.codec == "keep" or (shards.codec == "jpeg" and allow_cache):
         return
     what = (
@@ -57,7 +57,7 @@ def check_originals(shards: Shards, allow_cache: bool = False) -> None:
 
 
 def chosen_splits(shards: Shards, split: tuple[str, ...] | None) -> list[str]:
-    """Stored splits, in the index's order."""
+    """Return the selected stored splits, in the order of the index."""
     unions = shards.index["unions"]
     stored = [name for name in shards.splits if name not in unions]
     if not split:

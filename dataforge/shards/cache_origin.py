@@ -1,4 +1,4 @@
-"""What a cache remembers of the images that it was baked from, and whether its parent is still what it was."""
+"""Source images of a cache: their sizes and matrices, and the check that its parent is unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Origin:
 
     Attributes:
         height, width: (N,) pixels of the source image.
-        matrix: (N, 3, 3) source pixels to stored pixels, edge coordinates; scales and shifts alone.
+        matrix: (N, 3, 3) source pixels to stored pixels, edge coordinates; only scale and translation.
     """
 
     height: NDArray[np.int32]
@@ -33,7 +33,7 @@ class Origin:
     matrix: NDArray[np.float64]
 
     def encode(self) -> bytes:
-        """As the bytes of an Arrow IPC file."""
+        """Encode as the bytes of an Arrow IPC file."""
         rows = pa.FixedSizeListArray.from_arrays(pa.array(self.matrix[:, :2].reshape(-1)), 6)
         batch = pa.RecordBatch.from_arrays([pa.array(self.height), pa.array(self.width), rows], schema=SCHEMA)
         sink = pa.BufferOutputStream()
@@ -42,7 +42,7 @@ class Origin:
         return bytes(sink.getvalue())
 
     def home(self, table: Table) -> Table:
-        """The records' table of stored pixels, to one of source pixels."""
+        """Convert the records' table in stored pixels to one in source pixels."""
         matrix = self.matrix[table.image]
         scale, shift = matrix[:, [0, 1], [0, 1]], matrix[:, :2, 2]
         limit = np.stack([self.width, self.height], 1)[table.image]
@@ -56,7 +56,7 @@ class Origin:
         )
 
     def records(self, index: NDArray[np.int64]) -> Origin:
-        """Some records, in their order."""
+        """Return the origin of some records, in the order of `index`."""
         return Origin(self.height[index], self.width[index], self.matrix[index])
 
 
@@ -80,19 +80,19 @@ def read(path: Path) -> Origin:
 
 
 def content(path: Path) -> str:
-    """The fingerprint of a shard folder: 8 hex digits, the CRC-32 of its index."""
+    """Return the fingerprint of a shard folder: 8 hex digits, the CRC-32 of its index."""
     return f"{zlib.crc32((path / INDEX).read_bytes()):08x}"
 
 
 def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:
-    """Whether the set that a cache was baked from can be looked at.
+    """Return whether the set that a cache was baked from is accessible.
 
     Args:
         path: the cache.
-        baked: what its index says under that name.
+        baked: the entry of that name in its index.
 
     Raises:
-        ShardError: it is there and has changed, so the cache is stale.
+        ShardError: it exists and has changed, so the cache is stale.
     """
     try:
         current = content(Path(baked["parent"]))

@@ -1,4 +1,4 @@
-"""The index of a shard folder: its version, what it must hold, and how it is published."""
+"""The index of a shard folder: its version, required contents and publication."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FORMAT_VERSION = 1
 INDEX = "index.json"
 REPORT = "ingest.jsonl"
 JOURNAL = "resume.jsonl"
-CODECS = ("keep", "jpeg", "raw")  # the source's bytes; encoded again; pixels
+CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """`index.json` of a shard folder, its version checked first.
+    """Read `index.json` of a shard folder, checking its version first.
 
     Raises:
         ShardError: no such folder, nothing published in it, not JSON, or written by a newer dataforge.
@@ -42,7 +42,7 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def write_index(path: Path, index: dict[str, Any]) -> None:
-    """Publish a shard folder: `index.json` appears whole or not at all."""
+    """Publish a shard folder by writing `index.json` atomically."""
     temporary = path / (INDEX + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(index, file, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Reading a shard folder."""
+"""The reader of shard folders."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ ALTERED = "the image's bytes are not those that were ingested (size or CRC-32 di
 
 
 class Shards:
-    """A shard folder, or one split of it, or a view of either. It pickles as its path, and threads may share it.
+    """A shard folder, or one split of it, or a view of either. It is pickled as its path, and threads may share it.
 
     Args:
         path: a folder made by `dataforge ingest`.
-        split: take only this split (its name, or the start of one that fits no other); None takes all, in the
-            index's order.
-        view: which classes, boxes and images of it are wanted; None takes all. What it leaves out is not here: records
-            and labels are numbered without it.
-        verify: compare each image with its CRC-32 when it is read for the first time. False trusts the disk.
+        split: read only this split (its name, or an unambiguous prefix of it); None reads all, in the order of the
+            index.
+        view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
+            that it excludes.
+        verify: compare each image with its CRC-32 when it is first read. False trusts the disk.
 
     Attributes:
-        classes: names by label; class_ids: the source's own number for each.
-        table: the facts of all records; `blob(i)`: record i's encoded image.
-        splits: split -> the numbers of its records here.
-        codec: "keep" (the source's bytes), "jpeg" or "raw", the two of caches that `dataforge bake` makes.
-        channels: 3, or 1 where a cache holds grey pixels.
-        source: `table` with sizes, boxes and areas in pixels of the source images; of a set that is no cache, `table`.
+        classes: names by label; class_ids: the source's number for each.
+        table: the `Table` of all records; `blob(i)`: the encoded image of record i.
+        splits: split -> the numbers of its records.
+        codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
+        channels: 3, or 1 for a cache of grey pixels.
+        source: `table` with sizes, boxes and areas in pixels of the source images; `table` if not a cache.
 
     Raises:
         ShardError: the folder cannot be opened, or is a stale cache; ConfigError: no such split, or the view names no
@@ -63,7 +63,7 @@ class Shards:
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
-        # a split that a view left without images when it was ingested is not stored
+        # a split left without images by a view during ingest is not stored
         self._unions = {
             name: [part for part in parts if part in stored] for name, parts in self.index["unions"].items()
         }
@@ -105,7 +105,7 @@ class Shards:
 
     @cached_property
     def _stored(self) -> Table:
-        """The facts of all records of these splits, whatever the view."""
+        """The table of all records of these splits, regardless of the view."""
         table = read_tables([self.path / shard["path"] / "table.arrow" for shard in self._shards])
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
@@ -113,12 +113,12 @@ class Shards:
 
     @cached_property
     def _labels(self) -> NDArray[np.int32]:
-        """(S,) labels of all stored boxes in the view's numbers, -1 for classes that are not in it."""
+        """(S,) labels of all stored boxes in the view's numbering, -1 for classes outside it."""
         return self._label_of[self._stored.labels] if self.view.classes else self._stored.labels
 
     @cached_property
     def _kept(self) -> NDArray[np.bool_] | None:
-        """(S,) which of the stored boxes the view keeps; None for all."""
+        """(S,) mask of the stored boxes that the view keeps; None for all."""
         table = self._stored if self._stored_origin is None else self._stored_origin.home(self._stored)
         why = self.view.reasons(table.boxes, self._labels, table.flags, table.areas)
         return None if why is None or not why.any() else why == 0
@@ -153,28 +153,28 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
-        """8 hex digits that change with the content: the index carries the tables' checksums, they the images'."""
+        """8 hex digits that change with the content: the index has the tables' checksums, the tables the images'."""
         content = cache_origin.content(self.path)
         return content if self.view == View() else f"{zlib.crc32(repr(self.view).encode(), int(content, 16)):08x}"
 
     def _place(self, i: int) -> tuple[int, int]:
-        """Record i's shard, and its number there."""
+        """Return the shard of record i, and its number in the shard."""
         stored = i if self._rows is None else int(self._rows[i])
         shard = int(np.searchsorted(self._starts, stored, "right")) - 1
         return shard, stored - int(self._starts[shard])
 
     def place(self, i: int) -> str:
-        """Where record i is, in words for a message: its shard, its number there and its key."""
+        """Return the location of record i for messages: its shard, its number in the shard and its key."""
         shard, number = self._place(i)
         return f"{self.path / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
 
     def blob(self, i: int) -> memoryview:
-        """Record i's encoded image, without a copy.
+        """Return the encoded image of record i, without a copy.
 
         Raises:
             IndexError: i is not in 0..len-1.
             ShardError: the store is missing or damaged.
-            DataError: the bytes are not those that were written; the text names the record's shard, number and key.
+            DataError: the bytes differ from those that were written; the text names the record's shard, number and key.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
@@ -186,7 +186,7 @@ class Shards:
 
     @cached_property
     def _verified(self) -> NDArray[np.bool_]:
-        """(N,) records whose bytes this process has compared with their CRC-32. Threads may compare one twice."""
+        """(N,) mask of records that this process has compared with their CRC-32. Threads may compare one twice."""
         return np.zeros(len(self), bool)
 
     def _check(self, i: int, blob: memoryview) -> None:
@@ -202,11 +202,11 @@ class Shards:
         return opened
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """The stored pixels of records that all have one shape, copied in one go. Only with codec "raw".
+        """Copy the stored pixels of records that all have one shape, in one operation. Only for codec "raw".
 
         Args:
             index: (n,) record numbers.
-            out: (n, height, width, channels), C-contiguous, where they go.
+            out: (n, height, width, channels), C-contiguous destination.
 
         Raises:
             ShardError: a store is missing or damaged. DataError: as `blob`.
@@ -227,7 +227,7 @@ class Shards:
 
     @cached_property
     def _stored_origin(self) -> cache_origin.Origin | None:
-        """The source images of all records of these splits, whatever the view; None where they are what is stored."""
+        """The source images of all records of these splits, regardless of the view; None if not a cache."""
         if self._baked is None:
             return None
         origin = cache_origin.read(self.path)
@@ -246,7 +246,7 @@ class Shards:
         return origin if origin is None or self._rows is None else origin.records(self._rows)
 
     def to_stored(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, 3, 3) source pixels to stored pixels of records (n,), in edge coordinates; identities for no cache."""
+        """Return (n, 3, 3) source to stored pixels of records (n,), in edge coordinates; identities if not a cache."""
         return np.tile(np.eye(3), (len(index), 1, 1)) if self._origin is None else self._origin.matrix[index]
 
     @cached_property
@@ -254,10 +254,10 @@ class Shards:
         return self.table if self._origin is None else self._origin.home(self.table)
 
     def pixels(self, i: int, reduce: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Record i's image, decoded and upright: (height, width, 3) RGB.
+        """Return the image of record i, decoded and upright: (height, width, 3) RGB.
 
         Args:
-            reduce, out: as `dataforge.images.decode.decode` takes them: smaller pixels, and where they may go.
+            reduce, out: as for `dataforge.images.decode.decode`: the reduction, and an optional destination.
 
         Raises:
             ShardError: the store is missing or damaged.
@@ -280,7 +280,7 @@ class Shards:
         return decode(blob, int(self.table.orientation[i]), reduce, out)
 
     def info(self) -> dict[str, Any]:
-        """What is in it, as `dataforge info --json` prints it."""
+        """Return a summary of the contents, as `dataforge info --json` prints it."""
         table = self.table
         counts = np.diff(table.offsets)
 
@@ -320,6 +320,6 @@ class Shards:
 
 
 def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) how many boxes of each record are kept, of (S,) boxes and (N + 1,) offsets."""
+    """Return (N,) the number of kept boxes per record, given (S,) boxes and (N + 1,) offsets."""
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
     return np.diff(before[offsets])

@@ -1,4 +1,4 @@
-"""The facts of a shard's records: one Arrow file, read as numpy views over the mapped bytes."""
+"""The table of a shard's records: one Arrow file, read as numpy views of the mapped bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FACTS = ("id", "height", "width", "orientation", "size", "crc")
 
 @dataclass(frozen=True)
 class Jagged:
-    """The boxes of some records, one after another; record i's are `offsets[i]:offsets[i + 1]`."""
+    """The concatenated boxes of some records; those of record i are `offsets[i]:offsets[i + 1]`."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int32]
@@ -47,10 +47,10 @@ class Table:
     """Columns over N records and S boxes.
 
     Attributes:
-        id: (N,) the source's number for the image, -1 where it has none.
+        id: (N,) the source's number of the image, -1 if it has none.
         height, width: (N,) pixels after the EXIF orientation; orientation: (N,) 1..8.
         size, crc: (N,) bytes and CRC-32 of the stored image.
-        offsets: (N + 1,) record i's boxes are rows offsets[i]:offsets[i + 1].
+        offsets: (N + 1,) the boxes of record i are rows offsets[i]:offsets[i + 1].
         boxes: (S, 4) xyxy pixels; labels, flags, areas: (S,).
     """
 
@@ -72,16 +72,16 @@ class Table:
 
     @cached_property
     def key(self) -> NDArray[np.object_]:
-        """(N,) keys as strings, made when first asked for."""
+        """(N,) keys as strings, created on first access."""
         return np.array(self._key.to_pylist(), dtype=object)
 
     @cached_property
     def image(self) -> NDArray[np.int64]:
-        """(S,) the record that each box belongs to."""
+        """(S,) record number per box."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def take(self, index: NDArray[np.int64]) -> Jagged:
-        """The boxes of some records, in their order.
+        """Return the boxes of some records, in the order of `index`.
 
         Args:
             index: (n,) record numbers.
@@ -92,7 +92,7 @@ class Table:
         return Jagged(self.boxes[rows], self.labels[rows], self.flags[rows], self.areas[rows], offsets)
 
     def records(self, index: NDArray[np.int64]) -> Table:
-        """Some records, in their order, as a table of their own.
+        """Return some records, in the order of `index`, as a new table.
 
         Args:
             index: (n,) record numbers.
@@ -105,7 +105,7 @@ def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -
     """Write a shard's table.
 
     Args:
-        columns: one list a column of `SCHEMA`, but for `objects`.
+        columns: one list per column of `SCHEMA`, except `objects`.
         objects: the boxes of all records.
     """
     boxes = pa.FixedSizeListArray.from_arrays(_array(pa.float32(), objects.boxes), 4)
@@ -123,7 +123,7 @@ def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -
 
 
 def _array(kind: pa.DataType, values: object) -> pa.Array:
-    """As `pa.array` makes it, which first imports pandas where there is one: that takes longer than 20,000 images."""
+    """Convert as `pa.array`, which would first import pandas if installed: that takes longer than 20,000 images."""
     data = np.ascontiguousarray(values, kind.to_pandas_dtype()).reshape(-1)
     return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
@@ -166,7 +166,7 @@ def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
 
 
 def _values(array: pa.Array) -> NDArray[Any]:
-    """As `to_numpy` gives it, which first imports pandas where there is one."""
+    """Convert as `to_numpy`, which would first import pandas if installed."""
     data = array.buffers()[1]
     if data is None:
         return np.empty(0, array.type.to_pandas_dtype())

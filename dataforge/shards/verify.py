@@ -1,4 +1,4 @@
-"""Checking that a shard folder is what its index says."""
+"""Verification of a shard folder against its index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataforge.shards.reader import ALTERED, Shards
 
 @dataclass(frozen=True)
 class Fault:
-    """A record, or a whole shard, that is not what it should be."""
+    """A faulty record or shard."""
 
     place: str
     reason: str
@@ -24,9 +24,9 @@ def verify(shards: Shards) -> Iterator[Fault]:
     """Read, check and decode everything, and yield each fault.
 
     Checked: the tables' checksums; each image's size and CRC-32; that it decodes, and to the height and width in the
-    table; that boxes lie inside it with an area, and labels name a class.
+    table; that boxes are inside it and have an area, and labels are valid classes.
     """
-    shards = Shards(shards.path, shards.split, shards.view, verify=False)  # here each fault is told, and none raised
+    shards = Shards(shards.path, shards.split, shards.view, verify=False)  # faults are yielded here, not raised
     if "baked" in shards.index:
         file = shards.path / ORIGIN
         if not file.is_file() or zlib.crc32(file.read_bytes()) != shards.index["baked"]["origin_crc"]:

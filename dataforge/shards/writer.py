@@ -1,4 +1,4 @@
-"""Writing a shard folder. Nothing counts until `index.json` is there, and that is written last."""
+"""The writer of shard folders. A folder is valid only once `index.json` exists, which is written last."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SHARD_BYTES = 1 << 30
 
 
 class ShardWriter:
-    """Writes records into `out/<split>/00000`, `00001`, ...; a `with` block that raises leaves no shard behind.
+    """Write records into `out/<split>/00000`, `00001`, ...; a `with` block that raises leaves no shard behind.
 
     Args:
-        out: a folder that does not exist, is empty, or holds what an unfinished ingest left.
+        out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         classes, class_ids, unions: as in `Source`.
-        shard_bytes: a shard is closed once it holds this many bytes of images.
-        codec, baked: as the index has them; the images are what `codec` says.
-        closed: split -> rows of the index for shards that are in `out` already and are kept. Where it is given, even
-            empty, the shards that are closed stay when a `with` block raises.
+        shard_bytes: a shard is closed once it contains this many bytes of images.
+        codec, baked: as in the index; the images are stored as `codec` states.
+        closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
+            shards stay when a `with` block raises.
 
     Raises:
-        ShardError: `out` holds something else, or cannot be written.
+        ShardError: `out` contains other files, or cannot be written.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class ShardWriter:
         return {row["path"] for rows in self._closed.values() for row in rows}
 
     def open_split(self, split: str) -> list[dict[str, Any]]:
-        """A split's rows so far. The index lists splits in the order in which this is first called for them."""
+        """Return a split's rows so far. The index lists splits in the order of their first calls of this method."""
         rows: list[dict[str, Any]] = self._index["splits"].setdefault(split, self._closed.setdefault(split, []))
         return rows
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> dict[str, Any] | None:
-        """Append a record whose boxes are already right. Gives the row of the shard that is full with it, if one is.
+        """Append a record with valid boxes. Return the row of the shard that it fills, if any.
 
         Args:
-            blob: the image's encoded bytes, kept as they are.
-            info: what its header says.
+            blob: the image's encoded bytes, stored unchanged.
+            info: its header properties.
 
         Raises:
-            ShardError: it could not be written.
+            ShardError: the record could not be written.
         """
         shard = self._open.get(record.split)
         if shard is None:
@@ -106,7 +106,7 @@ class ShardWriter:
         return row
 
     def close(self) -> Iterator[dict[str, Any]]:
-        """Close the shards that are still open, one by one; gives their rows."""
+        """Close the shards that are still open, one by one, and yield their rows."""
         for split in list(self._open):
             yield self._close(split)
 
@@ -114,7 +114,7 @@ class ShardWriter:
         """Close all shards and write `index.json`.
 
         Raises:
-            ShardError: something could not be written.
+            ShardError: a file could not be written.
         """
         for _ in self.close():
             pass
@@ -135,7 +135,7 @@ class ShardWriter:
 
 
 class _Shard:
-    """A shard being written: blobs go out as they come, facts are held until it closes."""
+    """A shard being written: blobs are written immediately, table columns are kept in memory until it closes."""
 
     def __init__(self, folder: Path, blobs: BlobStore) -> None:
         self.folder, self.blobs, self.bytes = folder, blobs, 0
@@ -154,7 +154,7 @@ class _Shard:
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
 
     def close(self) -> dict[str, int]:
-        """Write the table, and give the shard's row for the index."""
+        """Write the table, and return the shard's row for the index."""
         self.blobs.close()
         boxes, labels, flags, areas = zip(*self.objects, strict=True)
         offsets = np.cumsum([0, *map(len, boxes)])
@@ -175,10 +175,10 @@ class _Shard:
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:
-    """Make the output folder, or clear what an unfinished ingest left in it, but for the shards that are kept.
+    """Make the output folder, or remove the files of an unfinished ingest from it, except the shards to keep.
 
     Raises:
-        ShardError: it holds a published set or foreign files, or cannot be made.
+        ShardError: it contains a published set or foreign files, or cannot be created.
     """
     if out.is_file():
         raise ShardError(f"{out}: is a file; --out must name a folder")
@@ -191,11 +191,11 @@ def prepare(out: Path, kept: Collection[str] = ()) -> None:
         raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
     clear(out, kept)
     with writing(out, ShardError):
-        (out / REPORT).touch()  # marks the folder as ours from the first moment
+        (out / REPORT).touch()  # marks the folder as an ingest's from the start
 
 
 def clear(out: Path, kept: Collection[str] = ()) -> None:
-    """Remove the shards of an unfinished ingest but those that are `kept`, as `<split>/<number>`; its report stays."""
+    """Remove the shards of an unfinished ingest except those in `kept`, as `<split>/<number>`; its report stays."""
     for entry in out.iterdir():
         if not entry.is_dir():
             if entry.name != REPORT and not (kept and entry.name == JOURNAL):

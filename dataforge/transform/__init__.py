@@ -1,1 +1,1 @@
-"""From shards to shards, and back to annotation files."""
+"""Conversions from shards to shards, and from shards to annotation files."""

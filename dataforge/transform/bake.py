@@ -1,19 +1,19 @@
-"""Derived caches: the same records with pixels that cost less to decode, read through the same `Shards`.
+"""Derived caches: the same records with pixels that are cheaper to decode, read through the same `Shards`.
 
 A cache is a shard folder of its own. Sizes, boxes and areas in `Shards.table` refer to the stored pixels, so readers
-need not know about caches. In addition it keeps, for each record, the size of the **source** image and the matrix from
+need not know about caches. In addition it stores, for each record, the size of the **source** image and the matrix from
 source to stored pixels, so that results can be mapped to the original:
 
     shards.codec       "keep" (source bytes), "jpeg" (encoded again) or "raw" (pixels)
     shards.channels    3, or 1 for pixels stored in grey (`pixels(i)` always gives three)
-    shards.to_stored(index)    (n, 3, 3) float64, source pixels to stored pixels; identities for a set that is no cache
-    shards.source      the `Table` in source pixels: `height`, `width`, boxes and areas; `table` itself for no cache
-    shards.gather(index, out)    codec "raw" only: the stored pixels of records that all have one shape, as they lie on
-                       the disk, into out (n, height, width, channels) uint8, C-contiguous. It may be called by several
-                       threads for parts of one batch; the interpreter's lock is free while it copies.
+    shards.to_stored(index)    (n, 3, 3) float64, source pixels to stored pixels; identities if not a cache
+    shards.source      the `Table` in source pixels: `height`, `width`, boxes and areas; `table` itself if not a cache
+    shards.gather(index, out)    codec "raw" only: copy the stored pixels of records that all have one shape, unchanged,
+                       into out (n, height, width, channels) uint8, C-contiguous. It may be called by several threads
+                       for parts of one batch; the GIL is released while it copies.
 
-"Source" is always the first original, also for a cache of a cache. A `Loader` plans and draws from `table`, and gives
-`affine = matrix @ to_stored(index)`, which maps source pixels to those of the batch. A raw record needs no warp where
+"Source" is always the first original, also for a cache of a cache. A `Loader` plans and samples from `table`, and
+returns `affine = matrix @ to_stored(index)`, which maps source pixels to batch pixels. A raw record needs no warp where
 `matrix` is the identity: its stored shape, `table.height` x `table.width`, is the batch's.
 """
 
@@ -52,17 +52,17 @@ QUALITY = 92
 
 @dataclass(frozen=True)
 class Form:
-    """How a cache stores pixels. Without `side` and `shapes` images keep their size.
+    """Storage format of a cache's pixels. Without `side` and `shapes`, images keep their size.
 
     Attributes:
-        side: the shorter side becomes so many pixels, unless it is shorter already.
-        shapes: (height, width): each image goes to the one nearest in aspect ratio.
+        side: length of the shorter side in pixels; images whose shorter side is smaller keep their size.
+        shapes: (height, width): each image is assigned to the one nearest in aspect ratio.
         fit: "letterbox" keeps the aspect ratio in a shape, "stretch" fills it.
         gray: one channel, BT.601 luma.
-        raw: pixels as they are, which needs `shapes`; else JPEG at `quality`, with halved colour (4:2:0).
+        raw: uncompressed pixels, which requires `shapes`; otherwise JPEG at `quality`, with 4:2:0 chroma subsampling.
 
     Raises:
-        ConfigError: values that do not go together.
+        ConfigError: the values are incompatible.
     """
 
     side: int | None = None
@@ -93,7 +93,7 @@ class Form:
         return 1 if self.gray else 3
 
     def text(self) -> str:
-        """In a few words."""
+        """Return a short description."""
         if self.shapes:
             size = f"{', '.join(f'{h}x{w}' for h, w in self.shapes)} {self.fit}ed"
         else:
@@ -103,13 +103,13 @@ class Form:
     def place(
         self, height: NDArray[np.int32], width: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Where images go.
+        """Compute the stored size of images and the matrices to it.
 
         Args:
             height, width: (n,) pixels.
 
         Returns:
-            (n, 2) the stored height and width, and (n, 3, 3) the matrices there.
+            (n, 2) stored height and width, and (n, 3, 3) matrices from source to stored pixels.
         """
         sizes = np.stack([height, width], 1).astype(np.int64)
         if self.shapes:
@@ -127,9 +127,9 @@ class Form:
         return sizes, matrix
 
     def render(self, pixels: NDArray[np.uint8], size: Shape, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Pixels (height, width, 3) as they are stored: (*size, channels).
+        """Convert pixels (height, width, 3) to their stored form: (*size, channels).
 
-        In shapes, it is the loader's own warp, so that a batch of a raw cache is that of its parent.
+        With `shapes`, it uses the loader's own warp, so that a batch of a raw cache equals that of its parent.
         """
         if self.gray:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)  # type: ignore[assignment]
@@ -140,7 +140,7 @@ class Form:
         return np.ascontiguousarray(pixels).reshape(*size, self.channels)
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
-        """Stored pixels as a blob; raw ones with their shape."""
+        """Encode stored pixels as a blob; raw pixels keep their shape."""
         if self.raw:
             return pixels.data
         colour, halved = ("GRAY", "Gray") if self.gray else ("RGB", "420")
@@ -158,18 +158,18 @@ def bake(
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a cache of shards, as their view shows them. The same bytes come from any number of jobs.
+    """Write a cache of the records in the view of shards. The bytes do not depend on the number of jobs.
 
-    Nothing is published unless all went well: an error or an interruption leaves no cache behind.
+    The cache is published only on success: an error or an interruption leaves no cache behind.
 
     Args:
-        out: a folder that does not exist, is empty, or holds what an unfinished one left.
-        store_name: for JPEGs; raw pixels have a store of their own.
-        jobs: how many threads decode and encode.
-        progress: called with the number of images done, after each.
+        out: a folder that does not exist, is empty, or contains the files of an unfinished bake.
+        store_name: the store for JPEGs; raw pixels have their own store.
+        jobs: number of threads that decode and encode.
+        progress: called after each image with the number of images done.
 
     Raises:
-        ConfigError: there is no image, or `out` lies within the shards. ShardError: `out` is not free, cannot be
+        ConfigError: there is no image, or `out` is inside the shards. ShardError: `out` is not free, cannot be
             written, or has no room for raw pixels. DataError: a record is damaged.
     """
     table = shards.table
@@ -214,7 +214,7 @@ def bake(
         shards.class_ids,
         {name: parts for name, parts in shards.index["unions"].items() if set(parts) <= set(stored)},
         store_name="rows" if form.raw else store_name,
-        shard_bytes=1 << 62 if form.raw else SHARD_BYTES,  # so that a split's pixels of a shape are one array
+        shard_bytes=1 << 62 if form.raw else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
         source=shards.index["source"],
         codec=form.codec,
         baked={
@@ -239,9 +239,9 @@ def bake(
 
 
 def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -> Table:
-    """A table with all boxes moved to images of `sizes` (N, 2), and areas scaled with them.
+    """Return a table with all boxes mapped to images of `sizes` (N, 2), and areas scaled accordingly.
 
-    No box is lost: where rounding to float32 leaves one without an area, it gets the smallest that there is.
+    No box is lost: a box that rounding to float32 leaves without an area gets the smallest possible one.
     """
     limit = sizes[:, ::-1].astype(np.float32)
     region = np.concatenate([np.zeros_like(limit), limit], 1)
@@ -260,7 +260,7 @@ def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -
 
 
 def _chosen(shards: Shards) -> str:
-    """What the view chooses, in words; "" for everything."""
+    """Describe what the view selects; "" for everything."""
     plain, view = View(), shards.view
     values = {field.name: getattr(view, field.name) for field in fields(View)}
     parts = [f"{name}={value}" for name, value in values.items() if value != getattr(plain, name)]
@@ -268,6 +268,6 @@ def _chosen(shards: Shards) -> str:
 
 
 def free_bytes(out: Path) -> int:
-    """Room on the disk where a folder is, or will be."""
+    """Return the free bytes on the disk where a folder is, or will be."""
     existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     return shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""From shards back to annotation files. What a format cannot hold is counted, not passed over in silence."""
+"""Export of shards to annotation files. Information that a format cannot represent is counted and reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataforge.shards.reader import Shards
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `lost`: how much of what the shards hold the format does not, by the name of its part."""
+    """Result of an export. `lost`: number of items that the format cannot represent, by the name of the part."""
 
     out: Path
     format: str
@@ -27,7 +27,7 @@ class Exported:
     lost: dict[str, int]
 
     def text(self) -> str:
-        """One line, and one more for each kind of thing that was lost."""
+        """Return one line, plus one for each kind of lost information."""
         lines = [f"{self.images} images, {self.boxes} boxes written to {self.out} ({self.format})"]
         lines += [f"{count} {PARTS[part]} cannot be held by {self.format}" for part, count in self.lost.items()]
         return "\n".join(lines)
@@ -42,16 +42,16 @@ def export(
     allow_cache: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Exported:
-    """Write shards in a format. An error or an interruption leaves nothing behind.
+    """Write shards in an annotation format. An error or an interruption leaves no files behind.
 
     Args:
         out: a folder that does not exist, or is empty.
         allow_cache: write the JPEGs of a cache, which are not the original images.
-        progress: called with the number of images written, after each.
+        progress: called after each image with the number of images written.
 
     Raises:
-        FormatError: `out` is not free or cannot be written, or the format cannot hold a name.
-        ConfigError: the format or a split is not known, or `out` lies within the shards.
+        FormatError: `out` is not free or cannot be written, or the format cannot represent a name.
+        ConfigError: the format or a split is unknown, or `out` is inside the shards.
         ShardError: the shards are a cache that is not allowed, or a store is damaged. DataError: an image is damaged.
     """
     write = writer(format_name)

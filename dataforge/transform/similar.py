@@ -1,11 +1,11 @@
-"""Which images look alike: the same picture at another size, quality or brightness, or the next frame of a film.
+"""Detection of similar images: the same image at another size, quality or brightness, or consecutive video frames.
 
-A picture's hash is 64 bits, and the fewer bits of two hashes differ, the more alike the pictures are. Of 306
-photographs, microscope images and circuit boards (coco_mini, coco128, bccd, deeppcb), the same picture was within 2
-bits at JPEG quality 30, within 6 at half its size (all but one within 4), within 5 when 10 % brighter. With 1 % cut off
-each edge 93 % were within 4 bits, with 2 % 61 %, with 5 % next to none. Different pictures of these sets were at least
-13 apart. A hash does not see colours, nor anything that is small in the picture: frames of a film in which a little
-object moves are alike to it. Flipped or turned pictures are not.
+An image's hash is 64 bits; the fewer bits of two hashes differ, the more similar the images. For 306 photographs,
+microscope images and circuit boards (coco_mini, coco128, bccd, deeppcb), the same image was within 2 bits at JPEG
+quality 30, within 6 at half its size (all but one within 4), and within 5 when 10 % brighter. With 1 % cropped from
+each edge, 93 % were within 4 bits, with 2 % 61 %, with 5 % almost none. Different images of these sets were at least
+13 bits apart. A hash ignores colours and small details: video frames in which only a small object moves count as
+similar. Flipped or rotated images do not.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
 from dataforge.threads import cores, ordered
 
-MAX_DISTANCE = 4  # from 5 bits on, pictures of one object on plain ground (fod_a) pair up with other objects' too often
-MANY_BITS = 9  # from here on, comparing all with all costs less than looking in this many bands
-BLOCK = 64  # how many are then compared with all others at a time
+MAX_DISTANCE = 4  # at 5 bits or more, images of different objects on plain ground (fod_a) are matched too often
+MANY_BITS = 9  # from here on, comparing all pairs costs less than searching this many bands
+BLOCK = 64  # number of hashes then compared with all others at a time
 
 Hashes = NDArray[np.uint64]
 
@@ -34,12 +34,12 @@ def hashes(
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Hashes:
-    """(N,) the hashes of some records' images, of all by default.
+    """Return (N,) the hashes of the images of some records, by default of all.
 
     Args:
         rows: (N,) record numbers.
-        threads: one a core by default.
-        progress: called with the number of images dealt with, after each.
+        threads: one per core by default.
+        progress: called after each image with the number of images processed.
 
     Raises:
         DataError: an image is damaged.
@@ -58,23 +58,23 @@ def hashes(
 
 
 def same_bytes(table: Table) -> NDArray[np.int64]:
-    """(N,) the same number for images whose files are the same, by their CRC-32 and size."""
+    """Return (N,) numbers that are equal for images with identical files, by CRC-32 and size."""
     return np.unique(np.stack([table.crc, table.size], 1), axis=0, return_inverse=True)[1].astype(np.int64)
 
 
 def groups(
     hashes: Hashes, max_distance: int = MAX_DISTANCE, exact: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
-    """(N,) the same number for images that look alike, and for those that hang together by others in between.
+    """Return (N,) group numbers, equal for images that are similar, directly or through a chain of similar images.
 
-    `FLAT` is like no other hash, not even like itself: blank frames are only together if `exact` says so.
+    `FLAT` is similar to no hash, not even to itself: blank frames are grouped only by `exact`.
 
     Args:
-        max_distance: how many bits of two hashes may differ.
-        exact: (N,) equal where the files are the same.
+        max_distance: maximum number of differing bits between two hashes.
+        exact: (N,) equal for identical files.
 
     Returns:
-        group numbers 0, 1, ... in the order of their first images.
+        Group numbers 0, 1, ... in the order of their first images.
     """
     different, which = np.unique(hashes, return_inverse=True)
     first = np.arange(len(different))
@@ -97,7 +97,7 @@ def groups(
 
 
 def components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(count,) the same number for nodes that hang together: 0, 1, ... in the order of their first nodes.
+    """Return (count,) component numbers of nodes: 0, 1, ... in the order of their first nodes.
 
     Args:
         edges: (E, 2) pairs of nodes.
@@ -106,16 +106,16 @@ def components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def distance(one: Hashes | np.uint64, other: Hashes | np.uint64) -> NDArray[np.int64]:
-    """How many bits differ; 65, more than there are, where one of them is `FLAT`."""
+    """Return the number of differing bits; 65, more than there are, if either hash is `FLAT`."""
     return np.where((one == FLAT) | (other == FLAT), 65, np.bitwise_count(one ^ other))
 
 
 def _alike(hashes: Hashes, most: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The numbers of hashes that differ in at most `most` bits, as two ends; some pairs may come twice.
+    """Yield the indices of pairs of hashes that differ in at most `most` bits; some pairs may occur twice.
 
-    Cut into most + 1 bands, two such hashes have one band in common (Manku et al., WWW 2007, section 3), so only those
-    that share a band are compared. In order of a band, these are neighbours: one array operation compares each with
-    the next but k, so that memory stays at a few numbers a hash.
+    Split into most + 1 bands, two such hashes have one band in common (Manku et al., WWW 2007, section 3), so only
+    hashes that share a band are compared. Sorted by a band, these are neighbours: one array operation compares each
+    with the one k places further, so that memory stays at a few numbers per hash.
     """
     rows = np.flatnonzero(hashes != FLAT)
     hashes = hashes[rows]
@@ -139,7 +139,7 @@ def _alike(hashes: Hashes, most: int) -> Iterator[tuple[NDArray[np.int64], NDArr
 
 
 def _join(first: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Connected components: (n,) the first member of each one's, after edges between `a` and `b` were added.
+    """Return (n,) the first member of each node's connected component, after adding edges between `a` and `b`.
 
     Args:
         first: (n,) as returned; `np.arange(n)` for no edges.
@@ -155,6 +155,6 @@ def _join(first: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) 
 
 
 def _numbered(names: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Names to 0, 1, ... in the order in which they first come."""
+    """Renumber names to 0, 1, ... in the order of first occurrence."""
     _, at, number = np.unique(names, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(at))[number]

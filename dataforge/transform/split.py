@@ -1,4 +1,4 @@
-"""New splits of a set: every class shared out alike, what belongs together kept together."""
+"""Stratified splitting of a data set, with groups of images kept in one split."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Ints = NDArray[np.int64]
 def deal(
     group: Ints, image: Ints, label: Ints, keys: Sequence[str], shares: Sequence[float], seed: int = 0
 ) -> NDArray[np.int64]:
-    """Give each group of images to a split, so that images and classes come out in the wanted shares.
+    """Assign each group of images to a split, so that images and classes are divided in the wanted shares.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011, algorithm 1) with groups for examples: the
-    class with the fewest images left is dealt first, largest group first, each to the split that lacks most of the
-    class. Unlike the paper's, a split takes no group by more than half of which it would become too large, while there
-    is another: so it has at most (1 - 1 / K) of the largest group more images than wanted.
+    class with the fewest images left is assigned first, largest group first, each to the split that lacks most of the
+    class. Unlike in the paper, a split takes no group of which more than half would exceed its share, while another
+    split can take it: so it exceeds the wanted number of images by at most (1 - 1 / K) of the largest group.
 
     Args:
         group: (N,) the number of each image's group, 0..G-1.
-        image, label: (P,) pairs: this image holds this class. A pair may come often and counts once.
-        keys: N of them, unique. With the seed they alone settle ties, so the records' order does not matter.
-        shares: K of them, which add up to 1.
+        image, label: (P,) pairs: this image contains this class. Duplicate pairs count once.
+        keys: N unique keys. Ties are resolved by keys and seed alone, so the order of the records does not matter.
+        shares: K shares, which add up to 1.
 
     Returns:
-        (N,) each image's split, 0..K-1.
+        (N,) the split of each image, 0..K-1.
     """
     if not len(group):
         return np.zeros(0, np.int64)
@@ -52,11 +52,11 @@ def deal(
     row, column = np.divmod(np.unique(image * classes + label), classes)  # each pair once
     pairs, counts = np.unique(group[row] * classes + column, return_counts=True)
     pair_group, pair_class = np.divmod(pairs, classes)
-    # group g holds the classes of its pairs start[g]:start[g + 1]
+    # group g contains the classes of its pairs start[g]:start[g + 1]
     start = np.searchsorted(pair_group, np.arange(len(size) + 1))
 
-    left = np.bincount(pair_class, counts, classes)  # images of each class that are not dealt yet
-    lacking = np.outer(shares, left)  # (K, C) what each split still should get of each class
+    left = np.bincount(pair_class, counts, classes)  # images of each class that are not assigned yet
+    lacking = np.outer(shares, left)  # (K, C) number that each split still needs of each class
     room = [share * len(group) for share in shares]
     part = np.full(len(size), -1, np.int64)
 
@@ -84,14 +84,14 @@ def deal(
 
 
 def groups_of(keys: Sequence[str], by: str) -> Ints:
-    """(N,) the same number for images whose keys agree.
+    """Return (N,) group numbers, equal for images whose keys agree.
 
     Args:
-        by: "folder", or a regular expression: images agree in what its first group matches (or all of it, if it has
-            none). An image whose key it does not match is alone.
+        by: "folder", or a regular expression: images agree if its first group (or the whole expression, if it has
+            none) matches the same text. An image whose key does not match is a group of its own.
 
     Raises:
-        ConfigError: it is no regular expression, or matches no key.
+        ConfigError: it is not a valid regular expression, or matches no key.
     """
     if by == "folder":
         names: list[tuple[int, str]] = [(0, key.rpartition("/")[0]) for key in keys]
@@ -110,7 +110,7 @@ def groups_of(keys: Sequence[str], by: str) -> Ints:
 
 
 def together(one: Ints, other: Ints) -> Ints:
-    """(N,) groups 0..G-1 that keep together what either of two groupings does."""
+    """Merge two groupings: return (N,) groups 0..G-1 that keep together the members of each group of either."""
     edges = []
     for grouping in (one, other):
         order = np.argsort(grouping, kind="stable")
@@ -121,13 +121,13 @@ def together(one: Ints, other: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Dealt:
-    """Which record goes to which split.
+    """Assignment of records to splits.
 
     Attributes:
         names, shares: of the K splits, as wanted.
-        part: (N,) each record's split, 0..K-1; group: (N,) which stay together.
-        images: (K,) how many each got; boxes: (K,); per_class: (C, K) images that hold the class.
-        warnings: what could not be as wanted, in words.
+        part: (N,) the split of each record, 0..K-1; group: (N,) equal for records that stay together.
+        images, boxes: (K,) counts per split; per_class: (C, K) images that contain the class.
+        warnings: messages on requirements that could not be met.
     """
 
     names: tuple[str, ...]
@@ -141,7 +141,7 @@ class Dealt:
     warnings: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return the contents as one JSON object."""
         return {
             "wanted": dict(zip(self.names, self.shares, strict=True)),
             "groups": int(self.group.max(initial=-1)) + 1,
@@ -157,7 +157,7 @@ class Dealt:
         }
 
     def text(self) -> str:
-        """A table: of the images, the boxes and each class's images, how many and what share each split got."""
+        """Return a table of the number and share per split of images, boxes and images of each class."""
         groups = int(self.group.max(initial=-1)) + 1
         rows = [("images", self.images), ("boxes", self.boxes)]
         rows += [(f"with {name}", counts) for name, counts in zip(self.classes, self.per_class, strict=True)]
@@ -172,11 +172,11 @@ class Dealt:
 
 
 def split(shards: Shards, wanted: Mapping[str, float], group: Ints, seed: int = 0) -> Dealt:
-    """Share all records of some shards out.
+    """Divide all records of some shards among new splits.
 
     Args:
         wanted: the new splits' shares, which add up to 1.
-        group: (N,) the same number for records that stay together.
+        group: (N,) equal for records that stay together.
 
     Raises:
         ConfigError: a split would get no image.
@@ -214,7 +214,7 @@ def split(shards: Shards, wanted: Mapping[str, float], group: Ints, seed: int = 
 
 
 def source_of_dealt(shards: Shards, dealt: Dealt) -> Source:
-    """The records under their new splits. A key that two old splits have gets its old split's name before it."""
+    """Return the records in their new splits. A key in two old splits is prefixed with the name of its old split."""
     stored = [name for name in shards.splits if name in shards.index["splits"]]
 
     def moved(name: str) -> Source:
@@ -227,6 +227,6 @@ def source_of_dealt(shards: Shards, dealt: Dealt) -> Source:
 
 
 def _keys(shards: Shards) -> list[str]:
-    """The records' keys with their splits' names, which makes them unique."""
+    """Return the record keys with their split names, which makes them unique."""
     keys = shards.table.key
     return [f"{name}/{keys[i]}" for name in shards.index["splits"] for i in shards.splits.get(name, ())]

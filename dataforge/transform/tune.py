@@ -1,4 +1,4 @@
-"""Which form of cache delivers a wanted number of images a second on this machine."""
+"""Selection of a cache form that decodes a required number of images per second on this machine."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import ordered
 from dataforge.transform.bake import Form, free_bytes
 
-JPEG_SIDES = (640, 512, 448, 384, 320, 256)  # none below: detectors train at 300 to 640 pixels
+JPEG_SIDES = (640, 512, 448, 384, 320, 256)  # none smaller: detectors train at 300 to 640 pixels
 RAW_SIDES = (*JPEG_SIDES, 192, 128)
 IMAGES = 200
 PASSES = 3
 
 Read = Callable[[int], object]
-Measure = Callable[[Read, int, int], float]  # read, images, threads -> images a second
+Measure = Callable[[Read, int, int], float]  # read, images, threads -> images per second
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one form gives. `form` None: the shards as they are.
+    """Measurement of one form. `form` None: the shards themselves.
 
     Attributes:
-        rate: images decoded a second. bytes: of all images on disk.
+        rate: images decoded per second. bytes: size of all images on disk.
     """
 
     form: Form | None
@@ -48,7 +48,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured, in the order in which it was tried, and which was taken."""
+    """The measurements in the order in which they were made, and the form that was chosen."""
 
     target: float
     threads: int
@@ -61,7 +61,7 @@ class Choice:
         return self.chosen.rate >= self.target
 
     def text(self) -> str:
-        """Two lines: what was taken, and why."""
+        """Return two lines: the form that was chosen, and the reason."""
         how = f"(decoding alone, {self.threads} threads, {self.images} images, median of {PASSES} passes)"
         before = self.tried[:-1]
         if not self.reached:
@@ -73,7 +73,7 @@ class Choice:
         return f"{self.chosen.text()} {how}\n{why}"
 
     def facts(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return the contents as one JSON object."""
 
         def row(one: Rate) -> dict[str, Any]:
             return {"form": one.form and asdict(one.form), "imgs_per_s": round(one.rate, 1), "bytes": one.bytes}
@@ -83,7 +83,7 @@ class Choice:
 
 
 def seconds_rate(read: Read, images: int, threads: int) -> float:
-    """Images a second of `read(i)` on so many threads: one pass to warm up, then the median of some."""
+    """Measure images per second of `read(i)` on some threads: a warm-up pass, then the median of several passes."""
     rates = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(1 + PASSES):
@@ -96,17 +96,17 @@ def seconds_rate(read: Read, images: int, threads: int) -> float:
 def tune(
     shards: Shards, target: float, form: Form, out: Path, *, threads: int, measure: Measure = seconds_rate
 ) -> Choice:
-    """Try forms from the one that keeps most to the one that is fastest, until one reaches the target.
+    """Try forms from the most detailed to the fastest, until one reaches the target.
 
-    First the shards as they are (but for grey), then JPEG of the full size and of smaller and smaller sides, then raw
-    pixels of smaller and smaller squares; or, if the form has shapes, JPEG and raw pixels of these. So what is taken is
-    the largest side of the codec that takes least disk; where nothing reaches the target, the fastest.
+    First the shards themselves (except for grey), then JPEG at full size and at decreasing sides, then raw pixels of
+    decreasing squares; or, if the form has shapes, JPEG and raw pixels of these. The result is the largest side of the
+    codec that needs the least disk space; if no form reaches the target, the fastest.
 
     Args:
-        target: images a second to be decoded.
-        form: grey, quality and fit for all; the shapes, if it has any.
-        out: where the cache will be; raw forms that have no room there are passed over.
-        measure: `seconds_rate`, or for tests another.
+        target: images to decode per second.
+        form: grey, quality and fit for all forms; the shapes, if any.
+        out: location of the future cache; raw forms that do not fit there are skipped.
+        measure: `seconds_rate`, or a replacement for tests.
 
     Raises:
         ConfigError: the target is not positive, or there is no image. DataError: a record is damaged.
@@ -143,7 +143,7 @@ def _forms(shards: Shards, form: Form) -> Iterator[Form | None]:
 
 
 def _reader(shards: Shards, form: Form | None, index: NDArray[np.int64], threads: int) -> tuple[Read, int]:
-    """What decodes the i-th image of a sample that is stored in a form, and how many bytes all images would take."""
+    """Return a decoder of the i-th image of a sample stored in a form, and the bytes that all images would take."""
     table = shards.table
     if form is None:
         kept = [bytes(shards.blob(i)) for i in index.tolist()]
@@ -157,7 +157,7 @@ def _reader(shards: Shards, form: Form | None, index: NDArray[np.int64], threads
     blobs = list(ordered(make, index.tolist(), threads))
     if form.raw:
         shapes = [(int(h), int(w), form.channels) for h, w in sizes[index]]
-        buffers = threading.local()  # as a loader copies into memory that it has: new memory would cost more than that
+        buffers = threading.local()  # a loader copies into existing memory: new memory would cost more than the copy
 
         def copy(i: int) -> NDArray[np.uint8]:
             if getattr(buffers, "shape", None) != shapes[i]:

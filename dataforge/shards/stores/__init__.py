@@ -1,1 +1,1 @@
-"""How the bytes of images are kept: one file a store, and its line in `registry`."""
+"""Stores for the bytes of images: one module per store, with a line in `registry`."""

@@ -11,7 +11,7 @@ import lmdb
 
 from dataforge.errors import ShardError
 
-DATA_VERSION = 0  # py-lmdb's `lib_version`: LMDB 0.9's file format, which every LMDB reads
+DATA_VERSION = 0  # py-lmdb's `lib_version`: LMDB 0.9's file format, readable by every LMDB
 _COMMIT_BYTES = 32 << 20
 _open: dict[tuple[int, int, int], lmdb.Environment] = {}  # (process, device, inode): LMDB forbids opening a file twice
 _open_lock = threading.Lock()
@@ -23,9 +23,9 @@ def _key(i: int) -> bytes:
 
 class LmdbStore:
     """A `BlobStore` over LMDB. Readers may be shared by threads; a forked or spawned process opens its own.
-    It pickles as its path.
+    It is pickled as its path.
 
-    An opened file stays mapped until the process ends, so that a `memoryview` given out never dangles.
+    An opened file stays mapped until the process ends, so that a returned `memoryview` never dangles.
     """
 
     def __init__(self, path: Path, writer: lmdb.Environment | None) -> None:
@@ -108,14 +108,14 @@ class LmdbStore:
         place = (os.getpid(), stat.st_dev, stat.st_ino)
         with _open_lock:
             for inherited in [other for other in _open if other[0] != place[0]]:
-                _open.pop(inherited).close()  # after a fork: only lets go of the name, the parent's file stays open
+                _open.pop(inherited).close()  # after a fork: releases only the entry, the parent's file stays open
             if place not in _open:
-                # readahead off: access is random, and reading ahead would fetch neighbours that are not wanted
+                # readahead off: access is random, and readahead would fetch unneeded neighbours
                 env = lmdb.open(
                     str(self._path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
                 )
                 whole = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-                if stat.st_size < whole:  # reading on would end the process with a bus error
+                if stat.st_size < whole:  # reading past the end would kill the process with a bus error
                     env.close()
                     raise ShardError(f"{self._path}: is cut short, {stat.st_size} of {whole} bytes")
                 _open[place] = env

@@ -1,4 +1,4 @@
-"""Blobs one after another in one file that is mapped into memory: a blob is a view, nothing is searched or copied."""
+"""Blobs stored consecutively in one memory-mapped file: a blob is a view, without search or copy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
 
 
 class MemmapStore:
-    """A `BlobStore` in one flat file: the blobs, where each ends, and a last mark that only a finished file has.
+    """A `BlobStore` in one flat file: the blobs, their end offsets, and an end marker that only a finished file has.
 
-    Threads share a reader, and so do processes after a fork; it pickles as its path. The file stays mapped for as long
-    as a `memoryview` that was given out lives.
+    Threads share a reader, and so do processes after a fork; it is pickled as its path. The file stays mapped as long
+    as any returned `memoryview` exists.
     """
 
     def __init__(self, path: Path, writer: BinaryIO | None = None) -> None:
@@ -74,7 +74,7 @@ class MemmapStore:
             return self._mapped
 
     def _checked(self, data: memoryview) -> NDArray[np.uint64]:
-        """Where each blob ends; reading past the file's end would end the process with a bus error."""
+        """Return the checked end of each blob; reading past the file's end would kill the process with a bus error."""
         rest = len(data) - _END.size
         count, crc, magic = _END.unpack(data[rest:]) if rest >= 0 else (0, 0, b"")
         if magic != MAGIC or count > rest // 8:
@@ -98,8 +98,8 @@ class MemmapStore:
             self.abort()
 
     def abort(self) -> None:
-        """Let go of the file, which stays without its end mark."""
+        """Close the file without writing its end marker."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            with contextlib.suppress(OSError):  # what is left in its buffer may not fit on the disk
+            with contextlib.suppress(OSError):  # the rest of its buffer may not fit on the disk
                 writer.close()

@@ -1,4 +1,4 @@
-"""What a store of blobs must do, and the stores by name."""
+"""The interface of blob stores, and the stores by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataforge.registry import load
 
 
 class BlobStore(Protocol):
-    """Numbered blobs in one shard. `create` it, `append` to it and `close` it; from then on it is only `open`ed.
+    """Numbered blobs in one shard. Use `create`, `append` and `close` to write it; afterwards only `open`.
 
     Raises:
         ShardError, from each method but `open` and `abort`: a file cannot be written, is missing, or is damaged.
@@ -17,25 +17,25 @@ class BlobStore(Protocol):
 
     @classmethod
     def create(cls, path: Path) -> BlobStore:
-        """Start a store in an existing folder."""
+        """Create a store in an existing folder."""
 
     @classmethod
     def open(cls, path: Path) -> BlobStore:
-        """A finished store, for reading. The files are opened at the first read."""
+        """Open a finished store for reading. The files are opened at the first read."""
 
     def append(self, blob: bytes | memoryview) -> None:
-        """Add the next blob. Of a memoryview with several dimensions, which only `rows` takes, the shape is kept."""
+        """Append a blob. The shape of a multi-dimensional memoryview, accepted only by `rows`, is kept."""
 
     def __getitem__(self, i: int) -> memoryview:
-        """The i-th blob, without a copy where that can be."""
+        """Return the i-th blob, without a copy if possible."""
 
     def __len__(self) -> int: ...
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk when this returns. Nothing is done to a store that is read."""
+        """Finish writing: all data is on the disk on return. Has no effect on a store opened for reading."""
 
     def abort(self) -> None:
-        """Let go of what is being written, whatever state it is in. Nothing is finished, and nothing raised."""
+        """Abandon writing, in any state, without finishing the store and without raising."""
 
 
 BLOBS = {
@@ -47,10 +47,10 @@ BLOBS = {
 
 
 def store(name: str) -> type[BlobStore]:
-    """The class of a store.
+    """Return the class of a store.
 
     Raises:
-        ConfigError: the store is not known.
+        ConfigError: the store is unknown.
     """
     blob_store: type[BlobStore] = load("store", name, BLOBS)
     return blob_store

@@ -1,6 +1,6 @@
-"""Blobs of few shapes, such as pixels: one dense array a shape, so that a batch is one gather.
+"""Blobs of few shapes, such as pixels: one dense array per shape, so that a batch is one gather.
 
-The folder is a memory-mapped TensorDict, so `tensordict.TensorDict.load_memmap(folder)` opens it, too. NumPy writes and
+The folder is a memory-mapped TensorDict, so `tensordict.TensorDict.load_memmap(folder)` also opens it. NumPy writes and
 reads it, because importing tensordict takes seconds.
 """
 
@@ -27,10 +27,10 @@ _KIND = {"_type": "<class 'tensordict._td.TensorDict'>", "_format_version": 1, "
 
 
 class RowsStore:
-    """A `BlobStore` with an array for each shape that blobs have: `append` takes the shape from the memoryview.
+    """A `BlobStore` with one array per blob shape: `append` takes the shape from the memoryview.
 
-    Threads share a reader, and so do processes after a fork; it pickles as its path. A file stays mapped for as long as
-    something that was given out lives.
+    Threads share a reader, and so do processes after a fork; it is pickled as its path. A file stays mapped as long as
+    any returned view of it exists.
     """
 
     def __init__(self, path: Path, writers: dict[Shape, tuple[BinaryIO, list[int]]] | None = None) -> None:
@@ -98,7 +98,7 @@ class RowsStore:
         return self._path / "x".join(map(str, shape))
 
     def _list(self) -> tuple[list[Shape], NDArray[np.int64], NDArray[np.int64]]:
-        """The shapes, and for each blob the number of its shape and its row in that shape's array."""
+        """Return the shapes, and per blob the number of its shape and its row in the array of that shape."""
         if self._listed is None:
             if (self._path / "lengths.npy").exists():
                 raise ShardError(
@@ -125,7 +125,7 @@ class RowsStore:
         return self._listed
 
     def _array(self, kind: int) -> NDArray[np.uint8]:
-        """(rows, length): the mapped file of a shape."""
+        """Return the mapped file of a shape, (rows, length)."""
         shapes, kinds, _ = self._list()
         with self._lock:
             if kind not in self._arrays:
@@ -135,7 +135,7 @@ class RowsStore:
                 path = self._folder(shapes[kind]) / "pixels.memmap"
                 with reading(path, ShardError), open(path, "rb") as file:
                     size = os.fstat(file.fileno()).st_size
-                    if size != count * length:  # reading on would end the process with a bus error
+                    if size != count * length:  # reading past the end would kill the process with a bus error
                         raise ShardError(f"{path}: is cut short, or another one: {size} of {count * length} bytes")
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 self._arrays[kind] = np.frombuffer(mapped, np.uint8).reshape(count, length)
@@ -150,7 +150,7 @@ class RowsStore:
                     folder = self._folder(shape)
                     file.close()
                     if 0 in shape:
-                        (folder / "pixels.memmap").unlink()  # tensordict has no files without a byte
+                        (folder / "pixels.memmap").unlink()  # tensordict has no empty files
                     np.array(numbers, "<i8").tofile(folder / "record.memmap")
                     count = [len(numbers)]
                     _write_meta(folder, count, pixels=_entry([*count, *shape], "uint8"), record=_entry(count, "int64"))
@@ -161,9 +161,9 @@ class RowsStore:
             self.abort()
 
     def abort(self) -> None:
-        """Let go of the files, which stay without `meta.json`."""
+        """Close the files without writing `meta.json`."""
         for file, _ in (self._writers or {}).values():
-            with contextlib.suppress(OSError):  # what is left in its buffer may not fit on the disk
+            with contextlib.suppress(OSError):  # the rest of its buffer may not fit on the disk
                 file.close()
         self._writers = None
 
@@ -173,7 +173,7 @@ def _entry(shape: list[int], dtype: str) -> dict[str, Any]:
 
 
 def _write_meta(folder: Path, batch_size: list[int], **entries: dict[str, Any]) -> None:
-    """Write the `meta.json` that makes a folder a TensorDict, and flush all that is in it."""
+    """Write the `meta.json` that makes a folder a TensorDict, and flush its contents to disk."""
     (folder / _META).write_text(json.dumps({**entries, "shape": batch_size, "device": "cpu", **_KIND}), "utf-8")
     for path in (*filter(Path.is_file, folder.iterdir()), folder):
         flush(path)
@@ -189,12 +189,12 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _names(path: Path) -> list[str]:
-    """The folders that a TensorDict consists of, by its `meta.json`."""
+    """Return the folders of a TensorDict, according to its `meta.json`."""
     return [name for name, entry in _read_meta(path).items() if isinstance(entry, dict)]
 
 
 def _shape(path: Path) -> list[int]:
-    """(count, *shape) of the pixels in the TensorDict of a shape."""
+    """Return (count, *shape) of the pixels in the TensorDict of a shape."""
     try:
         count, *shape = map(int, _read_meta(path)["pixels"]["shape"])
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Blobs in a Zarr v3 group: their bytes one after another in a sharded array, and where each ends in another.
+"""Blobs in a Zarr v3 group: their concatenated bytes in a sharded array, and their end offsets in another.
 
-For those whose other tools speak Zarr. A blob is read through Zarr's chunks and copied; `lmdb` and `memmap` are faster.
+For use with other Zarr tools. A blob is read through Zarr's chunks and copied; `lmdb` and `memmap` are faster.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from zarr.codecs import Crc32cCodec
 from dataforge.errors import ShardError
 from dataforge.files import flush
 
-CHUNK, SHARD = 1 << 17, 1 << 25  # bytes that are read at once, and bytes of a file
-_FAILURES = (OSError, ValueError, KeyError, TypeError)  # what Zarr raises for files that are missing or damaged
+CHUNK, SHARD = 1 << 17, 1 << 25  # bytes per read, and bytes per file
+_FAILURES = (OSError, ValueError, KeyError, TypeError)  # raised by Zarr for missing or damaged files
 
 
 class ZarrStore:
-    """A `BlobStore` over Zarr. Threads share a reader; a forked process opens its own; it pickles as its path.
+    """A `BlobStore` over Zarr. Threads share a reader; a forked process opens its own; it is pickled as its path.
 
-    Every chunk carries a CRC-32C, so damaged bytes are an error when they are read.
+    Every chunk has a CRC-32C, so reading damaged bytes raises an error.
     """
 
     def __init__(self, path: Path, writer: Any = None) -> None:
@@ -95,7 +95,7 @@ class ZarrStore:
             return self._opened[1], self._opened[2]
 
     def _check(self, data: Any, ends: NDArray[np.uint64]) -> None:
-        """Zarr takes a file that is missing for zeros, so they are looked for."""
+        """Check that no file is missing, because Zarr reads missing files as zeros."""
         files = [self._path / "bytes/c" / str(n) for n in range(-(-data.shape[0] // data.shards[0]))]
         missing = [str(file.relative_to(self._path)) for file in files if not file.is_file()]
         if missing or (int(ends[-1]) if len(ends) else 0) != data.shape[0]:
