@@ -40,7 +40,7 @@ class Buffers:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = math.prod(shape) * dtype.itemsize
         block = self._block(size)
-        lent = block[:size]  # the storage holds this object; NumPy's own views of it would not, but none is given out
+        lent = block[:size]  # the storage references this object; NumPy's own views of it would not, but none escapes
         self._lent.append((weakref.ref(lent), block))
         return torch.from_numpy(lent).view(dtype).view(shape)
 

@@ -49,7 +49,7 @@ class Pending:
         sources: (B,) the `sources` of `nvjpeg.canvas`, if the device decodes; else none.
         shape: (H, W) of the output.
         key: seeds the draws of `transform`.
-        faults: row -> what is wrong with its image.
+        faults: row -> the error of its image.
     """
 
     batch: Batch
@@ -78,8 +78,8 @@ class Collate:
         transform: applied to a batch's images at the end.
 
     Attributes:
-        skipped: record -> what is wrong with its own image or with one that the recipe combines with it, for all
-            records skipped so far.
+        skipped: record -> the error of its own image or of one that the recipe combines with it, for all records
+            skipped so far.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class Loader:
 
     Sizes of batches and of images:
         batch_size: images per step of one rank.
-        budget: instead of `batch_size`, the total number of pixels of the images of a step of one rank, on average over
+        budget: instead of `batch_size`, the maximum total pixels of the images of a step of one rank, on average over
             the ranks. A step of all ranks has as many images as `budget * world` pixels allow, so that steps are the
             same for any number of ranks that share one budget.
         size: (height, width) of all images; ignored with a list of `buckets`.

@@ -177,7 +177,7 @@ def plan(
         raise ConfigError(f"steps of {full.min()} images cannot be dealt to {world} ranks; expected one for each")
     if shuffle:
         drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
-    # depends on the number of ranks only where one gets a single image
+    # depends on the number of ranks only if one gets a single image
     least = full if drop_last else np.maximum(full // 2, world)
     buckets = bucket(height, width, shapes)[drawn % n]
     merge_small(buckets, shapes, least.tolist())
