@@ -1,7 +1,7 @@
-"""Legend: B images, N boxes in all, n boxes of one image, H x W pixels.
+"""Legend: B images, N boxes in total, n boxes of one image, H x W pixels.
 
-Adapters for other training loops: a loader's images inside `torch.utils.data.DataLoader`, and batches in the forms that
-torchvision's detectors and Ultralytics' trainers take.
+Adapters for other training loops: a loader's images in `torch.utils.data.DataLoader`, and batches in the formats of
+torchvision's detectors and Ultralytics' trainers.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Records(Dataset[Batch]):
 
         DataLoader(Records(Loader(...)), batch_size=32, shuffle=True, num_workers=2, collate_fn=Records.collate)
 
-    It gives whole batches at once, made in the calling thread. Order and batch size are the `DataLoader`'s; what the
-    images look like is the loader's, by (seed, epoch, record). Workers take the epoch along when they start, so
-    `set_epoch` has no effect on `persistent_workers`. While a batch is made, OpenCV has one thread.
+    It returns whole batches, made in the calling thread. The `DataLoader` determines order and batch size; the loader
+    determines the images, by (seed, epoch, record). Workers copy the epoch when they start, so `set_epoch` has no
+    effect on `persistent_workers`. While a batch is made, OpenCV has one thread.
 
     Args:
         loader: on the CPU, with one size.
@@ -54,25 +54,25 @@ class Records(Dataset[Batch]):
 
     @property
     def skipped(self) -> dict[int, str]:
-        """`Loader.skipped`, with the records that workers skipped: those are made again here, which says why."""
+        """`Loader.skipped`, with the records that workers skipped: they are made again here to get the error."""
         for i in torch.nonzero(self._skipped_in)[:, 0].tolist():
             if i not in self.loader.skipped:
                 self._make(np.array([i], np.int64), int(self._skipped_in[i]) - 1)
         return self.loader.skipped
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose augmentation the next images get."""
+        """Set the epoch whose augmentation the next images get."""
         self.loader.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.loader.shards)
 
     def __getitem__(self, i: int) -> Batch:
-        """A batch of record i alone."""
+        """Return a batch of record i alone."""
         return self.__getitems__([i])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of these records."""
+        """Return a batch of these records."""
         index, epoch = np.array(indices, np.int64), self.loader.epoch
         batch = self._make(index, epoch)
         for i in self.loader.skipped.keys() & set(indices):
@@ -84,12 +84,12 @@ class Records(Dataset[Batch]):
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
-        """The `collate_fn` to give to the `DataLoader`: the batch is one already."""
+        """Return the batch unchanged; the `collate_fn` to pass to the `DataLoader`."""
         return batch
 
 
 def to_torchvision(batch: Batch, first_label: int = 1) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The lists that `torchvision.models.detection` takes: `model(images, targets)`.
+    """Return the lists that `torchvision.models.detection` takes: `model(images, targets)`.
 
     Args:
         first_label: the number of class 0; torchvision counts the background as 0.
@@ -115,9 +115,9 @@ def to_torchvision(batch: Batch, first_label: int = 1) -> tuple[list[Tensor], li
 
 
 def to_ultralytics(batch: Batch, shards: Shards) -> dict[str, Any]:
-    """The dict that Ultralytics' detection trainers take (`ultralytics.data.YOLODataset.collate_fn` gives the same).
+    """Return the dict that Ultralytics' detection trainers take, as `ultralytics.data.YOLODataset.collate_fn` does.
 
-    Crowd boxes are left out: the form has no place to mark them.
+    Crowd boxes are left out: the format cannot mark them.
 
     Args:
         shards: where the batch is from, for the names and sizes.

@@ -1,4 +1,4 @@
-"""How many CPU cores there are to use, and work that is spread over them."""
+"""Number of usable CPU cores, and work spread over threads."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AHEAD = 4  # items a thread that are done, or being done, before they are asked for
+AHEAD = 4  # items per thread that are done, or being done, before they are requested
 
 _opencv_lock = threading.Lock()
 _opencv_counts: list[int] = []  # OpenCV's threads before the first open block, then those of each open block
 
 
 def cores() -> int:
-    """How many CPU cores this process may use: the number of threads, where nothing else is said."""
+    """Return how many CPU cores this process may use: the default number of threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """What `work` gives for each item, in order, done by threads that run a little ahead.
+    """Yield the result of `work` for each item, in order, computed by threads that run a little ahead.
 
-    The items are drawn in the caller's thread. An error that drawing them raises comes after the results of those
-    before it; one of `work` ends it at once.
+    The items are drawn in the caller's thread. An error raised by drawing them comes after the results of the items
+    before it; an error of `work` ends the iteration at once.
     """
     todo, failed = iter(items), None
     waiting: deque[Future[Result]] = deque()
@@ -74,8 +74,8 @@ def opencv_threads(count: int) -> Iterator[None]:
 
 
 def _stop_opencv() -> None:
-    """End OpenCV's threads before a fork. A child would inherit their pool without them, and wait for them forever as
-    soon as it sets their number."""
+    """End OpenCV's threads before a fork. A child would inherit the pool without its threads, and wait for them forever
+    as soon as it sets their number."""
     cv2: Any = sys.modules.get("cv2")
     if hasattr(cv2, "setNumThreads"):
         _at_fork.append(cv2.getNumThreads())

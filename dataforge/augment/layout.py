@@ -1,4 +1,4 @@
-"""A batch as it will be: which records are painted where, how, and which boxes it has. No pixels yet."""
+"""Layout of a batch: which records are painted where and how, and which boxes it has, without pixels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dataforge.augment.parameters import Parameters, chosen, dice, parameters
 
 @dataclass(frozen=True)
 class Layout:
-    """n pictures made of P parts (P = n where no records are combined).
+    """n images made of P parts (P = n if no records are combined).
 
     Attributes:
-        parts: in the order of painting; a picture's own record is its first part.
-        first: (n + 1,) picture i has the parts first[i]:first[i + 1].
-        parameters: of the P parts; their matrices lead to the picture.
-        offsets: (n + 1,) picture i has the boxes offsets[i]:offsets[i + 1].
-        boxes: (s, 4) xyxy output pixels; labels: (s,), -1 for one that is dropped; flags: (s,).
+        parts: in the order of painting; an image's own record is its first part.
+        first: (n + 1,) image i has the parts first[i]:first[i + 1].
+        parameters: of the P parts; their matrices map to output pixels.
+        offsets: (n + 1,) image i has the boxes offsets[i]:offsets[i + 1].
+        boxes: (s, 4) xyxy output pixels; labels: (s,), -1 for a dropped box; flags: (s,).
     """
 
     parts: Parts
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def affine(self) -> Floats:
-        """(n, 3, 3) source pixels of each picture's own record to output pixels."""
+        """(n, 3, 3) source pixels of each image's own record to output pixels."""
         return self.parameters.matrix[self.first[:-1]]
 
 
@@ -55,10 +55,10 @@ def lay_out(
     """Lay out the batch of the records `index`.
 
     Args:
-        index: (n,) record numbers; one more by the number of all records is the same record with another look.
+        index: (n,) record numbers; adding the number of all records gives the same record with other draws.
         table: of the shards: `height`, `width` (N,), and `take(index)` with offsets, boxes, labels, flags.
         out: (height, width).
-        min_visible: as in `move_boxes`; None takes the recipe's own. Without a recipe no box is dropped.
+        min_visible: as in `move_boxes`; None takes the recipe's value. Without a recipe no box is dropped.
     """
     n = len(index)
     parts = single(index, out)
@@ -103,7 +103,7 @@ def lay_out(
 
 
 def _choose_pasted(parts: Parts, objects: Any, row: NDArray[np.int64], matrix: Floats, out: Shape) -> None:
-    """Set the regions of the parts that are one box of their record."""
+    """Set the regions of the parts that consist of one box of their record."""
     pasted = np.flatnonzero(parts.boxed >= 0)
     if not len(pasted):
         return
@@ -122,7 +122,7 @@ def _uncover(
     first: NDArray[np.int64],
     visible: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Drop boxes that later parts of their picture cover, and cut those of which a whole side is covered."""
+    """Drop boxes that later parts of their image cover, and cut those of which a whole side is covered."""
     whole = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     boxes, owner = boxes.copy(), parts.owner[row]
     for k in range(1, int(np.diff(first).max(initial=1))):

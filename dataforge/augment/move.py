@@ -1,4 +1,4 @@
-"""Boxes moved by their images' matrices: the box around what is left of each in its part of the output."""
+"""Transformation of boxes by their images' matrices, and clipping to the image's part of the output."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TINY = 1e-9
 
 
 def corners_of(boxes: NDArray[Any]) -> Floats:
-    """(s, 4, 2) the corners of boxes (s, 4), going round."""
+    """Return the corners (s, 4, 2) of boxes (s, 4), in cyclic order."""
     return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float64)
 
 
 def project(points: Floats, matrix: Floats) -> Floats:
-    """Points (s, k, 2) through matrices (s, 3, 3); those behind the horizon of a projective map become infinite."""
+    """Map points (s, k, 2) by matrices (s, 3, 3); those behind the horizon of a projective map become infinite."""
     moved = points @ matrix[:, :2, :2].transpose(0, 2, 1) + matrix[:, None, :2, 2]
     w = points @ matrix[:, 2, :2, None] + matrix[:, 2, 2, None, None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -26,7 +26,7 @@ def project(points: Floats, matrix: Floats) -> Floats:
 
 
 def hull(points: Floats) -> Floats:
-    """(s, 4) the boxes around points (s, k, 2)."""
+    """Return the boxes (s, 4) around points (s, k, 2)."""
     return np.concatenate([points.min(1), points.max(1)], 1)
 
 
@@ -41,21 +41,21 @@ def move_boxes(
     min_size: float = 0.0,
     region: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Move boxes with their images, clip them to the output, and say which are still to be used.
+    """Move boxes with their images, clip them to the output, and return which to keep.
 
-    A box is clipped as the four-sided figure that it becomes, so that a turned one fits what is seen of it.
+    A box is clipped as the quadrilateral that it becomes, so that a rotated box fits its visible part.
 
     Args:
         boxes: (s, 4) xyxy source pixels.
         image: (s,) each box's row in `matrix`.
         matrix: (n, 3, 3).
-        min_visible: a box is kept when at least this share of the moved box's area is inside.
+        min_visible: a box is kept if at least this share of the moved box's area is inside.
         centre: keep only boxes whose centre is inside (SSD).
-        min_size: keep only boxes whose sides have at least so many output pixels.
+        min_size: keep only boxes whose sides have at least this many output pixels.
         region: (n, 4) the part of the output that an image fills; None for all of it.
 
     Returns:
-        (s, 4) boxes in output pixels (the hull of what is inside; zeros where nothing is), and (s,) whether each is
+        (s, 4) boxes in output pixels (the hull of the part inside; zeros if it is empty), and (s,) whether each is
         kept.
     """
     limit = np.tile(np.array([0.0, 0.0, out[1], out[0]]), (len(matrix), 1)) if region is None else region.astype(float)
@@ -79,17 +79,17 @@ def move_boxes(
 
 
 def _moved_straight(boxes: NDArray[np.float32], matrix: Floats) -> Floats:
-    """(s, 4) boxes moved by matrices that do not turn; two corners say it all, many times as fast."""
+    """Return boxes (s, 4) moved by matrices without rotation, from two corners only, which is many times as fast."""
     factor, shift = matrix[:, [0, 1], [0, 1]] / matrix[:, 2, 2:], matrix[:, :2, 2] / matrix[:, 2, 2:]
     first, second = boxes[:, :2] * factor + shift, boxes[:, 2:] * factor + shift
     return np.concatenate([np.minimum(first, second), np.maximum(first, second)], 1)
 
 
 def _clipped(boxes: NDArray[np.float32], matrix: Floats, limit: Floats) -> Floats:
-    """(s, 4) hulls of the moved boxes' parts inside `limit` (s, 4); inverted where there is none.
+    """Return hulls (s, 4) of the moved boxes' parts inside `limit` (s, 4); inverted if a part is empty.
 
     The limits are half planes of the source, X >= x1 w and so on, and remain so under a projective map. So the part's
-    corners are among the box's corners, the crossings of its sides with the limits, and the limits' corners.
+    corners are among the box's corners, the intersections of its sides with the limits, and the limits' corners.
     """
     x1, y1, x2, y2 = limit.T
     plane = np.stack(  # (s, 4, 3): not negative inside

@@ -1,4 +1,4 @@
-"""What will happen to a batch's images, as a pure function of (seed, epoch, record): numbers, and no pixels."""
+"""Augmentation parameters of a batch's images, as a pure function of (seed, epoch, record): numbers, no pixels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dataforge.rng import bits, uniform
 
 @dataclass(frozen=True)
 class KorniaStep:
-    """A recipe's step that kornia draws and applies.
+    """A recipe step that kornia draws and applies.
 
     Attributes:
         values: the step itself.
-        chosen: (n,) the records that it is applied to; seed: (n,) of what is drawn for each.
+        chosen: (n,) the records that it is applied to; seed: (n,) of the draws for each.
     """
 
     values: dict[str, Any]
@@ -32,18 +32,18 @@ class KorniaStep:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What will happen to n images.
+    """Augmentation parameters of n images.
 
     Attributes:
         matrix: (n, 3, 3) source pixels to output pixels, edge coordinates.
-        colour: (n, 3, 4) on (r, g, b, 1) in 0..1, or None where colours stay.
+        colour: (n, 3, 4) on (r, g, b, 1) in 0..1, or None if colours are unchanged.
         curve: (n, 256) uint8, the new value of each old one, applied after `colour`; or None.
         damage: (n,) strengths by operation, 0 for none, applied to the source.
-        erase: (n, 4) xyxy output pixels that are painted over at the end, empty where nothing is; or None.
+        erase: (n, 4) xyxy output pixels that are painted over at the end, empty if there are none; or None.
         seed: (n,) for the pixels' noise.
         fill: red, green, blue in 0..255 outside the source.
-        kornia: what is done to finished pictures by kornia, in this order; by the picture's own record.
-        mean, std: three numbers each, of the normalisation at the very end; or None.
+        kornia: steps that kornia applies to finished images, in this order; by the image's own record.
+        mean, std: three numbers each, of the final normalisation; or None.
     """
 
     matrix: Floats
@@ -59,13 +59,13 @@ class Parameters:
 
     @property
     def blank(self) -> list[float]:
-        """Red, green, blue of the fill colour as a picture in floating point holds it: in 0..1, or normalised."""
+        """Red, green, blue of the fill colour as in a floating-point image: in 0..1, or normalised."""
         levels = np.array(self.fill) / 255
         return ((levels - (self.mean or 0.0)) / (self.std or 1.0)).tolist()  # type: ignore[no-any-return]
 
 
 def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> Draw:
-    """The numbers of a recipe's step: the same for a record whoever asks, others at each further `turn`."""
+    """Return the random draws of a recipe step: the same for a record on every call, different for each `turn`."""
 
     def draw(count: int, turn: int = 0) -> Floats:
         return uniform(seed, epoch, index, f"{place} {step['op']}" + (f" {turn}" if turn else ""), count)
@@ -74,7 +74,7 @@ def dice(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray
 
 
 def chosen(step: dict[str, Any], place: int, seed: int, epoch: int, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) the records that a recipe's step is applied to."""
+    """Return (n,) whether a recipe step is applied to each record."""
     p = step["p"] if "p" in step else values_of(step["op"]).get("p", (1.0,))[0]
     return uniform(seed, epoch, index, f"{place} {step['op']} p")[:, 0] < p
 
@@ -92,13 +92,13 @@ def parameters(
     boxes: NDArray[np.float32] | None = None,
     image: NDArray[np.int64] | None = None,
 ) -> Parameters:
-    """Draw and compose the parameters of a batch; operations that combine records are passed over.
+    """Draw and compose the parameters of a batch; operations that combine records are skipped.
 
     Args:
         index: (n,) record numbers, which with seed and epoch determine every draw.
         height, width: (n,) source pixels.
         out: the output's (height, width).
-        boxes: (s, 4) source pixels, for the operations that look at them; image: (s,) their rows, ascending.
+        boxes: (s, 4) source pixels, for the operations that use them; image: (s,) their rows, ascending.
     """
     where = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64)) if boxes is None or image is None else (boxes, image)
     canvas = Canvas(out, fit, fit_matrix(height, width, out, fit), np.stack([width, height], 1).astype(float), *where)

@@ -1,6 +1,6 @@
 """Legend: B images, h x w source pixels, H x W output pixels, m output pixels along one axis.
 
-What the loader does to an image without a recipe, as a module that can be exported together with a detector.
+The loader's processing of an image without a recipe, as a module that can be exported together with a detector.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dataforge.augment.operations.geometry import FILL, fit_matrix
 
 __all__ = ["Preprocess"]
 
-FINE = 2048  # OpenCV's steps between two pixels
+FINE = 2048  # OpenCV's interpolation steps between two pixels
 
 
 class Preprocess(nn.Module):
-    """Images of any size to what a detector takes, and where they are in it: `cpu.warp` by `fit_matrix`.
+    """Fits images of any size to a detector's input, and returns their matrices: `cpu.warp` by `fit_matrix`.
 
-    On a CPU it is that. In an exported graph and on other devices it is plain operations of torch that give the same
-    for any size: means of blocks, the taps of `antialias.smooth`, and bilinear sampling, each rounded as OpenCV rounds.
+    On a CPU it calls that function. In an exported graph and on other devices it uses plain torch operations with the
+    same result for any size: means of blocks, the taps of `antialias.smooth`, and bilinear sampling, each rounded as
+    OpenCV rounds.
 
     Args:
         size: (height, width) of the output.
@@ -35,7 +36,7 @@ class Preprocess(nn.Module):
         self.size, self.fit = size, fit
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Batch.images` and `Batch.affine`.
+        """Return the same as `Batch.images` and `Batch.affine`.
 
         Args:
             images: (B, 3, h, w) uint8 RGB, all of one size.
@@ -92,7 +93,7 @@ class Preprocess(nn.Module):
 
 
 class _Axis:
-    """What happens to (B, 3, n, ...) pixels along an axis of n.
+    """Operations on (B, 3, n, ...) pixels along an axis of n.
 
     Args:
         n: as a tensor; scale, shift: source to output coordinates; k: pixels in a block.
@@ -110,8 +111,8 @@ class _Axis:
         self.one, self.two = (torch.where(none, 0.0, value).float() for value in taps(u))
         pixel = torch.arange(out, device=scale.device, dtype=torch.float64)
         self.place = (pixel + 0.5 - shift) / u - 0.5
-        # as cv2.warpAffine counts, from the first pixel that `cpu._reach` gives it: in 1/1024 pixel, which are rounded
-        # by themselves along a row, but together with the row's own along a column; then in 1/32
+        # as cv2.warpAffine counts, from the first pixel that `cpu._reach` gives it: in 1/1024 pixel, rounded
+        # separately along a row, but together with the row's own along a column; then in 1/32
         reach = (shift - (1 + u) / 2).floor().clamp(min=0)
         back = other * (1 / (u * other))
         begin, along = -(u / 2 + (shift - 0.5) - reach) * back, (pixel - reach) * back
@@ -119,9 +120,9 @@ class _Axis:
         self.step = ((fine + 16) / 32).floor() / 32
 
     def summed(self, pixels: Tensor) -> Tensor:
-        """int32 pixels to the sums of blocks, and of the last one again until there are n.
+        """Return the sums of blocks of int32 pixels, with the last sum repeated until there are n.
 
-        A block beyond the image goes on with the last pixel.
+        A block that extends beyond the image continues with the last pixel.
         """
         upto = functional.pad(pixels.cumsum(2, dtype=torch.int32), (0, 0, 1, 0))
         first = torch.minimum(torch.arange(pixels.shape[2], device=pixels.device), self.blocks - 1) * self.k
@@ -130,17 +131,17 @@ class _Axis:
         return upto.index_select(2, torch.minimum(last, self.n)) - upto.index_select(2, first) + more
 
     def smoothed(self, blocks: Tensor) -> Tensor:
-        """Blocks after the filter."""
+        """Return the filtered blocks."""
         n, longer = blocks.shape[2], functional.pad(blocks, (0, 0, 2, 2), "replicate")
         a, b, c, d, e = (longer[:, :, i : i + n] for i in range(5))
         return (1 - self.one - self.two) * c + self.one / 2 * (b + d) + self.two / 2 * (a + e)
 
     def between(self, blocks: Tensor, resize: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """What each of m pixels is drawn from.
+        """Return the blocks that each of m pixels is interpolated from, and the weights.
 
         Returns:
-            the blocks before and after its centre; (m, 1) how much the second counts, of `FINE`; (m,) how much of the
-            pixel is not fill.
+            the blocks before and after its centre; (m, 1) the weight of the second, of `FINE`; (m,) the share of the
+            pixel that is not fill.
         """
         place = torch.where(resize, self.place, self.step)
         first = place.floor()

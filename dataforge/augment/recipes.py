@@ -1,4 +1,4 @@
-"""Recipes: flat lists of `{"op": name, **values}`, by name, from a TOML file, or a user's own; checked when read."""
+"""Recipes: flat lists of `{"op": name, **values}`, by name, from a TOML file, or from the user; checked when read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(augment: str | Path | Recipe | None) -> Recipe:
-    """A recipe by name, from a TOML file (`steps = [{ op = "flip" }, ...]`), or a list of steps; checked.
+    """Return a checked recipe, by name, from a TOML file (`steps = [{ op = "flip" }, ...]`), or from a list of steps.
 
     Raises:
         ConfigError: unknown name, operation or value, or a file that cannot be read.
@@ -134,7 +134,7 @@ def _shown(default: Any) -> str:
 
 
 def table() -> str:
-    """All operations as a Markdown table: name, values with defaults and bounds, what it does."""
+    """Return all operations as Markdown tables: name, values with defaults and bounds, description."""
     lines = []
     for title, group in OPERATIONS.items():
         lines += [f"| {title} | values | |", "|---|---|---|"]

@@ -1,1 +1,1 @@
-"""From shards to batches."""
+"""Loading: from shards to batches."""

@@ -1,6 +1,6 @@
-"""Legend: B images, M box places an image (8, 16, 32, ...), N boxes in all, H x W pixels.
+"""Legend: B images, M box places per image (8, 16, 32, ...), N boxes in total, H x W pixels.
 
-A batch of images with their boxes, padded so that few shapes exist.
+A batch of images with their boxes, padded so that few distinct shapes occur.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Batch:
     """Images with variable numbers of boxes.
 
     Index it, or pass it to `torch.cat`, `stack`, `split`, `chunk`, `tensor_split` or `unbind`: these work along the
-    images and pad the boxes of batches with fewer places. It is a pytree of its tensors. `to_tensordict` gives what
-    else tensordict has, such as memory-mapped files; a batch is no TensorClass itself, because importing tensordict
-    takes longer than importing torch.
+    images and pad the boxes of batches with fewer places. It is a pytree of its tensors. `to_tensordict` gives access
+    to other features of tensordict, such as memory-mapped files; a batch is not a TensorClass, because importing
+    tensordict takes longer than importing torch.
 
     Attributes:
         images: (B, 3, H, W) RGB; uint8 as decoded, or float32 in 0..1 once augmented.
@@ -40,7 +40,7 @@ class Batch:
         labels: (B, M) int64; -1 marks padding, and a box that augmentation has dropped.
         flags: (B, M) uint8, CROWD | DIFFICULT | TRUNCATED of `dataforge.record`.
         affine: (B, 3, 3) float32, maps source pixels (edge coordinates) to pixels of `images`: those of the image's own
-            record, where a recipe combines several. Its last row is 0, 0, 1, but after `perspective`.
+            record, if a recipe combines several. Its last row is 0, 0, 1, except after `perspective`.
         index: (B,) int64 record numbers in the shards.
     """
 
@@ -55,28 +55,28 @@ class Batch:
         return len(self.index)
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
-        """Some of the images, with their boxes: a slice, numbers (n,) or a mask (B,)."""
+        """Return the images, with their boxes, selected by a slice, numbers (n,) or a mask (B,)."""
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(**{field.name: change(getattr(self, field.name)) for field in fields(self)})
 
     def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
-        """The batch on another device; tensors that are there already are shared."""
+        """Return the batch on another device; tensors that are already there are shared."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, as torch's `DataLoader(pin_memory=True)` asks for."""
+        """Return the batch in page-locked memory, as torch's `DataLoader(pin_memory=True)` asks for."""
         return self._each(Tensor.pin_memory)
 
     def clone(self) -> Batch:
-        """A copy that shares no memory with this one."""
+        """Return a copy that shares no memory with this one."""
         return self._each(Tensor.clone)
 
     def to_tensordict(self) -> TensorDict:
-        """The same tensors as a `tensordict.TensorDict` of batch size (B,); `Batch(**tensordict)` is the way back.
+        """Return the tensors as a `tensordict.TensorDict` of batch size (B,); `Batch(**tensordict)` converts back.
 
-        The first call imports tensordict, which takes seconds where nothing has imported torchvision.
+        The first call imports tensordict, which takes seconds if torchvision has not been imported.
         """
         from tensordict import TensorDict
 
@@ -90,10 +90,10 @@ class Batch:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """What torch calls for a function that is given batches: do it tensor by tensor.
+        """Apply a torch function that is given batches, tensor by tensor.
 
         Raises:
-            ValueError: along another dimension than the first.
+            ValueError: a dimension other than the first.
         """
         kwargs = kwargs or {}
         place = _ALONG_IMAGES.get(function)
@@ -115,7 +115,7 @@ class Batch:
         return tuple(cls(*tensors) for tensors in zip(*made.values(), strict=True))
 
     def _widened(self, width: int) -> Batch:
-        """The batch with `width` box places an image."""
+        """Return the batch with `width` box places per image."""
         more = width - self.labels.shape[-1]
         if more == 0:
             return self
@@ -127,7 +127,7 @@ class Batch:
         )
 
     def jagged(self) -> tuple[Tensor, Tensor]:
-        """The boxes that are there, as nested tensors of torch's jagged layout.
+        """Return the boxes without padding, as nested tensors of torch's jagged layout.
 
         Returns:
             boxes (B, n, 4) xyxy pixels and labels (B, n), where n differs from image to image.
@@ -138,7 +138,7 @@ class Batch:
         return nested(boxes, offsets), nested(labels, offsets)
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The boxes that are there, without padding.
+        """Return the boxes without padding, one after another.
 
         Returns:
             boxes (N, 4) xyxy pixels, labels (N,), and image (N,): each box's row in the batch.
@@ -157,7 +157,7 @@ def _is_batch(value: object) -> bool:
 def pad(
     offsets: NDArray[np.int64], boxes: NDArray[np.float32], labels: NDArray[np.int64], flags: NDArray[np.uint8]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes one after another, as padded tensors.
+    """Return boxes that are given one after another as padded tensors.
 
     Args:
         offsets: (B + 1,) image i's boxes are rows offsets[i]:offsets[i + 1] of the others.

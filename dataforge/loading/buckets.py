@@ -1,4 +1,4 @@
-"""The shapes that images of different aspect ratios are batched in. No image is opened."""
+"""Shapes in which images of different aspect ratios are batched. No image is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTO = 4  # shapes that `auto_shapes` picks
 
 
 def shapes_of(size: Shape | None, buckets: Sequence[Shape] | str | None, table: Table) -> list[Shape]:
-    """The shapes of a loader's batches, for its `size` and `buckets`.
+    """Return the shapes of a loader's batches, for its `size` and `buckets`.
 
     Raises:
         ConfigError: neither is given, or one is not (height, width) of at least 1 pixel.
@@ -37,14 +37,14 @@ def shapes_of(size: Shape | None, buckets: Sequence[Shape] | str | None, table: 
 
 
 def bucket(height: NDArray[np.int32], width: NDArray[np.int32], shapes: Sequence[Shape]) -> NDArray[np.int64]:
-    """For each image the shape whose aspect ratio is nearest (by the ratio of ratios): letterboxed in it, it leaves the
-    smallest share of the shape empty.
+    """Return for each image the shape whose aspect ratio is nearest (by the ratio of ratios): letterboxed in it, the
+    image leaves the smallest share of the shape empty.
 
     Args:
         height, width: (N,) pixels.
 
     Returns:
-        (N,) numbers into `shapes`.
+        (N,) indices into `shapes`.
     """
     if len(shapes) == 1:
         return np.zeros(len(height), np.int64)
@@ -53,11 +53,11 @@ def bucket(height: NDArray[np.int32], width: NDArray[np.int32], shapes: Sequence
 
 
 def merge_small(buckets: NDArray[np.int64], shapes: Sequence[Shape], least: Sequence[int]) -> None:
-    """Move the images of buckets that hold too few to the next nearest bucket that holds any, in place.
+    """Move the images of buckets that contain too few to the next nearest non-empty bucket, in place.
 
     Args:
-        buckets: (N,) as `bucket` gives them.
-        least: how many a bucket must hold, if it is not the only one.
+        buckets: (N,) as returned by `bucket`.
+        least: minimum number of images of a bucket, if it is not the only one.
     """
     ratio = np.log([w / h for h, w in shapes])
     while True:
@@ -77,9 +77,9 @@ def auto_shapes(
 
     Args:
         height, width: (N,) pixels.
-        area: the most pixels a shape may have, which is what bounds memory.
-        count: the most shapes.
-        multiple: sides are multiples of it. Shapes that would waste a fifth of the area by that are no candidates.
+        area: maximum number of pixels of a shape, which bounds memory.
+        count: maximum number of shapes.
+        multiple: sides are multiples of it. Shapes that would waste a fifth of the area by that are not candidates.
 
     Returns:
         At most `count` (height, width), from tall to wide.
@@ -99,7 +99,7 @@ def auto_shapes(
     # an image letterboxed in a shape of another ratio fills the smaller ratio of the two
     waste = images * (1 - np.exp(-np.abs(image - ratio[:, None])))
     below = np.searchsorted(image, ratio, "right")  # (C,) images that are no wider than a shape
-    between = np.full((len(shapes), len(shapes)), np.inf)  # waste of what lies between two chosen shapes
+    between = np.full((len(shapes), len(shapes)), np.inf)  # waste of the images between two chosen shapes
     for i in range(len(shapes)):
         for k in range(i + 1, len(shapes)):
             part = slice(below[i], below[k])

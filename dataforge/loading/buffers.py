@@ -1,8 +1,8 @@
-"""Memory for images that is used again as soon as nothing refers to it.
+"""Memory for images that is reused as soon as nothing refers to it.
 
-Writing to newly allocated memory costs more than most of what a loader does, since the kernel first zeroes every page.
-So the images of a batch lie in a block that an earlier batch used. An image, a view of one, or an array made from it
-keeps the block: it is used again only when the last reference is gone.
+Writing to newly allocated memory costs more than most of a loader's other work, since the kernel first zeroes every
+page. So the images of a batch are stored in a block that an earlier batch used. An image, a view of one, or an array
+made from it keeps the block alive: it is reused only when the last reference is gone.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch import Tensor
 
 
 class Buffers:
-    """Blocks of memory that are lent, and lent again when nothing refers to the tensors made of them.
+    """Pool of memory blocks, each reused when nothing refers to the tensors made from it.
 
     Args:
-        keep: how many blocks are remembered; one that is held for longer is freed when its last reference ends.
+        keep: number of blocks remembered; one that is in use for longer is freed when its last reference ends.
         pin: page-locked memory for copies to a GPU. PyTorch's own allocator reuses that, and knows of pending copies.
     """
 
     def __init__(self, keep: int, pin: bool = False) -> None:
-        # asked whether it is dead, not called back: an interrupt in a callback of a weak reference would be lost
+        # polled, without a callback: an interrupt in a weak reference's callback would be lost
         self._lent: deque[tuple[weakref.ref[NDArray[np.uint8]], NDArray[np.uint8]]] = deque(maxlen=keep)
         self._pin = pin
 
     def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor with arbitrary content, the caller's for as long as it, or anything that shares its memory, lives.
+        """Return an uninitialised tensor, owned by the caller while it, or anything that shares its memory, exists.
 
-        Only one thread may take at a time; references may end in any.
+        Only one thread may call this at a time; references may end in any thread.
         """
         if self._pin:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = math.prod(shape) * dtype.itemsize
         block = self._block(size)
-        lent = block[:size]  # the storage holds this object; NumPy's own views of it would not, but none is given out
+        lent = block[:size]  # the storage references this object; NumPy's own views of it would not, but none escapes
         self._lent.append((weakref.ref(lent), block))
         return torch.from_numpy(lent).view(dtype).view(shape)
 
@@ -50,5 +50,5 @@ class Buffers:
             if lent() is not None:
                 self._lent.append((lent, block))
             elif len(block) >= size:
-                return block  # one that is too small is let go: soon all fit the largest batch
+                return block  # a block that is too small is dropped: soon all fit the largest batch
         return torch.empty(size, dtype=torch.uint8).numpy()  # torch aligns to 64 bytes

@@ -1,7 +1,7 @@
-"""Legend: B images, P parts (B where no records are combined), M box places an image, H x W pixels.
+"""Legend: B images, P parts (B where no records are combined), M box places per image, H x W pixels.
 
-Make a batch of one step's records: lay it out, fill it image by image in any number of threads, and finish it
-on its device.
+Collation of one step's records into a batch: lay it out, fill it image by image in any number of threads, and finish
+it on its device.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import opencv_threads
 
 Matrices = NDArray[np.float64]
-_NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of an image that is not there
+_NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of a missing image
 
 
 @dataclass(eq=False)
 class Pending:
-    """A batch whose images are being made: the pictures themselves, or source images that the device will move.
+    """A batch whose images are being made: the final images, or source images that the device will warp.
 
     Attributes:
-        batch: all but the pixels is final.
+        batch: final except for the pixels.
         rows: parts of the batch that no thread has begun yet; the thread that takes one fills it.
         layout: what is painted where, and how.
-        record: (P,) whose image each part is; reduce: (P,) how much smaller it is decoded.
-        matrix: (P, 3, 3) pixels as they are decoded to pixels of the part's region.
-        inner: (P, 4) xyxy where the region takes decoded pixels as they are; the first is -1 where it does not.
-        canvas: (B, 3, 3) pixels of `batch.images` to output pixels, where the device is to move them; else None.
-        sources: (B,) what `nvjpeg.canvas` takes, where the device is to decode; else none.
+        record: (P,) record number of each part; reduce: (P,) factor by which it is decoded smaller.
+        matrix: (P, 3, 3) decoded pixels to pixels of the part's region.
+        inner: (P, 4) xyxy where the region takes decoded pixels unchanged; the first is -1 where it does not.
+        canvas: (B, 3, 3) pixels of `batch.images` to output pixels, if the device warps them; else None.
+        sources: (B,) the `sources` of `nvjpeg.canvas`, if the device decodes; else none.
         shape: (H, W) of the output.
-        key: for what `transform` draws.
-        faults: row -> what is wrong with its image.
+        key: seeds the draws of `transform`.
+        faults: row -> the error of its image.
     """
 
     batch: Batch
@@ -73,13 +73,13 @@ class Collate:
         device: where the batches are. On the CPU, the thread that decodes an image also warps it; another device warps
             the whole batch at once, except for recipes that combine records.
         decode: "host", or "device" to decode JPEGs there too.
-        skip: a damaged image becomes one of the recipe's fill colour without boxes, else it is an error.
-        keep: how many batches' memory is kept to be used again.
-        transform: what is done to a batch's images at the end.
+        skip: replace a damaged image by one of the recipe's fill colour without boxes; else it is an error.
+        keep: number of batches whose memory is kept for reuse.
+        transform: applied to a batch's images at the end.
 
     Attributes:
-        skipped: record -> what is wrong with its picture, that is with its own image or one that the recipe combines
-            with it, for all that were skipped so far.
+        skipped: record -> the error of its own image or of one that the recipe combines with it, for all records
+            skipped so far.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Collate:
         self._buffers = Buffers(self.keep, pin=self.device.type == "cuda")
 
     def make(self, step: Step, epoch: int) -> Batch:
-        """A batch, made in the calling thread."""
+        """Make a batch in the calling thread."""
         with opencv_threads(1):  # processes or threads are the caller's; OpenCV's own would compete with them
             pending = self.start(step, epoch)
             self.fill(pending)
@@ -169,17 +169,17 @@ class Collate:
     def _memory(
         self, layout: Layout, matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]
     ) -> tuple[Tensor, Matrices | None, list[Tensor]]:
-        """The memory that the images of a batch are written to, (B, height, width, 3), and where the device has work
-        left, `canvas` and `sources` of `Pending`.
+        """Return the memory that the images of a batch are written to, (B, height, width, 3), and, if the device has
+        work left, `canvas` and `sources` of `Pending`.
 
         Args:
-            matrix: (P, 3, 3), size: (P, 2) height and width, of images as they are decoded.
+            matrix: (P, 3, 3), size: (P, 2) height and width, of the decoded images.
             shape: (H, W).
         """
         count = len(layout.first) - 1
         if self.on_cpu or len(matrix) > count:
             return self._buffers.take((count, *shape, 3), torch.float32 if self.recipe else torch.uint8), None, []
-        factors = _shrink_factors(matrix, size)  # what decoding leaves to do
+        factors = _shrink_factors(matrix, size)  # left after decoding
         canvas = antialias.from_blocks(matrix, factors)
         sides = (-(-size // factors)).max(0).tolist()
         if self.decode == "device" and self.shards.codec != "raw":
@@ -189,17 +189,17 @@ class Collate:
         return images, canvas, []
 
     def fill(self, pending: Pending) -> None:
-        """Make images until all are begun. Any number of threads may do so at once.
+        """Make images until all are begun. Any number of threads may call this at once.
 
         Raises:
-            DataError: an image is damaged, and is not to be skipped. ShardError: a store is missing or broken.
+            DataError: an image is damaged and `skip` is off. ShardError: a store is missing or broken.
         """
         images = pending.batch.images.permute(0, 2, 3, 1).numpy()
         for rows in pending.rows:
             self._make(pending, rows, images)
 
     def _make(self, pending: Pending, rows: slice, images: NDArray[Any], on_host: bool = False) -> None:
-        """Make some of the images, all `on_host` or but for those that the device is to decode."""
+        """Make some of the images: all if `on_host`, else all except those that the device decodes."""
         i, damage = rows.start, pending.layout.parameters.damage.values()
         left = bool(pending.sources) and not on_host and not any(strength[i] > 0 for strength in damage)
         try:
@@ -227,11 +227,11 @@ class Collate:
                 pending.faults[i] = str(error)
 
     def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
-        """Make picture i on the CPU, straight in its place."""
+        """Make image i on the CPU, directly in `out`."""
         layout, p = pending.layout, pending.layout.parameters
         first, end = layout.first[i : i + 2].tolist()
         canvas = out if out.dtype == np.uint8 else cpu.memory("canvas", (out.shape[0], out.shape[1]))
-        decoded: dict[tuple[int, int], NDArray[np.uint8]] = {}  # what a later part needs again
+        decoded: dict[tuple[int, int], NDArray[np.uint8]] = {}  # reused by later parts
         needed = list(zip(pending.record[first:end], pending.reduce[first:end], strict=True))
         for part in range(first, end):
             left, top, right, bottom = pending.inner[part]
@@ -255,13 +255,13 @@ class Collate:
             cpu.finish(canvas, p, first, out)
 
     def move(self, pending: Pending) -> Batch:
-        """The batch on its device with its pictures painted, once every image is made. Any thread may do this."""
+        """Return the batch on its device, its images painted, once every image is made. Any thread may call this."""
         decoded = self._decoded(pending) if pending.sources else None
         batch = pending.batch
         for i in pending.faults:
             batch.boxes[i], batch.labels[i], batch.flags[i] = 0, -1, 0
         if self.device.type == "cuda":
-            batch = batch.pin_memory()  # copies from other memory are waited for
+            batch = batch.pin_memory()  # copies from other memory block
         if not self.on_cpu:
             batch = batch.to(self.device, non_blocking=True)
         if pending.canvas is not None:
@@ -285,9 +285,7 @@ class Collate:
             return canvas()
         except torch.OutOfMemoryError:
             raise
-        except (
-            RuntimeError
-        ):  # one that is damaged or of a rare kind fails the whole call: decode on the host, which names it
+        except RuntimeError:  # one damaged or rare JPEG fails the whole call: decode on the host, which names it
             images = pending.batch.images.numpy()
             for i in range(len(images)):
                 pending.sources[i] = _NOTHING
@@ -295,10 +293,10 @@ class Collate:
             return canvas()
 
     def finish(self, pending: Pending, batch: Batch) -> Batch:
-        """Warn about skipped images, then apply `transform` to what `move` gave.
+        """Warn about skipped images, then apply `transform` to the result of `move`.
 
         Call it in the thread that uses the batch: warnings are then attributed to its loop, and `transform` may draw
-        from torch's global generator, which no other thread may use meanwhile.
+        from torch's global generator, which no other thread may use at the same time.
         """
         for i, fault in pending.faults.items():
             record = int(pending.batch.index[i])
@@ -313,18 +311,18 @@ class Collate:
 
 
 def _shrink_factors(matrix: Matrices, size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(P, 2) `antialias.shrink_factors` of P images."""
+    """Return (P, 2) `antialias.shrink_factors` of P images."""
     return np.array([antialias.shrink_factors(*image) for image in zip(matrix, size.tolist(), strict=True)])
 
 
 def _reductions(factors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(P,) 1, 2, 4 or 8: how much smaller images are decoded that will be averaged by (P, 2) factors anyway."""
+    """Return (P,) 1, 2, 4 or 8: how much smaller to decode images that are then averaged by (P, 2) factors."""
     exponent = np.floor(np.log2(factors.min(1)) + 1e-9).astype(np.int64)
     return np.int64(1) << np.minimum(exponent, 3)
 
 
 def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """(P, 4) xyxy where pictures of (P, 2) sizes lie that are only shifted, by whole pixels, and not cut; else -1."""
+    """Return (P, 4) xyxy of images of (P, 2) sizes that are only shifted by whole pixels and not cut; else -1."""
     region = np.concatenate([matrix[:, :2, 2], matrix[:, :2, 2] + size[:, ::-1]], 1)
     shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (region[:, :2] % 1 == 0).all(1)
     inside = (region[:, :2] >= 0).all(1) & (region[:, 2:] <= shape[::-1]).all(1)

@@ -1,5 +1,5 @@
-"""From shards to batches. Threads decode images and warp them into the batch's memory. All randomness is a function of
-(seed, epoch, record), so that any number of threads and ranks gives the same batches, and so does a resumed loader.
+"""The loader, from shards to batches. Threads decode images and warp them into the batch's memory. All randomness is a
+function of (seed, epoch, record), so that any number of threads and ranks, and a resumed loader, give the same batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dataforge.loading.transfer import Transfer
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads
 
-AHEAD = 3  # batches that are being made while one is used
+AHEAD = 3  # batches being made while one is in use
 
 
 class Loader:
@@ -41,55 +41,55 @@ class Loader:
     augmentation, as with torch's `DistributedSampler`.
 
     A batch, and every view of it, is valid for as long as you keep a reference. When none is left, the memory of its
-    images is used for a later batch, so a loop that drops its batches runs in the memory of a few.
+    images is reused for a later batch, so a loop that drops its batches needs the memory of only a few.
 
     OpenCV is set to one thread from the first batch of an iteration to its end, since the loader's own threads call it;
-    that holds for the whole process. Afterwards it has as many as before.
+    this applies to the whole process. Afterwards the previous number is restored.
 
     Args:
         shards: a folder made by `dataforge ingest`, or opened `Shards`.
-        split: the split's name, or the start of one that fits no other. By default the split that `shards` were opened
-            with, else "train".
+        split: the split's name, or an unambiguous prefix of it. By default the split that `shards` were opened with,
+            else "train".
 
     Sizes of batches and of images:
-        batch_size: images a step of one rank.
-        budget: instead of `batch_size`, how many pixels the images of a step of one rank may have together, on average
-            over the ranks. A step of all ranks has as many images as `budget * world` pixels allow, so that they are
-            the same for any number of ranks that share one budget.
-        size: (height, width) of all images; of no effect with a list of `buckets`.
+        batch_size: images per step of one rank.
+        budget: instead of `batch_size`, the maximum total pixels of the images of a step of one rank, on average over
+            the ranks. A step of all ranks has as many images as `budget * world` pixels allow, so that steps are the
+            same for any number of ranks that share one budget.
+        size: (height, width) of all images; ignored with a list of `buckets`.
         buckets: several (height, width): each image goes to the one nearest in aspect ratio, and a batch has one size.
             "auto" picks 4 that have at most the area of `size` and leave the least of it empty.
         scales: factors of the size, of which one is drawn every 10 steps (multi-scale training).
         fit: "letterbox" keeps the aspect ratio, "stretch" does not.
 
-    Which records come, and when:
-        seed: together with the epoch and the record's number it determines all that is random.
-        rank, world: this process's number among those that share the epoch. All take the same number of steps.
-        shuffle: mix the records' order.
+    Selection and order of records:
+        seed: together with the epoch and the record's number it determines everything random.
+        rank, world: this process's number, and how many processes share the epoch. All take the same number of steps.
+        shuffle: shuffle the records.
         drop_last: leave out records that do not fill a step.
-        sampling: "none" takes every record once an epoch; "repeat-factor" those of rare classes more often (LVIS); (N,)
-            numbers say how often an epoch takes each record on average.
+        sampling: "none" takes every record once per epoch; "repeat-factor" takes those of rare classes more often
+            (LVIS); (N,) numbers give how often an epoch takes each record on average.
         repeat_threshold: with "repeat-factor", the share of images below which a class counts as rare.
-        box_window: deal the records of so many successive steps out anew by their number of boxes, so that less is
-            padding; 1 does not.
+        box_window: number of successive steps whose records are regrouped by their number of boxes, to reduce padding;
+            1 disables it.
 
-    What is done to them:
+    Augmentation and errors:
         augment: a recipe's name, a list of `{"op": name, **values}`, or None.
-        min_visible: after augmentation a box is kept when at least this share of its area is in the picture; None takes
-            what the recipe says.
-        transform: a function or `nn.Module` of your own on the images of a batch (B, 3, H, W), such as one of kornia's
-            on colour; boxes stay where they are. What it draws by torch depends on (seed, epoch, the batch's first
-            record). A saved state does not hold it: pass the same one when you resume.
+        min_visible: after augmentation a box is kept if at least this share of its area is inside the image; None takes
+            the recipe's value.
+        transform: a function or `nn.Module` applied to the images of a batch (B, 3, H, W), such as a colour operation
+            of kornia; boxes are not changed. What it draws by torch depends on (seed, epoch, the batch's first record).
+            A saved state does not contain it: pass the same one when you resume.
         on_error: a damaged image is an error ("raise"), or becomes an image of the fill colour without boxes ("skip"):
             a warning names it, and it is listed in `skipped`. A store that is missing or broken is always an error.
 
-    Where and how:
-        device: where the batches are; off the CPU, pixels are moved there by the device itself, for 3 batches ahead.
-        decode: "device" decodes JPEGs there, by nvJPEG. The host decodes all other formats, and what the recipe turns
-            into other pixels before the warp or combines with others. Pixels differ by rounding from those of "host".
-        threads: how many decode; None takes one for each core this process may use.
-        verify: compare each image with its CRC-32 when it is read for the first time. False trusts the disk, as it does
-            for `shards` that were opened so.
+    Device and threads:
+        device: where the batches are; if not the CPU, the device itself warps the images, for 3 batches ahead.
+        decode: "device" decodes JPEGs there, by nvJPEG. The host decodes all other formats, and images whose pixels the
+            recipe changes before the warp or which it combines. Pixels differ by rounding from those of "host".
+        threads: number of decoding threads; None takes one for each core this process may use.
+        verify: compare each image with its CRC-32 when it is read for the first time. False skips the check, as does
+            passing `shards` that were opened without it.
 
     Yields:
         `Batch`: images uint8 (B, 3, H, W), or float32 in 0..1 with a recipe (channels-last in memory).
@@ -97,7 +97,7 @@ class Loader:
     Raises:
         ConfigError: an argument is wrong, or, when steps are planned, an epoch has too few records for them.
         ShardError: the shards cannot be opened, or, while iterating, a store is missing or broken.
-        DataError, while iterating: a record is damaged; the text names its shard, number and key.
+        DataError, while iterating: a record is damaged; the message names its shard, number and key.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class Loader:
             device=self.device,
             decode=decode,
             skip=on_error == "skip",
-            keep=AHEAD + 2,  # the consumer's, and the one it has not let go of while it asks for the next
+            keep=AHEAD + 2,  # the consumer's batch, and the one it still references while it asks for the next
             transform=transform,
         )
         self.epoch = 0
         self._steps: list[Step] | None = None
         self._first = 0  # where the next iteration starts
-        self._next = 0  # the step after the last one given out
+        self._next = 0  # the step after the last one yielded
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -189,24 +189,24 @@ class Loader:
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Record number -> what is wrong with its picture, of those that were skipped so far: its own image is damaged,
-        or one that the recipe combines with it."""
+        """Record number -> error, for all records skipped so far: its own image is damaged, or one that the recipe
+        combines with it."""
         return self.collate.skipped
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives, from its first step."""
+        """Set the epoch of the next iteration, which starts from its first step."""
         if epoch != self.epoch:
             self._steps = None
         self.epoch, self._first, self._next = epoch, 0, 0
 
     def steps(self) -> list[Step]:
-        """This epoch's plan, for this rank."""
+        """Return this epoch's plan for this rank."""
         if self._steps is None:
             self._steps = self.order.steps(self.shards.table, self.epoch)
         return self._steps
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Return the number of steps per epoch."""
         return len(self.steps())
 
     def _fingerprint(self) -> str:
@@ -234,11 +234,11 @@ class Loader:
         return f"{zlib.crc32(repr((facts, rules)).encode()):08x}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the epoch, after the batches given out so far, and a fingerprint of the settings."""
+        """Return the position in the epoch, after the batches yielded so far, and a fingerprint of the settings."""
         return {"epoch": self.epoch, "step": self._next, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where another loader stopped: the next iteration gives the rest of that epoch.
+        """Resume where another loader stopped: the next iteration yields the rest of that epoch.
 
         The number of ranks may differ if `batch_size * world` is the same, and each rank has 2 images or more.
 
@@ -273,10 +273,10 @@ class Loader:
 
     @cached_property
     def _workers(self) -> int:
-        """How many threads decode: one less where all batches are copies of stored pixels.
+        """Return the number of decoding threads: one less if all batches are copies of stored pixels.
 
-        The calling thread lays out the next batches while they copy. On two cores, two copying threads and it reached
-        three quarters of the speed.
+        The calling thread lays out the next batches while they copy. On two cores, two copying threads and the calling
+        thread reached three quarters of the speed.
         """
         table, shards = self.shards.table, self.shards
         if shards.codec != "raw" or shards.channels != 3 or self.collate.recipe or not self.collate.on_cpu:

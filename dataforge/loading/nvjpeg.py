@@ -1,6 +1,6 @@
 """Legend: B images, n bytes, h x w canvas pixels.
 
-JPEGs decoded on the device, a batch at once: by torchvision, which takes nvJPEG on CUDA.
+JPEG decoding on the device, one batch at a time, by torchvision, which uses nvJPEG on CUDA.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def check(device: torch.device) -> None:
-    """Raises ConfigError where JPEGs cannot be decoded on a device."""
+    """Raise ConfigError if JPEGs cannot be decoded on a device."""
     if device.type != "cuda":
         raise ConfigError(f"decode is 'device' on {device}; expected a CUDA device, or decode 'host'")
     if importlib.util.find_spec("torchvision") is None:
@@ -32,9 +32,9 @@ def check(device: torch.device) -> None:
 
 
 def jpeg(shards: Shards, i: int) -> Tensor | None:
-    """Record i's bytes (n,) if the device gives of them what the host would: an upright JPEG, in colour or grey, whole.
+    """Return record i's bytes (n,) if the device decodes them as the host does: a whole upright JPEG, colour or grey.
 
-    Damage is for the host, which says what is wrong; nvJPEG may show grey instead.
+    Damaged images are left to the host, which reports what is wrong; nvJPEG may return grey instead.
 
     Raises:
         ShardError: the store is missing or damaged. DataError: the record is damaged.
@@ -57,10 +57,10 @@ def canvas(
     fill: tuple[int, int, int],
     device: torch.device,
 ) -> Tensor:
-    """Decode images, make them smaller as the host does, and lay each in the upper left corner of its canvas.
+    """Decode images, shrink them as the host does, and place each in the upper left corner of its canvas.
 
     Args:
-        sources: (B,) what `jpeg` gave, or the pixels (height, width, 3) of an image that is ready; uint8, on the host.
+        sources: (B,) results of `jpeg`, or the pixels (height, width, 3) of a finished image; uint8, on the host.
         matrix: (B, 3, 3) to output pixels, from images that are `reduce`, (B,), times smaller.
         sides: (h, w).
         fill: red, green, blue beyond the images.
@@ -69,7 +69,7 @@ def canvas(
         (B, 3, h, w) uint8 on the device, channels-last.
 
     Raises:
-        RuntimeError: one of the JPEGs cannot be decoded, and so none is.
+        RuntimeError: one of the JPEGs cannot be decoded; then none is.
     """
     out = torch.empty((len(sources), *sides, 3), dtype=torch.uint8, device=device)
     out[:] = send(np.array(fill), device, torch.uint8)
@@ -88,20 +88,20 @@ def canvas(
 
 
 def _decode(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
-    """(3, height, width) uint8 each."""
+    """Decode JPEGs to (3, height, width) uint8 each."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if not jpegs:
         return []
     if device.type == "cuda":
-        # it writes on a stream of its own, at once, to memory that this stream may still use for what was freed
+        # it writes immediately, on its own stream, to freed memory that this stream may still be using
         torch.cuda.current_stream(device).synchronize()
     images: list[Tensor] = decode_jpeg(jpegs, ImageReadMode.RGB, device=device)
     return images
 
 
 def _smaller(pixels: Tensor, block: tuple[int, int], weights: Weights) -> Tensor:
-    """`decode.shrink` and `antialias.smooth` of (3, height, width) pixels."""
+    """Apply `decode.shrink` and `antialias.smooth` to (3, height, width) pixels."""
     filtered = [(axis, along) for axis, along in zip((3, 2), weights, strict=True) if along[len(along) // 2] != 1]
     if block == (1, 1) and not filtered:
         return pixels

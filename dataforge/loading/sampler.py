@@ -1,4 +1,4 @@
-"""Which records make up which batch: a pure function of sizes, seed and epoch. No image is opened to plan."""
+"""Planning of batches from records: a pure function of sizes, seed and epoch. No image is opened."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Step:
     Attributes:
         shape: (height, width) of the batch's images.
         index: (B,) record numbers.
-        sample: (B,) what augmentation is drawn by: the record's number, and another one each further time that an
-            epoch takes the record.
+        sample: (B,) numbers that seed augmentation: the record's number, and a different number each further time that
+            an epoch takes the record.
     """
 
     shape: Shape
@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """How a loader's records are dealt out to steps. The fields are the arguments of `plan` by the same names."""
+    """Settings that assign a loader's records to steps. The fields are the arguments of `plan` of the same names."""
 
     shapes: Sequence[Shape]
     batch_size: Sequence[int]
@@ -49,15 +49,15 @@ class Order:
     box_window: int
 
     def steps(self, table: Table, epoch: int) -> list[Step]:
-        """The plan of an epoch for the records of `table`."""
+        """Return the plan of an epoch for the records of `table`."""
         return plan(table.height, table.width, epoch=epoch, boxes=np.diff(table.offsets), **vars(self))
 
 
 def repeats_of(sampling: str | NDArray[np.float64], threshold: float, table: Table) -> NDArray[np.float64] | None:
-    """How often an epoch takes each record: `plan`'s `repeats` for a loader's `sampling` and `repeat_threshold`.
+    """Return how often an epoch takes each record: `plan`'s `repeats` for `sampling` and `repeat_threshold`.
 
     Raises:
-        ConfigError: an unknown name, a threshold of 0 or less, or an array of another shape or with other numbers.
+        ConfigError: an unknown name, a threshold of 0 or less, or an array of wrong shape or with invalid numbers.
     """
     if isinstance(sampling, str):
         if sampling == "none":
@@ -77,14 +77,14 @@ def repeats_of(sampling: str | NDArray[np.float64], threshold: float, table: Tab
 
 
 def images_within(shape: Shape, budget: int | Fraction, world: int, scales: Sequence[float]) -> int:
-    """How many images of a shape a step of all ranks takes.
+    """Return how many images of a shape a step of all ranks takes.
 
     Args:
-        budget: pixels of one rank, at the largest of the scales. Ranks that share what one process had alone get the
-            same steps as that: so it may be a fraction, and is multiplied by the ranks before it is divided.
+        budget: pixels of one rank, at the largest of the scales. Ranks that share the budget of one process get the
+            same steps as that process: so it may be a fraction, and is multiplied by the ranks before it is divided.
 
     Raises:
-        ConfigError: less than an image.
+        ConfigError: less than one image.
     """
     largest = max(h * w for h, w in (scaled(shape, scale) for scale in scales))
     if budget < largest:
@@ -95,10 +95,10 @@ def images_within(shape: Shape, budget: int | Fraction, world: int, scales: Sequ
 def repeat_factors(
     labels: NDArray[np.int32], image: NDArray[np.int64], records: int, threshold: float = 0.001
 ) -> NDArray[np.float64]:
-    """How often an epoch takes each record so that rare classes are seen more often: `plan`'s `repeats`.
+    """Return how often an epoch takes each record so that rare classes are seen more often: `plan`'s `repeats`.
 
     LVIS (Gupta et al. 2019, 1908.03195, appendix B): max over the record's classes of max(1, sqrt(threshold / f)),
-    where f is the share of records that hold the class.
+    where f is the share of records that contain the class.
 
     Args:
         labels, image: (S,) each box's label and record.
@@ -117,10 +117,10 @@ def repeat_factors(
 
 
 def box_places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Box places for images of so many boxes: 8, 16, 32, ..., so that few shapes exist.
+    """Return the number of box places per image: 8, 16, 32, ..., so that few distinct shapes occur.
 
     Args:
-        counts: (n,) boxes.
+        counts: (n,) numbers of boxes.
     """
     return np.int64(1) << np.ceil(np.log2(np.maximum(counts, 8))).astype(np.int64)
 
@@ -143,26 +143,26 @@ def plan(
     boxes: NDArray[np.int64] | None = None,
     box_window: int = 1,
 ) -> list[Step]:
-    """Deal an epoch's records out to steps and ranks.
+    """Assign an epoch's records to steps and ranks.
 
-    Every record comes once an epoch (with `repeats`, as often as these say), and every rank takes the same number of
+    Every record occurs once per epoch (with `repeats`, as often as these give), and every rank takes the same number of
     steps, each with at least one image. A step's images share one bucket. Only `drop_last` leaves records out: those
-    that do not fill a step. The ranks' parts of a step, put together, are the same for any number of ranks, if each
+    that do not fill a step. The ranks' parts of a step, concatenated, are the same for any number of ranks, if each
     gets 2 images of a full step or more.
 
     Args:
         height, width: (N,) pixels of the records.
         shapes: the buckets' (height, width).
-        batch_size: images of a full step, over all ranks, one number or one a bucket. A rank gets its share, rounded
-            down or up; where that is 1, a bucket's last step may hold 2 on some ranks.
+        batch_size: images of a full step, over all ranks, one number or one per bucket. A rank gets its share, rounded
+            down or up; if that is 1, a bucket's last step may have 2 on some ranks.
         drop_last: take full steps only. Images of a bucket that fills no step go to the nearest bucket that does.
         scales: factors of the shapes; one is drawn every 10 steps, the same for all ranks, and the sides are rounded
             to a multiple of `multiple`.
         repeats: (N,) how often an epoch takes each record on average: 0.5 is every other epoch, 0 never. An epoch's
             length is their sum, rounded.
         boxes: (N,) the records' numbers of boxes, for `box_window`.
-        box_window: so many steps that follow each other deal their records out anew by the number of boxes, so that
-            less of the boxes' places is padding; 1 leaves them as they were drawn. Without `shuffle` it does nothing.
+        box_window: number of successive steps whose records are regrouped by the number of boxes, to reduce padding of
+            the box places; 1 leaves them as drawn. Without `shuffle` it has no effect.
 
     Raises:
         ConfigError: there are fewer records, or images in a step, than ranks; or `drop_last` is set and there are fewer
@@ -177,7 +177,7 @@ def plan(
         raise ConfigError(f"steps of {full.min()} images cannot be dealt to {world} ranks; expected one for each")
     if shuffle:
         drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
-    # depends on the number of ranks only where one gets a single image
+    # depends on the number of ranks only if one gets a single image
     least = full if drop_last else np.maximum(full // 2, world)
     buckets = bucket(height, width, shapes)[drawn % n]
     merge_small(buckets, shapes, least.tolist())
@@ -208,8 +208,8 @@ def plan(
 
 
 def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Sample numbers, record + N x how often it came before. Systematic resampling: each record comes as often as
-    `repeats` says, rounded up or down, and the total is always the same."""
+    """Return sample numbers, record + N x its earlier occurrences. Systematic resampling: each record occurs as often
+    as `repeats` gives, rounded up or down, and the total is always the same."""
     n = len(repeats)
     if not n:
         return np.zeros(0, np.int64)
@@ -218,7 +218,7 @@ def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.i
     edges = np.cumsum(repeats[order]) * (total / max(float(repeats.sum()), 1e-12))
     ends = np.floor(edges + uniform(seed, epoch, np.zeros(1, np.int64), "repeat")[0, 0]).astype(np.int64)
     ends = np.minimum(ends, total)
-    ends[edges >= edges[-1]] = total  # against rounding: whatever is at the end closes the sum
+    ends[edges >= edges[-1]] = total  # against rounding: the last edges equal the total
     copies = np.zeros(n, np.int64)
     copies[order] = np.diff(ends, prepend=0)
     record = np.repeat(np.arange(n), copies)
@@ -226,19 +226,19 @@ def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.i
 
 
 def _sizes(count: int, full: int, least: int, drop_last: bool) -> list[int]:
-    """How many records each step of a bucket takes, all ranks together."""
+    """Return how many records each step of a bucket takes, over all ranks."""
     sizes, rest = [full] * (count // full), count % full
     if drop_last or not rest:
         return sizes
     if not sizes or rest >= least:
         return [*sizes, rest]
-    if full - (least - rest) >= least:  # no rank may be without an image: the last step borrows
+    if full - (least - rest) >= least:  # every rank needs an image: the last step borrows
         return [*sizes[:-1], full - (least - rest), least]
     return [*sizes[:-1], full + rest]
 
 
 def _group(rows: NDArray[np.int64], boxes: NDArray[np.int64], full: int, window: int) -> None:
-    """Deal the rows of full steps out anew, in place: within each window those with most box places together."""
+    """Regroup the rows of full steps in place: within each window, put those with most box places together."""
     for start in range(0, len(rows), window * full):
         part = slice(start, min(start + window * full, len(rows)))
         order = np.argsort(-box_places(boxes[part]), kind="stable").reshape(-1, full)
@@ -246,7 +246,7 @@ def _group(rows: NDArray[np.int64], boxes: NDArray[np.int64], full: int, window:
 
 
 def scaled(shape: Shape, scale: float, multiple: int = 32) -> Shape:
-    """A shape times a factor, its sides rounded to a multiple; unchanged by a factor of 1."""
+    """Return a shape times a factor, its sides rounded to a multiple; unchanged by a factor of 1."""
     if scale == 1.0:
         return shape
     h, w = (max(multiple, round(side * scale / multiple) * multiple) for side in shape)

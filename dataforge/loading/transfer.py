@@ -1,4 +1,4 @@
-"""A thread that makes batches on the device while earlier ones are used."""
+"""A thread that makes batches on the device while earlier batches are in use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataforge.loading.batch import Batch
 
 
 class Transfer:
-    """Makes batches on the device, one after another, in a thread and on a CUDA stream of its own.
+    """Makes batches on the device, one after another, in its own thread and on its own CUDA stream.
 
-    Copies and kernels of later batches then run beside the training step. Taking a batch waits for that batch
-    alone: the thread until its work is issued, the stream until its work is done.
+    Copies and kernels of later batches then run concurrently with the training step. Taking a batch waits only for that
+    batch: the thread until its work is issued, the stream until its work is done.
 
     Args:
-        device: where the batches go; where that is not CUDA, there is the thread alone.
+        device: of the batches; without CUDA, only the thread is used.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,17 +28,17 @@ class Transfer:
         self._thread = ThreadPoolExecutor(1, "dataforge-transfer")
 
     def begin(self, make: Callable[[], Batch]) -> Callable[[], Batch]:
-        """Have a batch made, after those that were begun before.
+        """Start making a batch, after those begun earlier.
 
         Returns:
-            A function that waits for it and gives it, for work on the calling thread's current stream; it raises what
-            `make` raised.
+            A function that waits for the batch and returns it, for work on the calling thread's current stream; it
+            raises what `make` raised.
         """
         made = self._thread.submit(self._run, make)
         return lambda: self._take(made)
 
     def end(self) -> None:
-        """Forget what has not been begun, and wait for the rest."""
+        """Cancel batches that have not been begun, and wait for the rest."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, make: Callable[[], Batch]) -> tuple[Batch, torch.cuda.Event | None]:
@@ -59,5 +59,5 @@ class Transfer:
 
 @cache
 def _stream(index: int) -> torch.cuda.Stream:
-    """One for all loaders of a GPU: freed memory is used again only on the stream that it was taken on."""
+    """Return one stream for all loaders of a GPU: freed memory is reused only on the stream that allocated it."""
     return torch.cuda.Stream(index)

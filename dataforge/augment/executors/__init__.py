@@ -1,1 +1,1 @@
-"""What applies drawn parameters to pixels: `cpu` image by image, `device` a whole batch."""
+"""Executors, which apply drawn parameters to pixels: `cpu` image by image, `device` a whole batch."""

@@ -1,6 +1,6 @@
-"""Against aliasing, before a bilinear warp that shrinks: blocks of pixels are averaged, then filtered along each axis.
+"""Antialiasing before a bilinear warp that shrinks: blocks of pixels are averaged, then filtered along each axis.
 
-OpenCV has no antialiased resize that is quick. Halving is, and so is a filter of five taps.
+OpenCV has no fast antialiased resize. Halving is fast, and so is a filter of five taps.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 SHARP = 1 / 1.4  # at larger scales bilinear sampling alone is as good as an antialiased bilinear resize
-LEAST = 1 / 3.6  # the smallest scale that `smooth` makes up for
-_AS_IT_IS = np.array([0.0, 1.0, 0.0])  # with a single 1, OpenCV takes thrice as long
+LEAST = 1 / 3.6  # the smallest scale that `smooth` compensates for
+_AS_IT_IS = np.array([0.0, 1.0, 0.0])  # with a single 1, OpenCV takes three times as long
 
 
 def shrink_factors(matrix: Matrix, size: Sequence[int]) -> tuple[int, int]:
-    """Whole numbers of (rows, columns) that are averaged before a warp that shrinks, against aliasing.
+    """Return the numbers of (rows, columns) that are averaged before a warp that shrinks, against aliasing.
 
-    Both are the same power of two, which is the quickest; where one side shrinks much more than the other, it gets a
-    factor of its own. Above 1, they leave the warp scales of exactly 1, or of at most `SHARP`, for which `smooth` then
-    makes up.
+    Both are the same power of two, which is fastest; if one side shrinks much more than the other, it gets its own
+    factor. Above 1, they leave the warp scales of exactly 1, or of at most `SHARP`, for which `smooth` then
+    compensates.
 
     Args:
         matrix: (3, 3) source to output pixels.
@@ -46,9 +46,9 @@ def _factors(x: float, y: float) -> tuple[int, int]:
 
 
 def _scales(matrix: Matrix, height: float, width: float) -> tuple[float, float]:
-    """By how much a map enlarges along x and along y of the source, in its middle; infinite behind a horizon."""
+    """Return a map's scales along x and y of the source, at its centre; infinite behind a horizon."""
     (a, b, c), (d, e, f), (g, h, w) = matrix.tolist()
-    if g or h:  # the derivatives there; those of an affine map are the same everywhere
+    if g or h:  # the derivatives at the centre; those of an affine map are the same everywhere
         x, y = width / 2, height / 2
         w += g * x + h * y
         u, v = a * x + b * y + c, d * x + e * y + f
@@ -58,18 +58,18 @@ def _scales(matrix: Matrix, height: float, width: float) -> tuple[float, float]:
 
 
 def smooth(pixels: Pixels, matrix: Matrix, factors: tuple[int, int], reduced: bool = False) -> Pixels:
-    """Filter shrunken pixels, so that bilinear sampling then gives what a good antialiased resize would.
+    """Filter shrunken pixels, so that bilinear sampling then matches a good antialiased resize.
 
     Args:
         pixels: after `shrink` by `factors`; matrix: as there, from the source.
-        reduced: the source is itself an image that was made smaller, as `decode` can.
+        reduced: the source was itself decoded at a smaller size, as `decode` can.
     """
     height, width = pixels.shape[:2]
     return filtered(pixels, *filters(matrix, (height * factors[0], width * factors[1]), factors, reduced))
 
 
 def filtered(pixels: Pixels, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pixels:
-    """Pixels after such `filters`."""
+    """Apply the result of `filters` to pixels."""
     if x is y:  # as they are
         return pixels
     return cv2.sepFilter2D(pixels, -1, x, y, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
@@ -78,7 +78,7 @@ def filtered(pixels: Pixels, x: NDArray[np.float64], y: NDArray[np.float64]) -> 
 def filters(
     matrix: Matrix, size: Sequence[int], factors: tuple[int, int], reduced: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weights, of an odd number of pixels, by which `smooth` filters along x and along y.
+    """Return the weights, an odd number of them, by which `smooth` filters along x and along y.
 
     Args: as for `shrink_factors` and `smooth`.
     """
@@ -90,17 +90,17 @@ def filters(
 
 
 def from_blocks(matrix: Matrix, factors: Any) -> Matrix:
-    """Matrices (..., 3, 3) from pixels shrunken by factors (..., 2), given those from the source."""
+    """Return matrices (..., 3, 3) from pixels shrunken by factors (..., 2), given those from the source."""
     larger = np.ones((*np.shape(factors)[:-1], 1, 3))
     larger[..., 0, 1], larger[..., 0, 0] = np.moveaxis(np.asarray(factors), -1, 0)
     return matrix * larger
 
 
 def _even(matrix: Matrix, axis: int, scales: tuple[float, ...]) -> bool:
-    """Whether bilinear sampling takes all pixels of an axis alike: at a scale of 1/2 by halves, of 2/3 by quarters.
+    """Return whether bilinear sampling weights all pixels of an axis alike: at scale 1/2 by halves, 2/3 by quarters.
 
-    The first gives means of two, the second is antialiasing enough for pixels as a camera gives them. And the most
-    common sizes are such: 640 pixels to 320, 480 to 320.
+    The first gives means of two, the second is sufficient antialiasing for a camera's own pixels. The most common sizes
+    have these scales: 640 pixels to 320, 480 to 320.
     """
     scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
     if matrix[axis, 1 - axis] or matrix[2, 0] or matrix[2, 1] or min(abs(abs(scale) - s) for s in scales) > 1e-4:
@@ -109,10 +109,10 @@ def _even(matrix: Matrix, axis: int, scales: tuple[float, ...]) -> bool:
 
 
 def taps(scale: Any) -> tuple[Any, Any]:
-    """What `smooth` gives of a pixel to its two neighbours and to the two beyond, for a scale of `LEAST` to `SHARP`.
+    """Return a pixel's shares for its two neighbours and the two beyond in `smooth`, for scales `LEAST` to `SHARP`.
 
     Fitted so that filter and bilinear sampling together come nearest to Pillow's Lanczos filter in the spectrum of
-    photographs, at any phase of the sampling, but let no more than a fifth of the finest stripes through.
+    photographs, at any phase of the sampling, but pass at most a fifth of the finest stripes.
     """
     return -0.26 + 3.53 * scale - 3.65 * scale * scale, 1.28 - 4.69 * scale + 3.59 * scale * scale
 

@@ -1,6 +1,6 @@
-"""The CPU's executor: one image, inside a decode thread, while its pixels are in the cache.
+"""The CPU executor: one image at a time, in a decode thread, while its pixels are in the cache.
 
-Everything is done on uint8, in memory that a thread uses again for its next image; the last step writes the batch.
+All steps work on uint8, in memory that a thread reuses for its next image; the last step writes to the batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def warp(
     dst: Pixels | None = None,
     reduced: bool = False,
 ) -> Pixels:
-    """Move an image by a matrix in one bilinear interpolation, with as much averaging as shrinking needs.
+    """Warp an image by a matrix in one bilinear interpolation, with as much averaging as shrinking needs.
 
     Args:
         pixels: (height, width, 3) uint8.
@@ -82,7 +82,7 @@ def _warp(pixels: Pixels, matrix: Matrix, out: Shape, fill: int | tuple[int, int
 
 
 def _reach(pixels: Pixels, matrix: Matrix, out: Shape) -> list[int]:
-    """xyxy the part of the output in which pixels have a share; the rest is quicker filled than warped."""
+    """Return xyxy of the output's part that depends on pixels; filling the rest is faster than warping it."""
     (height, width), low, high = pixels.shape[:2], [], []
     for (a, b, c), side in zip((matrix[:2] / matrix[2, 2]).tolist(), out[::-1], strict=True):
         ends, margin = (0.0, a * width, b * height, a * width + b * height), (1 + abs(a) + abs(b)) / 2
@@ -94,14 +94,14 @@ def _reach(pixels: Pixels, matrix: Matrix, out: Shape) -> list[int]:
 def _whole_pixels(
     pixels: Pixels, matrix: Matrix, out: Shape
 ) -> tuple[tuple[slice, slice], tuple[slice, slice], int | None] | None:
-    """The rows and columns that are seen, those of the output that they fill, and OpenCV's code of their mirroring.
+    """Return the visible rows and columns, those of the output that they fill, and OpenCV's code of their mirroring.
 
-    Where they are whole pixels of both, a resize gives what a warp would, in two thirds of its time and with finer
-    weights. It must not enlarge: at an image's edge the one goes on with the last pixels, the other fades into the fill
-    colour.
+    If they are whole pixels of both, a resize gives the same as a warp, in two thirds of the time and with finer
+    weights. It must not enlarge: at an image's edge the resize repeats the last pixels, while the warp fades into the
+    fill colour.
 
     Returns:
-        None where they are not, or where the matrix does more than that.
+        None if they are not whole pixels, or if the matrix does more than shrink, mirror and shift.
     """
     if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
         return None
@@ -125,10 +125,10 @@ def _whole_pixels(
 
 
 def _part(pixels: Pixels, matrix: Matrix, out: Shape, factors: tuple[int, int]) -> tuple[Pixels, Matrix]:
-    """The part of an image that is seen in the output, with a margin, and its matrix; so that no more is averaged."""
+    """Return the part of an image that is visible in the output, with a margin, and its matrix, to average less."""
     if matrix[2, 0] or matrix[2, 1]:
         return pixels, matrix
-    back = cv2.invertAffineTransform(matrix[:2] / matrix[2, 2]).tolist()  # in plain floats, which is quicker
+    back = cv2.invertAffineTransform(matrix[:2] / matrix[2, 2]).tolist()  # plain floats are faster
     cuts = []
     for (a, b, c), step, side in zip(back, factors[::-1], (pixels.shape[1], pixels.shape[0]), strict=True):
         low = c + min(0.0, a * out[1]) + min(0.0, b * out[0])
@@ -143,7 +143,7 @@ def damage(pixels: Pixels, p: Parameters, i: int) -> Pixels:
     """Apply image i's `DAMAGE` operations, in their order.
 
     Args:
-        pixels: (height, width, 3), left as they are.
+        pixels: (height, width, 3), not modified.
     """
     for name, apply in _DAMAGE.items():
         strength = p.damage[name][i] if name in p.damage else 0.0
@@ -181,7 +181,7 @@ _DAMAGE: dict[str, Callable[[Pixels, float, int], Pixels]] = {
 
 
 def ready(pixels: Pixels, matrix: Matrix, p: Parameters, i: int, reduced: bool) -> tuple[Pixels, Matrix]:
-    """Image i shrunken, damaged and smoothed, as a plain bilinear warp takes it, and that warp's matrix.
+    """Return image i shrunken, damaged and smoothed, ready for a plain bilinear warp, and that warp's matrix.
 
     Args: as for `paint`.
     """
@@ -199,13 +199,13 @@ def paint(
     weight: float = 1.0,
     reduced: bool = False,
 ) -> None:
-    """Paint image i, or a part of a picture of several, where it belongs.
+    """Paint image i, or one part of a combined image, at its position.
 
     Args:
         pixels: (height, width, 3) the source, or a reduced one.
         matrix: (3, 3) from `pixels` to the pixels of `canvas`.
-        canvas: (h, w, 3) uint8, all of which is painted; a view of a larger one will do.
-        weight: below 1, how much it counts against what is there.
+        canvas: (h, w, 3) uint8, all of which is painted; it may be a view of a larger one.
+        weight: below 1, the weight against the present content.
         reduced: as for `antialias.smooth`.
     """
     if not canvas.size:
@@ -227,19 +227,19 @@ def paint(
 
 
 def finish(canvas: Pixels, p: Parameters, i: int, out: NDArray[Any]) -> None:
-    """Erase, apply the steps of kornia, and write a painted picture into its batch.
+    """Erase, apply the steps of kornia, and write a painted image into its batch.
 
     Args:
         canvas: (H, W, 3) uint8; it may be `out` itself.
-        i: the picture's own record among the parameters.
-        out: (H, W, 3), uint8 or float32, which gets 0..1, or what the normalisation makes of it.
+        i: the index of the image's own record in the parameters.
+        out: (H, W, 3), uint8 or float32, which gets 0..1, normalised if the recipe does so.
     """
     if p.erase is not None:
         x1, y1, x2, y2 = p.erase[i]
         canvas[y1:y2, x1:x2] = p.fill
     levels: NDArray[Any] = canvas
     if any(step.chosen[i] for step in p.kornia):
-        from dataforge.augment.executors import kornia  # torch, which this file does without otherwise
+        from dataforge.augment.executors import kornia  # imports torch, which this file does not need otherwise
 
         levels = kornia.picture(canvas, p.kornia, i)
     if out.dtype == np.uint8:
@@ -257,10 +257,10 @@ def finish(canvas: Pixels, p: Parameters, i: int, out: NDArray[Any]) -> None:
 
 
 def picture(layout: Layout, i: int, pixels_of: Callable[[int], Pixels], out: NDArray[Any]) -> None:
-    """Paint picture i of a batch, part by part.
+    """Paint image i of a batch, part by part.
 
     Args:
-        pixels_of: a record's (height, width, 3).
+        pixels_of: returns a record's (height, width, 3) pixels.
         out: as for `finish`.
     """
     canvas = out if out.dtype == np.uint8 else memory("canvas", (out.shape[0], out.shape[1]))
@@ -274,7 +274,7 @@ def picture(layout: Layout, i: int, pixels_of: Callable[[int], Pixels], out: NDA
 
 
 def memory(purpose: str, shape: Shape, kind: type[np.generic] = np.uint8) -> NDArray[Any]:
-    """(H, W, 3) numbers of this thread, with whatever is in them; the same at the next call of that shape."""
+    """Return this thread's (H, W, 3) array with arbitrary content; the next call with that shape returns it again."""
     held: dict[tuple[str, Shape], NDArray[Any]] = _scratch.__dict__.setdefault("held", {})
     if (purpose, shape) not in held:
         held[purpose, shape] = np.empty((*shape, 3), kind)
@@ -282,7 +282,7 @@ def memory(purpose: str, shape: Shape, kind: type[np.generic] = np.uint8) -> NDA
 
 
 def render(pixels: Pixels, matrix: Matrix, colour: Matrix | None, out: NDArray[Any]) -> None:
-    """Write an image, moved and coloured, where it belongs in its batch.
+    """Write an image, warped and coloured, to its place in the batch.
 
     Args:
         pixels: (height, width, 3) uint8, the source.

@@ -1,7 +1,7 @@
-"""Legend: P parts, B pictures, h x w canvas pixels, H x W output pixels.
+"""Legend: P parts, B images, h x w canvas pixels, H x W output pixels.
 
-The executor of whole batches, on any device: the fused kernel where it runs, else plain torch, which is also what the
-kernel and the CPU's executor are tested against. Nothing here makes the host wait for the device.
+The executor of whole batches, on any device: the fused kernel where it runs, else plain torch, which is also the
+reference in tests of the kernel and the CPU executor. No function here makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from dataforge.augment.layout import Layout
 def paint(
     canvas: Tensor, matrix: NDArray[Any], layout: Layout, out: tuple[int, int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Paint the pictures of a batch.
+    """Paint the images of a batch.
 
     Args:
-        canvas: (P, 3, h, w) uint8, each part's source, damaged, shrunken and smoothed, in the upper left corner; what
-            lies beyond is never seen if it has the recipe's fill colour.
+        canvas: (P, 3, h, w) uint8, each part's source, damaged, shrunken and smoothed, in the upper left corner; the
+            rest is never visible if it has the recipe's fill colour.
         matrix: (P, 3, 3) canvas pixels to output pixels.
         layout: of the batch.
         out: (H, W).
-        dtype: floating, or uint8, which gets 0..255 and goes without normalisation.
+        dtype: floating, or uint8, which gets 0..255 without normalisation.
 
     Returns:
-        (B, 3, H, W), channels-last: 0..1, or what the normalisation makes of it.
+        (B, 3, H, W), channels-last: 0..1, or normalised.
     """
     p, place = layout.parameters, canvas.device
     back = np.linalg.inv(matrix)
@@ -65,7 +65,7 @@ def paint(
 def _in_torch(
     canvas: Tensor, back: NDArray[Any], layout: Layout, out: tuple[int, int], erase: NDArray[Any] | None
 ) -> Tensor:
-    """(B, 3, H, W) float32 in 0..1: what the kernel does, in plain torch, and with combined records."""
+    """Return (B, 3, H, W) float32 in 0..1: the kernel's work in plain torch, also for combined records."""
     p, place = layout.parameters, canvas.device
     shade = send(np.array(p.fill), place)
     images = render(canvas, send(back, place), out, shade)
@@ -82,9 +82,9 @@ def _in_torch(
 
 @cache
 def fused(place: torch.device) -> Any:
-    """The module `kernels` if its kernel runs on a device, else None.
+    """Return the module `kernels` if its kernel runs on a device, else None.
 
-    It needs CUDA, Triton, which PyTorch's builds for it bring along on Linux, and a C compiler, which Triton calls.
+    It needs CUDA, Triton, which PyTorch's CUDA builds include on Linux, and a C compiler, which Triton calls.
     """
     if place.type != "cuda":
         return None
@@ -94,7 +94,7 @@ def fused(place: torch.device) -> Any:
         kernels.warp(torch.zeros((1, 3, 1, 1), dtype=torch.uint8, device=place), np.eye(3)[None], (1, 1))
     except ImportError:
         return None
-    except Exception as error:  # Triton's compiler, the C compiler and the driver each have their own
+    except Exception as error:  # Triton's compiler, the C compiler and the driver raise different types
         warnings.warn(f"images are painted by plain torch, the fused kernel does not run here: {error}", stacklevel=2)
         return None
     return kernels
@@ -120,7 +120,7 @@ def render(canvas: Tensor, back: Tensor, out: tuple[int, int], fill: Tensor) -> 
     # behind the horizon: far outside; grid_sample counts from -1 to 1 over the canvas, whose edges are ours
     x, y = (torch.where(moved[..., 2] > 0, moved[..., axis] / moved[..., 2], 1e6) for axis in (0, 1))
     grid = torch.stack([x * (2 / w) - 1, y * (2 / h) - 1], -1)
-    shade = fill.view(3, 1, 1)  # outside is zero for grid_sample, hence the shift by the fill colour
+    shade = fill.view(3, 1, 1)  # grid_sample returns zero outside, hence the shift by the fill colour
     sampled = F.grid_sample(canvas.float() - shade, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return (sampled + shade) / 255
 
@@ -148,14 +148,14 @@ def bend(images: Tensor, curve: Tensor) -> Tensor:
 
 
 def _inside(region: Tensor, out: tuple[int, int]) -> Tensor:
-    """(P, 1, H, W) which pixels lie in regions (P, 4) xyxy."""
+    """Return (P, 1, H, W), which pixels lie in regions (P, 4) xyxy."""
     y, x = (torch.arange(side, device=region.device) for side in out)
     x1, y1, x2, y2 = region[:, :, None].unbind(1)
     return (((y >= y1) & (y < y2))[:, :, None] & ((x >= x1) & (x < x2))[:, None])[:, None]
 
 
 def _assemble(images: Tensor, layout: Layout) -> Tensor:
-    """Pictures (B, 3, H, W) from their parts (P, 3, H, W), painted one over another."""
+    """Return images (B, 3, H, W) composed of their parts (P, 3, H, W), painted one over another."""
     parts, place = layout.parts, images.device
     first = send(layout.first, place, torch.int64)
     region, weight = send(parts.region, place), send(parts.weight, place)

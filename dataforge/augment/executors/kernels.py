@@ -1,7 +1,7 @@
 """Legend: P images, h x w canvas pixels, H x W output pixels.
 
-The executor for CUDA as one kernel: read uint8, sample with antialiasing, mix colours, look values up, erase,
-normalise, write. It does in one pass over the pixels what `device.paint` does in plain torch, one after another.
+The executor for CUDA as one kernel: read uint8, sample with antialiasing, mix colours, apply the curve, erase,
+normalise, write. It does in one pass over the pixels the steps that `device.paint` does one by one in plain torch.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor
 from dataforge.augment.executors.upload import send
 from dataforge.augment.operations.geometry import FILL
 
-TILE = (16, 32)  # rows and columns of the output that a program makes
+TILE = (16, 32)  # rows and columns of the output per program
 
 
 @triton.jit
 def _within(place, side):  # type: ignore[no-untyped-def]
-    """Whether 0 <= place < side: below zero, it is a large number without a sign."""
+    """Return whether 0 <= place < side: as an unsigned number, a negative place is large."""
     return place.to(tl.uint32, bitcast=True) < side
 
 
 @triton.jit
 def _pixel(source):  # type: ignore[no-untyped-def]
-    return tl.load(source).to(tl.int32).to(tl.float32)  # a byte to a float at once takes a slower unit of the GPU
+    return tl.load(source).to(tl.int32).to(tl.float32)  # byte to float in one step uses a slower unit of the GPU
 
 
 @triton.jit
 def _channel(upper, lower, left, right, x1, x2, y1, y2, beyond, fill):  # type: ignore[no-untyped-def]
-    """One channel: four pixels, of two rows and two columns, and the fill colour, by their weights."""
+    """Return one channel: the weighted sum of four pixels, of two rows and two columns, and the fill colour."""
     first = x1 * _pixel(upper + left) + x2 * _pixel(upper + right)
     second = x1 * _pixel(lower + left) + x2 * _pixel(lower + right)
     return y1 * first + y2 * second + beyond * fill
@@ -54,7 +54,7 @@ def _final(  # type: ignore[no-untyped-def]
     ERASE: tl.constexpr,  # noqa: N803
     NORMALISE: tl.constexpr,  # noqa: N803
 ):
-    """One channel of the output: by a row of the colour matrix, clipped; by the curve; painted over; normalised."""
+    """Return one channel of the output: by a row of the colour matrix, clipped; by the curve; erased; normalised."""
     value = tl.load(colour + 3) + tl.load(colour) * r + tl.load(colour + 1) * g + tl.load(colour + 2) * b
     value = tl.minimum(tl.maximum(value, 0.0), 1.0)
     if CURVE:
@@ -116,7 +116,7 @@ def _warp(  # type: ignore[no-untyped-def]
         left, top = tl.floor(sx), tl.floor(sy)
         fx, fy = sx - left, sy - top
         ix, iy = left.to(tl.int32), top.to(tl.int32)
-        # what lies outside weighs nothing, and is read from the border
+        # pixels outside have zero weight, and are read from the border
         x1, x2 = tl.where(_within(ix, w), 1 - fx, 0.0), tl.where(_within(ix + 1, w), fx, 0.0)
         y1, y2 = tl.where(_within(iy, h), 1 - fy, 0.0), tl.where(_within(iy + 1, h), fy, 0.0)
         beyond = 1 - (x1 + x2) * (y1 + y2)
@@ -138,7 +138,7 @@ def _warp(  # type: ignore[no-untyped-def]
     blue = _final(r, g, b, colour + 8, curve, numbers + 2, erased, CURVE, ERASE, NORMALISE)
     if out.dtype.element_ty == tl.uint8:
         red, green, blue = red * 255 + 0.5, green * 255 + 0.5, blue * 255 + 0.5
-    # the three of a pixel in one instruction: with one for each, every third value of a line would be written at a time
+    # a pixel's three channels in one instruction: one each would write every third value of a line at a time
     channel = tl.arange(0, 4)[None, :]
     value = tl.where(channel == 0, red[:, None], tl.where(channel == 1, green[:, None], blue[:, None]))
     target = (row * width + column)[:, None]
@@ -163,20 +163,20 @@ def warp(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
-    """Move, colour and normalise a batch of images in one pass.
+    """Warp, colour and normalise a batch of images in one pass.
 
     Args:
         canvas: (P, 3, h, w) uint8, in any layout.
         back: (P, 3, 3) output pixels to canvas pixels, edge coordinates.
         out: (H, W).
-        colour: (P, 3, 4) on (r, g, b, 1) in 0..1; None leaves colours as they are.
+        colour: (P, 3, 4) on (r, g, b, 1) in 0..1; None leaves colours unchanged.
         curve: (P, 256) the new value of each old one.
         erase: (P, 4) xyxy output pixels that get the fill colour.
         fill: red, green, blue in 0..255 outside the canvas.
-        mean, std: of the normalisation, in 0..1; None leaves it out.
+        mean, std: of the normalisation, in 0..1; None disables it.
         taps: an output pixel is the mean of taps x taps bilinear samples, against aliasing where the map shrinks by
-            up to about 1.5 taps; it is the same as a picture `taps` times as large, averaged.
-        dtype: floating, or uint8, which gets 0..255 and goes without normalisation.
+            up to about 1.5 taps; it equals an image `taps` times as large, averaged.
+        dtype: floating, or uint8, which gets 0..255 without normalisation.
 
     Returns:
         (P, 3, H, W) of `dtype`.
@@ -185,7 +185,7 @@ def warp(
     images = torch.empty((count, 3, *out), dtype=dtype, device=canvas.device, memory_format=memory_format)
     if not images.numel():
         return images
-    numbers = np.zeros((count, 25))  # all that the kernel must know, in one copy
+    numbers = np.zeros((count, 25))  # all parameters of the kernel, in one copy
     numbers[:, :9] = (back / back[:, 2:, 2:]).reshape(count, 9)
     mixed = np.eye(3, 4) if colour is None else colour  # of sums over the taps of 0..255
     numbers[:, 9:21] = (mixed * ([1 / (255 * taps * taps)] * 3 + [1])).reshape(-1, 12)
@@ -212,6 +212,6 @@ def warp(
         EVEN=out[0] % TILE[0] == out[1] % TILE[1] == 0,
         ROWS=TILE[0],
         COLUMNS=TILE[1],
-        enable_fp_fusion=True,  # a fused multiply-add is as good here, and Triton warns where nothing is said
+        enable_fp_fusion=True,  # a fused multiply-add is as good here, and Triton warns if this is unset
     )
     return images

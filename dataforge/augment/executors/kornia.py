@@ -1,9 +1,9 @@
-"""Legend: n pictures, H x W pixels.
+"""Legend: n images, H x W pixels.
 
-kornia's operations on finished pictures, for both other executors: one picture in a decode thread, or a batch at once.
+kornia's operations on finished images, for both other executors: one image in a decode thread, or a batch at once.
 
-A picture's numbers are drawn by kornia itself, for this picture alone, from a generator that is seeded by (seed, epoch,
-record); a batch is given the numbers of its pictures put together. So a picture is the same in any batch.
+kornia itself draws an image's parameters, for this image alone, from a generator seeded by (seed, epoch, record); a
+batch gets the concatenated parameters of its images. So an image is the same in any batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHARED = ("order", "ksize_factor")  # parameters of which kornia takes one for 
 
 
 class _Seeded(TorchFunctionMode):
-    """Draw from a generator of our own, in this thread alone: torch's global one is neither asked nor changed."""
+    """Draw from a separate generator, in this thread only: torch's global one is neither used nor changed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -44,17 +44,17 @@ class _Seeded(TorchFunctionMode):
 
 @torch.no_grad()
 def apply(images: Tensor, steps: Sequence[KorniaStep], rows: NDArray[np.int64]) -> Tensor:
-    """Apply a recipe's steps of kornia, in their order, to the pictures that each is drawn for.
+    """Apply a recipe's steps of kornia, in their order, to the images that each is drawn for.
 
     Args:
-        images: (n, 3, H, W) float32 in 0..1, on any device; they may be changed.
-        rows: (n,) each picture's place among the parameters.
+        images: (n, 3, H, W) float32 in 0..1, on any device; they may be modified.
+        rows: (n,) each image's index in the parameters.
 
     Returns:
         (n, 3, H, W) in 0..1.
 
     Raises:
-        ConfigError: kornia cannot apply a step to pictures of this size.
+        ConfigError: kornia cannot apply a step to images of this size.
     """
     for step in steps:
         chosen = np.flatnonzero(step.chosen[rows])
@@ -83,7 +83,7 @@ def _draw(operation: Any, seed: int, shape: Sequence[int]) -> dict[str, Tensor]:
 
 
 def _groups(drawn: list[dict[str, Tensor]]) -> list[list[int]]:
-    """Which pictures one call can do: those whose parameters have the same shapes, and share what a batch must."""
+    """Group images for one call each: those whose parameters have the same shapes, and the same `_SHARED` values."""
     groups: dict[Any, list[int]] = {}
     for i, params in enumerate(drawn):
         key = [(tuple(value.shape), value.tolist() if name in _SHARED else 0) for name, value in params.items()]
@@ -92,20 +92,20 @@ def _groups(drawn: list[dict[str, Tensor]]) -> list[list[int]]:
 
 
 def _together(drawn: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters of one call from those of its pictures, as kornia lays them out for a batch."""
+    """Return the parameters of one call from those of its images, in kornia's layout for a batch."""
     params = {name: torch.cat([one[name] for one in drawn]) for name in drawn[0] if name != "order"}
     if "order" in drawn[0]:
         params["order"] = drawn[0]["order"]
-    if "batch_idx" in params:  # RandomChannelDropout: the pictures' numbers
+    if "batch_idx" in params:  # RandomChannelDropout: the images' indices
         params["batch_idx"] = torch.arange(len(drawn))[:, None]
     return params
 
 
 def picture(canvas: NDArray[np.uint8], steps: Sequence[KorniaStep], row: int) -> NDArray[np.float32]:
-    """`apply` for one picture.
+    """Call `apply` for one image.
 
     Args:
-        canvas: (H, W, 3) uint8, left as it is; row: its place among the parameters.
+        canvas: (H, W, 3) uint8, not modified; row: its index in the parameters.
 
     Returns:
         (H, W, 3) in 0..255.

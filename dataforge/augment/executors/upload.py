@@ -1,4 +1,4 @@
-"""Small arrays to a device, without waiting for it."""
+"""Upload of small arrays to a device, without waiting for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from torch import Tensor
 
 
 def send(array: NDArray[Any], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers on a device. They pass through page-locked memory, since copies from other memory are waited for."""
+    """Return numbers on a device. They pass through page-locked memory, since copies from other memory block."""
     numbers = torch.from_numpy(array).to(dtype)
     return (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
