@@ -6,6 +6,6 @@ it is set. Set it to ACTIVE, or import torch first, to keep OpenMP's default.
 
 import os
 
-# Decoding threads share the cores with torch's. By default, those of torch that wait for a preempted thread keep busy
-# the core that it needs. OpenMP reads the variable when torch is first imported, hence here.
+# Decoding threads share the cores with torch's threads. By default, torch threads that wait for a preempted thread
+# spin on the core that it needs. OpenMP reads the variable when torch is first imported, so it is set here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

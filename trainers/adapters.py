@@ -1,4 +1,4 @@
-"""LoRA adapters of a trained `vit`, alone in a file, on another checkpoint, or merged into the weights."""
+"""Save the LoRA adapters of a trained `vit`, load them onto another checkpoint, or merge them into the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainers import checkpoint
 from trainers.models import lora
 from trainers.models.pretrained import read_state
 
-HEADS = ("pyramid.", "classify.", "regress.", "scale")  # of the detector, which learn beside the adapters
+HEADS = ("pyramid.", "classify.", "regress.", "scale")  # parts of the detector that are trained with the adapters
 
 
 @click.group()
@@ -71,10 +71,10 @@ def merge(ckpt: Path, out: Path) -> None:
 
 
 def merged(ckpt: Path) -> dict[str, Any]:
-    """A checkpoint without adapters that gives the same outputs.
+    """Return a checkpoint without adapters that gives the same outputs.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the checkpoint has no adapters.
     """
     detector, state = checkpoint.load_detector(ckpt)
     if not state["config"].get("lora"):
@@ -84,7 +84,7 @@ def merged(ckpt: Path) -> dict[str, Any]:
 
 
 def _publish(state: dict[str, Any], out: Path) -> None:
-    """Write a checkpoint to evaluate with; a training cannot go on from it."""
+    """Write a checkpoint for evaluation; training cannot resume from it."""
     with writing(out, ConfigError):
         checkpoint.save(out, {name: value for name, value in state.items() if name != "train"})
     click.echo(str(out))

@@ -1,6 +1,6 @@
-"""Time a training step, alone and with the loader at work: `python -m trainers.bench yolov2 --shards DIR`.
+"""Time a training step, alone and with the loader: `python -m trainers.bench yolov2 --shards DIR`.
 
-The last line that it prints is a JSON object.
+The last line of the output is a JSON object.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from trainers.config import Config, read_toml
 from trainers.training.data import make_loaders, timed
 from trainers.training.learner import Learner
 
-WARM = 2  # steps before anything is measured
-LEAST = 3  # steps that are measured however long they take
+WARM = 2  # warm-up steps that are not measured
+LEAST = 3  # minimum number of measured steps
 
 
 def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
-    """Train on one batch over and over, then on the loader's batches as a training does.
+    """Time training on one repeated batch, then on the loader's batches.
 
     Args:
-        seconds: the duration of each of the two; longer if that is not enough for 3 steps.
+        seconds: duration of each measurement; longer if that is not enough for 3 steps.
 
     Returns:
-        "step" and "together": images a second of the first and the second; "waited": the share of the second's time in
-        which the step waited for data; "steps": how many were measured of each; "loader": its settings.
+        "step" and "together": images per second of the first and the second measurement; "waited": the share of the
+        second's time spent waiting for data; "steps": the number of measured steps of each; "loader": its settings.
 
     Raises:
         ConfigError: a value is wrong.

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read with `weights_only=True`."""
+"""Checkpoints: written atomically, read with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
-        ConfigError: missing, cut short, or not a checkpoint of these trainers.
+        ConfigError: the file is missing, truncated, or not a checkpoint of these trainers.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,10 +53,10 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
-    """A detector ready to evaluate, and its whole checkpoint.
+    """Return a detector ready for evaluation and its complete checkpoint.
 
     Raises:
-        ConfigError: as `load`, or the weights do not fit the configuration.
+        ConfigError: as for `load`, or the weights do not match the configuration.
     """
     checkpoint = load(path)
     missing = [key for key in ("config", "model", "classes", "class_ids", "size", "fit") if key not in checkpoint]
@@ -71,5 +71,5 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
         detector.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
         raise ConfigError(f"{path}: the weights do not fit the configuration: {str(error).splitlines()[0]}") from None
-    # laid out as in training: other kernels round otherwise, and the run's own figures should come out again
+    # same memory format as in training: other kernels round differently, and the run's metrics should be reproduced
     return detector.to(memory_format=torch.channels_last).eval(), checkpoint  # type: ignore[call-overload]

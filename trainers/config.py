@@ -1,4 +1,4 @@
-"""The values of a run: a flat dataclass, read from TOML and from flags of the same names."""
+"""Run configuration: a flat dataclass, read from TOML and from flags of the same names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dataforge.files import reading
 from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
-LOGGERS = ("tensorboard", "wandb", "mlflow")  # packages by these names
+LOGGERS = ("tensorboard", "wandb", "mlflow")  # package names
 
 
-BOUNDS = {  # of a number, or of each number of a list: in words, and the test
+BOUNDS = {  # of a number, or of each number of a list: description and test
     "above": ("above", operator.gt),
     "least": ("at least", operator.ge),
     "below": ("below", operator.lt),
@@ -33,7 +33,7 @@ BOUNDS = {  # of a number, or of each number of a list: in words, and the test
 
 
 def value(default: Any, text: str, **bounds: float) -> Any:
-    """A field with its help text and the bounds of its numbers.
+    """Return a field with its help text and the bounds of its numbers.
 
     Args:
         bounds: any of "above", "least", "below" and "most".
@@ -45,7 +45,7 @@ def value(default: Any, text: str, **bounds: float) -> Any:
 
 @dataclass
 class Config:
-    """The values that all trainers take. A detector's own are added by a subclass."""
+    """Values common to all trainers. A subclass adds those of a detector."""
 
     shards: str = value("", "folder made by `dataforge ingest`")
     name: str = value("", "run name; empty takes the next free of exp, exp2, ...")
@@ -98,10 +98,10 @@ class Config:
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
     def check(self) -> None:
-        """Refuse values that cannot work.
+        """Validate the values.
 
         Raises:
-            ConfigError: naming the key, its value and what was expected.
+            ConfigError: a value is invalid; the message names the key, its value and what was expected.
         """
         choices = {
             "fit": ("letterbox", "stretch"),
@@ -138,10 +138,10 @@ class Config:
         self.view()
 
     def shapes(self) -> list[tuple[int, int]] | str | None:
-        """The (height, width) of `buckets`, "auto", or None without them.
+        """Return the (height, width) of each bucket in `buckets`, "auto", or None without buckets.
 
         Raises:
-            ConfigError: it is neither pairs of numbers nor auto.
+            ConfigError: `buckets` is neither pairs of numbers nor "auto".
         """
         if self.buckets in ("", "auto"):
             return self.buckets or None
@@ -156,20 +156,20 @@ class Config:
         return list(zip(sides[::2], sides[1::2], strict=True))
 
     def view(self) -> View:
-        """The part of the shards that is used, in training and validation.
+        """Return the part of the shards that is used in training and validation.
 
         Raises:
-            ConfigError: a value of it is wrong.
+            ConfigError: one of its values is invalid.
         """
         area, side = (tuple(bounds) or None for bounds in (self.area, self.side))
         return View(tuple(self.classes), area, side, empty=self.empty)  # type: ignore[arg-type]
 
 
 def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
-    """The values in a TOML file, checked against a configuration's fields.
+    """Read the values in a TOML file and check them against a configuration's fields.
 
     Raises:
-        ConfigError: not readable, not TOML, an unknown key, or a value of the wrong type.
+        ConfigError: the file is not readable or not TOML, a key is unknown, or a value has the wrong type.
     """
     try:
         with reading(path, ConfigError):
@@ -193,15 +193,15 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
 
 
 def write_toml(config: Config, path: Path) -> None:
-    """Write all values, so that `--config` reads them back."""
+    """Write all values to a file that `--config` can read."""
     plain = {key: json.dumps(value, ensure_ascii=False) for key, value in vars(config).items()}
-    plain |= {key: str(getattr(config, key)) for key in RANGES}  # JSON has another word for inf
+    plain |= {key: str(getattr(config, key)) for key in RANGES}  # JSON spells inf differently
     lines = [f"{key} = {value}" for key, value in plain.items()]
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 class _List(click.ParamType):
-    """Numbers, or names, with commas between."""
+    """Comma-separated numbers or names."""
 
     def __init__(self, kind: type[int] | type[float] | type[str]) -> None:
         self.kind, self.name = kind, "NAME,NAME" if kind is str else "N,N"
@@ -218,7 +218,7 @@ def _as_list(context: click.Context, param: click.Parameter, pair: tuple[float, 
 
 
 def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Click options for all fields of a configuration; a flag that is not given arrives as None."""
+    """Return a decorator with Click options for all fields of a configuration; a flag that is not given is None."""
     types, defaults = get_type_hints(kind), kind()
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,10 +239,10 @@ def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def check_logger(name: str) -> None:
-    """Refuse a logger that is not known or not installed.
+    """Check that a logger is known and installed.
 
     Raises:
-        ConfigError: with the package to install.
+        ConfigError: the logger is not known or not installed; the message names the package to install.
     """
     if name not in LOGGERS:
         raise ConfigError(f"logger is {name!r}; expected one of {', '.join(LOGGERS)}")

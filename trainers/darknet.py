@@ -1,4 +1,4 @@
-"""Darknet's `.weights` and `.cfg` files of YOLOv2 to checkpoints of these trainers, and back.
+"""Convert Darknet's `.weights` and `.cfg` files of YOLOv2 to checkpoints of these trainers, and back.
 
 python -m trainers.darknet import|export
 """
@@ -21,15 +21,16 @@ from trainers.yolov2 import YOLOv2
 
 
 def load_weights(model: YOLOv2, path: str | Path) -> str:
-    """Load a whole `.weights` file, or one that ends after some layer (such as `darknet19_448.conv.23`).
+    """Load a complete `.weights` file, or one that ends after some layer (such as `darknet19_448.conv.23`).
 
-    A whole file also sets `model.seen`.
+    A complete file also sets `model.seen`.
 
     Returns:
         A description of what was loaded.
 
     Raises:
-        ConfigError: not YOLOv2 on Darknet-19; no such file; a number of values that fits no whole layers.
+        ConfigError: the model is not YOLOv2 on Darknet-19, the file does not exist, or the number of values does not
+            match a whole number of layers.
     """
     _need_darknet(model)
     layers = layers_of(model)
@@ -45,7 +46,7 @@ def save_weights(model: YOLOv2, path: str | Path) -> None:
     """Write a `.weights` file of version 0.2.
 
     Raises:
-        ConfigError: not YOLOv2 on Darknet-19.
+        ConfigError: the model is not YOLOv2 on Darknet-19.
     """
     _need_darknet(model)
     with open(path, "wb") as file:
@@ -60,11 +61,11 @@ def write_cfg(model: YOLOv2, path: str | Path, size: tuple[int, int], thresh: fl
 
     Args:
         size: (height, width) of the input.
-        thresh: Darknet reads it as the IoU above which a prediction is not punished as background; OpenCV reads it as
-            the lowest score that it gives out, so write a small one for OpenCV.
+        thresh: Darknet reads it as the IoU above which a prediction is not penalised as background; OpenCV reads it as
+            the minimum score of its detections, so write a small value for OpenCV.
 
     Raises:
-        ConfigError: not YOLOv2 on Darknet-19.
+        ConfigError: the model is not YOLOv2 on Darknet-19.
     """
     _need_darknet(model)
     sections = [f"[net]\nbatch=1\nsubdivisions=1\nheight={size[0]}\nwidth={size[1]}\nchannels=3"]

@@ -1,9 +1,9 @@
 """Legend: B images, A anchors, C classes, K detections, H x W pixels.
 
-A dense detector to learn from, and by its options RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", arXiv
-1708.02002). It reads from top to bottom: a network that gives feature maps; anchors, a few boxes about every cell of
-each map; one head that says for each anchor which classes it shows, another that moves the anchor onto the object;
-which anchor learns which object, and two losses.
+A simple dense detector that can be configured as RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", arXiv
+1708.02002). In the order of the file: a network that computes feature maps; anchors, a few boxes around every cell of
+each map; one head that classifies each anchor, and another that regresses the offset from the anchor to the object;
+the assignment of objects to anchors, and two losses.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trainers.models.convolution import Conv3x3
 from trainers.models.detector import Detections, Detector, limit, select, unit
 from trainers.results import dense_pictures
 
-POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor learns an object from this overlap on; below the other it is background
-PRIOR = 0.01  # how likely an anchor shows a class before anything is learnt (arXiv 1708.02002, section 3.3)
+POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor is positive from the first overlap on, and background below the second
+PRIOR = 0.01  # initial probability of a class at an anchor (arXiv 1708.02002, section 3.3)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass
 class DenseConfig(Config):
-    """The defaults train on a laptop; `configs/retinanet.toml` has RetinaNet's."""
+    """Configuration whose defaults train on a laptop; `configs/retinanet.toml` contains RetinaNet's."""
 
     size: list[int] = value([64, 128], "network input, height,width (or one number)")
     fit: str = value("stretch", "letterbox or stretch")
@@ -58,7 +58,7 @@ class Raw(NamedTuple):
     """The network's raw outputs.
 
     Attributes:
-        maps: what both heads see of each level, (B, width, h, w).
+        maps: the input of both heads at each level, (B, width, h, w).
         logits: (B, A, C); offsets: (B, A, 4), as `anchors.to_offsets` makes them.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
     """
@@ -71,7 +71,7 @@ class Raw(NamedTuple):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, whose result is added to what went in (arXiv 1512.03385, figure 2)."""
+    """Residual block: two 3x3 convolutions whose result is added to the input (arXiv 1512.03385, figure 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class Residual(nn.Module):
 
 
 class Plain(backbones.Backbone):
-    """Maps at strides 4, 8, ...: before each a 5x5 convolution with stride 2 (two before the first) and two residual
-    blocks.
+    """Backbone with maps at strides 4, 8, ...: before each map, a 5x5 convolution with stride 2 (two before the first)
+    and two residual blocks.
     """
 
     name = "plain"
@@ -110,7 +110,7 @@ class Plain(backbones.Backbone):
 
 
 class Head(nn.Module):
-    """Convolutions that run over every map alike, and for each of a cell's anchors give `outputs` numbers."""
+    """Convolutions shared by all maps, with `outputs` numbers for each anchor of a cell."""
 
     def __init__(self, inputs: int, depth: int, anchors_a_cell: int, outputs: int, bias: float = 0.0) -> None:
         super().__init__()
@@ -126,27 +126,27 @@ class Head(nn.Module):
         nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, width, h, w) each -> (B, A, outputs), in the order map, row, column, anchor."""
+        """Map (B, width, h, w) each to (B, A, outputs), in the order map, row, column, anchor."""
         outputs = [self.last(self.conv(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs) for x in maps]
         return torch.cat(outputs, 1)
 
 
 def match(fixed: Tensor, batch: Batch) -> Tensor:
-    """(B, A) the number of the box that each anchor learns, else `assign.NEGATIVE` or `assign.IGNORED`.
+    """Return (B, A) the index of the box assigned to each anchor, or `assign.NEGATIVE` or `assign.IGNORED`.
 
-    Every box has an anchor, if only the one that overlaps it most.
+    Every box is assigned at least the anchor that overlaps it most.
     """
     eligible, shields = assign.targets(batch)
     return assign.match(fixed, batch.boxes, eligible, high=POSITIVE, low=NEGATIVE, force="ties", shields=shields)
 
 
 class Dense(Detector):
-    """The detector.
+    """Dense detector.
 
     Args:
         classes: C.
-        sizes: for each level, the sides of its square anchors in pixels; its others have the same areas, and are half
-            or twice as high as wide.
+        sizes: for each level, the sides of its square anchors in pixels; its other anchors have the same areas and are
+            half or twice as high as wide.
         channels, backbone, width, depth, freeze, frozen_norm: as in `DenseConfig`.
     """
 
@@ -181,7 +181,7 @@ class Dense(Detector):
 
     @classmethod
     def configure(cls, config: DenseConfig, shards: Shards) -> dict[str, Any]:
-        """Anchors of one level: an eighth to all of the width; of several: 8 strides, as in RetinaNet."""
+        """Choose anchors: for one level, an eighth to all of the width; for several, 8 strides, as in RetinaNet."""
         plain, levels = config.backbone == "plain", config.levels
         known = range(1, 6) if plain else (1, 2, 3, 5)
         for key, given, expected in (("levels", levels, known), ("channels", config.channels, (1, 3))):
@@ -199,7 +199,7 @@ class Dense(Detector):
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
 
     def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> logits, offsets and anchors in the order level, row, column, size, shape."""
+        """Map (B, 3, H, W) to logits, offsets and anchors in the order level, row, column, size, shape."""
         x = unit(images)
         if self.channels == 1:
             x = (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
@@ -209,8 +209,8 @@ class Dense(Detector):
         return Raw(maps, self.classify(maps), self.regress(maps), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """Focal loss over all anchors that are not ignored and L1 over positive ones, each divided by an image's
-        positive anchors, and the mean of that over the images.
+        """Compute the focal loss over all anchors that are not ignored and the L1 loss over positive ones, each divided
+        by the number of an image's positive anchors and averaged over the images.
         """
         with torch.no_grad():
             owner = match(raw.anchors, batch)
@@ -224,7 +224,7 @@ class Dense(Detector):
         return {"cls": (wrong.sum(1) * share).sum(), "box": (off.sum(1) * share).sum()}
 
     def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 300) -> Detections:
-        """Boxes inside the image; one anchor may give several classes."""
+        """Decode to boxes clipped to the image; one anchor may give several classes."""
         boxes = anchors.from_offsets(raw.offsets.float(), raw.anchors).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().sigmoid(), conf=conf, iou=iou, top=top)
 

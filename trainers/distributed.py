@@ -1,4 +1,4 @@
-"""This process among others: its rank and device, sums over all ranks, requests to stop, its memory."""
+"""Distributed training: rank and device of this process, sums over all ranks, stop requests, memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from trainers.config import Config
 
 
 def device_of(name: str) -> torch.device:
-    """A device by name; "auto" is CUDA where there is one, of the local rank.
+    """Return a device by name; "auto" is the CUDA device of the local rank where CUDA is available.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,10 +39,10 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
-    """Join the processes that torchrun started, if any, until the block ends.
+    """Join the process group that torchrun started, if any, for the duration of the block.
 
-    A CUDA device becomes the process's current one. After an error, NCCL's group is left to the end of the process:
-    destroying it waits for the other ranks, which may wait for this one.
+    A CUDA device becomes the process's current device. After an error, NCCL's group is kept until the process ends:
+    destroying it waits for the other ranks, which may be waiting for this one.
 
     Args:
         name: as in `device_of`.
@@ -51,7 +51,7 @@ def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
         This process's rank, the number of processes (more than one under torchrun), and its device.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: the device is not available.
     """
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = device_of(name)
@@ -71,12 +71,12 @@ def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
 
 
 def world_size() -> int:
-    """The number of processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def total(numbers: Tensor) -> Tensor:
-    """The sum over all ranks; all of them must call it."""
+    """Return the sum over all ranks; all ranks must call it."""
     if world_size() == 1:
         return numbers
     numbers = numbers.clone()
@@ -85,7 +85,7 @@ def total(numbers: Tensor) -> Tensor:
 
 
 def gathered(value: Any) -> list[Any]:
-    """Every rank's value, in their order; all of them must call it."""
+    """Return the values of all ranks in rank order; all ranks must call it."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -94,10 +94,10 @@ def gathered(value: Any) -> list[Any]:
 
 
 def shared(count: Tensor, images: int) -> Tensor:
-    """The divisor of a loss that is normalised by a count over the whole batch, such as its positive anchors.
+    """Return the divisor of a loss normalised by a count over the whole batch, such as its positive anchors.
 
-    With several ranks it is the count over all of them, scaled to this rank's share of the images: since
-    `Learner.gradients` weighs the ranks by their images, their losses then add up to those of one process.
+    With several ranks it is the count over all ranks, scaled to this rank's share of the images: since
+    `Learner.gradients` weights the ranks by their images, their losses then add up to those of one process.
 
     Args:
         count: () of this rank's batch; images: the batch's.
@@ -110,13 +110,13 @@ def shared(count: Tensor, images: int) -> Tensor:
 
 
 class Stop:
-    """Ctrl-C or SIGTERM ends the run after the step in hand, with a checkpoint; a second one ends it at once.
+    """Context manager: Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint; a second one ends it
+    immediately.
 
-    A context manager: the handlers of the two signals are put back when the block ends. In other threads than the main
-    one it handles none.
+    The handlers of the two signals are restored when the block ends. Outside the main thread no signals are handled.
 
     Attributes:
-        requested: whether this rank was signalled.
+        requested: whether this rank received a signal.
     """
 
     def __init__(self) -> None:
@@ -131,10 +131,10 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def everywhere(self, device: torch.device) -> bool:
-        """Whether any rank was signalled; all of them must call it."""
+        """Return whether any rank received a signal; all ranks must call it."""
         if world_size() == 1:
             return self.requested
         return bool(total(torch.tensor(float(self.requested), device=device)) > 0)
@@ -145,7 +145,7 @@ class Stop:
 
 
 def resident() -> int:
-    """Bytes of memory this process holds, 0 where that is not known."""
+    """Return the resident memory of this process in bytes, or 0 if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -154,13 +154,13 @@ def resident() -> int:
 
 @contextmanager
 def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
-    """Suggest smaller settings when the memory, of the device or of the machine, does not hold a step.
+    """Suggest smaller settings when a step runs out of device or host memory.
 
     Args:
         step: 1 is the first, as in `steps.csv`.
 
     Raises:
-        ConfigError: instead of the many kinds of error that torch has for it.
+        ConfigError: out of memory; replaces torch's various exceptions for it.
     """
     try:
         yield

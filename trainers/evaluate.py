@@ -1,11 +1,11 @@
 """Legend: B images, K detections, C classes.
 
-Mean average precision of a checkpoint on shards, or of finished detections against a truth:
+Compute the mean average precision of a checkpoint on shards, or of stored detections against a ground truth:
 
     python -m trainers.evaluate CKPT|MODEL.onnx --shards DIR --split val
     python -m trainers.evaluate --truth instances.json --predictions detections.json
 
-torch is imported only where a model runs, so that the second form starts at once.
+torch is imported only where a model runs, so that the second form starts quickly.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write a checkpoint as one graph from pixels to boxes, and prove that it detects the same:
+"""Export a checkpoint as one graph from pixels to boxes, and verify that its detections are the same:
 
     python -m trainers.export CKPT --shards DIR --out model.onnx
 
-Nothing is published unless the exported model detects what the checkpoint detects, on pictures of the shards and on
-awkward ones.
+The model is written only if its detections match those of the checkpoint, on images of the shards and on images of
+unusual sizes.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from trainers.results.exported import (
 )
 from trainers.results.truth import truth_of_shards
 
-DETECTORS = ("dense", "ssd", "yolov2")  # those whose exports are certified by a test
+DETECTORS = ("dense", "ssd", "yolov2")  # detectors whose exports are certified by a test
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
-CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, as those of `trainers.predict`
-LOW_CONF, LOW_IOU = 0.001, 0.5  # what `trainers.evaluate` takes; the mean average precisions are at these
-PAIR_CONF = 0.05  # detections are paired from this score on
-EXCUSED = 0.1  # the largest share of detections that may be left to thresholds
+CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, the same as in `trainers.predict`
+LOW_CONF, LOW_IOU = 0.001, 0.5  # defaults of `trainers.evaluate`; the mean average precisions are computed with these
+PAIR_CONF = 0.05  # minimum score of the detections that are paired
+EXCUSED = 0.1  # maximum share of detections that may be excused by thresholds
 CPU = ("CPUExecutionProvider",)
 NAMES = ("boxes", "scores", "labels")
 Size = tuple[int, int]
@@ -132,7 +132,7 @@ def main(
 
 
 def certificate_file(model: Path) -> Path:
-    """Where a model's certificate stands."""
+    """Return the path of a model's certificate."""
     return model.with_suffix(".certificate.json")
 
 
@@ -161,7 +161,7 @@ def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch
 
 
 def program_of(graph: torch.nn.Module, how: dict[str, Any]) -> torch.export.ExportedProgram:
-    """The graph as torch traces it."""
+    """Return the graph as traced by torch."""
     static = how["input"] != "any"
     height, width = how["size"] if static else (151, 211)
     count = 2 if how["batch"] == "any" else how["batch"]
@@ -175,7 +175,7 @@ def program_of(graph: torch.nn.Module, how: dict[str, Any]) -> torch.export.Expo
 
 
 def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
-    """Export a graph to a file, as yet without its facts."""
+    """Export a graph to a file, without its metadata."""
     with _quiet():
         program = torch.onnx.export(
             program_of(graph, how),
@@ -191,7 +191,7 @@ def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, outputs: Seque
 
 
 def describe(path: Path, how: dict[str, Any]) -> None:
-    """Write the facts into a model's metadata, and the defaults of its inputs."""
+    """Write a model's metadata and the defaults of its inputs."""
     import onnx
 
     model = onnx.load(path)
@@ -206,10 +206,10 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
     """Compare the exported model with its checkpoint.
 
     Returns:
-        the certificate: pictures, detections, largest differences, average precisions on the split, tolerances.
+        The certificate: images, detections, largest differences, average precisions on the split, tolerances.
 
     Raises:
-        ConfigError: they differ; it names the picture, the difference, and the stage where they part.
+        ConfigError: they differ; the message names the image, the difference, and the first stage that differs.
     """
     tolerance = certificate.Tolerance()
     chosen = certificate.spread(len(shards), count)
@@ -235,7 +235,7 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         result = certificate.compare(*parts, conf=conf, iou=LOW_IOU, top=top, tolerance=tolerance)
         if result.fault:
             pixels = extra[key] if key in extra else picture(shards, pixels_of[key])
-            # what NMS had to choose from; of those as weak as the last candidate, either may be the last
+            # the candidates of NMS; among those that score as low as the last one, any may be the last
             [candidates] = detect(detector, [pixels], size, fit, torch.device("cpu"), 0.0, 1.0, CANDIDATES)
             last = max(conf, float(candidates[1].min(initial=1)))
             parts = (certificate.above(boxes, last - tolerance.score) for boxes in (expected, actual))
@@ -288,7 +288,7 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
 
 
 def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Path) -> str:
-    """Where the exported model begins to differ: each stage is given what the exported one was given."""
+    """Return the first stage that differs; each stage is run on the inputs of the exported one."""
     size, fit = tuple(model.facts["size"]), None if model.facts["input"] != "any" else model.facts["fit"]
     stages = Stages(detector, size, fit)
     if fit is None:
@@ -320,7 +320,7 @@ def first_stage(detector: Detector, model: Exported, pixels: Pixels, folder: Pat
 
 
 class Flat(torch.nn.Module):
-    """Stages as a flat tuple."""
+    """Wrapper that returns the stages as a flat tuple."""
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ class Flat(torch.nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own warnings and log."""
+    """Suppress the exporter's warnings and log."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

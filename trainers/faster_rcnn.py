@@ -1,4 +1,4 @@
-"""Legend: B images, M box places, A anchors, P proposals, R regions that are learnt from, C classes, K detections.
+"""Legend: B images, M padded boxes, A anchors, P proposals, R sampled regions, C classes, K detections.
 
 Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a feature pyramid ("fpn", Lin et al., arXiv
 1612.03144). Proposals, their selection and the sampling work on whole batches of static shape.
@@ -32,9 +32,9 @@ from trainers.models.pooling import POOLERS, Rows, by_cell, pool
 RPN_HIGH, RPN_LOW, RPN_SAMPLES, RPN_NMS = 0.7, 0.3, 256, 0.7
 POSITIVE, POSITIVE_SHARE = 0.5, 0.25
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-BETA = 1 / 9  # where smooth L1 turns from a square to a line: sigma 3
-MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; what is thinner is none
-# how many proposals a level gives, and how many an image keeps: in training, and else
+BETA = 1 / 9  # where smooth L1 changes from quadratic to linear: sigma 3
+MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; thinner boxes are discarded
+# the number of proposals per level and per image: in training, and otherwise
 KEEP = {"fpn": ((2000, 2000), (1000, 1000)), "c4": ((12000, 2000), (6000, 300))}
 STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,)}  # of the maps that have anchors; regions are cut from the first four
 SIZES = {"fpn": [[32], [64], [128], [256], [512]], "c4": [[64, 128, 256, 512]]}
@@ -42,7 +42,7 @@ SIZES = {"fpn": [[32], [64], [128], [256], [512]], "c4": [[64, 128, 256, 512]]}
 
 @dataclass
 class FasterRCNNConfig(Config):
-    """The defaults are for ResNet-50 with a pyramid; `configs/` has recipes."""
+    """Configuration with defaults for ResNet-50 with a pyramid; `configs/` contains recipes."""
 
     size: list[int] = value([608, 1024], "network input, height,width (or one number)")
     augment: str = value("flip", "augmentation recipe")
@@ -67,10 +67,10 @@ class Raw(NamedTuple):
 
     Attributes:
         maps: the features of all levels, (B, width, h, w) each.
-        logits: (B, A) whether an anchor shows an object; offsets: (B, A, 4). Both without gradients: the loss makes
-            those again that it samples.
+        logits: (B, A) objectness of each anchor; offsets: (B, A, 4). Both without gradients: the loss recomputes those
+            that it samples.
         anchors: (A, 4) xyxy pixels; limit: (4,) the input's width, height, width, height.
-        proposals: (B, P, 4) xyxy pixels, best first; real: (B, P) which of them are not padding.
+        proposals: (B, P, 4) xyxy pixels, best first; real: (B, P) True where a proposal is not padding.
     """
 
     maps: Sequence[Tensor]
@@ -114,7 +114,7 @@ class FasterRCNN(Detector):
                 raise ConfigError(f"{key} is {given!r}; expected one of {', '.join(known)}")
         self.classes, self.neck, self.regions = classes, neck, regions
         self.sizes = sizes or SIZES[neck]
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of training; the samples depend on it
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # training steps; the samples depend on it
         self.strides = STRIDES[neck][:4]
         self.backbone = backbones.build(backbone, strides=self.strides)
         if neck == "fpn":
@@ -138,7 +138,7 @@ class FasterRCNN(Detector):
         self.regress = nn.Linear(last, 4 if class_agnostic else 4 * (1 + classes))
 
     def _last_stage(self, name: str) -> tuple[nn.Module, int]:
-        """What turns a region of the stride-16 map into a vector: VGG16's large layers, or a ResNet's last stage."""
+        """Return the layers that map a region to a vector: VGG16's large layers, or a ResNet's last stage."""
         if name == "vgg16":
             one, two = nn.Linear(512 * 49, 4096), nn.Linear(4096, 4096)
             return nn.Sequential(Rows(), one, nn.ReLU(), nn.Dropout(), two, nn.ReLU(), nn.Dropout()), 4096
@@ -176,7 +176,7 @@ class FasterRCNN(Detector):
             net.pop("layer4")
 
     def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> features and proposals."""
+        """Map (B, 3, H, W) to features and proposals."""
         maps: Sequence[Tensor] = self.backbone(unit(images))
         maps = self.pyramid(maps) if self.neck == "fpn" else maps
         fixed, edge = anchors.over(maps, self.sizes, STRIDES[self.neck]), limit(images)
@@ -190,11 +190,11 @@ class FasterRCNN(Detector):
         return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, real)
 
     def _first_stage_at(self, maps: Sequence[Tensor], number: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, S) and offsets (B, S, 4) of some anchors (B, S), with gradients.
+        """Compute logits (B, S) and offsets (B, S, 4) of selected anchors (B, S), with gradients.
 
-        A step learns from 256 anchors an image, of tens of thousands: nothing flows back from the others.
+        A step samples 256 of tens of thousands of anchors per image; the others have no gradient.
         """
-        count = len(self.rpn_logits.weight)  # anchors a cell
+        count = len(self.rpn_logits.weight)  # anchors per cell
         cell, which = number.div(count, rounding_mode="floor"), (number % count).unsqueeze(-1)
         inner = functional.relu(conv3x3_at(cell, maps, self.rpn_conv.weight, self.rpn_conv.bias))  # type: ignore[arg-type]
         logits, offsets = (
@@ -205,7 +205,7 @@ class FasterRCNN(Detector):
         return logits.gather(2, which).squeeze(2), offsets.unflatten(2, (count, 4)).gather(2, chosen).squeeze(2)
 
     def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
+        """Map regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
         pooled, row = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
         dtype = maps[0].dtype  # the large layers run in the maps' precision; the loss is outside of autocast
         with nullcontext() if dtype == torch.float32 else torch.autocast(pooled.device.type, dtype):
@@ -214,7 +214,9 @@ class FasterRCNN(Detector):
         return logits[row], offsets[row].unflatten(2, (-1, 4))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """Section 3.1.2 for the proposals; for the regions cross entropy, and smooth L1 over those with an object."""
+        """Compute the loss of section 3.1.2 for the proposals; for the regions cross entropy, and smooth L1 over those
+        with an object.
+        """
         with torch.no_grad():
             eligible, shields = assign.targets(batch, difficult=False)
             owner = assign.match(
@@ -246,10 +248,10 @@ class FasterRCNN(Detector):
         return parts | {"cls": (wrong * taken).sum() / count, "box": (off * positive).sum() / count}
 
     def _regions(self, raw: Raw, batch: Batch, eligible: Tensor, shields: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw the regions that the second stage learns from, of the proposals and the true boxes.
+        """Sample the regions that the second stage is trained on from the proposals and the true boxes.
 
         Returns:
-            regions (B, R, 4) xyxy pixels, and each one's box (B, R), as `assign.match` gives it.
+            Regions (B, R, 4) xyxy pixels, and the box of each (B, R), as returned by `assign.match`.
         """
         candidates = torch.cat([raw.proposals, batch.boxes], 1)
         real = torch.cat([raw.real, eligible], 1)
@@ -262,7 +264,7 @@ class FasterRCNN(Detector):
         return candidates.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), owner
 
     def decode(self, raw: Raw, *, conf: float | Tensor = 0.05, iou: float | Tensor = 0.5, top: int = 100) -> Detections:
-        """Boxes inside the image; one region may give several classes."""
+        """Decode to boxes clipped to the image; one region may give several classes."""
         logits, offsets = self.second_stage(raw.maps, raw.proposals)
         boxes = anchors.from_offsets(offsets[:, :, -self.classes :], raw.proposals.unsqueeze(2), WEIGHTS)
         boxes = boxes.clamp(min=0).minimum(raw.limit)
@@ -279,13 +281,13 @@ def propose(
     per_level: int,
     an_image: int,
 ) -> tuple[Tensor, Tensor]:
-    """The best boxes of the first stage: some of each level, thinned out by NMS within it.
+    """Select the best boxes of the first stage: some of each level, after NMS within the level.
 
     Args:
-        logits: (B, A) a level; offsets: (B, A, 4); fixed: its anchors (A, 4).
+        logits: (B, A) per level; offsets: (B, A, 4); fixed: its anchors (A, 4).
 
     Returns:
-        boxes (B, P, 4), best first, and which of them are not padding (B, P).
+        Boxes (B, P, 4), best first, and a mask (B, P) that is False for padding.
     """
     boxes, scores, real = [], [], []
     for logit, offset, anchor in zip(logits, offsets, fixed, strict=True):

@@ -1,4 +1,4 @@
-"""Detect objects in pictures, a video or a camera, and draw them:
+"""Detect objects in images, a video or a camera, and draw them:
 
 python -m trainers.predict CKPT|MODEL.onnx --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
 """
@@ -28,7 +28,7 @@ from trainers.results.truth import Predictions, coco_rows, write_json
 from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
-Picture = tuple[int, str, Pixels]  # its number among all, its name, (height, width, 3) RGB
+Picture = tuple[int, str, Pixels]  # index among all, name, (height, width, 3) RGB
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 
 def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
-    """The pictures that a file, a folder (searched in depth) or a pattern names, and the folder that holds them.
+    """Find the images of a file, a folder (searched recursively) or a pattern, and the folder that contains them.
 
-    Pictures in `out` are skipped, so that a second run does not take those of the first.
+    Images in `out` are skipped, so that a second run does not read those of the first.
 
     Raises:
-        ConfigError: no picture matches.
+        ConfigError: no image matches.
     """
     path = Path(source)
     if path.is_file():
@@ -70,15 +70,15 @@ def detect(
     iou: float,
     top: int | None = None,
 ) -> list[Boxes]:
-    """Detect on a few pictures at once, each fitted to the network's input as the `Loader` fits it.
+    """Detect on a batch of images, each fitted to the network's input as by the `Loader`.
 
     Args:
         pictures: (height, width, 3) RGB each, of any sizes.
         size: (height, width) of the input; fit: "letterbox" or "stretch".
-        top: the most detections a picture gets; None for the detector's default.
+        top: the maximum number of detections per image; None for the detector's default.
 
     Returns:
-        for each: boxes (n, 4) xyxy in its pixels, clipped to it; scores (n,), best first; labels (n,).
+        For each image: boxes (n, 4) xyxy in its pixels, clipped to it; scores (n,), best first; labels (n,).
     """
     import torch
 
@@ -99,7 +99,7 @@ def detect(
 
 
 def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: NDArray[np.int64], size: Any) -> str:
-    """Lines of `class cx cy width height confidence`, in shares of the picture's (height, width)."""
+    """Return lines of `class cx cy width height confidence`, as fractions of the image's (height, width)."""
     height, width = size
     middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     cxcywh_unit = np.concatenate([middle, side], 1) / [width, height, width, height]
@@ -200,7 +200,7 @@ def main(
 def _model(
     path: Path, device: str
 ) -> tuple[tuple[str, ...], tuple[int, ...], Callable[[Sequence[Pixels], float, float], list[Boxes]]]:
-    """A checkpoint's or an exported model's classes, their numbers, and how it detects; the latter without torch."""
+    """Return a model's classes, their ids, and a function that detects; an exported model does not need torch."""
     if path.suffix.lower() == ".onnx":
         model = load_onnx(path, device)
         return model.classes, model.class_ids, model.detect
@@ -219,7 +219,7 @@ def _model(
 
 
 def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[Picture]:
-    """The pictures that can be read, with their numbers; print an error for each of the others and add it to `bad`."""
+    """Yield the readable images with their indices; print an error for each of the others and add it to `bad`."""
     for i, (file, name) in enumerate(zip(files, names, strict=True)):
         try:
             data = file.read_bytes()
@@ -242,10 +242,10 @@ def _save(out: Path, name: str, drawing: Pixels) -> None:
 
 
 def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
-    """Write a picture's labels file.
+    """Write an image's labels file.
 
     Args:
-        texts: the files that were written so far; this one is added.
+        texts: the files written so far; this one is added.
     """
     text = out / "labels" / Path(name).with_suffix(".txt")
     if text in texts:  # a.jpg and a.png
@@ -257,7 +257,7 @@ def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
 
 
 def _coco(results: dict[int, Boxes], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """COCO's rows; `image_id` is the picture's number among all, sorted by path."""
+    """Return COCO's rows; `image_id` is the image's index among all, sorted by path."""
     if not results:
         return []
     boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))

@@ -1,4 +1,4 @@
-"""The detectors by name, each imported on use."""
+"""Detectors by name, each imported on use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DETECTORS = {
 
 
 def detector_class(name: str) -> type[Detector]:
-    """A detector's class by name.
+    """Return a detector's class by name.
 
     Raises:
         ConfigError: the name is not known.
@@ -28,7 +28,7 @@ def detector_class(name: str) -> type[Detector]:
 
 
 def config_class(name: str) -> type[Config]:
-    """The configuration of a detector by name.
+    """Return a detector's configuration class by name.
 
     Raises:
         ConfigError: the name is not known.

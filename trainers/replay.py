@@ -1,4 +1,4 @@
-"""Draw the batch of a run's step again: `dataforge replay RUN --step N`."""
+"""Reproduce and draw the batch of a run's step: `dataforge replay RUN --step N`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from trainers.results import plots
 from trainers.training import run
 from trainers.training.data import make_loaders
 
-SIDE = 3840  # of a sheet, pixels: the images of a large batch stay recognisable
+SIDE = 3840  # of a sheet, pixels; keeps the images of a large batch recognisable
 
 
 def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
-    """The batch of all processes that a run's step learned from, made on the CPU.
+    """Reproduce the batch of a run's step, of all processes, on the CPU.
 
-    Where the run decoded or transformed on a device, pixels differ by rounding.
+    If the run decoded or transformed on a device, pixels differ by rounding.
 
     Args:
         folder: of the run; step: 1 is the first, as in `steps.csv`.
-        shards: the shards' present path, if they were moved.
+        shards: the shards' current path, if they were moved.
 
     Raises:
-        ConfigError: no such run or step, or its shards or arguments have changed since.
+        ConfigError: the run or step does not exist, or its shards or arguments have changed.
     """
     start = run.start(folder)
     kind = registry.config_class(start["detector"])
@@ -70,7 +70,7 @@ def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) 
     try:
         with writing(f"--out {out}", ConfigError):
             PIL.Image.fromarray(drawn).save(out)
-    except ValueError as error:  # a suffix that Pillow does not know
+    except ValueError as error:  # a suffix that Pillow does not support
         raise ConfigError(f"--out {out}: cannot be written: {error}") from None
     keys = [str(loader.shards.table.key[i]) for i in batch.index.tolist()]
     boxes = (batch.labels >= 0).sum(1).tolist()

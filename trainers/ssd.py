@@ -1,7 +1,7 @@
-"""Legend: B images, M box places, P priors, C classes, K detections.
+"""Legend: B images, M padded boxes, P priors, C classes, K detections.
 
 SSD (Liu et al., "SSD: Single Shot MultiBox Detector", arXiv 1512.02325): VGG16 or another backbone, six maps (seven
-from 512 pixels on), and priors of several shapes about each of their cells.
+from 512 pixels on), and priors of several shapes at each of their cells.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCALES = {  # sides of the square priors as shares of the image, and one more fo
     ("paper", 7): (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
 }
 STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)  # pixels between torchvision's priors
-PIXELS = {  # mean and deviation that the images are normalised by
+PIXELS = {  # mean and standard deviation for normalisation
     "paper": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "torchvision": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
 }
@@ -42,7 +42,7 @@ PIXELS = {  # mean and deviation that the images are normalised by
 
 @dataclass
 class SSDConfig(Config):
-    """The paper's values for SSD300 on VOC; `configs/` has recipes for smaller machines."""
+    """Configuration with the paper's values for SSD300 on VOC; `configs/` contains recipes for smaller machines."""
 
     size: list[int] = value([300, 300], "network input, height,width (or one number); from 512 on there are 7 maps")
     fit: str = value("stretch", "letterbox or stretch")
@@ -85,12 +85,12 @@ class SSD(Detector):
         classes: C.
         maps: 6, for images of about 300 pixels (257 at least), or 7, for 512.
         backbone: "vgg16" or a timm model's name.
-        freeze: how many of the backbone's first units are not trained.
+        freeze: number of the backbone's first units that are not trained.
         style: "paper" or "torchvision": priors and pixel scaling.
     """
 
     stride = 1
-    least = 257  # or the last map would be empty
+    least = 257  # otherwise the last map would be empty
 
     def __init__(
         self, classes: int, *, maps: int = 6, backbone: str = "vgg16", freeze: int = 0, style: str = "paper"
@@ -150,13 +150,13 @@ class SSD(Detector):
         return pretrained.load(self.backbone, config.pretrained)
 
     def load(self, state: dict[str, Tensor], path: str) -> str:
-        """Take the weights of torchvision's `ssd300_vgg16` or `vgg16`; what was taken, in words.
+        """Load the weights of torchvision's `ssd300_vgg16` or `vgg16`; return a description of what was loaded.
 
-        VGG16's two large layers are thinned out to convolutions (arXiv 1512.02325, section 3; "a trous", every third
-        place of 7 x 7 and every fourth channel). Class weights are left out where their number differs.
+        VGG16's two large layers are subsampled to convolutions (arXiv 1512.02325, section 3; "a trous", every third
+        position of 7 x 7 and every fourth channel). Class weights are skipped if their number differs.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: the state is neither.
         """
         if "backbone.scale_weight" in state:
             renamed = {_own_name(name): tensor for name, tensor in state.items()}
@@ -175,7 +175,7 @@ class SSD(Detector):
         return f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The maps that the heads look at, finest first."""
+        """Return the input maps of the heads, finest first."""
         maps = list(self.backbone(unit(images)))
         for i, scale in enumerate(self.scales):
             maps[i] = scale.view(-1, 1, 1) * functional.normalize(maps[i], eps=1e-10)
@@ -193,7 +193,7 @@ class SSD(Detector):
         return maps
 
     def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> offsets, logits and priors in the order map, row, column, shape."""
+        """Map (B, 3, H, W) to offsets, logits and priors in the order map, row, column, shape."""
         maps = self.features(images)
         offsets, logits = [], []
         for x, *heads in zip(maps, self.regress, self.classify, strict=True):  # two convolutions in one
@@ -207,8 +207,8 @@ class SSD(Detector):
         return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy over positive priors and three times as many hard negatives, and smooth L1 over positive ones,
-        each divided by the number of positive priors in the batch (section 2.2, equations 1 to 3).
+        """Compute cross entropy over positive priors and three times as many hard negatives, smooth L1 over positive
+        ones, each divided by the number of positive priors in the batch (section 2.2, equations 1 to 3).
         """
         offsets, logits = raw.offsets.float(), raw.logits.float()
         with torch.no_grad():
@@ -226,13 +226,13 @@ class SSD(Detector):
     def decode(
         self, raw: Raw, *, conf: float | Tensor = 0.01, iou: float | Tensor = 0.45, top: int = 200
     ) -> Detections:
-        """Boxes inside the image; one prior may give several classes."""
+        """Decode to boxes clipped to the image; one prior may give several classes."""
         boxes = anchors.from_offsets(raw.offsets.float(), raw.priors, VARIANCES).clamp(min=0).minimum(raw.limit)
         return select(boxes.unsqueeze(2), raw.logits.float().softmax(-1)[..., 1:], conf=conf, iou=iou, top=top)
 
 
 def _own_name(name: str) -> str:
-    """Torchvision's name of a tensor of its SSD, as it is called here."""
+    """Translate torchvision's name of an SSD tensor to the name used here."""
     for theirs, ours in (
         (r"backbone\.scale_weight", "scales.0"),
         (r"backbone\.extra\.0\.7\.", "fc."),
@@ -245,16 +245,15 @@ def _own_name(name: str) -> str:
 
 
 def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper") -> Tensor:
-    """Boxes of several shapes about every cell of every map (section 2.2, "Choosing scales and aspect ratios").
+    """Return boxes of several shapes at every cell of every map (section 2.2, "Choosing scales and aspect ratios").
 
-    Nothing is clipped, but that torchvision's sides are at most the image's.
+    Boxes are not clipped, except that torchvision's sides are at most the image's.
 
     Args:
         size: (height, width) of the network's input; maps: (rows, columns) of each map.
 
     Returns:
-        (P, 4) xyxy pixels, in the order map, row, column, shape: square, larger square, then each ratio lying and
-        standing.
+        (P, 4) xyxy pixels, in the order map, row, column, shape: square, larger square, then each ratio wide and tall.
     """
     height, width = size
     scales, boxes = SCALES[style, len(maps)], []

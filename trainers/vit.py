@@ -1,4 +1,4 @@
-"""Legend: B images, M box places, A locations, C classes, K detections, H x W pixels.
+"""Legend: B images, M padded boxes, A locations, C classes, K detections, H x W pixels.
 
 A detector without anchors and without NMS: a plain vision transformer (or another backbone with a map of stride 16), a
 simple feature pyramid (ViTDet, arXiv 2203.16527), a head that gives each location classes and distances to the four
@@ -30,15 +30,15 @@ from trainers.models.feature_pyramid import STRIDES, SimplePyramid
 from trainers.models.lora import inject
 from trainers.models.vit_backbone import PlainViT
 
-PRIOR = 0.01  # how likely a location shows a class before anything is learnt (arXiv 1708.02002, section 3.3)
-REACH = 4  # strides from a location to each side of its box before anything is learnt
+PRIOR = 0.01  # initial probability of a class at a location (arXiv 1708.02002, section 3.3)
+REACH = 4  # initial distance from a location to each side of its box, in strides
 _MAX_LOG = 7.0  # of a distance in strides: keeps it finite in half precision
 TRAIN = ("neck", "lora", "all")
 
 
 @dataclass
 class ViTConfig(Config):
-    """The defaults fine-tune CLIP's ViT-B/16; `configs/vit_*.toml` are for smaller machines."""
+    """Configuration whose defaults fine-tune CLIP's ViT-B/16; `configs/vit_*.toml` are for smaller machines."""
 
     size: list[int] = value([640, 640], "network input, height,width (or one number), multiples of 32")
     augment: str = value("lsj", "augmentation recipe")
@@ -91,7 +91,7 @@ class ViTConfig(Config):
 
 
 class Raw(NamedTuple):
-    """What the network gives.
+    """The network's raw outputs.
 
     Attributes:
         logits: (B, A, C); boxes: (B, A, 4) float32 xyxy pixels.
@@ -105,7 +105,7 @@ class Raw(NamedTuple):
 
 
 class Head(nn.Module):
-    """Convolutions that run over every level alike and give each location `outputs` numbers."""
+    """Convolutions shared by all levels, with `outputs` numbers per location."""
 
     def __init__(self, width: int, depth: int, outputs: int, bias: float) -> None:
         super().__init__()
@@ -117,12 +117,12 @@ class Head(nn.Module):
         nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]
 
     def forward(self, level: Tensor) -> Tensor:
-        """(B, width, h, w) -> (B, h * w, outputs)."""
+        """Map (B, width, h, w) to (B, h * w, outputs)."""
         return self.last(self.conv(level)).flatten(2).mT
 
 
 class ViT(Detector):
-    """The detector.
+    """Anchor-free detector on a vision transformer.
 
     Args:
         classes: C.
@@ -156,9 +156,9 @@ class ViT(Detector):
     ) -> None:
         super().__init__()
         self.classes, self.strides = classes, tuple(strides)
-        # A class cost of 0 is for experiments: the assignment goes by boxes alone, the class is learnt as ever.
+        # A class cost of 0 is for experiments: the assignment uses boxes alone, the class loss is unchanged.
         self.cost, self.weights = tuple(cost), (cost[0] or one_to_one.WEIGHTS[0], *cost[1:])
-        self.teacher: list[ViT] = []  # in a list, so that it is no part of this module and its state dict
+        self.teacher: list[ViT] = []  # in a list, so that it is not part of this module and its state dict
         options = {"window": window, "global_blocks": global_blocks, "drop_path": drop_path, "recompute": recompute}
         self.backbone = vit_backbone.build(backbone, ffn=ffn, **options)
         if lora:
@@ -189,7 +189,7 @@ class ViT(Detector):
         """Load the teacher.
 
         Raises:
-            ConfigError: it is no vit with these classes and strides.
+            ConfigError: it is not a `vit` with these classes and strides.
         """
         if not config.teacher:
             return
@@ -203,7 +203,7 @@ class ViT(Detector):
         self.teacher.append(teacher.requires_grad_(False).to(self.scale.device))
 
     def forward(self, images: Tensor) -> Raw:
-        """(B, 3, H, W) -> classes and boxes in the order level, row, column."""
+        """Map (B, 3, H, W) to classes and boxes in the order level, row, column."""
         levels = self.pyramid(self.backbone(unit(images))[0])
         logits = torch.cat([self.classify(level) for level in levels], 1)
         points, boxes = [], []
@@ -215,8 +215,8 @@ class ViT(Detector):
         return Raw(logits, torch.cat(boxes, 1), torch.cat(points), limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """Focal loss over all locations, but for those that no box chose and a crowd holds; L1 in shares of the image
-        and GIoU of the chosen ones. All are sums, divided by the boxes of the batch.
+        """Compute the focal loss over all locations, except unassigned ones inside a crowd, and the L1 loss relative to
+        the image size and GIoU loss of assigned ones. All are sums divided by the number of boxes in the batch.
         """
         logits, boxes, labels = raw.logits.float(), batch.boxes, batch.labels
         with torch.no_grad():
@@ -236,8 +236,8 @@ class ViT(Detector):
         return found | (self._distil(raw, batch) if self.teacher and self.training else {})
 
     def _distil(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """How far each location is from the teacher's: classes by quality focal loss (arXiv 2006.04388, equation 4),
-        boxes by GIoU, weighed by how sure the teacher is that something is there.
+        """Compute the distillation losses of each location: quality focal loss for classes (arXiv 2006.04388, equation
+        4), GIoU for boxes, weighted by the teacher's confidence.
         """
         logits = raw.logits.float()
         with torch.no_grad(), torch.autocast(logits.device.type, raw.logits.dtype, raw.logits.dtype != torch.float32):
@@ -255,7 +255,7 @@ class ViT(Detector):
     def decode(
         self, raw: Raw, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
     ) -> Detections:
-        """The `top` best (location, class) pairs; `iou` has no meaning here, since no NMS is needed."""
+        """Return the `top` best (location, class) pairs; `iou` is ignored, since no NMS is needed."""
         scores, order = raw.logits.float().sigmoid().flatten(1).topk(min(top, raw.logits[0].numel()))
         labels = torch.where(scores >= conf, order % self.classes, -1)
         place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
@@ -265,7 +265,7 @@ class ViT(Detector):
 
 
 def inside(points: Tensor, boxes: Tensor, marked: Tensor) -> Tensor:
-    """(B, A) whether a point lies in any of an image's marked boxes.
+    """Return (B, A), whether a point lies in any of an image's marked boxes.
 
     Args:
         points: (A, 2); boxes: (B, M, 4); marked: (B, M) bool.
@@ -275,7 +275,7 @@ def inside(points: Tensor, boxes: Tensor, marked: Tensor) -> Tensor:
 
 
 def _points(rows: int, columns: int, stride: int, device: torch.device) -> Tensor:
-    """(rows * columns, 2) the centres x, y of a map's cells, pixels."""
+    """Return (rows * columns, 2), the centres x, y of a map's cells in pixels."""
     y = (torch.arange(rows, device=device) + 0.5) * stride
     x = (torch.arange(columns, device=device) + 0.5) * stride
     return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)], -1).flatten(0, 1)

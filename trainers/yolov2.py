@@ -1,7 +1,7 @@
-"""Legend: B images, M box places, A anchors, C classes, h x w cells, P = A*h*w predictors, K detections.
+"""Legend: B images, M padded boxes, A anchors, C classes, h x w cells, P = A*h*w predictors, K detections.
 
 YOLOv2 (Redmon and Farhadi, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242): Darknet-19 or another backbone, a
-passthrough from stride 16, and A anchor boxes a cell of 32 x 32 pixels.
+passthrough from stride 16, and A anchor boxes per cell of 32 x 32 pixels.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from trainers.models.detector import Detections, Detector, select, unit
 OBJECT, NO_OBJECT, CLASS, COORD, PRIOR = 5.0, 1.0, 1.0, 1.0, 0.01  # weights of the parts of the loss
 IGNORE_IOU = 0.6
 PRIOR_IMAGES = 12800
-_MAX_LOG = 8.0  # exp of more than this, times an anchor, is no box but an overflow on its way
-_MIN_CELLS = 0.01  # a box side that augmentation has cut thinner than 0.3 pixels counts as this in the logarithm
+_MAX_LOG = 8.0  # larger values are clamped to avoid overflow of exp
+_MIN_CELLS = 0.01  # lower bound of a box side in the logarithm (0.3 pixels), for boxes cropped by augmentation
 
 
 @dataclass
 class YOLOv2Config(Config):
-    """The defaults are the paper's, for VOC; `configs/` has recipes for smaller machines."""
+    """Configuration with the paper's defaults for VOC; `configs/` contains recipes for smaller machines."""
 
     multiscale: list[float] = value([0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)")
     backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
@@ -47,10 +47,10 @@ class YOLOv2Config(Config):
 
 
 def reorg(x: Tensor) -> Tensor:
-    """Space to depth by 2 in Darknet's element order: (B, n, 2h, 2w) -> (B, 4n, h, w).
+    """Rearrange space to depth by 2 in Darknet's element order: (B, n, 2h, 2w) -> (B, 4n, h, w).
 
-    Darknet's layer reads the map as if it were (n/4, 4h, 4w), takes every second row and column of that, and lays
-    the four results one after another. It scrambles neighbours, but trained Darknet weights count on it.
+    Darknet's layer reads the map as if it were (n/4, 4h, 4w), takes every second row and column of that, and
+    concatenates the four results. This does not keep neighbours together, but trained Darknet weights depend on it.
     """
     _, channels, height, width = x.shape
     x = x.reshape(-1, channels // 4, height, 2, width, 2).permute(0, 3, 5, 1, 2, 4)
@@ -66,7 +66,7 @@ class YOLOv2(Detector):
         backbone: "darknet19" or a timm model's name.
         width: multiplies the channels of Darknet-19 and of the head.
         passthrough: join the stride-16 map to the head.
-        freeze: how many of the backbone's first units are not trained.
+        freeze: number of the backbone's first units that are not trained.
 
     Attributes:
         seen: images trained on so far; `loss` advances it in training mode.
@@ -101,7 +101,7 @@ class YOLOv2(Detector):
         self.predict = nn.Conv2d(inner, len(self.anchors) * (5 + classes), 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, A*(5+C), H/32, W/32); an anchor's channels are tx, ty, tw, th, object, classes."""
+        """Map (B, 3, H, W) to (B, A*(5+C), H/32, W/32); an anchor's channels are tx, ty, tw, th, object, classes."""
         fine, coarse = self.backbone(unit(images))
         x = self.head(coarse)
         if self.passthrough:
@@ -129,10 +129,10 @@ class YOLOv2(Detector):
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
 
     def _rows(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictors in the order anchor, row, column.
+        """Return predictors in the order anchor, row, column.
 
         Returns:
-            values (B, P, 5+C) float32, whatever `raw` is; each predictor's cell (P, 2) as x, y, and its anchor (P, 2).
+            Values (B, P, 5+C) float32 for any dtype of `raw`; each predictor's cell (P, 2) as x, y; its anchor (P, 2).
         """
         rows, columns = raw.shape[2:]
         values = raw.float().unflatten(1, (len(self.anchors), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
@@ -142,33 +142,34 @@ class YOLOv2(Detector):
         return values, torch.stack([x, y], -1).flatten(0, 2).float(), anchor
 
     def predictions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The predictors' outputs as boxes and probabilities.
+        """Convert the predictors' outputs to boxes and probabilities.
 
         Returns:
-            boxes (B, P, 4) xyxy pixels of the network's input, objectness (B, P), class probabilities (B, P, C).
+            Boxes (B, P, 4) xyxy pixels of the network's input, objectness (B, P), class probabilities (B, P, C).
         """
         values, cell, anchor = self._rows(raw)
         boxes = _corners(cell + values[..., :2].sigmoid(), values[..., 2:4], anchor) * self.stride
         return boxes, values[..., 4].sigmoid(), values[..., 5:].softmax(-1)
 
     def loss(self, raw: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The sums over predictors, divided by B, whose gradients are those of Darknet's region layer.
+        """Compute sums over predictors, divided by B, with the gradients of Darknet's region layer.
 
-        Squares carry a factor 1/2 for that. A box is learnt by the predictor that `assign.in_cells` gives it: centre
+        Squares therefore have a factor 1/2. The target of a predictor is the box assigned by `assign.in_cells`: centre
         and logarithmic size with weight 2 - its share of the image's area, objectness towards the IoU of prediction
-        and box, class by cross-entropy. Every other predictor learns objectness 0, unless it overlaps some box by more
-        than 0.6 IoU (a crowd: is inside it by more than 0.6 of its own area), and over the first 12,800 images is
-        pulled to its anchor in the middle of its cell. Crowds are assigned to no predictor, difficult boxes are.
+        and box, class by cross-entropy. All other predictors have target objectness 0, unless they overlap some box by
+        more than 0.6 IoU (a crowd: are inside it by more than 0.6 of their own area), and over the first 12,800 images
+        are pulled to their anchor at the centre of their cell. Crowds are not assigned to predictors, difficult boxes
+        are.
 
         Returns:
-            scalars "box", "obj", "noobj", "cls" and "prior", weighted.
+            Scalars "box", "obj", "noobj", "cls" and "prior", weighted.
         """
         values, cell, anchor = self._rows(raw)
         rows, columns = raw.shape[2:]
         places = batch.labels.shape[1]
         centre, log_size, confidence = values[..., :2].sigmoid(), values[..., 2:4], values[..., 4].sigmoid()
         with torch.no_grad():
-            # a last box that is none stands for "no box", so that it can be gathered like the others
+            # an extra last box represents "no box", so that it can be gathered like the others
             labels = functional.pad(batch.labels, (0, 1), value=-1)
             truth = functional.pad(batch.boxes.float() / self.stride, (0, 0, 0, 1))
             truth = torch.where((labels >= 0).unsqueeze(-1), truth, 0.0)
@@ -203,7 +204,7 @@ class YOLOv2(Detector):
     def decode(
         self, raw: Tensor, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
     ) -> Detections:
-        """Boxes inside the image; one predictor may give several classes. Scores are objectness times class."""
+        """Decode to boxes clipped to the image, several classes per predictor. Scores are objectness times class."""
         boxes, objectness, classes = self.predictions(raw)
         height, width = (side * self.stride for side in raw.shape[2:])
         boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))

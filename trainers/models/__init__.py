@@ -1,1 +1,1 @@
-"""What detectors are made of."""
+"""Building blocks of detectors."""

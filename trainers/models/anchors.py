@@ -1,7 +1,7 @@
 """Legend: A anchors.
 
-Anchors: boxes laid over feature maps and offsets from them, and for YOLOv2 widths and heights in units of 32 pixels by
-k-means over the boxes of a data set.
+Anchors: boxes on a grid over feature maps and offsets from them, and for YOLOv2 widths and heights in units of 32
+pixels from k-means over the boxes of a data set.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _MAX_LOG = math.log(1000 / 16)  # a predicted side is at most this factor of its
 
 
 def shapes(sizes: Sequence[float], device: torch.device | None = None) -> Tensor:
-    """Anchors of a cell: squares, and boxes of their areas that are half or twice as high as wide.
+    """Return the anchors of a cell: squares, and boxes of the same areas that are half or twice as high as wide.
 
-    Their half sides are rounded to whole pixels, since weights that others trained count on it.
+    Half sides are rounded to whole pixels, as published weights expect.
 
     Args:
         sizes: the squares' sides, pixels.
 
     Returns:
-        (3 * len(sizes), 2) widths and heights, lying ones first.
+        (3 * len(sizes), 2) widths and heights, wide ones first.
     """
     side = torch.tensor(sizes, dtype=torch.float32, device=device)
     ratio = torch.tensor([[0.5], [1.0], [2.0]], device=device).sqrt()  # of height to width
@@ -44,11 +44,11 @@ def shapes(sizes: Sequence[float], device: torch.device | None = None) -> Tensor
 
 
 def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], offset: float = 0.0) -> Tensor:
-    """The same shapes about every cell of a map, in the order row, column, shape.
+    """Place the same shapes at every cell of a map, in the order row, column, shape.
 
     Args:
         shapes: (S, 2) widths and heights, pixels.
-        step: (vertical, horizontal) pixels a cell.
+        step: (vertical, horizontal) pixels per cell.
         offset: the position of a shape's centre in its cell: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
@@ -61,14 +61,14 @@ def grid(shapes: Tensor, rows: int, columns: int, step: tuple[float, float], off
 
 
 def over(maps: Sequence[Tensor], sizes: Sequence[Sequence[float]], strides: Sequence[int]) -> list[Tensor]:
-    """The anchors of each map of a pyramid: `shapes` about the upper left corners of its cells.
+    """Return the anchors of each map of a pyramid: `shapes` centred on the upper left corners of its cells.
 
-    They follow the map's stride, also where an image's side is no multiple of it. (There torchvision steps by side //
-    cells, which drifts away from what the cells see.)
+    Anchors are spaced by the map's stride, even if an image's side is not a multiple of it. (torchvision then steps by
+    side // cells, which drifts away from the cells' receptive fields.)
 
     Args:
         maps: (B, C, h, w) each; sizes: for each map, the sides of its squares, pixels.
-        strides: for each map, pixels of the network's input a cell.
+        strides: for each map, pixels of the network's input per cell.
 
     Returns:
         for each map (h * w * 3 * its squares, 4) xyxy pixels, in `grid`'s order.
@@ -80,10 +80,10 @@ def over(maps: Sequence[Tensor], sizes: Sequence[Sequence[float]], strides: Sequ
 
 
 def to_offsets(anchors: Tensor, targets: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """Boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), times weights.
+    """Encode boxes as offsets from anchors (R-CNN, arXiv 1311.2524, appendix C), multiplied by weights.
 
     Args:
-        anchors, targets: (..., 4) xyxy; those without an area give finite numbers, but no meaning.
+        anchors, targets: (..., 4) xyxy; those without an area give finite but meaningless numbers.
     """
     size, box_size = ((x[..., 2:] - x[..., :2]).clamp(min=1e-3) for x in (anchors, targets))
     centre, box_centre = (anchors[..., 2:] + anchors[..., :2]) / 2, (targets[..., 2:] + targets[..., :2]) / 2
@@ -92,7 +92,7 @@ def to_offsets(anchors: Tensor, targets: Tensor, weights: Sequence[float] = (1.0
 
 
 def from_offsets(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The inverse of `to_offsets`: (..., 4) offsets and anchors to xyxy boxes."""
+    """Invert `to_offsets`: (..., 4) offsets and anchors to xyxy boxes."""
     offsets = offsets / offsets.new_tensor(weights)
     size, centre = anchors[..., 2:] - anchors[..., :2], (anchors[..., 2:] + anchors[..., :2]) / 2
     centre = centre + offsets[..., :2] * size
@@ -101,26 +101,26 @@ def from_offsets(offsets: Tensor, anchors: Tensor, weights: Sequence[float] = (1
 
 
 def shape_iou(sizes: Sizes, anchors: Sizes) -> Sizes:
-    """`boxes.shape_iou` of arrays: (n, 2), (k, 2) -> (n, k)."""
+    """Compute `boxes.shape_iou` of arrays: (n, 2), (k, 2) -> (n, k)."""
     return boxes.shape_iou(torch.as_tensor(sizes), torch.as_tensor(anchors)).numpy()
 
 
 def mean_iou(sizes: Sizes, anchors: Sizes) -> float:
-    """How well anchors match: the mean over boxes (n, 2) of the IoU with the best of the anchors (k, 2)."""
+    """Return the mean over boxes (n, 2) of the IoU with the best of the anchors (k, 2)."""
     return float(shape_iou(sizes, anchors).max(1).mean())
 
 
 def kmeans(sizes: Sizes, k: int, seed: int = 0) -> Sizes:
     """Cluster box sizes by the distance 1 - IoU (YOLO9000, arXiv 1612.08242, section 2, "Dimension Clusters").
 
-    Starts by k-means++; the same sizes and seed give the same anchors.
+    Initialised by k-means++; the same sizes and seed give the same anchors.
 
     Args:
         sizes: (n, 2) widths and heights, all positive.
-        k: how many; where there are fewer distinct sizes, these are repeated.
+        k: number of clusters; if there are fewer distinct sizes, these are repeated.
 
     Returns:
-        (k, 2), by rising area.
+        (k, 2), by increasing area.
 
     Raises:
         ConfigError: there is no box, or k is not positive.
@@ -136,7 +136,7 @@ def kmeans(sizes: Sizes, k: int, seed: int = 0) -> Sizes:
 
 
 def _plus_plus(sizes: Sizes, count: NDArray[np.int64], k: int, rng: np.random.Generator) -> Sizes:
-    """k sizes, each drawn by the square of its distance to those drawn before."""
+    """Draw k sizes, each with probability proportional to the squared distance to those drawn before."""
     centres = sizes[[rng.choice(len(sizes), p=count / count.sum())]]
     while len(centres) < k:
         chance = count * (1 - shape_iou(sizes, centres).max(1)).clip(0) ** 2
@@ -162,16 +162,16 @@ def _lloyd(sizes: Sizes, count: NDArray[np.int64], centres: Sizes, rounds: int =
 def from_shards(
     shards: Shards, size: tuple[int, int], fit: str = "letterbox", k: int = 5, seed: int = 0
 ) -> tuple[list[tuple[float, float]], float]:
-    """Anchors for the boxes as the network will see them, crowds left out. No image is opened.
+    """Compute anchors for the boxes after resizing, without crowds. No image is opened.
 
     Args:
         size: (height, width) of the network's input; fit: "letterbox" or "stretch".
 
     Returns:
-        k anchors (width, height) in units of 32 pixels by rising area, and the mean IoU of a box with its best one.
+        k anchors (width, height) in units of 32 pixels by increasing area, and the mean best IoU of the boxes.
 
     Raises:
-        ConfigError: the shards hold no box that can be used.
+        ConfigError: the shards contain no usable box.
     """
     table = shards.table
     matrix = fit_matrix(table.height, table.width, size, fit)
@@ -187,7 +187,7 @@ def from_shards(
 
 
 def parse(text: str) -> list[tuple[float, float]]:
-    """Anchors from "voc" or from "w,h,w,h,..." in units of 32 pixels.
+    """Parse anchors from "voc" or from "w,h,w,h,..." in units of 32 pixels.
 
     Raises:
         ConfigError: anything else.

@@ -1,6 +1,6 @@
-"""Legend: B images, A anchors, M box places, C classes.
+"""Legend: B images, A anchors, M padded boxes, C classes.
 
-The assignment of boxes to anchors, for a whole batch at once: padded boxes in, one number for each anchor out.
+Assignment of boxes to anchors for a whole batch at once: padded boxes in, one index per anchor out.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataforge.record import CROWD, DIFFICULT
 from trainers.models.boxes import iou, shape_iou
 
 NEGATIVE, IGNORED = -1, -2
-BLOCK = {"cpu": 1 << 18}  # overlaps that are computed at a time: on a CPU as many as stay in its cache
+BLOCK = {"cpu": 1 << 18}  # overlaps computed at a time: on a CPU as many as fit in its cache
 
 
 def targets(batch: Batch, *, difficult: bool = True) -> tuple[Tensor, Tensor]:
-    """Which boxes are to be learnt, and which only keep anchors from being called background.
+    """Return masks of the boxes to assign, and of those that only prevent anchors from becoming background.
 
     Args:
-        difficult: learn difficult boxes too.
+        difficult: include difficult boxes in the former.
 
     Returns:
         eligible (B, M) bool, shields (B, M) bool; padding is in neither.
@@ -43,25 +43,25 @@ def match(
     shields: Tensor | None = None,
     shield_iou: float = 0.5,
 ) -> Tensor:
-    """Give each anchor the box that overlaps it most.
+    """Assign to each anchor the box that overlaps it most.
 
-    An anchor is positive from an IoU of `high`, negative below `low`, and ignored between. `force` makes sure that
-    every box with any overlap has an anchor: "best" gives it the one it overlaps most, whatever that one had (SSD,
-    arXiv 1512.02325, section 2.2; of boxes that want the same anchor the last one gets it); "ties" makes all anchors
-    that some box overlaps most positive, each for its own best box (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+    An anchor is positive from an IoU of `high`, negative below `low`, and ignored in between. `force` ensures that
+    every box with any overlap has an anchor: "best" reassigns the anchor that it overlaps most (SSD, arXiv 1512.02325,
+    section 2.2; if several boxes share that anchor, the last one gets it); "ties" makes all anchors that some box
+    overlaps most positive, each for its own best box (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
 
     Args:
         anchors: (A, 4) or (B, A, 4) xyxy; boxes: (B, M, 4).
-        eligible: (B, M) the boxes that count; shields: (B, M) boxes that turn negatives that lie in them by at least
-            `shield_iou` of the anchor's area into ignored ones.
+        eligible: (B, M) the boxes that may be assigned; shields: (B, M) boxes for which negatives with at least
+            `shield_iou` of the anchor's area inside them are ignored.
 
     Returns:
-        (B, A) int64: the box's number, NEGATIVE or IGNORED.
+        (B, A) int64: the box's index, NEGATIVE or IGNORED.
     """
     count, total = len(boxes), anchors.shape[-2]
     anchors = (anchors if anchors.dim() == 3 else anchors.unsqueeze(0)).movedim(-1, 0).contiguous().movedim(0, -1)
     wanted = _those(boxes, eligible)
-    best = boxes.new_zeros(count, total)  # each anchor's best overlap, and the box it is with
+    best = boxes.new_zeros(count, total)  # each anchor's best overlap, and the box that it belongs to
     owner = torch.full((count, total), NEGATIVE, device=boxes.device)
     tied = torch.zeros_like(owner, dtype=torch.bool)
     first = []  # each box's best anchor, or `total`
@@ -92,9 +92,9 @@ def match(
 
 
 def _those(boxes: Tensor, marked: Tensor) -> Tensor:
-    """Boxes (B, M, 4) with zeros, which overlap nothing, for those that are not marked (B, M).
+    """Replace boxes (B, M, 4) that are not marked (B, M) by zeros, which overlap nothing.
 
-    On a CPU it leaves away the places behind the last that is marked; elsewhere that would wait for the device.
+    On a CPU, entries after the last marked one are dropped; on other devices that would require a synchronisation.
     """
     if marked.device.type == "cpu":
         used = int(marked.any(0).nonzero().max()) + 1 if marked.any() else 0
@@ -103,18 +103,18 @@ def _those(boxes: Tensor, marked: Tensor) -> Tensor:
 
 
 def in_cells(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Give each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best (YOLOv2).
+    """Assign each box a predictor: in the cell of its centre, the anchor whose shape overlaps it best (YOLOv2).
 
-    Where boxes compete for a predictor, Darknet lets the last one overwrite the others. Here the first keeps it and the
-    others take the next best free anchor of the cell; a box for which all A are taken gets none.
-    The smallest box number wins a predictor by a minimum, which does not depend on the order of threads.
+    Where boxes compete for a predictor, Darknet lets the last one overwrite the others. Here the first one keeps it and
+    the others take the next best free anchor of the cell; a box for which all A are taken gets none.
+    Conflicts are resolved by the smallest box index, as a minimum, which does not depend on the order of threads.
 
     Args:
-        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, those to give a predictor.
+        boxes: (B, M, 4) xyxy in cells; eligible: (B, M) bool, the boxes to assign.
         anchors: (A, 2) in cells; grid: (h, w).
 
     Returns:
-        (B, P) int64, the number of the box that each predictor has, M where none.
+        (B, P) int64, the index of the box assigned to each predictor, M for none.
     """
     rows, columns = grid
     count, places = eligible.shape
@@ -133,13 +133,13 @@ def in_cells(boxes: Tensor, eligible: Tensor, anchors: Tensor, grid: tuple[int, 
 
 
 def goals(batch: Batch, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """The box and the label that each anchor learns.
+    """Return the target box and label of each anchor.
 
     Args:
         owner: (B, A), the result of `match`.
 
     Returns:
-        boxes (B, A, 4), arbitrary where an anchor has none, and labels (B, A), -1 where it has none.
+        Boxes (B, A, 4), arbitrary for anchors without a box, and labels (B, A), -1 for anchors without a box.
     """
     if not batch.labels.shape[1]:
         return batch.boxes.new_zeros(*owner.shape, 4), torch.full_like(owner, -1)
@@ -149,13 +149,13 @@ def goals(batch: Batch, owner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(owner: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple[Tensor, Tensor]:
-    """Draw `count` anchors an image, at most the share `positive` of them positive ones, the rest negative.
+    """Sample `count` anchors per image, at most the share `positive` of them positive, the rest negative.
 
     Args:
         owner: (B, A), the result of `match`; keys: (B, A) random numbers in 0..1, of which the smallest are drawn.
 
     Returns:
-        the numbers of S anchors (B, S), S the lesser of A and `count`, and their values in `owner` (B, S),
+        The indices of S anchors (B, S), where S is the smaller of A and `count`, and their values in `owner` (B, S),
         IGNORED where there are fewer to draw.
     """
     size = min(count, owner.shape[1])
@@ -173,9 +173,9 @@ def sample(owner: Tensor, keys: Tensor, *, count: int, positive: float) -> tuple
 
 
 def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
-    """Random numbers for `sample`, as a function of the record, the step and the anchor alone.
+    """Return random numbers for `sample` that depend only on the record, the step and the anchor.
 
-    So a resumed run draws the same ones, and so does any number of processes.
+    A resumed run and any number of processes therefore draw the same numbers.
 
     Args:
         index: (B,) record numbers; count: A; step: () int64.
@@ -190,7 +190,7 @@ def keys(index: Tensor, count: int, step: Tensor) -> Tensor:
 
 
 def _scramble(state: Tensor) -> Tensor:
-    """A bijection of 32-bit integers that mixes them (Wellons, "Prospecting for hash functions", lowbias32)."""
+    """Hash 32-bit integers by a bijection (Wellons, "Prospecting for hash functions", lowbias32)."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         state = ((state ^ (state >> shift)) * factor) & 0xFFFFFFFF
     return state ^ (state >> 16)

@@ -1,6 +1,6 @@
 """Legend: B images, H x W pixels.
 
-Feature extractors that give maps at chosen strides: Darknet-19, VGG16, or any timm model that has them.
+Feature extractors that return maps at selected strides: Darknet-19, VGG16, or any timm model that has them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _TO_32 = "M 1024,3 512,1 1024,3 512,1 1024,3"
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times a multiplier, as a multiple of 8."""
+    """Return channels times a multiplier, as a multiple of 8."""
     return max(8, round(channels * width / 8) * 8)
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Darknet's block: convolution without bias, batch norm, LeakyReLU 0.1."""
+    """Return Darknet's block: convolution without bias, batch norm, LeakyReLU 0.1."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(outputs, eps=darknet_files.EPSILON),
@@ -40,7 +40,7 @@ def conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class Backbone(nn.Module):
-    """forward(images (B, 3, H, W) in 0..1) -> one map a stride s, (B, channels, ceil(H/s), ceil(W/s)).
+    """Backbone: forward(images (B, 3, H, W) in 0..1) -> one map per stride s, (B, channels, ceil(H/s), ceil(W/s)).
 
     Attributes:
         name: as given to `build`.
@@ -53,17 +53,17 @@ class Backbone(nn.Module):
     frozen_norms = False
 
     def units(self) -> list[nn.Module]:
-        """The layers and blocks, in the order in which they are run."""
+        """Return the layers and blocks in the order of execution."""
         raise NotImplementedError
 
     def freeze(self, count: int, norms: bool = False) -> None:
-        """Keep the first `count` units as they are: no gradients, and batch norm by its stored statistics.
+        """Freeze the first `count` units: no gradients, and batch norm with its stored statistics.
 
         Args:
-            norms: keep all batch norms as they are.
+            norms: freeze all batch norms.
 
         Raises:
-            ConfigError: there are not so many.
+            ConfigError: there are fewer units.
         """
         units = self.units()
         if not 0 <= count <= len(units):
@@ -87,7 +87,7 @@ class Darknet19(Backbone):
 
     Args:
         width: multiplies the channels.
-        strides: of the maps, rising; of 2, 4, 8, 16, 32.
+        strides: of the maps, increasing; of 2, 4, 8, 16, 32.
     """
 
     def __init__(self, width: float = 1.0, strides: Sequence[int] = (16, 32)) -> None:
@@ -119,10 +119,10 @@ def _darknet_layers(plan: str, channels: int, width: float) -> tuple[nn.Sequenti
 class VGG16(Backbone):
     """VGG16's convolutions up to conv5_3 (arXiv 1409.1556, table 1, D), named as torchvision names them.
 
-    Its pools round up, so that an image of 300 pixels gives SSD's maps of 38 and 19.
+    Its pooling layers round up, so that an image of 300 pixels gives SSD's maps of 38 and 19.
 
     Args:
-        strides: of the maps, rising; of 1, 2, 4, 8, 16. 8 is conv4_3, 16 is conv5_3.
+        strides: of the maps, increasing; of 1, 2, 4, 8, 16. 8 is conv4_3, 16 is conv5_3.
     """
 
     mean: Tensor
@@ -155,7 +155,7 @@ class VGG16(Backbone):
 
 
 def _maps(x: Tensor, units: Iterable[nn.Module], strides: Sequence[int]) -> tuple[Tensor, ...]:
-    """What comes out of each stage of a plain network, whose stages are parted by pools."""
+    """Return the output of each stage of a plain network, whose stages are separated by pooling layers."""
     maps, stride = [], 1
     for unit in units:
         if isinstance(unit, nn.MaxPool2d):
@@ -166,14 +166,14 @@ def _maps(x: Tensor, units: Iterable[nn.Module], strides: Sequence[int]) -> tupl
 
 
 class Timm(Backbone):
-    """A timm model's maps, on images normalised as its pretrained weights want them.
+    """Backbone with a timm model's maps, on images normalised as its pretrained weights require.
 
     Args:
-        strides: of the maps, rising.
-        whole: build layers behind the last of these maps too.
+        strides: of the maps, increasing.
+        whole: also build the layers after the last of these maps.
 
     Raises:
-        ConfigError: the model has no such maps.
+        ConfigError: the model has no maps at these strides.
     """
 
     mean: Tensor
@@ -191,7 +191,7 @@ class Timm(Backbone):
         if not whole:
             self.net = timm_model(name, pretrained=False, out_indices=tuple(range(self._last[-1] + 1)))
             stages, _, last = self.net.feature_info.module_name()[-1].rpartition(".")
-            if last.isdigit() and hasattr(self.net, stages):  # some models keep the stages behind it
+            if last.isdigit() and hasattr(self.net, stages):  # some models keep the stages after the last map
                 setattr(self.net, stages, getattr(self.net, stages)[: int(last) + 1])
         counts = self.net.feature_info.channels()
         self.channels = tuple(counts[i] for i in self._last)
@@ -212,11 +212,11 @@ class Timm(Backbone):
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """See once that an image goes through: some models take one size only, some give their maps channels last."""
+        """Test the model on an image: some models accept one size only, some return their maps channels last."""
         self.eval()
         try:
             shapes = [tuple(level.shape) for level in self(torch.zeros(1, 3, 64, 96))]
-        except Exception as error:  # whatever a model of someone else's raises
+        except Exception as error:  # third-party models may raise anything
             raise ConfigError(f"backbone {self.name!r}: cannot take a 64x96 image: {first_line(error)}") from None
         self.train()
         expected = [(1, n, 64 // s, 96 // s) for n, s in zip(self.channels, self.strides, strict=True)]
@@ -239,10 +239,10 @@ class Pyramid(FeaturePyramidNetwork):
 
 
 def timm_model(name: str, *, pretrained: bool, **options: Any) -> Any:
-    """One of timm's models as a feature extractor.
+    """Return a timm model as a feature extractor.
 
     Raises:
-        ConfigError: no such model, it cannot give maps, or its weights cannot be had.
+        ConfigError: the model does not exist, has no feature maps, or its weights are not available.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, ["darknet19", "vgg16", *timm.list_models()], n=5, cutoff=0.5)
@@ -252,7 +252,7 @@ def timm_model(name: str, *, pretrained: bool, **options: Any) -> Any:
         )
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
-    except Exception as error:  # timm raises every kind: no such tag, no feature maps, no network
+    except Exception as error:  # timm raises various exceptions: no such tag, no feature maps, no network
         what = "its pretrained weights cannot be had" if pretrained else "cannot be built"
         raise ConfigError(f"backbone {name!r}: {what}: {first_line(error)}") from None
 
@@ -262,15 +262,15 @@ def first_line(error: Exception) -> str:
 
 
 def build(name: str = "darknet19", width: float = 1.0, strides: Sequence[int] = (16, 32)) -> Backbone:
-    """A backbone with random weights.
+    """Build a backbone with random weights.
 
     Args:
         name: "darknet19", "vgg16" or a timm model's name.
-        width: multiplies Darknet-19's channels; the others keep theirs.
-        strides: of the maps that are wanted, rising.
+        width: multiplies Darknet-19's channels; has no effect on other backbones.
+        strides: of the requested maps, increasing.
 
     Raises:
-        ConfigError: no such model, or one without maps at these strides.
+        ConfigError: the model does not exist or has no maps at these strides.
     """
     if name == "darknet19":
         return Darknet19(width, strides)

@@ -14,23 +14,23 @@ _TINY = 1e-9  # keeps the union of two empty boxes from dividing by zero
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Areas of boxes (..., 4); 0 where a box is inverted."""
+    """Return the areas of boxes (..., 4); 0 where a box is inverted."""
     return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
 def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
-    """Intersection over union of every box of `a` with every box of `b`.
+    """Compute the intersection over union of every box of `a` with every box of `b`.
 
     Args:
         a: (..., N, 4).
-        b: (..., M, 4); zeros, as padding is, give 0.
-        crowd: (..., M) bool; with these of `b` it is the intersection over the area of `a` alone, as in COCO's
-            evaluation: a box inside a crowd overlaps it fully.
+        b: (..., M, 4); zeros, as used for padding, give 0.
+        crowd: (..., M) bool; for these boxes of `b` the result is the intersection over the area of `a` alone, as in
+            COCO's evaluation: a box inside a crowd overlaps it fully.
 
     Returns:
         (..., N, M) in 0..1.
     """
-    # each coordinate by itself in memory: a CPU takes them many at a time
+    # each coordinate contiguous in memory, so that a CPU can vectorise
     ax1, ay1, ax2, ay2 = a.unsqueeze(-2).movedim(-1, 0).contiguous()
     bx1, by1, bx2, by2 = b.unsqueeze(-3).movedim(-1, 0).contiguous()
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
@@ -43,12 +43,12 @@ def iou(a: Tensor, b: Tensor, crowd: Tensor | None = None) -> Tensor:
 
 
 def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
-    """IoU of boxes that share their upper left corner, by width and height: (..., N, 2), (M, 2) -> (..., N, M)."""
+    """Compute the IoU of boxes with a common upper left corner from their sizes: (..., N, 2), (M, 2) -> (..., N, M)."""
     return iou(functional.pad(sizes, (2, 0)), functional.pad(others, (2, 0)))
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al., arXiv 1902.09630) of boxes (..., 4), pair by pair, in -1..1.
+    """Compute the generalised IoU (Rezatofighi et al., arXiv 1902.09630) of pairs of boxes (..., 4), in -1..1.
 
     The shapes are broadcast: (N, 1, 4) and (M, 4) give (N, M).
     """
@@ -64,16 +64,16 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float | Tensor, top: int, classes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Greedy non-maximum suppression within each image and class.
+    """Apply greedy non-maximum suppression within each image and class.
 
     Args:
         boxes: (B, K, 4); scores: (B, K), at least 0; labels: (B, K), -1 for no candidate.
-        threshold: of two boxes that overlap by more than this IoU, the one with the lower score goes.
-        top: the most boxes an image keeps.
-        classes: labels are below it.
+        threshold: of two boxes that overlap by more than this IoU, the one with the lower score is removed.
+        top: the maximum number of boxes per image.
+        classes: the number of classes.
 
     Returns:
-        The same three, (B, min(K, top), ...), best first; where there are fewer, zeros with label -1.
+        The same three, (B, min(K, top), ...), best first; padded with zeros and label -1.
     """
     if not scores.numel():
         return boxes[:, :top], scores[:, :top], labels[:, :top]
@@ -90,11 +90,11 @@ def nms(
 
 @torch.library.custom_op("dataforge::suppress", mutates_args=())
 def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> Tensor:
-    """Which boxes are kept: those that no kept box before them overlaps, of their image and class, by more than
-    `threshold`. An operator of its own, so that an exported graph can have ONNX's NonMaxSuppression in its place.
+    """Return a mask of the boxes kept: those that no kept box before them, of the same image and class, overlaps by
+    more than `threshold`. A custom operator, so that an exported graph can use ONNX's NonMaxSuppression instead.
 
-    The groups are moved apart by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
-    the last boxes where neighbouring floats are a quarter of a pixel apart.
+    The groups are separated by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
+    the last boxes where adjacent floats are a quarter of a pixel apart.
 
     Args:
         boxes: (B, K, 4), best first; labels: (B, K), -1 for no candidate, else below `classes`.
@@ -107,8 +107,8 @@ def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> 
     group = torch.arange(count, device=boxes.device).unsqueeze(1) * (classes + 1) + labels + 1
     apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)
     scores = torch.arange(places, 0, -1, device=boxes.device, dtype=torch.float64).repeat(count)
-    # The cost grows with the square of the boxes in a call, so a CPU takes image by image; an accelerator wants few
-    # calls, in blocks that bound its N x N / 8 bytes of mask.
+    # The cost grows with the square of the boxes per call, so a CPU processes one image at a time; an accelerator
+    # uses few calls, in blocks that bound its N x N / 8 bytes of mask.
     step = places if boxes.device.type == "cpu" else 16 * places
     blocks = zip(apart.flatten(0, 1).split(step), scores.split(step), strict=True)
     kept = torch.cat([_nms(b, s, float(threshold)) + i * step for i, (b, s) in enumerate(blocks)])

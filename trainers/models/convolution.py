@@ -1,9 +1,9 @@
 """Legend: B images, C and O channels, H x W pixels, T tiles of 4 x 4 pixels.
 
-3x3 convolutions in a quarter of the multiplications, for training on CPUs, whose libraries have none (Lavin and Gray,
-"Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, section 4.3, F(4x4, 3x3)): tiles of 6 x 6 pixels
-and the filters are moved to where a convolution is a product place by place, hence 36 products of matrices over the
-channels. In float32, the results differ from those of the sum by about 1e-5 of their size.
+Winograd 3x3 convolutions with a quarter of the multiplications, for training on CPUs, whose libraries have none (Lavin
+and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, section 4.3, F(4x4, 3x3)): tiles of
+6 x 6 pixels and the filters are transformed so that a convolution becomes an element-wise product, computed as 36
+matrix products over the channels. In float32, the results differ from direct convolution by about 1e-5 (relative).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PIXELS = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1
       [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1.0]])  # fmt: skip
 _FILTERS = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24.0]]) / 24
 _BACK = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1.0]])
-_PART = 1 << 21  # numbers that are moved at a time
-_LEAST_TILES, _LEAST_CHANNELS = 48, 80  # below these moving there and back costs more than it saves
+_PART = 1 << 21  # numbers transformed at a time
+_LEAST_TILES, _LEAST_CHANNELS = 48, 80  # below these the transforms cost more than they save
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What `functional.conv2d(x, weight, bias, padding=1)` gives.
+    """Compute `functional.conv2d(x, weight, bias, padding=1)`.
 
     Args:
         x: (B, C, H, W); weight: (O, C, 3, 3); bias: (O,).
@@ -45,17 +45,17 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def conv3x3_at(cell: Tensor, maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """What `conv3x3` gives at some cells of several maps, and costs for these alone.
+    """Compute `conv3x3` at selected cells of several maps only.
 
     Args:
-        cell: (B, S) numbers of cells in the order map, row, column; maps: (B, C, H, W) each.
+        cell: (B, S) indices of cells in the order map, row, column; maps: (B, C, H, W) each.
 
     Returns:
         (B, S, O).
     """
     values = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps], 1)
     count, total = values.shape[:2]
-    near: list[Tensor] = []  # the numbers of each cell and its neighbours, `total` beyond the edge
+    near: list[Tensor] = []  # the indices of each cell and its neighbours, `total` outside the map
     for x, first in zip(maps, itertools.accumulate((x[0, 0].numel() for x in maps), initial=0), strict=False):
         number = torch.arange(first, first + x[0, 0].numel(), device=x.device).view(x.shape[2:])
         near.append(functional.pad(number, (1, 1, 1, 1), value=total).unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9))
@@ -67,7 +67,7 @@ def conv3x3_at(cell: Tensor, maps: Sequence[Tensor], weight: Tensor, bias: Tenso
 
 
 class Conv3x3(nn.Conv2d):
-    """A layer of it."""
+    """Layer that computes `conv3x3`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
@@ -107,12 +107,12 @@ class _Winograd(torch.autograd.Function):
 
 
 def _images(x: Tensor) -> int:
-    """How many are moved at a time: so few that their tiles stay in a CPU's cache, in memory that it has already."""
+    """Return the number of images transformed at a time, so that their tiles fit in a CPU's cache."""
     return max(1, _PART // x[0].numel())
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, O, H, W), channels last in memory."""
+    """Convolve (B, C, H, W) to (B, O, H, W), channels last in memory."""
     height, width = x.shape[2:]
     rows, columns, outputs = -(-height // 4), -(-width // 4), len(weight)
     filters = _both(_FILTERS, weight.permute(2, 3, 1, 0).reshape(3, 3, -1)).view(36, -1, outputs)
@@ -127,7 +127,7 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _tiles(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (36, T, C): tiles that overlap by two pixels, moved."""
+    """Transform (B, C, H, W) to (36, T, C): tiles that overlap by two pixels."""
     rows, columns = x.shape[2:]
     padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + -columns % 4, 1, 1 + -rows % 4))
     tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
@@ -135,5 +135,5 @@ def _tiles(x: Tensor) -> Tensor:
 
 
 def _both(matrix: Tensor, x: Tensor) -> Tensor:
-    """(n, n, N) -> (m, m, N): a matrix (m, n) along the first two dimensions, which change places."""
+    """Multiply (n, n, N) by a matrix (m, n) along the first two dimensions, which are transposed: (m, m, N)."""
     return torch.matmul(matrix, torch.matmul(matrix, x).transpose(0, 1))

@@ -27,13 +27,14 @@ HEADER = struct.Struct("<3i")
 
 
 def load_backbone(backbone: nn.Module, path: str | Path) -> str:
-    """Load the layers of Darknet-19 from the start of a classifier's, a detector's or a cut file.
+    """Load the layers of Darknet-19 from the start of a classifier's, a detector's or a truncated file.
 
     Returns:
-        What was loaded, in words.
+        A description of what was loaded.
 
     Raises:
-        ConfigError: not Darknet-19; no such file; it ends inside a layer or before the backbone does.
+        ConfigError: the backbone is not Darknet-19, the file does not exist, or it ends inside a layer or before the
+            backbone does.
     """
     if getattr(backbone, "name", "") != "darknet19":
         raise ConfigError(f"{path}: Darknet weights fit the backbone darknet19 alone, not {backbone.name!r}")
@@ -46,7 +47,7 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> str:
 
 
 def layers_of(module: nn.Module) -> list[list[Tensor]]:
-    """Each convolution's tensors in the file's order. Modules are registered in the order of the `.cfg`."""
+    """Return each convolution's tensors in the file's order. Modules are registered in the order of the `.cfg`."""
     parts = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
     layers: list[list[Tensor]] = []
     for part, following in zip_longest(parts, parts[1:]):
@@ -61,7 +62,7 @@ def layers_of(module: nn.Module) -> list[list[Tensor]]:
 
 
 def read_values(path: Path) -> tuple[int, NDArray[np.float32]]:
-    """The images seen, and all values."""
+    """Read the number of images seen and all values."""
     with reading(path, ConfigError):
         data = path.read_bytes()
     major, minor, _ = HEADER.unpack_from(data.ljust(HEADER.size, b"\0"))
@@ -74,7 +75,7 @@ def read_values(path: Path) -> tuple[int, NDArray[np.float32]]:
 
 @torch.no_grad()
 def fill(layers: list[list[Tensor]], values: NDArray[np.float32], path: Path, *, surplus: bool) -> tuple[int, int]:
-    """Copy as many whole layers as `values` holds; return their number and the number of values used."""
+    """Copy as many complete layers as `values` contains; return their number and the number of values used."""
     ends = np.cumsum([0, *(sum(tensor.numel() for tensor in layer) for layer in layers)])
     loaded = int(np.searchsorted(ends, len(values), "right")) - 1
     used = int(ends[loaded])

@@ -1,4 +1,4 @@
-"""Legend: B images, M box places, P predictions, K detections, C classes, H x W pixels.
+"""Legend: B images, M padded boxes, P predictions, K detections, C classes, H x W pixels.
 
 The interface of all detectors, and the detections that they return.
 """
@@ -18,13 +18,13 @@ from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
 from trainers.models.boxes import nms
 
-CANDIDATES = 1000  # an image's best (box, class) pairs, among which overlapping ones are looked for
-_HORIZON = 1e-9  # points behind a projective map's horizon are moved far away, but stay finite
+CANDIDATES = 1000  # number of best (box, class) pairs per image that NMS considers
+_HORIZON = 1e-9  # points beyond the horizon of a projective map are moved far away but stay finite
 
 
 @dataclass(eq=False)
 class Detections:
-    """The detected boxes of B images, best first, padded to K.
+    """Detected boxes of B images, best first, padded to K.
 
     Attributes:
         boxes: (B, K, 4) float32 xyxy pixels, edge coordinates.
@@ -40,19 +40,19 @@ class Detections:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> Detections:
-        """Those of some of the images."""
+        """Return the detections of selected images."""
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
 
     def to_source(self, affine: Tensor) -> Detections:
-        """The same detections in the pixels of the source images.
+        """Return the same detections in pixels of the source images.
 
         Args:
-            affine: (B, 3, 3), `Batch.affine`: source pixels to pixels of the network's input. Of a map that turns or
-                bends boxes they become the hull of their corners.
+            affine: (B, 3, 3), `Batch.affine`: source pixels to pixels of the network's input. If the map rotates or
+                distorts boxes, the result is the bounding box of their corners.
         """
         a, b, c = affine.double().unbind(1)
         inverse = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
-        inverse = inverse / (a * inverse[..., 0]).sum(-1)[:, None, None]  # unlike `inv`, waits for no device, exports
+        inverse = inverse / (a * inverse[..., 0]).sum(-1)[:, None, None]  # unlike `inv`, does not synchronise, exports
         corners = self.boxes.double()[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
         moved = torch.einsum("bij,bkcj->bkci", inverse, nn.functional.pad(corners, (0, 1), value=1.0))
         points = moved[..., :2] / moved[..., 2:].clamp(min=_HORIZON)
@@ -61,12 +61,12 @@ class Detections:
 
 
 class Detector(nn.Module):
-    """The base class of detectors.
+    """Base class of detectors.
 
-    A subclass's constructor takes `classes: int` and flat keyword values that a checkpoint can hold.
+    A subclass's constructor takes `classes: int` and flat keyword values that a checkpoint can store.
 
     Attributes:
-        stride: image sides must be multiples of it, and of `least` pixels or more.
+        stride: image sides must be multiples of it, and at least `least` pixels.
     """
 
     stride: int
@@ -74,7 +74,7 @@ class Detector(nn.Module):
 
     @classmethod
     def configure(cls, config: Any, shards: Shards) -> dict[str, Any]:
-        """The constructor's keyword values for a new run.
+        """Return the constructor's keyword values for a new run.
 
         Args:
             config: the detector's own subclass of `trainers.config.Config`.
@@ -83,18 +83,18 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def pretrain(self, config: Any) -> str:
-        """Load the pretrained weights that a configuration names; return a description ("" for none)."""
+        """Load the pretrained weights named in a configuration; return a description ("" for none)."""
         return ""
 
     def prepare(self, config: Any, classes: Sequence[str]) -> None:
-        """Set up what a training needs and no checkpoint holds, such as a teacher; called at each start and resume.
+        """Set up training state that is not in a checkpoint, such as a teacher; called at each start and resume.
 
         Args:
             classes: the names of the training split's classes, by label.
         """
 
     def forward(self, images: Tensor) -> Any:
-        """Raw outputs, with no targets and no post-processing, so that it can be exported.
+        """Compute raw outputs, without targets and post-processing, so that it can be exported.
 
         Args:
             images: (B, 3, H, W) RGB, uint8 or float32 in 0..1.
@@ -102,33 +102,33 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def loss(self, raw: Any, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; their sum is minimised. An empty or all-padding batch gives finite values."""
+        """Compute the losses by name; their sum is minimised. An empty or all-padding batch gives finite values."""
         raise NotImplementedError
 
     def decode(
         self, raw: Any, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
     ) -> Detections:
-        """Boxes in pixels of `images`.
+        """Decode raw outputs to boxes in pixels of `images`.
 
         Args:
-            conf: the lowest score that is kept; a () tensor in an exported graph, as `iou`.
-            iou: the overlap from which, within a class, the weaker of two boxes is dropped.
-            top: K, the most detections an image gets.
+            conf: the minimum score; a () tensor in an exported graph, as is `iou`.
+            iou: the overlap from which, within a class, the box of lower score is removed.
+            top: K, the maximum number of detections per image.
         """
         raise NotImplementedError
 
     def pictures(self, raw: Any, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
-        """Pictures by name of this detector's inner values, for `trainers.results.monitor`; called without gradients.
+        """Draw this detector's internal values, by name, for `trainers.results.monitor`; called without gradients.
 
         Args:
-            raw: what `forward` gives for the batch, a few images; names: the classes' names by label.
+            raw: the output of `forward` for the batch, a few images; names: the classes' names by label.
         """
         return {}
 
 
 @contextmanager
 def evaluating(detector: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode and without gradients; the mode that the detector was in is put back after it."""
+    """Run a block in evaluation mode and without gradients; the detector's previous mode is restored after it."""
     training = detector.training
     detector.eval()
     try:
@@ -139,18 +139,18 @@ def evaluating(detector: nn.Module) -> Iterator[None]:
 
 
 def unit(images: Tensor) -> Tensor:
-    """Images as floats in 0..1, whichever of the two forms a `Batch` holds them in."""
+    """Convert images to floats in 0..1, from either of the two types of a `Batch`."""
     return images if images.is_floating_point() else images.float() / 255
 
 
 def limit(images: Tensor) -> Tensor:
-    """(4,) float32: the width, height, width and height of images (B, 3, H, W), beyond which no box goes."""
+    """Return (4,) float32: the width, height, width and height of images (B, 3, H, W), to clip boxes to."""
     height, width = images.shape[2:]
     return torch.tensor([width, height, width, height], dtype=torch.float32, device=images.device)
 
 
 def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | Tensor, top: int) -> Detections:
-    """The best of an image's boxes, thinned out by NMS within each class. A box may be detected as several classes.
+    """Select the best boxes of each image by NMS within each class. A box may be detected as several classes.
 
     Args:
         boxes: (B, P, 1, 4), or (B, P, C, 4) where each class has its own.

@@ -14,7 +14,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell: (B, C, h, w) -> the same."""
+    """Layer norm over the channels of each cell; keeps the shape (B, C, h, w)."""
 
     def forward(self, input: Tensor) -> Tensor:
         x = input.permute(0, 2, 3, 1)
@@ -22,14 +22,14 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class SimplePyramid(nn.Module):
-    """ViTDet's feature pyramid (arXiv 2203.16527, section 3): each level is made of the one map of stride 16.
+    """ViTDet's feature pyramid (arXiv 2203.16527, section 3): each level is computed from one map of stride 16.
 
     Args:
         channels: C of that map; width: of the levels.
-        strides: of the levels, rising; of 4, 8, 16, 32.
+        strides: of the levels, increasing; of 4, 8, 16, 32.
 
     Raises:
-        ConfigError: strides are others, or channels cannot be halved twice.
+        ConfigError: a stride is not one of these, or channels cannot be halved twice.
     """
 
     def __init__(self, channels: int, width: int = 256, strides: Sequence[int] = STRIDES) -> None:
@@ -39,7 +39,7 @@ class SimplePyramid(nn.Module):
         self.levels = nn.ModuleList(_level(channels, width, stride) for stride in strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, h, w), of even sides if 32 is among the strides -> (B, width, 16 h / stride, 16 w / stride) each."""
+        """Map (B, C, h, w), sides even if 32 is among the strides, to (B, width, 16 h / stride, 16 w / stride) each."""
         return [level(x) for level in self.levels]
 
 

@@ -1,6 +1,6 @@
 """Legend: B images, h x w source pixels, K detections.
 
-A detector with all that stands before and behind it as one module: pixels in, boxes in the same pixels out.
+A detector with its pre- and post-processing as one module: pixels in, boxes in the same pixels out.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ OPSET = 20
 
 
 class Graph(nn.Module):
-    """What `trainers.predict` does between decoding a picture and drawing boxes.
+    """The steps of `trainers.predict` between decoding an image and drawing boxes.
 
     Args:
         size: (height, width) of the network's input.
-        fit: "letterbox" or "stretch"; None for images that have that size already.
+        fit: "letterbox" or "stretch"; None for images that already have that size.
     """
 
     def __init__(self, detector: Detector, size: tuple[int, int], fit: str | None) -> None:
@@ -37,8 +37,8 @@ class Graph(nn.Module):
 
         Args:
             images: (B, h, w, 3) uint8 RGB.
-            conf: () float32, the lowest score kept; iou: () float32, the overlap for NMS; top: () int64, the most
-                detections an image gets, up to K.
+            conf: () float32, the minimum score; iou: () float32, the overlap for NMS; top: () int64, the maximum number
+                of detections per image, up to K.
 
         Returns:
             boxes (B, K, 4) float32 xyxy in pixels of `images`, clipped to them; scores (B, K), best first; labels
@@ -48,14 +48,14 @@ class Graph(nn.Module):
         return self.finish(self.detector(fitted), affine, images, conf, iou, top)
 
     def fit(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the detector takes (B, 3, H, W), and source to its pixels (B, 3, 3)."""
+        """Return the detector's input (B, 3, H, W), and the matrices from source pixels to its pixels (B, 3, 3)."""
         pixels = images.permute(0, 3, 1, 2)
         return self.preprocess(pixels) if self.preprocess else (pixels, None)
 
     def finish(
         self, raw: Any, affine: Tensor | None, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The detector's raw outputs to detections."""
+        """Convert the detector's raw outputs to detections."""
         detections = self.detector.decode(raw, conf=conf, iou=iou, top=SLOTS)
         if affine is not None:
             detections = detections.to_source(affine)
@@ -67,10 +67,10 @@ class Graph(nn.Module):
 
 
 class Stages(Graph):
-    """The same, with what is between: to find the stage in which an exported graph begins to differ."""
+    """Graph that also returns intermediate values, to find the first stage in which an exported graph differs."""
 
     def forward(self, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor) -> dict[str, list[Tensor]]:  # type: ignore[override]
-        """Tensors by stage: "preprocessing", "features" (the backbone's maps), "head" (the raw outputs) and
+        """Return tensors by stage: "preprocessing", "features" (the backbone's maps), "head" (the raw outputs) and
         "post-processing".
         """
         fitted, affine = self.fit(images)
@@ -86,13 +86,13 @@ class Stages(Graph):
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """How torch's ONNX exporter writes the operators that it does not know."""
+    """Return translations for the operators that torch's ONNX exporter does not support."""
     from onnxscript import FLOAT, opset20
 
     op: Any = opset20
 
     def suppress(boxes: Any, labels: Any, threshold: Any, classes: int) -> Any:
-        # ranks for scores: all are different, so that every engine takes the boxes in the same order
+        # ranks instead of scores: all are distinct, so that every runtime processes the boxes in the same order
         shape = op.Shape(labels)
         count = op.Gather(shape, op.Constant(value_int=1))
         rank = op.Cast(op.Range(count, op.Constant(value_int=0), op.Constant(value_int=-1)), to=FLOAT.dtype)

@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al., "LoRA", arXiv 2106.09685) on a vision transformer's attention and MLPs, by PEFT.
 
-A layer W gets a trainable addition (alpha / r) B A; B starts at 0, so that nothing changes before it has learnt.
+A layer W gets a trainable addition (alpha / r) B A; B is initialised to 0, so that the outputs are unchanged at first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _MARK = ".lora_"
 
 
 def settings(text: str) -> tuple[int, float]:
-    """Rank and alpha of "r=8,alpha=16".
+    """Parse rank and alpha from text such as "r=8,alpha=16".
 
     Raises:
-        ConfigError: it is written otherwise, or r is below 1.
+        ConfigError: the text has another form, or r is below 1.
     """
     found = re.fullmatch(r"r=(\d+),alpha=(\d+(?:\.\d+)?)", text.replace(" ", ""))
     if not found or int(found[1]) < 1:
@@ -29,13 +29,13 @@ def settings(text: str) -> tuple[int, float]:
 
 
 def inject(backbone: nn.Module, text: str) -> None:
-    """Put adapters onto a backbone, and let nothing else of it learn.
+    """Add adapters to a backbone and freeze its other weights.
 
     Args:
         text: as in `settings`.
 
     Raises:
-        ConfigError: PEFT is not installed, the text is wrong, or the backbone is no vision transformer.
+        ConfigError: PEFT is not installed, the text is wrong, or the backbone is not a vision transformer.
     """
     rank, alpha = settings(text)
     if not any(re.fullmatch(TARGETS, name) for name, _ in backbone.named_modules()):
@@ -53,15 +53,15 @@ def inject(backbone: nn.Module, text: str) -> None:
 
 
 def adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The adapters' tensors of a state dict, by name."""
+    """Return the adapters' tensors of a state dict, by name."""
     return {name: tensor for name, tensor in state.items() if _MARK in name}
 
 
 def merge(model: nn.Module) -> None:
-    """Add adapters to the layers that they are on, and leave these as plain layers.
+    """Merge adapters into their layers, which become plain layers.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no adapters.
     """
     layers: list[tuple[str, Any]] = [(n, x) for n, x in model.named_modules() if hasattr(x, "get_base_layer")]
     if not layers:

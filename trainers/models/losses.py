@@ -1,4 +1,4 @@
-"""Legend: B images, A anchors, C classes. Losses that several detectors share; all are sums over what is marked."""
+"""Legend: B images, A anchors, C classes. Losses shared by several detectors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional
 
 
 def focal(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss, element by element (Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002,
-    equation 5).
+    """Compute the element-wise sigmoid focal loss (Lin et al., "Focal Loss for Dense Object Detection", arXiv
+    1708.02002, equation 5).
 
     Args:
         logits, targets: any shape, the same; targets are 0 or 1.
-        alpha: weight of the ones; the zeros' is 1 - alpha. Negative for none.
+        alpha: weight of the ones; that of the zeros is 1 - alpha. Negative for no weights.
     """
     loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = torch.where(targets > 0, logits, -logits).sigmoid()
@@ -22,7 +22,7 @@ def focal(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float 
 
 
 def hard_negatives(loss: Tensor, positive: Tensor, negative: Tensor, *, ratio: float = 3.0) -> Tensor:
-    """Choose each image's negatives of highest loss, `ratio` for each of its positives (SSD, arXiv 1512.02325,
+    """Select each image's negatives of highest loss, `ratio` for each of its positives (SSD, arXiv 1512.02325,
     section 2.2, "Hard negative mining").
 
     Args:

@@ -1,7 +1,7 @@
-"""Legend: B images, M box places, A locations, C classes.
+"""Legend: B images, M padded boxes, A locations, C classes.
 
-One location for each box, so that nothing is found twice and no NMS is needed (Sun et al., "What Makes for End-to-End
-Object Detection?", OneNet, arXiv 2012.05780): the location whose prediction costs least, its class included.
+One-to-one assignment of locations to boxes, which avoids duplicates and NMS (Sun et al., "What Makes for End-to-End
+Object Detection?", OneNet, arXiv 2012.05780): the location of minimum cost, including a class cost.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from trainers.models.boxes import giou
 
 ALPHA, GAMMA = 0.25, 2.0
 SURE = 2.0
-WEIGHTS = (2.0, 5.0, 2.0)  # of the class, of L1, of GIoU, in the cost as in the loss (section 3.2)
+WEIGHTS = (2.0, 5.0, 2.0)  # of the class, L1 and GIoU terms, in the cost and in the loss (section 3.2)
 
 
 def cost(
     logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, limit: Tensor, weights: Sequence[float] = WEIGHTS
 ) -> Tensor:
-    """What it costs to let each location learn each box (section 3.1, equation 2).
+    """Compute the cost of assigning each location to each box (section 3.1, equation 2).
 
-    Scores count up to that of the logit SURE. Above, the focal term would grow without bound, and a box would take the
-    location of a neighbour that is very sure instead of one whose box fits.
+    Logits are clamped at SURE. Above it, the focal term would grow without bound, and a box would be assigned the
+    location of a very confident neighbour instead of one whose box fits.
 
     Args:
         logits: (B, A, C); predicted: (B, A, 4) xyxy pixels.
         boxes: (B, M, 4) xyxy pixels; labels: (B, M), -1 counts as class 0.
-        limit: (4,) the images' width, height, width, height, in shares of which L1 is taken.
+        limit: (4,) the images' width, height, width, height, by which L1 is normalised.
         weights: of the focal class cost, L1 and -GIoU.
 
     Returns:
@@ -49,9 +49,9 @@ def cost(
 def assign(
     logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, limit: Tensor, weights: Sequence[float] = WEIGHTS
 ) -> Tensor:
-    """The location of least cost for each box, whichever the others have: (B, M) int64. Arguments as in `cost`.
+    """Return the location of minimum cost for each box, regardless of the others: (B, M) int64. Arguments as in `cost`.
 
-    Of padding it means nothing. Boxes are taken some at a time, to bound the memory.
+    For padding the result is meaningless. Boxes are processed in chunks to limit memory.
     """
     count, locations = predicted.shape[:2]
     step = max(1, BLOCK.get(boxes.device.type, 1 << 24) // max(count * locations, 1))
@@ -61,10 +61,10 @@ def assign(
 
 
 def class_targets(place: Tensor, labels: Tensor, marked: Tensor, locations: int, classes: int) -> Tensor:
-    """(B, A, C) 1 where a location learns a class, else 0. A location that several boxes chose learns them all.
+    """Return (B, A, C), 1 where a class is a location's target, else 0. Classes of boxes that share a location add up.
 
     Args:
-        place, labels, marked: (B, M) each box's location, class, and whether it counts.
+        place, labels, marked: (B, M) each box's location, class, and whether it is used.
     """
     slot = torch.where(marked, place * classes + labels, locations * classes)
     shown = torch.zeros(len(place), locations * classes + 1, device=place.device)

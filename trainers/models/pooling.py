@@ -1,8 +1,8 @@
 """Legend: B images, N regions, C channels, S x S bins.
 
-From a feature map and regions of it to maps of one size: four ways of one signature, and the choice of a pyramid's
-level. A pooler is made for (channels, S) and called with features (B, C, h, w), regions (N, 5) as (image, x1, y1, x2,
-y2) in pixels of the network's input, and the features' scale (1/16, say); it gives (N, C, S, S).
+Region pooling from a feature map to maps of a fixed size: four methods with one signature, and the selection of a
+pyramid's level. A pooler is constructed with (channels, S) and called with features (B, C, h, w), regions (N, 5) as
+(image, x1, y1, x2, y2) in pixels of the network's input, and the features' scale (e.g. 1/16); it returns (N, C, S, S).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align, roi_pool
 
-SAMPLES = 2  # points a bin, along each side
+SAMPLES = 2  # points per bin along each side
 
 
 class Pool(nn.Module):
-    """The largest value of each bin, whose borders are rounded to cells (Fast R-CNN, arXiv 1504.08083, section 2.1)."""
+    """Maximum of each bin, with borders rounded to cells (Fast R-CNN, arXiv 1504.08083, section 2.1)."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Pool(nn.Module):
 
 
 class Align(Pool):
-    """The mean of bilinear samples in each bin (Mask R-CNN, arXiv 1703.06870, section 3)."""
+    """Mean of bilinear samples in each bin (Mask R-CNN, arXiv 1703.06870, section 3)."""
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
         if features.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -38,7 +38,7 @@ class Align(Pool):
 
 
 class Crop(Pool):
-    """Cut out and resized to twice the bins, then the largest of each four (Huang et al., arXiv 1611.10012, 3.1)."""
+    """Crop and resize to twice the bins, then 2x2 max pooling (Huang et al., arXiv 1611.10012, 3.1)."""
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
         points = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
@@ -46,7 +46,7 @@ class Crop(Pool):
 
 
 class Deform(Pool):
-    """Bins that move: each by its own offset, a learnt share of the region's size (Dai et al., "Deformable
+    """Deformable bins, each with its own learnt offset relative to the region's size (Dai et al., "Deformable
     Convolutional Networks", arXiv 1703.06211, section 2.2, "Deformable RoI Pooling").
     """
 
@@ -69,10 +69,10 @@ POOLERS: dict[str, type[Pool]] = {"pool": Pool, "align": Align, "crop": Crop, "d
 
 
 def _align(features: Tensor, regions: Tensor, scale: float, size: int) -> Tensor:
-    """`roi_align` as sums of a map's rows, (N, C, S, S), channels last in memory.
+    """Compute `roi_align` as sums of a map's rows, (N, C, S, S), channels last in memory.
 
-    The same numbers six times as fast on a CPU, where the gradient of torchvision's runs in one thread, number by
-    number.
+    Six times as fast on a CPU, with the same results: torchvision's gradient is single-threaded there and not
+    vectorised.
     """
     count, channels, rows, columns = features.shape
     part = torch.arange(size * SAMPLES, device=features.device)
@@ -99,19 +99,19 @@ def _align(features: Tensor, regions: Tensor, scale: float, size: int) -> Tensor
 
 
 def _bins(size: int, like: Tensor) -> Tensor:
-    """(1, S*2, S*2, 2) the middles of the samples' cells, as shares of a region's width and height."""
+    """Return (1, S*2, S*2, 2), the centres of the samples' cells, as fractions of a region's width and height."""
     middle = (torch.arange(size * SAMPLES, device=like.device) + 0.5) / (size * SAMPLES)
     return torch.stack(torch.meshgrid(middle, middle, indexing="ij")[::-1], -1).unsqueeze(0)
 
 
 def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> Tensor:
-    """Bilinear samples at points of each region; beyond the map's edge its outermost values go on.
+    """Sample bilinearly at points of each region; the map is extended by its border values.
 
-    The images are laid one below the other, so that one call serves regions of all of them. As in `roi_align`, a
-    cell's value stands at its corner.
+    The images are stacked vertically, so that one call processes regions of all of them. As in `roi_align`, a cell's
+    value is located at its corner.
 
     Args:
-        points: (N, h, w, 2) shares of the regions' widths and heights.
+        points: (N, h, w, 2) fractions of the regions' widths and heights.
 
     Returns:
         (N, C, h, w).
@@ -138,13 +138,12 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
         maps: (B, C, h, w) each; boxes: (B, R, 4) xyxy pixels.
 
     Returns:
-        (B * R, C, S, S) in the order of the maps, so that they need not be copied; and (B, R) which of them is each
-        box's.
+        (B * R, C, S, S) in the order of the maps, which avoids a copy; and (B, R) the index of each box among them.
     """
     count, regions_an_image = boxes.shape[:2]
     image = torch.arange(count, device=boxes.device).repeat_interleave(regions_an_image)
     regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.flatten(0, 1)], 1)
-    maps = [features.float() for features in maps]  # in half precision a region's corner would be off by pixels
+    maps = [features.float() for features in maps]  # half precision would shift a region's corner by pixels
     if len(maps) == 1:
         return pooler(maps[0], regions, 1 / strides[0]), torch.arange(len(regions), device=boxes.device).view(count, -1)
     side = (regions[:, 3:] - regions[:, 1:3]).prod(1).clamp(min=0).sqrt()
@@ -160,12 +159,12 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
 
 
 class Rows(nn.Module):
-    """(N, C, S, S) -> (N, S * S * C), cell by cell, which are laid so by `pool`."""
+    """Flatten (N, C, S, S) to (N, S * S * C), cell by cell, the memory layout of `pool`."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def by_cell(weight: Tensor) -> Tensor:
-    """A linear layer's weight (O, C * 49) over maps of 7x7, laid channel by channel, as one that follows `Rows`."""
+    """Reorder a linear layer's weight (O, C * 49) over 7x7 maps from channel order to the cell order of `Rows`."""
     return weight.unflatten(1, (-1, 49)).transpose(1, 2).flatten(1)

@@ -22,9 +22,9 @@ _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".weights")
 def load(backbone: Backbone, source: str) -> str:
     """Load pretrained weights.
 
-    A state dict (alone, or under "state_dict" or "model") whose names match, whatever prefix they have, is loaded by
-    name. One with other names is loaded by order if every tensor has the shape of ours in its place; what comes after
-    (a classifier) is left over.
+    A state dict (alone, or under "state_dict" or "model") whose names match, regardless of a prefix, is loaded by
+    name. One with other names is loaded by order if every tensor has the shape of ours at the same position; the rest
+    (a classifier) is not used.
 
     Args:
         source: a file (.pth, .pt, .bin, .safetensors, or Darknet's .weights for darknet19); "true" for timm's own
@@ -34,7 +34,7 @@ def load(backbone: Backbone, source: str) -> str:
         A description of what was loaded.
 
     Raises:
-        ConfigError: the file is missing, unreadable or does not fit; the message names the first tensor that differs.
+        ConfigError: the file is missing, unreadable or does not match; the message names the first tensor that differs.
     """
     path = Path(source)
     if is_file(source):
@@ -54,15 +54,15 @@ def load(backbone: Backbone, source: str) -> str:
 
 
 def is_file(source: str) -> bool:
-    """Whether a source of weights names a file, there or not, rather than "true" or a tag."""
+    """Return whether a source of weights names a file, existing or not, rather than "true" or a tag."""
     return Path(source).suffix in _SUFFIXES or "/" in source or Path(source).exists()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict in a file, alone or under "state_dict" or "model".
+    """Read the tensors of a state dict in a file, alone or under "state_dict" or "model".
 
     Raises:
-        ConfigError: the file is missing, cannot be read, or holds none.
+        ConfigError: the file is missing, cannot be read, or contains no tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -84,7 +84,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _counters_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Old files lack batch norm's counters, and nothing depends on them."""
+    """Remove batch norm's counters, which old files lack and which have no effect."""
     return {name: value for name, value in state.items() if value.ndim or value.is_floating_point()}
 
 

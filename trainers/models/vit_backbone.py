@@ -1,7 +1,7 @@
 """Legend: B images, H x W pixels, h x w patches (tokens), D channels.
 
 A plain vision transformer as a backbone that takes images of any size (Li et al., "Exploring Plain Vision Transformer
-Backbones for Object Detection", ViTDet, arXiv 2203.16527): the layers are timm's, the way through them is ours.
+Backbones for Object Detection", ViTDet, arXiv 2203.16527). It uses timm's layers with its own forward pass.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from trainers.models import pretrained
 from trainers.models.backbones import Backbone, Timm, first_line
 
 PATCH = 16
-_MODULES = {"vision_transformer", "deit"}  # of timm, whose models have the layers that are used here
-_UNUSED = ("cls_token", "reg_token", "head.", "head_dist.", "dist_token", "fc_norm.")  # no part of a map
+_MODULES = {"vision_transformer", "deit"}  # timm modules whose models have the layers used here
+_UNUSED = ("cls_token", "reg_token", "head.", "head_dist.", "dist_token", "fc_norm.")  # not part of a map
 
 
 class MixFFN(nn.Module):
-    """An MLP with a 3x3 depth-wise convolution inside, whose zero padding tells the tokens where they are (Xie et al.,
-    "SegFormer", arXiv 2105.15203, equation 3). The convolution starts as the identity, so that pretrained layers give
-    what they gave.
+    """MLP with a 3x3 depth-wise convolution whose zero padding provides positional information (Xie et al.,
+    "SegFormer", arXiv 2105.15203, equation 3). The convolution is initialised to the identity, so that the outputs of
+    pretrained layers are unchanged.
     """
 
     def __init__(self, mlp: Any) -> None:
@@ -42,13 +42,13 @@ class MixFFN(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, D) -> the same."""
+        """Map (B, h, w, D) to the same shape."""
         x = self.conv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))
 
 
 class Embedding(nn.Module):
-    """Images to tokens, with a position embedding resampled from its own grid to that of the images."""
+    """Patch embedding, with a position embedding resampled from its own grid to that of the images."""
 
     position: nn.Parameter | None
 
@@ -58,7 +58,7 @@ class Embedding(nn.Module):
         self.position = _positions(net) if position else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, h, w, D); sides that are no multiple of the patch are padded with zeros."""
+        """Map (B, 3, H, W) to (B, h, w, D); sides that are not a multiple of the patch size are padded with zeros."""
         height, width = images.shape[2:]
         x = self.patch(functional.pad(images, (0, -width % PATCH, 0, -height % PATCH)))
         x = self.patch_norm(x.permute(0, 2, 3, 1))
@@ -71,19 +71,19 @@ class Embedding(nn.Module):
 class PlainViT(Backbone):
     """timm's vision transformer up to its last norm: one map of stride 16.
 
-    Class and register tokens are left away, since a window has no place for them (ViTDet does the same). A model with
+    Class and register tokens are removed, since windows do not contain them (as in ViTDet). A model with
     another patch size gets patches of 16 pixels; its weights are resampled when they are loaded.
 
     Args:
         name: of a timm model whose blocks are pre-norm attention and MLP: CLIP, DINOv2, DeiT, AugReg, MAE.
         ffn: "mlp", or "mix" for `MixFFN` without position embedding.
         window: side of the windows within which most blocks attend, in tokens.
-        global_blocks: how many blocks attend globally, evenly spaced, the last one among them.
-        drop_path: how likely the last block's branches are left out of an image in training; earlier ones less.
-        recompute: keep no activations within blocks, but compute them again in the backward pass, to save memory.
+        global_blocks: number of blocks that attend globally, evenly spaced, including the last one.
+        drop_path: probability per image of dropping the last block's branches in training; lower for earlier blocks.
+        recompute: recompute activations within blocks in the backward pass, to save memory.
 
     Raises:
-        ConfigError: the model is of another kind.
+        ConfigError: the model has an unsupported architecture.
     """
 
     mean: Tensor
@@ -138,10 +138,10 @@ class PlainViT(Backbone):
                 weights, or the tag of others, which timm downloads.
 
         Returns:
-            What was loaded and what was left over, in words.
+            A description of what was loaded and what was not used.
 
         Raises:
-            ConfigError: weights are missing or do not fit; the message names them.
+            ConfigError: weights are missing or do not match; the message names them.
         """
         if pretrained.is_file(source):
             net = _net(self.name, pretrained=False)
@@ -160,7 +160,7 @@ class PlainViT(Backbone):
 
 
 def run_block(block: Any, x: Tensor, window: int) -> Tensor:
-    """(B, h, w, D) through a block, which attends within windows of `window` tokens a side, 0 for globally."""
+    """Run a block on (B, h, w, D) with attention within windows of `window` tokens per side, or globally for 0."""
     y = block.norm1(x)
     if window:
         tokens, mask = to_windows(y, window)
@@ -172,14 +172,14 @@ def run_block(block: Any, x: Tensor, window: int) -> Tensor:
 
 
 def to_windows(x: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
-    """Cut a map into square windows, padded at the right and at the bottom.
+    """Split a map into square windows, padded at the right and at the bottom.
 
     Args:
         x: (B, h, w, D).
 
     Returns:
-        tokens (B * windows, window * window, D), and which of them may be attended to, (B * windows, 1, 1,
-        window * window) bool: no padded one. None where nothing was padded.
+        Tokens (B * windows, window * window, D), and the attention mask (B * windows, 1, 1, window * window) bool,
+        False for padding. None without padding.
     """
     count, rows, columns = x.shape[:3]
     down, right = -rows % window, -columns % window
@@ -193,21 +193,21 @@ def to_windows(x: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
 
 
 def from_windows(tokens: Tensor, window: int, rows: int, columns: int) -> Tensor:
-    """The inverse of `to_windows`: (B * windows, window * window, D) -> (B, rows, columns, D)."""
+    """Invert `to_windows`: (B * windows, window * window, D) -> (B, rows, columns, D)."""
     down, across = -(-rows // window), -(-columns // window)
     x = tokens.view(-1, down, across, window, window, tokens.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return x[:, :rows, :columns]
 
 
 def build(name: str, *, ffn: str = "mlp", **options: Any) -> Backbone:
-    """A backbone with random weights and one map of stride 16.
+    """Build a backbone with random weights and one map of stride 16.
 
     Args:
         name: a vision transformer of timm, or any other model of timm with such a map.
-        ffn, options: as in `PlainViT`; others have none.
+        ffn, options: as in `PlainViT`; not for other models.
 
     Raises:
-        ConfigError: no such model, or none that fits.
+        ConfigError: the model does not exist or is not supported.
     """
     if is_model_in_modules(name.partition(".")[0], _MODULES):
         return PlainViT(name, ffn=ffn, **options)
@@ -217,14 +217,14 @@ def build(name: str, *, ffn: str = "mlp", **options: Any) -> Backbone:
 
 
 def _net(name: str, *, pretrained: bool, **options: Any) -> Any:
-    """timm's model.
+    """Return timm's model.
 
     Raises:
-        ConfigError: there is no such model, it is of another kind, or its weights cannot be had.
+        ConfigError: the model does not exist, is not supported, or its weights are not available.
     """
     try:
         net = timm.create_model(name, pretrained=pretrained, patch_size=PATCH, num_classes=0, **options)
-    except Exception as error:  # timm raises every kind: no such tag, an option it does not take, no network
+    except Exception as error:  # timm raises various exceptions: no such tag, an unsupported option, no network
         what = "its pretrained weights cannot be had" if pretrained else "cannot be built with patches of 16 pixels"
         hint = "; pass a file by --pretrained FILE, or --train all --pretrained '' to start anew" if pretrained else ""
         raise ConfigError(f"backbone {name!r}: {what}: {first_line(error)}{hint}") from None
@@ -240,7 +240,7 @@ def _net(name: str, *, pretrained: bool, **options: Any) -> Any:
 
 
 def _timm_name(name: str) -> str:
-    """What timm calls a weight of `PlainViT`, with adapters or without."""
+    """Return timm's name of a weight of `PlainViT`, with or without adapters."""
     for ours, theirs in (("embed.patch.", "patch_embed.proj."), ("embed.patch_norm.", "patch_embed.norm."),
                          ("embed.norm.", "norm_pre."), (".base_layer.", ".")):  # fmt: skip
         name = name.replace(ours, theirs)
@@ -248,7 +248,7 @@ def _timm_name(name: str) -> str:
 
 
 def _positions(net: VisionTransformer) -> nn.Parameter | None:
-    """The position embedding of the patches, (1, D, rows, columns)."""
+    """Return the position embedding of the patches, (1, D, rows, columns)."""
     if net.pos_embed is None:
         return None
     rows, columns = net.patch_embed.grid_size
@@ -257,10 +257,10 @@ def _positions(net: VisionTransformer) -> nn.Parameter | None:
 
 
 def _load_file(net: VisionTransformer, path: Path) -> str:
-    """Load a state dict whose names timm knows how to map.
+    """Load a state dict whose names timm can map.
 
     Raises:
-        ConfigError: tensors are missing, or of another shape.
+        ConfigError: tensors are missing or have another shape.
     """
     given = pretrained.read_state(path)
     try:

@@ -1,1 +1,1 @@
-"""What a run shows: metrics, curves, pictures, reports."""
+"""Results of a run: metrics, curves, pictures, reports."""

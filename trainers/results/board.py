@@ -25,14 +25,14 @@ class Board(Protocol):
 
 
 def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
-    """The board of a run.
+    """Open the board of a run.
 
     Args:
-        folder: of the run; the board keeps its files there.
-        step: the steps that were taken; later entries, of a run that was killed, are not shown.
+        folder: of the run; the board writes its files there.
+        step: the number of steps taken; later entries, of a run that was killed, are not shown.
 
     Raises:
-        ConfigError: the logger refuses (not logged in, server not reachable); holds its own message.
+        ConfigError: the logger fails (not logged in, server not reachable); contains its message.
     """
     kinds: dict[str, Callable[[Config, str, Path, int], Board]]
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -56,7 +56,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A project for each detector."""
+    """Weights & Biases logger with one project per detector."""
 
     def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
         import wandb
@@ -81,7 +81,7 @@ class _WandB:
 
 
 class _MLflow:
-    """An experiment for each detector; where it is kept is MLflow's own setting (MLFLOW_TRACKING_URI)."""
+    """MLflow logger with one experiment per detector; its location is set by MLflow (MLFLOW_TRACKING_URI)."""
 
     def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
         import mlflow
@@ -112,7 +112,7 @@ def _refused(name: str, error: Exception) -> ConfigError:
 
 
 def _known(folder: Path, name: str) -> str | None:
-    """A logger's own id of this run, None the first time."""
+    """Return a logger's own id of this run, None the first time."""
     file = folder / f"{name}_run"
     return file.read_text("utf-8") if file.exists() else None
 

@@ -1,6 +1,6 @@
 """Legend: K detections.
 
-Whether an exported model detects what its checkpoint detects: detections paired one to one, and what may differ.
+Comparison of an exported model with its checkpoint: one-to-one pairs of detections and permitted differences.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from dataforge.images.draw import Pixels
 from trainers.results.exported import Boxes
 
-OVERLAP = 0.01  # an IoU this near to the threshold of NMS may fall to either side
-SLIVER = 0.05  # pixels; rounding may leave nothing of a box that is thinner
+OVERLAP = 0.01  # an IoU this close to the NMS threshold may be above or below it
+SLIVER = 0.05  # pixels; rounding may remove thinner boxes
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two detections of one object may be apart.
+    """Maximum differences between two detections of one object.
 
     Attributes:
         box: pixels of the source image, on any edge; score; map: of the mean average precisions.
@@ -33,12 +33,12 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of detections on one picture.
+    """Comparison of two sets of detections on one image.
 
     Attributes:
-        matched: pairs; excused: those without a partner that a threshold accounts for.
-        box, score: the largest difference in a pair, pixels and in score.
-        fault: the first difference that nothing accounts for, in words; "" for none.
+        matched: number of pairs; excused: number of unpaired detections explained by a threshold.
+        box, score: the largest difference in a pair, in pixels and in score.
+        fault: description of the first unexplained difference; "" for none.
     """
 
     matched: int
@@ -60,16 +60,16 @@ def compare(
 ) -> Comparison:
     """Pair the detections of two runs, the nearest first.
 
-    Equal labels and both differences within the tolerance make a pair; the order does not count, so that equal scores
-    may stand either way round. One without a partner is accounted for in four cases: its score is within the tolerance
-    of `conf`; the other run has `top` detections and its last score is as near; it is thinner than 0.05 pixels; or NMS
-    was undecided: in the other run a box of its class that is not weaker overlaps it by `iou` +- 0.01, or one of equal
-    score, within the tolerance, by more; or one that is itself so accounted for overlaps it by more. In the last case
-    the exported model's box must be among `candidates`: NMS may choose another box, but a box may not be elsewhere.
+    A pair has equal labels and both differences within the tolerance; the order is ignored, so that equal scores may
+    be in any order. An unpaired detection is excused in four cases: its score is within the tolerance of `conf`; the
+    other run has `top` detections and its last score is within the tolerance; it is thinner than 0.05 pixels; or NMS
+    was ambiguous: in the other run a box of its class whose score is not lower overlaps it by `iou` +- 0.01, or one of
+    equal score, within the tolerance, by more; or one that is itself excused this way overlaps it by more. In the last
+    case the exported model's box must be among `candidates`: NMS may select another box, but boxes may not move.
 
     Args:
         expected, actual: boxes (K, 4), scores (K,), labels (K,) each.
-        candidates: what PyTorch has before NMS; without it NMS accounts for nothing.
+        candidates: PyTorch's boxes before NMS; without them no detection is excused by NMS.
     """
     tolerance = tolerance or Tolerance()
     gaps, steps, fits = _near(expected, actual, tolerance)
@@ -117,14 +117,14 @@ def compare(
 def _near(
     first: Boxes, second: Boxes, tolerance: Tolerance
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Of every two detections (n, m): the largest difference of an edge, that of the scores, and whether they pair."""
+    """Return for all pairs (n, m) the largest edge difference, the score difference, and whether they match."""
     gaps = np.abs(first[0][:, None] - second[0]).max(2)
     steps = np.abs(first[1][:, None] - second[1])
     return gaps, steps, (first[2][:, None] == second[2]) & (gaps <= tolerance.box) & (steps <= tolerance.score)
 
 
 def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of one box (4,) with others (n, 4)."""
+    """Return the IoU of one box (4,) with others (n, 4)."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     shared = (high - low).clip(0).prod(1)
     union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared
@@ -132,13 +132,13 @@ def overlaps(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np
 
 
 def above(boxes: Boxes, conf: float) -> Boxes:
-    """Those of at least this score. NMS being greedy, they are what it gives with this threshold at once."""
+    """Return the boxes of at least this score. As NMS is greedy, this equals NMS with this threshold."""
     keep = boxes[1] >= conf
     return boxes[0][keep], boxes[1][keep], boxes[2][keep]
 
 
 def awkward(pixels: Pixels) -> dict[str, Pixels]:
-    """Pictures of sizes that exports go wrong on, by name, made from one of the set's own."""
+    """Make images of sizes that are difficult for exports, by name, from an image of the data set."""
     height, width = pixels.shape[:2]
     rows, columns = -(-30 // height), -(-2000 // width)
     strip = np.tile(pixels, (rows, columns, 1))[:30, :2000]
@@ -153,5 +153,5 @@ def awkward(pixels: Pixels) -> dict[str, Pixels]:
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
-    """`wanted` numbers below `count`, evenly apart; all where there are no more."""
+    """Return `wanted` evenly spaced numbers below `count`, or all if there are fewer."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted)).round()}) if count else []

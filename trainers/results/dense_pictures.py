@@ -1,4 +1,4 @@
-"""Legend: B images, A anchors, C classes, H x W pixels, h x w cells. Pictures of the dense detector's inner values."""
+"""Legend: B images, A anchors, C classes, H x W pixels, h x w cells. Pictures of the dense detector's values."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dataforge.images.draw import Pixels, contact_sheet
 from dataforge.loading.batch import Batch
 from trainers.results import monitor, plots
 
-MAPS = 32  # feature maps that are shown at most
-COLUMNS = 6  # classes of which heat maps are shown at most
+MAPS = 32  # maximum number of feature maps shown
+COLUMNS = 6  # maximum number of classes with heat maps
 
 
 def positives(batch: Batch, anchors: Tensor, owner: Tensor) -> Pixels:
-    """The anchors that learn an object, in its class's colour.
+    """Draw the positive anchors in the colour of their class.
 
     Args:
-        anchors: (A, 4); owner: (B, A), the number of the box that an anchor learns, or less than 0.
+        anchors: (A, 4); owner: (B, A), the index of the box assigned to an anchor, or less than 0.
     """
     chosen = [row >= 0 for row in owner]
     labels = [batch.labels[i][owner[i][learning]].cpu().numpy() for i, learning in enumerate(chosen)]
@@ -32,9 +32,9 @@ def positives(batch: Batch, anchors: Tensor, owner: Tensor) -> Pixels:
 
 
 def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: Sequence[str]) -> Pixels:
-    """The class head's scores at each position: 0 is black, 1 light yellow.
+    """Draw the class head's scores at each position: 0 is black, 1 light yellow.
 
-    One row an image, one column a class: the first few of those in the images, else of all.
+    One row per image, one column per class: the first few of those in the images, otherwise of all.
 
     Args:
         logits: (B, A, C); levels: the (h, w) of each level's cells.
@@ -42,7 +42,7 @@ def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: S
     scores = logits.float().sigmoid()
     size = batch.images.shape[2:]
     cells = [int(np.prod(level)) for level in levels]
-    each = scores.shape[1] // sum(cells)  # anchors a cell
+    each = scores.shape[1] // sum(cells)  # anchors per cell
     warmth = scores.new_zeros(len(scores), scores.shape[2], *size)
     for part, (rows, columns) in zip(scores.split([n * each for n in cells], 1), levels, strict=True):
         best = part.unflatten(1, (rows, columns, each)).amax(3).permute(0, 3, 1, 2)
@@ -51,7 +51,7 @@ def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: S
     shown = present[:COLUMNS]
     colours = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     shades = colours[(warmth[:, shown].cpu().numpy() * 255).round().astype(np.int64)]  # (B, classes, H, W, 3)
-    whole = np.array([[0, 0, size[1], size[0]]], np.float32)  # a box about the tile, whose name is the class's
+    whole = np.array([[0, 0, size[1], size[0]]], np.float32)  # a box around the tile, labelled with the class
     strips = []
     for photo, row in zip(plots.pictures(batch.images), shades, strict=True):
         tiles = [photo, *row]
@@ -62,7 +62,7 @@ def heat(batch: Batch, logits: Tensor, levels: Sequence[Sequence[int]], names: S
 
 
 def features(maps: Tensor) -> Pixels:
-    """One image's first few feature maps.
+    """Draw the first few feature maps of an image.
 
     Args:
         maps: (width, h, w).

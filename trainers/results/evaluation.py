@@ -1,6 +1,6 @@
 """Legend: B images, K detections, C classes.
 
-A detector run over shards, and its average precision as numbers and as a table.
+Evaluation of a detector on shards, and its average precision as numbers and as a table.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def run(
     iou: float = 0.5,
     top: int = 300,
 ) -> Predictions:
-    """Detect on all that a loader gives, on all ranks, each record exactly once.
+    """Detect on all images of a loader, on all ranks, each record exactly once.
 
-    Under `torch.distributed` every rank calls it with its own share and gets the whole; the result is the same for any
-    number of ranks.
+    Under `torch.distributed` every rank calls it with its own share and gets the complete result, which is the same
+    for any number of ranks.
 
     Args:
         detector: its mode (training or evaluation) is kept.
-        loader: one pass is taken. It must reach every record of its shards: `shuffle=False`, no augmentation.
+        loader: read once. It must yield every record of its shards: `shuffle=False`, no augmentation.
         conf, iou, top: as in `Detector.decode`.
 
     Returns:
-        boxes in source pixels, clipped to the image (what has no area then is left out); `image` is the record number.
+        Boxes in source pixels, clipped to the image (those without area are removed); `image` is the record number.
 
     Raises:
-        DataError: the loader left out a record.
+        DataError: the loader skipped a record.
     """
     import torch
 
@@ -85,7 +85,7 @@ def run(
         share[1] = share[1] + start
     every, visit, box, score, label = (np.concatenate(column) for column in zip(*shares, strict=True))
 
-    records, first = np.unique(every, return_index=True)  # a record that came twice, as padding, counts once
+    records, first = np.unique(every, return_index=True)  # a record that occurs twice, as padding, counts once
     missing = np.setdiff1d(np.arange(len(table)), records)
     if len(missing):
         raise DataError(
@@ -112,10 +112,10 @@ _EMPTY: tuple[NDArray[Any], ...] = (
 
 
 def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
-    """Map labels from a detector's classes to the truth's by name; classes that the truth lacks are left out.
+    """Map labels from a detector's classes to the truth's by name; classes that the truth lacks are skipped.
 
     Raises:
-        ConfigError: no name in common.
+        ConfigError: there is no common name.
     """
     label_of = {name: label for label, name in enumerate(truth.classes)}
     label = np.array([label_of.get(name, -1) for name in classes], np.int64)
@@ -130,7 +130,7 @@ def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) ->
 
 
 def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[str, Any], str]:
-    """The numbers as `--json` prints them, and as text with a table of the classes."""
+    """Return the numbers as printed by `--json`, and as text with a table of the classes."""
     names = metrics.class_names(truth)
     boxes = np.bincount(truth.labels, minlength=len(names))
     wide = max(5, *map(len, names), 0)

@@ -1,6 +1,6 @@
 """Legend: B images, h x w pixels, K detections.
 
-Models made by `trainers.export`, and detection with them. torch is not imported.
+Models written by `trainers.export`, and detection with them. torch is not imported.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Run = Callable[[Pixels, float, float, int], Sequence[NDArray[Any]]]
 
 
 class Exported:
-    """A model with its facts.
+    """Exported model with its metadata.
 
     Args:
-        facts: what stands in the file's metadata.
-        run: images (B, h, w, 3) uint8 RGB, conf, iou and top to boxes (B, K, 4), scores (B, K) and labels (B, K), as
-            `trainers.models.graph.Graph.forward` gives them.
+        facts: the file's metadata.
+        run: maps images (B, h, w, 3) uint8 RGB, conf, iou and top to boxes (B, K, 4), scores (B, K) and labels (B, K),
+            as `trainers.models.graph.Graph.forward` does.
     """
 
     def __init__(self, facts: dict[str, Any], run: Run) -> None:
@@ -43,15 +43,15 @@ class Exported:
         self.classes, self.class_ids = tuple(facts["classes"]), tuple(facts["class_ids"])
 
     def detect(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None = None) -> list[Boxes]:
-        """Detect on pictures.
+        """Detect on images.
 
         Args:
             pictures: (height, width, 3) RGB each, of any sizes.
-            conf: the lowest score kept; iou: the overlap for NMS; top: the most detections a picture gets, up to
+            conf: the minimum score; iou: the overlap for NMS; top: the maximum number of detections per image, up to
                 `facts["slots"]`; None for the model's default.
 
         Returns:
-            for each: boxes (n, 4) xyxy in its pixels, clipped to it; scores (n,), best first; labels (n,).
+            For each image: boxes (n, 4) xyxy in its pixels, clipped to it; scores (n,), best first; labels (n,).
         """
         if self.facts["input"] == "any":
             return list(self._raw(pictures, conf, iou, top))
@@ -66,13 +66,13 @@ class Exported:
         return detections
 
     def fitted(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
-        """A picture as a model of one size takes it, and the matrix (3, 3) of its pixels to those."""
+        """Fit an image to a model of fixed size; also return the matrix (3, 3) from its pixels to the model's."""
         size: tuple[int, int] = tuple(self.facts["input"])
         matrix = fit_matrix(pixels.shape[0], pixels.shape[1], size, self.facts["fit"])
         return warp(pixels, matrix, size), matrix
 
     def _raw(self, pictures: Sequence[Pixels], conf: float, iou: float, top: int | None) -> Iterator[Boxes]:
-        """The graph's own detections: pictures of one size that follow each other are one batch."""
+        """Yield the graph's detections; consecutive images of one size are one batch."""
         top = self.facts["top"] if top is None else top
         for _, group in groupby(pictures, key=lambda pixels: pixels.shape):
             same = list(group)
@@ -86,16 +86,16 @@ class Exported:
 
 
 def checksum(facts: dict[str, Any]) -> str:
-    """Of all facts that detections depend on, so that a changed name is noticed."""
+    """Return the checksum of all metadata that detections depend on, to detect a changed name."""
     stated = {key: facts[key] for key in sorted(facts) if key not in ("certificate", "checksum")}
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 def check(path: Path, text: str | None) -> dict[str, Any]:
-    """A file's facts from its metadata.
+    """Read and check a file's metadata.
 
     Raises:
-        ConfigError: not written by `trainers.export`, by a later version of it, or altered since.
+        ConfigError: the file was not written by `trainers.export`, was written by a later version, or was modified.
     """
     try:
         facts = json.loads(text or "")
@@ -116,13 +116,13 @@ def check(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def load_onnx(path: Path, device: str = "auto") -> Exported:
-    """An ONNX model that `trainers.export` made.
+    """Load an ONNX model written by `trainers.export`.
 
     Args:
-        device: "cpu", "cuda", or "auto" for CUDA where onnxruntime has it.
+        device: "cpu", "cuda", or "auto" for CUDA where onnxruntime supports it.
 
     Raises:
-        ConfigError: no such file, not such a model, altered, or no onnxruntime here.
+        ConfigError: the file does not exist, is not such a model or was modified, or onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -138,7 +138,7 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
         raise ConfigError(f"device {device!r} cannot be used: onnxruntime has {', '.join(known)}; expected auto or cpu")
     try:
         session = session_of(path, providers)
-    except Exception as error:  # its own classes, without a common one
+    except Exception as error:  # its exceptions have no common base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{path}: not an ONNX model that can be loaded: {reason}") from None
     facts = check(path, session.get_modelmeta().custom_metadata_map.get(KEY))
@@ -146,7 +146,7 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
 
 
 def session_of(path: Path, providers: Sequence[str]) -> Any:
-    """onnxruntime's session, which prints errors alone."""
+    """Create an onnxruntime session that logs only errors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -155,7 +155,7 @@ def session_of(path: Path, providers: Sequence[str]) -> Any:
 
 
 def run_of(session: Any) -> Run:
-    """How an `Exported` runs a session."""
+    """Return the `run` function of an `Exported` for a session."""
 
     def run(images: Pixels, conf: float, iou: float, top: int) -> Sequence[NDArray[Any]]:
         given = {"conf": np.array(conf, np.float32), "iou": np.array(iou, np.float32), "top": np.array(top, np.int64)}
@@ -165,18 +165,18 @@ def run_of(session: Any) -> Run:
 
 
 def evaluate(model: Exported, shards: Shards, conf: float, iou: float, top: int = 300) -> Predictions:
-    """Detect on every record, picture by picture; as `trainers.results.evaluation.run`."""
+    """Detect on every record, one image at a time; as `trainers.results.evaluation.run`."""
     return predictions_of(shards, [model.detect([picture(shards, i)], conf, iou, top)[0] for i in range(len(shards))])
 
 
 def picture(shards: Shards, i: int) -> Pixels:
-    """Record i's pixels (height, width, 3), those of a grey cache too."""
+    """Return the pixels (height, width, 3) of record i, also for a grey cache."""
     pixels = shards.pixels(i)
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, 2)
 
 
 def predictions_of(shards: Shards, every: Sequence[Boxes]) -> Predictions:
-    """The detections on all records, one after another, in pixels of the sources where the shards are a cache."""
+    """Concatenate the detections on all records, in source pixels if the shards are a cache."""
     boxes = np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _, _ in every)])
     scores = np.concatenate([np.zeros(0), *(scores for _, scores, _ in every)])
     labels = np.concatenate([np.zeros(0, np.int64), *(labels for _, _, labels in every)])

@@ -1,6 +1,6 @@
 """Legend: K detections, N true boxes, C classes, P pairs.
 
-Average precision after COCO and after PASCAL VOC, and the curves and counts that pictures are drawn from.
+Average precision of COCO and PASCAL VOC, and the curves and counts for plots.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataforge.record import CROWD, DIFFICULT
 from trainers.results.truth import Floats, Ints, Predictions, Truth, xywh
 
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_PAIRS = 1 << 21  # pairs of a detection and a box that are compared at a time
+_PAIRS = 1 << 21  # pairs of a detection and a box compared at a time
 
 
 def coco(truth: Truth, predictions: Predictions) -> dict[str, float]:
-    """COCO's 12 numbers, as pycocotools gives them; -1 where there is nothing to measure.
+    """Compute COCO's 12 metrics, equal to those of pycocotools; -1 where undefined.
 
-    That includes its quirk that a box whose annotation id is 0 never counts as found. Boxes without ids of their own
-    (shards) are numbered from 1.
+    As in pycocotools, a box whose annotation id is 0 never counts as detected. Boxes without ids (shards) are numbered
+    from 1.
     """
     return coco_per_class(truth, predictions)[0]
 
@@ -34,7 +34,7 @@ def coco(truth: Truth, predictions: Predictions) -> dict[str, float]:
 def coco_per_class(
     truth: Truth, predictions: Predictions
 ) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
-    """COCO's 12 numbers, and each class's AP (C,) and AP50 (C,), NaN where a class has no box."""
+    """Compute COCO's 12 metrics, and each class's AP (C,) and AP50 (C,), NaN where a class has no box."""
     # A class without boxes changes none of the numbers, and no image and class uses more than 100 detections.
     wanted = np.bincount(truth.labels, minlength=len(truth.classes))[predictions.labels] > 0
     keep = np.flatnonzero(wanted)
@@ -63,7 +63,7 @@ def coco_per_class(
         "score": predictions.scores[keep].tolist(),
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` says it in our words
+        warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` prints its own warning
         evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(detected)), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -78,12 +78,12 @@ def coco_per_class(
 
 
 def _rows(columns: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """COCO's annotations from columns."""
+    """Convert columns to COCO's annotations."""
     return {"annotations": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 def _rank(image: Ints, labels: Ints, scores: Floats) -> Ints:
-    """(K,) each detection's place by score among those of its image and class; ties keep their order."""
+    """Return (K,), each detection's rank by score within its image and class; ties keep their order."""
     order = np.lexsort((-scores, labels, image))
     new = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
     rank = np.empty(len(order), np.int64)
@@ -97,7 +97,7 @@ class Ranked:
 
     Attributes:
         scores: (k,) of those that count; hit: (k,) whether each is a true positive.
-        boxes: how many boxes there were to find.
+        boxes: the number of true boxes.
     """
 
     scores: Floats
@@ -106,21 +106,21 @@ class Ranked:
 
 
 def judge(truth: Truth, predictions: Predictions, iou: float = 0.5) -> list[Ranked]:
-    """Match by the rule of the VOC development kit, for each class.
+    """Match detections by the rule of the VOC development kit, for each class.
 
-    Each detection goes to the box of its image and class that it overlaps most (the first one, of several). It is true
-    if the IoU reaches `iou` and no detection of a better score has taken the box. A detection that goes to a difficult
-    or crowd box counts neither way. Equal scores keep their order.
+    Each detection is matched to the box of its image and class that it overlaps most (the first one, of several). It is
+    a true positive if the IoU reaches `iou` and no detection of a higher score is matched to the box. A detection
+    matched to a difficult or crowd box is ignored. Equal scores keep their order.
 
-    The kit counts pixels inclusively (width = xmax - xmin + 1). Ours are edge coordinates, where x2 - x1 is that same
-    width for a box ingested with offset 1, so that the plain IoU is the kit's.
+    The kit counts pixels inclusively (width = xmax - xmin + 1). In the edge coordinates used here, x2 - x1 is the same
+    width for a box ingested with offset 1, so that the plain IoU equals the kit's.
     """
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
     to_find = np.bincount(truth.labels[~ignored], minlength=len(truth.classes))
     order = np.lexsort((-predictions.scores, predictions.labels))
     best, overlap = _best_box(truth, predictions, order)
     reached = overlap >= iou
-    firsts = np.full(len(truth.boxes), len(order))  # the first in the order that reaches each box takes it
+    firsts = np.full(len(truth.boxes), len(order))  # the first in the order that reaches a box is matched to it
     np.minimum.at(firsts, best[reached], np.flatnonzero(reached))
     hit = reached.copy()
     hit[reached] = firsts[best[reached]] == np.flatnonzero(reached)
@@ -135,7 +135,7 @@ def judge(truth: Truth, predictions: Predictions, iou: float = 0.5) -> list[Rank
 
 
 def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints, Floats]:
-    """For each detection in `order` the box of its image and class of highest IoU, and that IoU (0 where none is)."""
+    """Return for each detection in `order` the box of its image and class of highest IoU, and that IoU (0 for none)."""
     classes = len(truth.classes)
     key = truth.image * classes + truth.labels
     by_key = np.argsort(key, kind="stable")
@@ -160,14 +160,14 @@ def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints
 
 
 def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """The pairs (i, j) with low[i] <= j < high[i], i by i."""
+    """Return the pairs (i, j) with low[i] <= j < high[i], ordered by i."""
     counts = high - low
     row = np.repeat(np.arange(len(low)), counts)
     return row, np.arange(len(row)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
 
 
 def pair_iou(a: Floats, b: Floats) -> Floats:
-    """(P,) IoU of two lists of boxes (P, 4), row by row; 0 for two boxes without area."""
+    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area."""
     sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
     inner = sides.prod(1)
     outer = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
@@ -175,7 +175,7 @@ def pair_iou(a: Floats, b: Floats) -> Floats:
 
 
 def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict[str, Any]:
-    """PASCAL VOC's average precision at IoU 0.5 (Everingham et al., IJCV 2010 and 2015).
+    """Compute PASCAL VOC's average precision at IoU 0.5 (Everingham et al., IJCV 2010 and 2015).
 
     Args:
         protocol: "voc07", the mean of the precision at the recalls 0, 0.1, ..., 1; or "voc12", the area under the
@@ -185,7 +185,7 @@ def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict
         {"mAP": mean over the classes that have boxes, "per_class": {name: AP}}; NaN where there is no box.
 
     Raises:
-        ConfigError: another protocol.
+        ConfigError: the protocol is not one of these.
     """
     if protocol not in ("voc07", "voc12"):
         raise unknown("VOC protocol", protocol, ("voc07", "voc12"))
@@ -199,7 +199,7 @@ def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict
 
 
 def class_names(truth: Truth) -> list[str]:
-    """The classes' names; where two are the same, with their ids."""
+    """Return the classes' names; duplicates with their ids."""
     double = {name for name in truth.classes if truth.classes.count(name) > 1}
     return [f"{n} (id {i})" if n in double else n for n, i in zip(truth.classes, truth.class_ids, strict=True)]
 
@@ -210,14 +210,14 @@ def _average_precision(ranked: Ranked, protocol: str) -> float:
     hits = np.cumsum(ranked.hit, dtype=np.int64)
     ceiling = _ceiling(hits)
     if protocol == "voc07":
-        # hits / boxes >= k / 10 in whole numbers: 0.3 has no exact binary form
+        # hits / boxes >= k / 10 in integers: 0.3 has no exact binary representation
         first = np.searchsorted(hits * 10, np.arange(11) * ranked.boxes)
         return float(np.append(ceiling, 0.0)[first].mean())
     return float(ceiling[ranked.hit].sum() / ranked.boxes)
 
 
 def _ceiling(hits: Ints) -> Floats:
-    """(k,) the highest precision at each place or any later one."""
+    """Return (k,), the highest precision at each position or any later one."""
     precision = hits / np.arange(1, len(hits) + 1)
     return np.maximum.accumulate(precision[::-1])[::-1]
 
@@ -228,8 +228,8 @@ class Curves:
 
     Attributes:
         recall: (101,) 0, 0.01, ..., 1, and at_recall: (C, 101) the precision there.
-        conf: (1001,) thresholds 0, 0.001, ..., 1, and precision, recall_at, f1: (C, 1001) of what scores at least
-            that; precision is 1 where nothing does.
+        conf: (1001,) thresholds 0, 0.001, ..., 1, and precision, recall_at, f1: (C, 1001) of detections that score at
+            least that; precision is 1 if there are none.
         ap: (C,) area under the curve. All of a class without boxes is NaN.
         best: the threshold of the highest mean F1.
     """
@@ -245,7 +245,7 @@ class Curves:
 
 
 def curves(truth: Truth, predictions: Predictions, iou: float = 0.5) -> Curves:
-    """Precision, recall and F1 of each class against recall and against the score's threshold."""
+    """Compute precision, recall and F1 of each class against recall and against the score threshold."""
     recall, conf = np.linspace(0, 1, 101), np.linspace(0, 1, 1001)
     at_recall = np.full((len(truth.classes), 101), np.nan)
     precision, recall_at = np.full((2, len(truth.classes), 1001), np.nan)
@@ -272,7 +272,7 @@ def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: f
     """Count how often each class was detected as each.
 
     Detections that score at least `conf` and boxes of any class are paired one to one, the highest IoU first. The
-    others are paired with the background. Difficult and crowd boxes, and the detections paired with them, are left out.
+    others are paired with the background. Difficult and crowd boxes, and the detections paired with them, are ignored.
 
     Returns:
         (C + 1, C + 1) counts: rows the true class, columns the detected one, the last of each the background.
@@ -290,7 +290,7 @@ def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: f
     row, box = row[order], box[order]
     detection_of, box_of = np.full(len(truth.boxes), -1), np.full(len(chosen), -1)
     while len(row):
-        # a pair that comes first for both its detection and its box is taken; the rest is looked at again
+        # a pair that is first for both its detection and its box is accepted; the rest is processed again
         first_row, first_box = np.unique(row, return_index=True)[1], np.unique(box, return_index=True)[1]
         taken = np.intersect1d(first_row, first_box)
         detection_of[box[taken]], box_of[row[taken]] = row[taken], box[taken]

@@ -1,7 +1,7 @@
-"""Legend: B images, M box places, K detections, H x W pixels.
+"""Legend: B images, M padded boxes, K detections, H x W pixels.
 
-What the board shows of a training beside its curves: the true and the detected boxes of a few fixed images, the filters
-of the first layer, and the norms of the gradients of each part.
+Pictures and gradient norms for the board: the true and the detected boxes of a few fixed images, the filters of the
+first layer, and the norms of the gradients of each part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDE = 960  # longer side of a picture, pixels
 
 
 def watched(loader: Loader) -> Batch:
-    """The first few images of a loader's first epoch. The loader's position is kept."""
+    """Return the first few images of a loader's first epoch. The loader's position is unchanged."""
     state = loader.state_dict()
     loader.set_epoch(0)
     batch = next(iter(loader))
@@ -34,8 +34,8 @@ def watched(loader: Loader) -> Batch:
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether pictures are drawn after this epoch (from 1): after 1, 2, 4, 8, ... and the last, since they change most
-    early on.
+    """Return whether pictures are drawn after this epoch (from 1): after 1, 2, 4, 8, ... and the last, since they
+    change most early in training.
     """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
@@ -57,7 +57,7 @@ def gradients(board: Board, model: nn.Module, step: int, scale: float = 1.0) -> 
 
 
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """The length of the gradient as one vector, for each direct child that learns."""
+    """Return the norm of the gradient as one vector, for each direct child that is trained."""
     norms = {}
     for name, part in model.named_children():
         grads = [weight.grad for weight in part.parameters() if weight.grad is not None]
@@ -67,7 +67,7 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
 
 
 def pictures(detector: Detector, batch: Batch, names: Sequence[str]) -> dict[str, Pixels]:
-    """Pictures of a detector at work on some images, (H, W, 3) by name.
+    """Draw a detector's results and internal values on some images, (H, W, 3) by name.
 
     Args:
         names: the classes' names by label.
@@ -85,14 +85,14 @@ def pictures(detector: Detector, batch: Batch, names: Sequence[str]) -> dict[str
 
 
 def tiles(values: Tensor) -> Pixels:
-    """A sheet of small pictures, each from its least value in black to its greatest in white.
+    """Draw a sheet of small pictures, each scaled from its minimum (black) to its maximum (white).
 
     Args:
         values: (n, 1 or 3, h, w).
     """
     low, high = values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
     shades = ((values - low) / (high - low).clamp(min=1e-12)).expand(-1, 3, -1, -1)
-    factor = max(1, 32 // max(shades.shape[2:]))  # so that a filter's few pixels can be told apart
+    factor = max(1, 32 // max(shades.shape[2:]))  # enlarges small filters
     large = shades.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     none = [np.zeros((0, 4), np.float32)] * len(large), [np.zeros(0, np.int64)] * len(large)
     return contact_sheet(plots.pictures(large), *none, (), side=SIDE)

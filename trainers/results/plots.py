@@ -1,6 +1,6 @@
-"""Legend: B images, M box places, C classes.
+"""Legend: B images, M padded boxes, C classes.
 
-The pictures of a run folder. Every function writes one file.
+Pictures of a run folder.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def sheet(
     *,
     side: int = 1920,
 ) -> Pixels:
-    """A contact sheet of images with their boxes.
+    """Draw a contact sheet of images with their boxes.
 
     Args:
         images: (B, 3, H, W) uint8, or float in 0..1.
-        boxes: (B, M, 4) xyxy pixels of `images`; labels: (B, M), -1 where there is none; scores: (B, M).
-        side: the sheet's longer side is at most about so many pixels.
+        boxes: (B, M, 4) xyxy pixels of `images`; labels: (B, M), -1 for padding; scores: (B, M).
+        side: approximate maximum of the sheet's longer side, pixels.
     """
     return contact_sheet(
         pictures(images),
@@ -60,7 +60,7 @@ def sheet(
 
 
 def pictures(images: Tensor) -> list[Pixels]:
-    """(B, 3, H, W) uint8, or float in 0..1 -> B pictures (H, W, 3)."""
+    """Convert (B, 3, H, W) uint8, or float in 0..1, to B pictures (H, W, 3)."""
     images = images.detach().cpu()
     if images.is_floating_point():
         images = (images.float().clamp(0, 1) * 255).round().byte()
@@ -68,7 +68,7 @@ def pictures(images: Tensor) -> list[Pixels]:
 
 
 def labels(file: Path, table: Table, names: Sequence[str]) -> None:
-    """Write charts of a split's boxes: class counts, centres, sizes, boxes an image.
+    """Write charts of a split's boxes: class counts, centres, sizes, boxes per image.
 
     Args:
         table: the split's `Shards.table`.
@@ -129,7 +129,7 @@ def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]
     """Write the confusion matrix.
 
     Args:
-        counts: (C + 1, C + 1) as `metrics.confusion` gives it; shades are shares of the true class.
+        counts: (C + 1, C + 1) as `metrics.confusion` gives it; shades are fractions of the true class.
     """
     words = [*(charts.shown(name, f"class {i}") for i, name in enumerate(names)), "background"]
     n = len(words)

@@ -1,4 +1,4 @@
-"""The pictures and numbers of a run: its inputs, its detections, their scores, a trace of its steps."""
+"""Pictures and metrics of a run: its inputs, its detections, their scores, a trace of its steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.results.truth import truth_of_shards
 
 
 def draw_inputs(folder: Path, loader: Loader) -> None:
-    """Write `labels.jpg` and `train_batch0.jpg`; the loader is left at the start of its epoch."""
+    """Write `labels.jpg` and `train_batch0.jpg`; the loader is reset to the start of its epoch."""
     plots.labels(folder / "labels.jpg", loader.shards.table, loader.classes)
     batch = next(iter(loader))
     loader.set_epoch(loader.epoch)
@@ -22,7 +22,7 @@ def draw_inputs(folder: Path, loader: Loader) -> None:
 
 
 def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dict[str, float]:
-    """COCO's 12 numbers on a split; all ranks must call it.
+    """Compute COCO's 12 metrics on a split; all ranks must call it.
 
     Args:
         folder: where curves, the confusion matrix and the first batch's pictures are written; None to skip them.
@@ -42,9 +42,9 @@ def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dic
 
 
 def trace(folder: Path) -> torch.profiler.profile:
-    """A profiler, to be used as a context manager, of the three steps after the first three.
+    """Return a profiler, to be used as a context manager, of the three steps after the first three.
 
-    It writes `folder/trace.json` after them, or when it is closed if that comes first.
+    It writes `folder/trace.json` after them, or when it is closed, if earlier.
     """
 
     def write(profiler: torch.profiler.profile) -> None:

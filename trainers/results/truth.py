@@ -1,6 +1,6 @@
 """Legend: I images, N true boxes, K detections, C classes.
 
-What is true and what was found, as flat arrays, and the COCO JSON files that both are read from and written to.
+Ground truth and predictions as flat arrays, and reading and writing of their COCO JSON files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The annotated boxes of a split.
+    """Annotated boxes of a split.
 
     Attributes:
         image_ids: (I,) unique; COCO's image ids, or row numbers.
@@ -47,12 +47,12 @@ class Truth:
     areas: Floats
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
-    ids: Ints | None = None  # (N,) the boxes' own numbers in the source, where each has another
+    ids: Ints | None = None  # (N,) the boxes' ids in the source, if unique
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What was found. The order is the order of ties.
+    """Detected boxes. Ties in score keep this order.
 
     Attributes:
         image: (K,) rows in `Truth.image_ids`.
@@ -67,9 +67,9 @@ class Predictions:
 
 
 def truth_of_shards(shards: Shards) -> Truth:
-    """The truth that shards hold, in source pixels; an image's row is its record's number.
+    """Return the truth of shards, in source pixels; an image's row is its record number.
 
-    The image ids are those of the source if all records have one and no two the same, else the record numbers.
+    The image ids are those of the source if all records have unique ones, otherwise the record numbers.
     """
     table = shards.source
     own = len(table) > 0 and table.id.min() >= 0 and len(np.unique(table.id)) == len(table)
@@ -102,10 +102,10 @@ class _FoundSet(msgspec.Struct):
 
 
 def truth_of_coco(file: Path) -> Truth:
-    """Read the truth from a COCO `instances_*.json`. Boxes stay as they stand, outside the image or not.
+    """Read the truth from a COCO `instances_*.json`. Boxes are not clipped to the image.
 
     Raises:
-        FormatError: not such a file; it names the entry, the key, the value and what was expected.
+        FormatError: the file is invalid; the message names the entry, the key, the value and what was expected.
     """
     coco_file = read_coco(file)
     image_ids = _integers(file, "images", "id", [image.id for image in coco_file.images])
@@ -133,11 +133,11 @@ def truth_of_coco(file: Path) -> Truth:
 def read_predictions(file: Path, truth: Truth) -> Predictions:
     """Read COCO's result format: a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`.
 
-    An object whose `annotations` are such rows is taken as well; other keys are passed over.
+    An object whose `annotations` are such rows is also accepted; other keys are ignored.
 
     Raises:
-        FormatError: not such a file, an id that the truth does not hold, a number that is not finite, or a negative
-            size; it names the entry, the key, the value and what was expected.
+        FormatError: the file is invalid, an id is not in the truth, a number is not finite, or a size is negative; the
+            message names the entry, the key, the value and what was expected.
     """
     results: Any = read_json(file, list[_Found] | _FoundSet, RESULTS)  # type: ignore[arg-type]
     rows, where = (results, "") if isinstance(results, list) else (results.annotations, "annotations")
@@ -159,7 +159,7 @@ def coco_rows(
     class_ids: tuple[int, ...],
     file_names: list[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Predictions in COCO's result format.
+    """Return predictions in COCO's result format.
 
     Args:
         image_ids: (I,) the images' ids by row.
@@ -179,9 +179,9 @@ def coco_rows(
 
 
 def xywh(boxes: Floats) -> Floats:
-    """xyxy to COCO's x, y, width, height.
+    """Convert xyxy to COCO's x, y, width, height.
 
-    The sides are rounded to 1e-9 pixels: adding and taking off x must not move a 32-pixel box out of its size bin.
+    The sides are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
     """
     return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], 1)
 
@@ -207,7 +207,7 @@ def _integers(file: Path, where: str, key: str, values: Sequence[object]) -> Int
 
 
 def _rows(file: Path, where: str, key: str, values: Sequence[object], known: Ints, whose: str) -> Ints:
-    """Each value's row in `known`."""
+    """Return each value's row in `known`."""
     numbers = _integers(file, where, key, values)
     if not len(known):
         order, positions = known, np.zeros(len(numbers), np.int64)
@@ -230,7 +230,7 @@ def _no_doubles(file: Path, where: str, ids: Ints) -> None:
 
 
 def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN as None, which JSON can hold."""
+    """Replace NaN by None, which JSON can represent."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Frames of a video file, a camera or a network stream, and drawn frames as a video again; by OpenCV."""
+"""Read frames of a video file, a camera or a network stream, and write frames to a video file, with OpenCV."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dataforge.errors import ConfigError
 from dataforge.files import writing
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-USUAL_RATE = 25.0  # frames a second, where a source does not say
+USUAL_RATE = 25.0  # frames per second, if a source does not specify it
 
 
 class Video:
-    """A source of frames.
+    """Source of frames.
 
     Args:
         source: a file, the number of a camera, or an address such as rtsp://...
 
     Attributes:
-        name: the prefix of its frames' names; live: whether it is a camera or a stream; rate: frames a second.
+        name: the prefix of its frames' names; live: whether it is a camera or a stream; rate: frames per second.
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: the source cannot be opened.
     """
 
     def __init__(self, source: str) -> None:
@@ -48,13 +48,13 @@ class Video:
         self.rate = rate if 0 < rate <= 1000 else USUAL_RATE
 
     def frames(self, limit: int | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Frames, (height, width, 3) RGB, upright.
+        """Yield frames, (height, width, 3) RGB, upright.
 
         Args:
-            limit: how many at most.
+            limit: the maximum number of frames.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: the source has no frames.
         """
         for number in count() if limit is None else range(limit):
             with _silent():
@@ -71,7 +71,7 @@ class Video:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Turn OpenCV's log off for a block: it would list every backend that failed."""
+    """Disable OpenCV's log for a block: it would list every backend that failed."""
     level = cv2.utils.logging.setLogLevel(0)
     try:
         yield
@@ -80,17 +80,17 @@ def _silent() -> Iterator[None]:
 
 
 def is_video(source: str) -> bool:
-    """Whether a source is a camera's number, an address, or a name with a video's suffix."""
+    """Return whether a source is a camera's number, an address, or a name with a video's suffix."""
     return (
         (source.isdigit() and not Path(source).exists()) or "://" in source or Path(source).suffix.lower() in SUFFIXES
     )
 
 
 class VideoFile:
-    """An mp4 file (MPEG-4 part 2), made when its first frame comes; all frames have the first one's size.
+    """Writer of an mp4 file (MPEG-4 part 2), created with its first frame; all frames have the first one's size.
 
     Args:
-        rate: frames a second.
+        rate: frames per second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:

@@ -1,1 +1,1 @@
-"""The training loop that all detectors share, and what it needs."""
+"""Training loop shared by all detectors, and its components."""

@@ -1,4 +1,4 @@
-"""The loaders of a training's two splits, and the cache that they may read from."""
+"""Loaders of the training and validation split, and the cache that they may read from."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from trainers import distributed
 from trainers.config import Config
 from trainers.models.detector import Detector
 
-CACHE_WAIT = 24 * 3600.0  # seconds that other ranks wait for the first one to bake a cache
-CACHE_POLL = 0.2  # seconds between two looks
+CACHE_WAIT = 24 * 3600.0  # seconds that other ranks wait for rank 0 to create a cache
+CACHE_POLL = 0.2  # seconds between polls
 
 
 def make_loaders(
     config: Config, kind: type[Detector], rank: int, world: int, device: torch.device
 ) -> tuple[Loader, Loader | None]:
-    """The loaders of the training and the validation split; without a validation split, None.
+    """Return the loaders of the training and the validation split; the latter is None without a validation split.
 
     Raises:
-        ConfigError: a size, a split or a batch size is not possible. DataError: rank 0 did not bake the cache.
+        ConfigError: a size, a split or a batch size is invalid. DataError: rank 0 did not create the cache.
     """
     if config.batch_size % world and not config.budget:
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
@@ -75,20 +75,20 @@ def _listed(shapes: list[tuple[int, int]]) -> str:
 
 
 def _scales(config: Config) -> list[float]:
-    """The factors of the size that multi-scale training draws from, in steps of 32 pixels of the longer side."""
+    """Return the scale factors for multi-scale training, in steps of 32 pixels of the longer side."""
     longer = max(config.size)
     low, high = (round(factor * longer / 32) for factor in config.multiscale or (1.0, 1.0))
     return [side * 32 / longer for side in range(max(low, 1), max(high, 1) + 1)] if config.multiscale else [1.0]
 
 
 def _cache(config: Config, rank: int) -> Path:
-    """A copy of the shards, beside them, whose images are not larger than the training needs.
+    """Return a copy of the shards, next to them, whose images are not larger than training needs.
 
-    Its name holds the side and the shards' fingerprint, so shards that changed get another one. Rank 0 bakes it if it
-    is missing; the others poll for its index, which is written last: a collective would give up after ten minutes.
+    Its name contains the side and the shards' fingerprint, so changed shards get a new one. Rank 0 creates it if it is
+    missing; the others poll for its index, which is written last: a collective would time out after ten minutes.
 
     Raises:
-        DataError: on other ranks, there is none after `CACHE_WAIT` seconds.
+        DataError: on other ranks, the cache does not exist after `CACHE_WAIT` seconds.
     """
     source = Path(config.shards)
     longest = [max(shape) if config.fit == "stretch" else min(shape) for shape in _shapes(config)]
@@ -114,13 +114,13 @@ def _shapes(config: Config) -> list[tuple[int, int]]:
 
 
 def skipped(*loaders: Loader | None) -> list[str]:
-    """What is wrong with each damaged image that was skipped so far, on all ranks; all of them must call it."""
+    """Return the error of each damaged image skipped so far, on all ranks; all ranks must call it."""
     own = {fault for loader in loaders if loader for fault in loader.skipped.values()}
     return sorted(set().union(*distributed.gathered(own)))
 
 
 def timed(loader: Loader) -> Iterator[tuple[Batch, float, float]]:
-    """Batches, each with the seconds that were spent waiting for it and the moment the waiting began."""
+    """Yield batches, each with the seconds spent waiting for it and the time the wait began."""
     batches = iter(loader)
     while True:
         started = time.perf_counter()

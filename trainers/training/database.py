@@ -1,4 +1,4 @@
-"""Train from an annotation database in one command: make shards beside it, once, and train on these."""
+"""Train from an annotation database in one command: write shards next to it, once, and train on these."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ _CHUNK = 1 << 20
 
 
 def shards_of(db: Path, images: Path | None = None) -> tuple[Path, str]:
-    """The shards of a database, `<db>.shards` beside it, made anew if the database has changed since.
+    """Return the shards of a database, `<db>.shards` next to it, and rewrite them if the database has changed.
 
     A folder's databases are its splits. A single file is split: a tenth of its images becomes "val", stratified by
-    class as `dataforge split` does it; "all" names both parts.
+    class as in `dataforge split`; "all" names both parts.
 
     Args:
         db: a FlatBuffer or SQLite file, or a folder of them.
-        images: the folder of the pictures, where they are not in the database or beside it. Changes of the pictures
-            alone are not noticed.
+        images: the folder of the images, if they are not in the database or next to it. Changes of the images alone
+            are not detected.
 
     Returns:
-        The shards' folder, and what was done, in one line.
+        The shards' folder, and a one-line description of what was done.
 
     Raises:
-        ConfigError: it is another format; `<db>.shards` was not made here; or it has to be made under torchrun.
-            FormatError: it cannot be read, or an image is missing or damaged. ShardError: the shards cannot be written.
+        ConfigError: the format is not supported, `<db>.shards` was not written by this function, or it would have to
+            be written under torchrun. FormatError: the database cannot be read, or an image is missing or damaged.
+            ShardError: the shards cannot be written.
     """
     name, _ = detect(db)
     if name not in FORMATS:
@@ -81,7 +82,7 @@ def shards_of(db: Path, images: Path | None = None) -> tuple[Path, str]:
 
 
 def _fingerprint(db: Path, images: Path | None) -> str:
-    """8 hex digits of the databases' names and content, and of the pictures' folder."""
+    """Return 8 hex digits of a hash of the databases' names and content, and of the images' folder."""
     crc = zlib.crc32(str(images and images.resolve()).encode("utf-8", "surrogateescape"))
     for path in [db] if db.is_file() else sorted(path for path in db.iterdir() if path.suffix.lower() in SUFFIXES):
         crc = zlib.crc32(path.name.encode("utf-8", "surrogateescape"), crc)
@@ -92,7 +93,7 @@ def _fingerprint(db: Path, images: Path | None) -> str:
 
 
 def _source(name: str, db: Path, images: Path | None) -> Source:
-    """What a database holds; a single file's records dealt to `SPLITS`."""
+    """Return a database's records; those of a single file are assigned to `SPLITS`."""
     given = {} if images is None else {"images": images}
     source: Source = reader(name)(db, **given)
     if db.is_dir():
@@ -112,7 +113,7 @@ def _source(name: str, db: Path, images: Path | None) -> Source:
 
 
 def with_database(command: click.Command) -> click.Command:
-    """A trainer's command that also takes `--db`, `--images` and `--resize`."""
+    """Add `--db`, `--images` and `--resize` to a trainer's command."""
     train: Any = command.callback
 
     def run_it(db: Path | None, images: Path | None, resize: tuple[int, int] | None, **flags: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The training loop that all detectors share.
+"""Training loop shared by all detectors.
 
-`train` reads from top to bottom: `start` makes or resumes a run, `train_epoch` takes the steps of an epoch, `end_epoch`
-evaluates, logs and saves. What must survive a stop is in `state.Training`; everything random is a function of (seed,
-epoch, record) or saved with it.
+`train` calls `start`, which creates or resumes a run, `train_epoch`, which takes the steps of an epoch, and
+`end_epoch`, which evaluates, logs and saves. `state.Training` contains the state needed to resume; everything random is
+a function of (seed, epoch, record) or saved with it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from trainers.training.state import Training
 def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     """Train a detector.
 
-    Seeds torch's generators, whose state it does not put back. Ctrl-C and SIGTERM are handled until it returns.
+    Seeds torch's generators and does not restore their state. Ctrl-C and SIGTERM are handled until it returns.
 
     Args:
         detector: its name in `registry.DETECTORS`.
-        resume: the folder of a run that continues from its newest checkpoint, or starts over where it has none.
+        resume: the folder of a run that continues from its newest checkpoint, or starts over without one.
 
     Returns:
         The run's folder.
 
     Raises:
-        ConfigError: a value is wrong, or the memory too small. DataError: the loss is not a number, or a record is
-            damaged. ClickException: it was stopped; a checkpoint was written.
+        ConfigError: a value is invalid, or the memory too small. DataError: the loss is not a number, or a record is
+            damaged. ClickException: training was stopped; a checkpoint was written.
     """
     config.check()
     with distributed.joined(config.device) as (rank, world, device):
@@ -64,7 +64,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
 
 
 def start(config: Config, detector: str, resume: Path | None, rank: int, world: int, device: torch.device) -> Training:
-    """Make a new run, or take up one where its newest checkpoint was written."""
+    """Create a new run, or resume one from its newest checkpoint."""
     torch.manual_seed(config.seed)
     kind = registry.detector_class(detector)
     loader, val_loader = make_loaders(config, kind, rank, world, device)
@@ -92,15 +92,15 @@ def start(config: Config, detector: str, resume: Path | None, rank: int, world: 
 
 
 def train_epoch(training: Training, log: Log, stop: distributed.Stop) -> bool:
-    """Take the steps of an epoch that are left, saving every `save_steps` of them.
+    """Take the remaining steps of an epoch, and save every `save_steps` of them.
 
     Returns:
-        True if the run was asked to stop; a checkpoint was written then.
+        True if a stop was requested; a checkpoint was then written.
     """
     config, loader, progress = training.config, training.loader, training.progress
     if loader.epoch != progress.epoch:
         loader.set_epoch(progress.epoch)
-    steps, before = len(loader), loader.state_dict()["step"]  # epochs differ where sampling meets buckets
+    steps, before = len(loader), loader.state_dict()["step"]  # epochs differ in length with sampling and buckets
     log.start_epoch(steps, before)
     for done, (batch, waited, started) in enumerate(timed(loader), before + 1):
         rate = learning_rate(config, progress.step, progress.epoch + (done - 1) / steps)
@@ -119,13 +119,13 @@ def train_epoch(training: Training, log: Log, stop: distributed.Stop) -> bool:
 
 
 def take_step(training: Training, batch: Batch, rate: float, log: Log | None) -> dict[str, float]:
-    """Learn from a batch.
+    """Take a training step on a batch.
 
     Args:
-        rate: the learning rate; log: where the norms of the gradients go, if anywhere.
+        rate: the learning rate; log: the log for the norms of the gradients, or None.
 
     Returns:
-        the losses, as `Learner.gradients` gives them.
+        The losses, as returned by `Learner.gradients`.
     """
     step = training.progress.step + 1
     with distributed.memory_errors(batch, step, training.config):
@@ -157,7 +157,7 @@ def end_epoch(training: Training, log: Log) -> None:
 
 
 def evaluate(training: Training) -> dict[str, float] | None:
-    """COCO's numbers on the validation split, or None where no evaluation is due."""
+    """Return COCO's metrics on the validation split, or None if no evaluation is due."""
     config, progress = training.config, training.progress
     last = progress.epoch == config.epochs
     if training.val_loader is None or not (last or progress.epoch % config.eval_every == 0):
@@ -168,7 +168,7 @@ def evaluate(training: Training) -> dict[str, float] | None:
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:
-    """The command line of a trainer: `python -m trainers.<detector> --shards DIR`.
+    """Return the command of a trainer: `python -m trainers.<detector> --shards DIR`.
 
     Args:
         kind: the detector's configuration, whose fields become flags.

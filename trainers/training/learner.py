@@ -1,4 +1,4 @@
-"""The weights of a training, their average, the optimizer's state, and one step of it."""
+"""Weights, their average, optimizer state, and a training step."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trainers.config import Config
 from trainers.models.detector import Detector
 from trainers.training import optim
 
-GRAPHS = 256  # shapes that are compiled at most; batches of further ones run uncompiled
+GRAPHS = 256  # maximum number of compiled shapes; batches of other shapes run uncompiled
 
 
 class Learner:
-    """A detector that learns.
+    """Detector with its optimizer.
 
     Args:
-        model: is moved to the device.
-        world: how many processes share each step.
+        model: moved to the device.
+        world: number of processes that share each step.
     """
 
     def __init__(self, config: Config, model: Detector, device: torch.device, world: int = 1) -> None:
@@ -37,7 +37,7 @@ class Learner:
         self.optimizer = optim.make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         if config.compile:
-            # A graph for each shape of a batch. One for all of them has guards on how the sides relate, so that it is
+            # One graph per batch shape. A dynamic graph has guards on the relation of the sides, so that it is
             # compiled again for a square shape, or one smaller than some stride.
             self.model.compile(dynamic=False)
         self.net: nn.Module = self.model
@@ -48,18 +48,18 @@ class Learner:
 
     @property
     def judged(self) -> Detector:
-        """The detector that is evaluated and saved: the average of the weights if `ema` is set, else `model`."""
+        """Return the detector to evaluate and save: the average of the weights if `ema` is set, otherwise `model`."""
         return self.average if self.config.ema else self.model
 
     def gradients(self, batch: Batch) -> dict[str, float]:
-        """Compute the gradients of a step, of which this rank has a part; all ranks must call it.
+        """Compute the gradients of a step from this rank's part of the batch; all ranks must call it.
 
-        With `accumulate`, the batch goes through the network in so many parts, whose mean losses are weighted by their
-        images. Norms see one part at a time, and a loss that is divided by a count of its own (SSD's, by its positive
-        priors) takes the part's.
+        With `accumulate`, the batch is processed in that many parts, whose mean losses are weighted by their images.
+        Normalisation layers see one part at a time, and a loss divided by its own count (SSD's, by its positive
+        priors) uses the part's.
 
         Returns:
-            the losses by name, means over the images of all ranks, and "loss", their sum.
+            The losses by name, means over the images of all ranks, and "loss", their sum.
 
         Raises:
             DataError: the loss is not finite.
@@ -77,7 +77,7 @@ class Learner:
                 self.scaler.scale(values.sum() * self.world).backward()  # DDP takes the mean over ranks
             sums = values.detach() if sums is None else sums + values.detach()
         assert sums is not None, "a batch without images"
-        row = dict(zip(losses, distributed.total(sums).tolist(), strict=True))  # the step's one wait for the device
+        row = dict(zip(losses, distributed.total(sums).tolist(), strict=True))  # the step's only synchronisation
         row["loss"] = sum(row.values())
         if not math.isfinite(row["loss"]):
             local = not bool(sums.isfinite().all())
@@ -88,7 +88,7 @@ class Learner:
         return row
 
     def update(self, rate: float, step: int) -> None:
-        """Take a step (0, 1, ...) along the gradients."""
+        """Take an optimizer step (0, 1, ...)."""
         optim.set_rate(self.optimizer, rate)
         self.scaler.unscale_(self.optimizer)
         if self.config.clip:
@@ -100,7 +100,7 @@ class Learner:
             optim.update_average(self.average, self.model, self.config.ema, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to continue exactly, except the average's weights."""
+        """Return the state that `load_state_dict` needs to continue exactly, except the average's weights."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -120,7 +120,7 @@ class Learner:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _compiling(self) -> AbstractContextManager[Any]:
-        """Torch's limit of graphs, raised while the network may be compiled."""
+        """Raise torch's limit of graphs while the network may be compiled."""
         return torch._dynamo.config.patch(recompile_limit=GRAPHS) if self.config.compile else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -130,6 +130,6 @@ class Learner:
 
 
 def _split(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` parts that share its memory, whose sizes differ by one image at most."""
+    """Split a batch into `count` parts that share its memory; their sizes differ by at most one image."""
     pieces = {item.name: getattr(batch, item.name).tensor_split(count) for item in dataclasses.fields(batch)}
     return [Batch(**{name: piece[i] for name, piece in pieces.items()}) for i in range(count)]

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: rows, curves, pictures, lines and a progress bar, all from rank 0."""
+"""Training output: CSV rows, curves, pictures, lines and a progress bar, all from rank 0."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trainers.results.report import trace
 from trainers.training import run
 from trainers.training.state import Training
 
-LISTED = 10  # damaged images that are listed after an epoch; a warning named each of them as it came
-COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are no losses
+LISTED = 10  # maximum number of damaged images listed after an epoch; each was also reported by a warning
+COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are not losses
 
 
 class Log(ExitStack):
-    """The outputs of a training. On ranks above 0 its methods do nothing.
+    """Outputs of a training. On ranks above 0 its methods do nothing.
 
-    Used as a context manager, it closes the board, the trace and the progress bar however the block ends.
+    As a context manager, it closes the board, the trace and the progress bar, also after an error.
     """
 
     def __init__(self, training: Training) -> None:
@@ -39,7 +39,7 @@ class Log(ExitStack):
         if training.rank:
             return self
         self.callback(lambda: self.bar.close())
-        with ExitStack() as opened:  # what is open is closed if the rest fails
+        with ExitStack() as opened:  # closes what is open if the rest fails
             self.board = opened.enter_context(
                 closing(open_board(config, training.detector, training.folder, progress.step))
             )
@@ -56,19 +56,19 @@ class Log(ExitStack):
         return self
 
     def start_epoch(self, steps: int, done: int) -> None:
-        """Show a progress bar of `steps` steps, of which `done` were taken before."""
+        """Show a progress bar of `steps` steps, of which `done` are already complete."""
         if self.board:
             title = f"epoch {self.training.progress.epoch + 1}/{self.training.config.epochs}"
             self.bar = tqdm(total=steps, initial=done, desc=title, disable=None, leave=False)
 
     def gradients(self) -> None:
-        """Send the norms of the gradients, before the step that they are for."""
+        """Log the norms of the gradients, before their step."""
         if self.board:
             learner = self.training.learner
             monitor.gradients(self.board, learner.model, self.training.progress.step + 1, learner.scaler.get_scale())
 
     def step(self, losses: dict[str, float], rate: float) -> None:
-        """Write the row of the step that was just taken.
+        """Write the row of the last step.
 
         Args:
             rate: the learning rate.
@@ -87,12 +87,12 @@ class Log(ExitStack):
     def end_epoch(
         self, sums: dict[str, float], rate: float, scores: dict[str, float] | None, damaged: list[str]
     ) -> None:
-        """Write the row, the curves and the lines of the epoch that was just finished, and sometimes pictures.
+        """Write the row, the curves and the lines of the last epoch, and pictures if due.
 
         Args:
             sums: of the losses and of `COUNTS` over its steps; rate: the learning rate of the last one.
-            scores: COCO's numbers, or None where it was not evaluated.
-            damaged: what is wrong with each image that was skipped so far.
+            scores: COCO's metrics, or None without an evaluation.
+            damaged: the error of each image skipped so far.
         """
         if not self.board:
             return
@@ -118,14 +118,14 @@ class Log(ExitStack):
             monitor.write(self.board, training.learner.judged, self.watched, training.loader.classes, progress.step)
 
     def end(self) -> None:
-        """Say why a run that is finished ended early, if it did."""
+        """Print why a finished run ended early, if it did."""
         progress = self.training.progress
         if self.board and progress.epoch < self.training.config.epochs:
             click.echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
 
 
 def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:
-    """Losses, images a second, memory and the share of time spent waiting for data, as one line."""
+    """Format losses, images per second, memory and the share of time spent waiting for data as one line."""
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else distributed.resident()
     return (
         " ".join(f"{name} {value:.3f}" for name, value in losses.items())

@@ -1,4 +1,4 @@
-"""How fast which weights learn: the learning rate of a step, the optimizer's groups, the average of the weights."""
+"""Learning rate schedule, parameter groups of the optimizer, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainers.models.backbones import Backbone
 
 
 def learning_rate(config: Config, step: int, passed: float) -> float:
-    """The learning rate of a step (0, 1, ...), a pure function so that nothing has to be saved.
+    """Return the learning rate of a step (0, 1, ...). It is a pure function, without state to save.
 
     Args:
-        passed: the epochs before it, with the share of its own: 2.5 in the middle of the third.
+        passed: the fractional number of epochs before it: 2.5 in the middle of the third.
     """
     rate = config.lr
     if config.warmup_steps:
@@ -28,11 +28,11 @@ def learning_rate(config: Config, step: int, passed: float) -> float:
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW; tensors of one dimension (biases, norms) get no weight decay.
+    """Return SGD or AdamW; tensors of one dimension (biases, norms) get no weight decay.
 
-    A group's "factor" is what its learning rate is multiplied by: `bias_lr` for the biases of convolutions and linear
-    layers, and in the backbone `layer_decay` to the power of the units that are left to its end (Bao et al., "BEiT",
-    arXiv 2106.08254, appendix; unit by unit, the last one has the power 1).
+    A group's learning rate is multiplied by its "factor": `bias_lr` for the biases of convolutions and linear layers,
+    and in the backbone `layer_decay` to the power of the units that remain to its end (Bao et al., "BEiT", arXiv
+    2106.08254, appendix; unit by unit, the last one has the power 1).
     """
     factors: dict[Tensor, float] = dict.fromkeys(model.parameters(), 1.0)
     backbone = getattr(model, "backbone", None)
@@ -57,14 +57,14 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all groups a learning rate, each times its factor."""
+    """Set the learning rate of all groups, each multiplied by its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of weights and buffers; the decay grows from 0, so that early steps are forgotten."""
+    """Update the moving average of weights and buffers; the decay grows from 0, so that early steps are forgotten."""
     decay *= 1 - math.exp(-(step + 1) / 500)
     pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]

@@ -1,4 +1,4 @@
-"""A run's folder: its arguments, rows, events and checkpoints, and how a stopped run continues."""
+"""Run folder: arguments, rows, events and checkpoints, and resuming a stopped run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = "start.json"
 
 
 def create(config: Config, detector: str) -> Path:
-    """Make the folder of a new run and write its arguments there.
+    """Create the folder of a new run and write its arguments there.
 
     A run of the same name that ended before its first checkpoint is started over.
 
@@ -47,7 +47,7 @@ def create(config: Config, detector: str) -> Path:
 
 
 def start_over(folder: Path) -> Path:
-    """Remove the rows of a run that ended before its first checkpoint, and say so; gives its folder."""
+    """Remove the rows of a run that ended before its first checkpoint, print a message, return its folder."""
     with writing(folder, ConfigError):
         for name in (RESULTS, STEPS):
             (folder / name).unlink(missing_ok=True)
@@ -56,15 +56,15 @@ def start_over(folder: Path) -> Path:
 
 
 def begin(folder: Path, detector: str, loader: dict[str, Any]) -> None:
-    """Note what a new run starts from: the detector's name, and the state of the loader, with its fingerprint."""
+    """Record the start of a new run: the detector's name, and the state of the loader, with its fingerprint."""
     (folder / START).write_text(json.dumps({"detector": detector, "loader": loader}) + "\n", "utf-8")
 
 
 def start(folder: Path) -> dict[str, Any]:
-    """What `begin` noted: "detector" and "loader".
+    """Return what `begin` recorded: "detector" and "loader".
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: the run does not exist.
     """
     try:
         noted: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
@@ -74,10 +74,10 @@ def start(folder: Path) -> dict[str, Any]:
 
 
 def arguments(folder: Path) -> Path:
-    """The file with a run's values.
+    """Return the file with a run's values.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: the run does not exist.
     """
     if not (folder / ARGS).is_file():
         raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
@@ -85,7 +85,7 @@ def arguments(folder: Path) -> Path:
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a CSV file, with a head if it is the first."""
+    """Add a row to a CSV file, with a header if it is the first."""
     new = not file.exists()
     with open(file, "a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, row)
@@ -126,16 +126,16 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint file of a run; None before the first."""
+    """Return the newest checkpoint file of a run; None before the first."""
     files = [*sorted((folder / "weights").glob("step-*.pt")), folder / "weights" / "last.pt"]
     return next((file for file in reversed(files) if file.is_file()), None)
 
 
 def last(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of a run; None before the first.
+    """Read the newest checkpoint of a run; None before the first.
 
     Raises:
-        ConfigError: there is no such run, or the file cannot be read.
+        ConfigError: the run does not exist, or the file cannot be read.
     """
     arguments(folder)
     file = newest(folder)

@@ -1,4 +1,4 @@
-"""What a training is, and all of it that must survive a stop."""
+"""State of a training, including everything needed to resume it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainers.training.learner import Learner
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        step, epoch: how many were finished.
+        step, epoch: number of completed ones.
         best: the best mAP50-95 so far; stale: evaluations since then.
         sums: of the losses and times of the epoch's steps.
     """
@@ -31,7 +31,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
 
     def judge(self, score: float) -> bool:
-        """Count an evaluation; True if its mAP50-95 is the best so far."""
+        """Count an evaluation; return True if its mAP50-95 is the best so far."""
         better = score > self.best
         self.best, self.stale = max(self.best, score), 0 if better else self.stale + 1
         return better
@@ -39,15 +39,15 @@ class Progress:
 
 @dataclass(eq=False)
 class Training:
-    """A training on this rank.
+    """Training on this rank.
 
-    `state_dict` holds all that changes while it runs (`learner`, `loader`, `progress`); `load_state_dict` restores it.
+    `state_dict` contains all changing state (`learner`, `loader`, `progress`); `load_state_dict` restores it.
 
     Attributes:
         detector: a name of `registry.DETECTORS`; model_config: the detector's keyword arguments.
         val_loader: None without a validation split.
         folder: of the run, the same on all ranks.
-        rank, world: of this process, and how many there are.
+        rank, world: of this process, and the number of processes.
     """
 
     config: Config
@@ -63,12 +63,12 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or `patience` has ended the run."""
+        """Return whether all epochs are complete, or `patience` has ended the run."""
         patience = self.config.patience
         return self.progress.epoch >= self.config.epochs or 0 < patience <= self.progress.stale
 
     def state_dict(self) -> dict[str, Any]:
-        """A checkpoint: the detector that is evaluated, and under "train" what `load_state_dict` needs beside it."""
+        """Return a checkpoint: the detector to evaluate, and under "train" what else `load_state_dict` needs."""
         shards = self.loader.shards
         train = self.learner.state_dict()
         train |= {"loader": self.loader.state_dict(), "progress": dataclasses.asdict(self.progress)}
@@ -84,10 +84,10 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint; rows that were written after it are removed.
+        """Continue from a checkpoint; rows written after it are removed.
 
         Raises:
-            ConfigError: it was made with other shards or loader settings.
+            ConfigError: the checkpoint was made with other shards or loader settings.
         """
         train = state["train"]
         self.learner.load_state_dict(train, state["model"])
