@@ -58,7 +58,7 @@ def main(out: Path, images: int, epochs: int) -> None:
         seen = grey(next(iter(loader)))
         train_images = len(Loader(shards, "train").shards)
     assert isinstance(early, Dense) and isinstance(model, Dense)
-    few = Batch(**{key: values[:4] for key, values in vars(seen).items()})
+    few = seen[:4]
     shown, at_first = (monitor.pictures(one, few, loader.classes) for one in (model, early))
     with torch.no_grad():
         numbers = set_up(seen, model) | matching(seen, model) | balance(seen, early, model) | nms(few, model)
@@ -199,7 +199,7 @@ def anchors_of_a_cell(batch: Batch, model: Dense) -> Pixels:
 def matched(batch: Batch, model: Dense) -> Pixels:
     """An image's objects, the anchors that learn them, and those that are left aside."""
     i = the_image(batch)
-    one = Batch(**{key: values[i : i + 1] for key, values in vars(batch).items()})
+    one = batch[i : i + 1]
     fixed = model(one.images).anchors
     owner = match(fixed, one)[0]
     nearest = one.labels[0][geometry.iou(fixed, one.boxes[0]).argmax(1)]

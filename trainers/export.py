@@ -221,7 +221,6 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, fol
         [expected] = detect(detector, [pixels], size, fit, torch.device("cpu"), LOW_CONF, LOW_IOU, top)
         return expected, model.detect([pixels], LOW_CONF, LOW_IOU, top)[0]
 
-    answers: dict[str, tuple[Boxes, Boxes]] = {}
     every = [both(picture(shards, i)) for i in range(len(shards))]
     extra = certificate.awkward(picture(shards, chosen[0]))
     answers = {str(shards.table.key[i]): every[i] for i in chosen} | {key: both(x) for key, x in extra.items()}

@@ -30,7 +30,7 @@ def watched(loader: Loader) -> Batch:
     loader.set_epoch(0)
     batch = next(iter(loader))
     loader.load_state_dict(state)
-    return Batch(**{name: values[:IMAGES].clone() for name, values in vars(batch).items()})
+    return batch[:IMAGES].clone()
 
 
 def due(epoch: int, epochs: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -66,7 +65,9 @@ class Learner:
         """
         images = distributed.total(torch.tensor(float(len(batch)), device=self.device if self.world > 1 else None))
         count = self.config.accumulate
-        parts = _split(batch, min(count, int(images) // self.world)) if count > 1 else [batch]
+        parts: tuple[Batch, ...] = (batch,)
+        if count > 1:
+            parts = torch.tensor_split(batch, min(count, int(images) // self.world))  # type: ignore[call-overload]
         sums: Tensor | None = None
         for part in parts:
             with nullcontext() if part is parts[-1] or self.world == 1 else self.net.no_sync():  # type: ignore[operator]
@@ -127,9 +128,3 @@ class Learner:
         if self.config.amp == "none":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.config.amp == "bf16" else torch.float16)
-
-
-def _split(batch: Batch, count: int) -> list[Batch]:
-    """Split a batch into `count` parts that share its memory; their sizes differ by at most one image."""
-    pieces = {item.name: getattr(batch, item.name).tensor_split(count) for item in dataclasses.fields(batch)}
-    return [Batch(**{name: piece[i] for name, piece in pieces.items()}) for i in range(count)]
