@@ -79,20 +79,20 @@ ALLOW_OUTSIDE = Option(
 
 # error: images or boxes are lost, or a score will be wrong; warning: probably a mistake; info: worth knowing
 CODES: Codes = {
-    "image-missing": ("error", "a label whose image is not there"),
-    "image-path": ("error", "an image whose name leads nowhere it may lead"),
-    "image-ambiguous": ("error", "a label that fits several images"),
-    "images-by-name": ("info", "images found by their names alone, not at the paths that the labels give"),
-    "annotation-broken": ("error", "a label file that cannot be read"),
-    "annotation-twice": ("warning", "two boxes have one number"),
-    "listed-twice": ("warning", "a name that a list has twice"),
-    "unknown-image": ("error", "a box of an image that is not listed"),
-    "unknown-class": ("error", "a box of a class that is not listed"),
-    "box-missing": ("error", "a label without a box"),
-    "line-broken": ("error", "a label that is no box"),
-    "shape-unknown": ("error", "a shape that has no box around it"),
-    "class-twice": ("warning", "a class that is listed twice"),
-    "classes-differ": ("warning", "files of one set list different classes"),
+    "image-missing": ("error", "the image of an annotation does not exist"),
+    "image-path": ("error", "the image's path is missing, invalid, or outside the folder"),
+    "image-ambiguous": ("error", "an annotation matches several images"),
+    "images-by-name": ("info", "images were found by file name, not at the paths in the annotations"),
+    "annotation-broken": ("error", "the annotation file cannot be read"),
+    "annotation-twice": ("warning", "two boxes have the same id"),
+    "listed-twice": ("warning", "a list contains the same name twice"),
+    "unknown-image": ("error", "the box refers to an image that is not listed"),
+    "unknown-class": ("error", "the box refers to a class that is not listed"),
+    "box-missing": ("error", "the annotation has no box"),
+    "line-broken": ("error", "the line or row cannot be read as a box"),
+    "shape-unknown": ("error", "the shape's type has no bounding box"),
+    "class-twice": ("warning", "the same class is listed twice"),
+    "classes-differ": ("warning", "the files of a set list different classes"),
 }
 
 

@@ -10,7 +10,7 @@ from dataforge.formats.sniff import matching, seen
 LOOKS_FOR = "an XML file with <annotations>"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
-CODES: Codes = {"box-rotated": ("error", "a rotated box, which cannot be held")}
+CODES: Codes = {"box-rotated": ("error", "a rotated box cannot be stored")}
 
 __getattr__ = on_use(__name__)
 

@@ -11,10 +11,10 @@ LOOKS_FOR = "a .db file that is not SQLite"
 HOLDS = frozenset({"areas", "ids", "keys", "splits", "classes", "class_ids"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 CODES: Codes = {
-    "image-id": ("warning", "an image's number cannot be used"),
-    "image-id-twice": ("warning", "two images have one number"),
-    "category-counts": ("info", "counts that the file states and that are not so"),
-    "idx-order": ("info", "images are numbered in another order than they stand in"),
+    "image-id": ("warning", "the image's id cannot be used"),
+    "image-id-twice": ("warning", "two images have the same id"),
+    "category-counts": ("info", "counts stated in the file are wrong"),
+    "idx-order": ("info", "the images are not stored in the order of their idx"),
 }
 
 __getattr__ = on_use(__name__)

@@ -10,7 +10,7 @@ from dataforge.formats.sniff import matching, seen
 LOOKS_FOR = "a JSON file with shapes"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
-CODES: Codes = {"shapes-joined": ("info", "shapes of one group, taken as one object")}
+CODES: Codes = {"shapes-joined": ("info", "several shapes of one group are read as one object")}
 
 __getattr__ = on_use(__name__)
 

@@ -11,7 +11,7 @@ LOOKS_FOR = "a JSON file with rows of Var1 and a key for each class"
 HOLDS = frozenset({"keys", "splits", "classes"})
 CORNERS = Option("corners", "matlab (default) for [x y w h] from 1, converter for [x, y + h, x + w, y].")
 OPTIONS = (IMAGES, CORNERS, ALLOW_OUTSIDE)
-CODES: Codes = {"box-twice": ("warning", "a box that is listed twice; the second is left out")}
+CODES: Codes = {"box-twice": ("warning", "the same box is listed twice; the second is left out")}
 
 __getattr__ = on_use(__name__)
 

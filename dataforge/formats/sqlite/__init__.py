@@ -10,7 +10,7 @@ from dataforge.formats.sniff import database, seen
 LOOKS_FOR = "a SQLite database"
 HOLDS = frozenset({"crowd", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
-CODES: Codes = {"box-text": ("error", "a label that is no box")}
+CODES: Codes = {"box-text": ("error", "the text cannot be read as a box")}
 
 __getattr__ = on_use(__name__)
 

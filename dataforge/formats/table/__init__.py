@@ -18,8 +18,8 @@ OPTIONS = (
     ALLOW_OUTSIDE,
 )
 CODES: Codes = {
-    "row-uneven": ("error", "a row whose lists have different lengths"),
-    "looks-unit": ("warning", "boxes that look like fractions and are taken for pixels"),
+    "row-uneven": ("error", "the lists of a row have different lengths"),
+    "looks-unit": ("warning", "boxes look like fractions of the image size but are read as pixels"),
 }
 
 __getattr__ = on_use(__name__)

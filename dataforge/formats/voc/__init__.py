@@ -12,14 +12,14 @@ HOLDS = frozenset({"difficult", "truncated", "splits", "unions"})
 VOC_OFFSET = Option("voc_offset", "1 (default) for 1-based inclusive boxes, 0 for boxes in edge coordinates.", int)
 OPTIONS = (VOC_OFFSET, ALLOW_OUTSIDE)
 CODES: Codes = {
-    "no-annotation": ("warning", "an image without a label file: empty, or forgotten?"),
-    "annotation-missing": ("error", "an image that is listed, without a label file"),
-    "annotation-not-listed": ("warning", "a label file that belongs to no split"),
-    "image-not-listed": ("warning", "an image that belongs to no split"),
-    "splits-overlap": ("warning", "splits that share images"),
-    "box-one-pixel": ("info", "a box of a single row or column of pixels"),
-    "touches-zero": ("warning", "boxes begin at 0 where the format counts from 1"),
-    "flag-unknown": ("warning", "a flag that is neither 0 nor 1"),
+    "no-annotation": ("warning", "the image has no annotation file: it may be empty or unlabelled"),
+    "annotation-missing": ("error", "a listed image has no annotation file"),
+    "annotation-not-listed": ("warning", "the annotation file belongs to no split"),
+    "image-not-listed": ("warning", "the image belongs to no split"),
+    "splits-overlap": ("warning", "two splits contain the same images"),
+    "box-one-pixel": ("info", "the box is one pixel wide or high"),
+    "touches-zero": ("warning", "boxes start at 0, but the format counts from 1"),
+    "flag-unknown": ("warning", "a flag is neither 0 nor 1"),
 }
 
 __getattr__ = on_use(__name__)

@@ -12,11 +12,11 @@ LOOKS_FOR = "data.yaml with train, val, names; or classes.txt and label files"
 HOLDS = frozenset({"splits", "classes"})
 OPTIONS = (ALLOW_OUTSIDE,)
 CODES: Codes = {
-    "no-label": ("warning", "an image without a label file: empty, or forgotten?"),
-    "label-orphan": ("error", "a label file without an image"),
-    "label-broken": ("error", "a label file that cannot be read"),
-    "class-count": ("warning", "the number of classes is not the one stated"),
-    "split-missing": ("warning", "a split that is named and not there"),
+    "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
+    "label-orphan": ("error", "the label file has no image"),
+    "label-broken": ("error", "the label file cannot be read"),
+    "class-count": ("warning", "the number of classes differs from the number stated"),
+    "split-missing": ("warning", "a split is named but does not exist"),
 }
 
 __getattr__ = on_use(__name__)
