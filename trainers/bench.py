@@ -79,15 +79,15 @@ def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
 
 @click.command(cls=Command)
 @click.argument("detector")
-@click.option("--config", "toml", type=click.Path(path_type=Path), help="Flat TOML file, as trainers take it.")
+@click.option("--config", "toml", type=click.Path(path_type=Path), help="Flat TOML file, as for the trainers.")
 @click.option("--shards", required=True)
 @click.option("--split", default="train", show_default=True)
 @click.option("--size", type=int, nargs=2, help="Height and width.")
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--augment", help="Recipe.")
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=int, default=0, help="The loader's; 0 for one a core.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long each part lasts.")
+@click.option("--threads", type=int, default=0, help="Decoding threads; 0 for one per core.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Seconds per measured part.")
 def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
     """Measure the images a second of DETECTOR's training step, alone and with the loader."""
     kind = registry.config_class(detector)

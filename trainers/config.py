@@ -47,53 +47,64 @@ def value(default: Any, text: str, **bounds: float) -> Any:
 class Config:
     """Values common to all trainers. A subclass adds those of a detector."""
 
-    shards: str = value("", "folder made by `dataforge ingest`")
-    name: str = value("", "run name; empty takes the next free of exp, exp2, ...")
-    runs: str = value("runs", "folder that holds runs/<detector>/<name>")
+    shards: str = value("", "folder written by `dataforge ingest`")
+    name: str = value("", "name of the run; empty for the next free one of exp, exp2, ...")
+    runs: str = value("runs", "output folder; a run is written to runs/<detector>/<name> in it")
     train_split: str = value("train", "split to train on")
     val_split: str = value("val", "split to evaluate on; empty to skip")
-    classes: list[str] = value([], "only these classes, numbered in this order; none for all")
-    area: list[float] = value([], "least and most: only objects of this area, in pixels of the source image")
-    side: list[float] = value([], "least and most: only boxes whose shorter side has this length, in the same pixels")
+    classes: list[str] = value([], "only these classes, in this order; none for all")
+    area: list[float] = value([], "minimum,maximum: only objects of this area, in square pixels of the source image")
+    side: list[float] = value(
+        [], "minimum,maximum: only boxes whose shorter side has this length, in pixels of the source image"
+    )
     empty: str = value("keep", "keep or drop images without boxes")
     size: list[int] = value([416, 416], "network input, height,width (or one number)")
     fit: str = value("letterbox", "letterbox or stretch")
-    buckets: str = value("", "train at several sizes, by aspect ratio: auto (of the area of size), or h,w,h,w,...")
+    buckets: str = value(
+        "", "train at several sizes, chosen by aspect ratio: auto (with the area of size), or h,w,h,w,..."
+    )
     multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
     augment: str = value("yolo", "augmentation recipe")
-    sampling: str = value("none", "none, or repeat-factor: images of rare classes come more often an epoch")
+    sampling: str = value("none", "none, or repeat-factor: repeat images of rare classes within an epoch")
     repeat_threshold: float = value(
-        0.001, "with repeat-factor: the share of images below which a class is rare", above=0
+        0.001, "with repeat-factor: fraction of images below which a class is rare", above=0
     )
-    on_error: str = value("raise", "raise at a damaged image, or skip it: grey, without boxes, listed after each epoch")
+    on_error: str = value(
+        "raise", "raise an error at a damaged image, or skip it: a grey image without boxes, listed after each epoch"
+    )
     epochs: int = value(160, "passes over the training split", least=1)
-    batch_size: int = value(16, "images a step, over all processes", least=1)
-    budget: int = value(0, "instead of batch_size: pixels a step, over all processes; 0 for none", least=0)
-    accumulate: int = value(1, "number of parts that a step's images are processed in, to save memory", least=1)
+    batch_size: int = value(16, "images per step, over all processes", least=1)
+    budget: int = value(0, "instead of batch_size: pixels per step, over all processes; 0 for none", least=0)
+    accumulate: int = value(1, "number of parts in which a step's images are processed, to save memory", least=1)
     optimizer: str = value("sgd", "sgd or adamw")
     lr: float = value(1e-3, "learning rate", least=0, below=math.inf)
-    bias_lr: float = value(1.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
+    bias_lr: float = value(1.0, "factor of the learning rate of biases (not those of norms)", least=0, below=math.inf)
     layer_decay: float = value(
-        1.0, "multiplies the learning rate once for each backbone unit, from the last to the first", above=0, most=1
+        1.0, "factor of the learning rate per backbone unit, from the last to the first", above=0, most=1
     )
     momentum: float = value(0.9, "SGD's momentum, AdamW's first beta", least=0, below=1)
-    weight_decay: float = value(5e-4, "on weights; biases and norms go without", least=0, below=math.inf)
+    weight_decay: float = value(5e-4, "weight decay of weights; biases and norms have none", least=0, below=math.inf)
     schedule: str = value("step", "step (x0.1 at milestones), cosine or constant")
     milestones: list[int] = value([60, 90], "epochs at which the learning rate drops", least=0)
     warmup_steps: int = value(100, "steps over which the learning rate grows from 0", least=0)
     amp: str = value("none", "none, bf16 or fp16")
-    ema: float = value(0.9998, "decay of the averaged weights that are evaluated; 0 for none", least=0, below=1)
-    compile: bool = value(False, "compile the network, once for each shape of the batches")
-    clip: float = value(10.0, "largest norm of the gradient; 0 for none", least=0)
-    seed: int = value(0, "seed of weights, order and augmentation", least=0)
+    ema: float = value(
+        0.9998,
+        "decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 for none",
+        least=0,
+        below=1,
+    )
+    compile: bool = value(False, "compile the network with torch.compile, once for each batch shape")
+    clip: float = value(10.0, "clip the gradient to this norm; 0 for none", least=0)
+    seed: int = value(0, "seed of initial weights, order and augmentation", least=0)
     device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
-    threads: int = value(0, "decode threads; 0 for one a core", least=0)
-    decode: str = value("host", "host, or device: JPEGs are decoded on a CUDA device")
-    cache: bool = value(False, "train from a copy beside the shards, its images shrunk to the training size")
-    keep: int = value(4, "number of newest checkpoints that are kept", least=1)
+    threads: int = value(0, "decoding threads; 0 for one per core", least=0)
+    decode: str = value("host", "host, or device to decode JPEGs on a CUDA device")
+    cache: bool = value(False, "train from a cache beside the shards with images shrunk to the training size")
+    keep: int = value(4, "number of newest checkpoints to keep", least=1)
     save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", least=0)
     eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
-    patience: int = value(0, "end after this many evaluations without a better mAP50-95; 0 never ends early", least=0)
+    patience: int = value(0, "stop after this many evaluations without a better mAP50-95; 0 never stops early", least=0)
     logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
@@ -175,7 +186,7 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
         with reading(path, ConfigError):
             values = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
+        raise ConfigError(f"{path}: not TOML: {error}") from None
     types = get_type_hints(kind)
     for key, given in values.items():
         if key not in types:

@@ -110,8 +110,8 @@ def main() -> None:
 
 @main.command("import")
 @click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with a class name a line")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the checkpoint to write")
+@click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with one class name per line")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint to write")
 @click.option("--anchors", default="voc", show_default=True, help="voc, or w,h,w,h,... as in the .cfg")
 @click.option("--size", default=416, show_default=True, help="side of the network's input, a multiple of 32")
 def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:

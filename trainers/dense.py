@@ -43,15 +43,20 @@ class DenseConfig(Config):
     optimizer: str = value("adamw", "sgd or adamw")
     schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
     epochs: int = value(40, "passes over the training split", least=1)
-    ema: float = value(0.998, "decay of the averaged weights that are evaluated; 0 for none", least=0, below=1)
-    channels: int = value(1, "1 sees grey pictures, 3 colours")
+    ema: float = value(
+        0.998,
+        "decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 for none",
+        least=0,
+        below=1,
+    )
+    channels: int = value(1, "1 for grey images, 3 for RGB")
     backbone: str = value("plain", "plain (a few residual blocks), or a timm model such as resnet50")
     levels: int = value(1, "feature maps, each half as large: plain's begin at stride 4, timm's at 8 (RetinaNet has 5)")
     width: int = value(32, "channels of the plain network, the pyramid and the heads (RetinaNet has 256)", least=1)
     depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", least=0)
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
-    frozen_norm: bool = value(False, "keep the backbone's batch norms as they are pretrained (RetinaNet does)")
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
+    frozen_norm: bool = value(False, "freeze the backbone's batch norms (as RetinaNet does)")
 
 
 class Raw(NamedTuple):

@@ -34,7 +34,7 @@ from trainers.results.truth import (
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), help="Shards to detect on.")
+@click.option("--shards", type=click.Path(path_type=Path), help="Shards to evaluate on.")
 @click.option("--truth", type=click.Path(path_type=Path), help="COCO instances.json or shards, with --predictions.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="COCO-format detections, instead of a checkpoint.")
 @click.option("--split", help="Split of the shards; default: val with a checkpoint, all with --truth.")
@@ -43,7 +43,7 @@ from trainers.results.truth import (
 @click.option("--iou", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--save-json", type=click.Path(path_type=Path), help="Write the detections in COCO's result format.")
 def main(
     checkpoint: Path | None,

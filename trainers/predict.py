@@ -56,7 +56,7 @@ def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
     apart = out.resolve()
     files = sorted(p for p in files if p.is_file() and apart not in p.resolve().parents)
     if not files:
-        raise ConfigError(f"--source {source}: no pictures found; expected a file, a folder or a pattern of pictures")
+        raise ConfigError(f"--source {source}: no images found; expected an image file, a folder or a pattern")
     return root, files
 
 
@@ -112,15 +112,15 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
 @click.option(
     "--source",
     required=True,
-    help="A picture, a folder, a pattern such as 'photos/*.jpg', a video, a camera's number, or a stream's address.",
+    help="An image, a folder, a pattern such as 'photos/*.jpg', a video, a camera number, or a stream's URL.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the drawn pictures.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder for the drawn images.")
 @click.option("--conf", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Lowest score kept.")
 @click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Overlap for NMS.")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures at once; 8, or 1 of a camera or a stream.")
-@click.option("--frames", type=click.IntRange(1), help="End after so many frames of a video.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images per batch [default: 8; 1 for a camera or stream].")
+@click.option("--frames", type=click.IntRange(1), help="Stop after this many frames of a video.")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--save-video", is_flag=True, help="Write a video's frames to OUT/NAME.mp4, and not as pictures.")
+@click.option("--save-video", is_flag=True, help="Write a video to OUT/NAME.mp4 instead of one image per frame.")
 @click.option("--save-json", is_flag=True, help="Write OUT/predictions.json in COCO's result format.")
 @click.option("--save-txt", is_flag=True, help="Write OUT/labels/NAME.txt: class cx cy width height confidence.")
 def main(

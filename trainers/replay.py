@@ -58,10 +58,10 @@ def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--step", type=click.IntRange(1), required=True, help="As in RUN/steps.csv: 1 is the first.")
-@click.option("--out", type=click.Path(path_type=Path), help="The picture; RUN/step-N.png if not given.")
-@click.option("--shards", default="", help="The shards' present path, if they were moved.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@click.option("--step", type=click.IntRange(1), required=True, help="Step number as in RUN/steps.csv, from 1.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output image [default: RUN/step-N.png].")
+@click.option("--shards", default="", help="Current path of the run's shards, if they were moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) -> None:
     """Draw the images and boxes that RUN learned from at a step, and name the records."""
     loader, batch = batch_at(folder, step, shards)

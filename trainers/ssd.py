@@ -47,13 +47,13 @@ class SSDConfig(Config):
     size: list[int] = value([300, 300], "network input, height,width (or one number); from 512 on there are 7 maps")
     fit: str = value("stretch", "letterbox or stretch")
     augment: str = value("ssd", "augmentation recipe")
-    batch_size: int = value(32, "images a step, over all processes", least=1)
+    batch_size: int = value(32, "images per step, over all processes", least=1)
     epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)", least=1)
     milestones: list[int] = value([155, 193], "epochs at which the learning rate drops", least=0)
-    bias_lr: float = value(2.0, "multiplies the learning rate of biases (not those of norms)", least=0, below=math.inf)
+    bias_lr: float = value(2.0, "factor of the learning rate of biases (not those of norms)", least=0, below=math.inf)
     backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
     pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
     style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
 
 

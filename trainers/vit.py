@@ -46,12 +46,12 @@ class ViTConfig(Config):
     optimizer: str = value("adamw", "sgd or adamw")
     lr: float = value(1e-4, "learning rate")
     momentum: float = value(0.9, "SGD's momentum, AdamW's first beta")
-    weight_decay: float = value(0.05, "on weights; biases and norms go without")
+    weight_decay: float = value(0.05, "weight decay of weights; biases and norms have none")
     schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
     warmup_steps: int = value(250, "steps over which the learning rate grows from 0")
-    clip: float = value(1.0, "largest norm of the gradient; 0 for none")
+    clip: float = value(1.0, "clip the gradient to this norm; 0 for none")
     layer_decay: float = value(
-        0.7, "with train all, multiplies the learning rate once for each backbone unit, from the last to the first"
+        0.7, "with train all, factor of the learning rate per backbone unit, from the last to the first"
     )
     backbone: str = value("vit_base_patch16_clip_224", "a vision transformer of timm, or a model with a stride-16 map")
     ffn: str = value("mlp", "mlp, or mix for convolutions in the MLPs in place of the position embedding")

@@ -39,11 +39,11 @@ class YOLOv2Config(Config):
 
     multiscale: list[float] = value([0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)")
     backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
-    width: float = value(1.0, "multiplies the channels of darknet19 and of the head", above=0, below=math.inf)
+    width: float = value(1.0, "factor of the channels of darknet19 and of the head", above=0, below=math.inf)
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "how many of the backbone's first layers and blocks keep their pretrained weights", least=0)
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
     anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
-    num_anchors: int = value(5, "how many anchors auto makes", least=1)
+    num_anchors: int = value(5, "number of anchors of auto", least=1)
 
 
 def reorg(x: Tensor) -> Tensor:

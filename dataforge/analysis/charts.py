@@ -50,14 +50,14 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     rows = min(BARS, max(1, len(facts["classes"])))
     charts: dict[str, tuple[str, float, Sequence[Callable[[Axes, Mapping[str, Any]], None]]]] = {
         "classes.png": ("Boxes of each class", 1.6 + 0.21 * rows, [classes, class_ranks] if many else [classes]),
-        "box_sizes.png": ("How large the boxes are", 3.6, [box_sides, box_side_shares]),
-        "box_places.png": ("Where the boxes lie, and how much of the image they span", 4.2, [centres, relative_sizes]),
-        "aspect_ratios.png": ("Shapes of images and of boxes", 3.6, [image_aspects, box_aspects]),
-        "boxes_per_image.png": ("How many boxes an image has", 3.6, [boxes_per_image]),
-        "image_sizes.png": ("The commonest image sizes", 1.4 + 0.21 * len(image_size_rows(facts)), [image_sizes]),
+        "box_sizes.png": ("Box sizes", 3.6, [box_sides, box_side_shares]),
+        "box_places.png": ("Box positions and sizes relative to the image", 4.2, [centres, relative_sizes]),
+        "aspect_ratios.png": ("Aspect ratios of images and boxes", 3.6, [image_aspects, box_aspects]),
+        "boxes_per_image.png": ("Boxes per image", 3.6, [boxes_per_image]),
+        "image_sizes.png": ("Most frequent image sizes", 1.4 + 0.21 * len(image_size_rows(facts)), [image_sizes]),
     }
     if "padding" in facts:
-        charts["padding.png"] = ("What letterboxing and padding waste", 3.2, [padding])
+        charts["padding.png"] = ("Padding by letterboxing and batching", 3.2, [padding])
     done = {}
     for name, (caption, height, parts) in charts.items():
         with matplotlib.rc_context(STYLE):

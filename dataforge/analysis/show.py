@@ -39,7 +39,7 @@ def show(
         rows = np.unique(table.image[table.labels == shards.classes.index(class_name)])
     index = rows[np.argsort(bits(seed, 0, rows, "show")[:, 0], kind="stable")][:n]
     if not len(index):
-        raise ConfigError(f"{shards.path}: there is no image to show")
+        raise ConfigError(f"{shards.path}: no images to show")
     layout = lay_out(recipe(augment), index, table, SIZE, seed=seed)
     pictures = np.empty((len(index), *SIZE, 3), np.uint8)
     for i in range(len(index)):

@@ -73,7 +73,7 @@ def measure(
         ConfigError: fewer than 5 repeats.
     """
     if repeats < LEAST_REPEATS:
-        raise ConfigError(f"repeats is {repeats}; expected at least {LEAST_REPEATS}, so that a median means something")
+        raise ConfigError(f"repeats is {repeats}; expected at least {LEAST_REPEATS}, to compute a median")
     passed = [_in_a_process(stage) if fresh else _once(stage) for _ in range(repeats + 1)][1:]
     seconds = [sum(gaps) for gaps, _, _, _ in passed]
     rates = [images / spent for spent in seconds]

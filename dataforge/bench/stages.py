@@ -113,7 +113,8 @@ def read_cold(given: Setting) -> Iterator[int]:
         yield count
     if _read_from_disk() - before < handed / 2:
         raise ConfigError(
-            f"{given.path}: its files stay in memory, so no cold reading (does another process use them?)"
+            f"{given.path}: its files cannot be removed from the page cache, so cold reads cannot be measured; "
+            "expected no other process to use them"
         )
 
 

@@ -22,25 +22,35 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--side", "shorter", type=int, metavar="N", help="Shrink the shorter side to N pixels; none is enlarged.")
-@click.option("--size", type=int, nargs=2, metavar="H W", help="Fit every image into this shape.")
-@click.option("--buckets", metavar="HxW,HxW,...", help="Fit each image into the nearest of these shapes.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@click.option(
+    "--side",
+    "shorter",
+    type=int,
+    metavar="N",
+    help="Shrink the shorter side to N pixels; smaller images are not enlarged.",
+)
+@click.option("--size", type=int, nargs=2, metavar="H W", help="Resize every image to this shape.")
+@click.option("--buckets", metavar="HxW,HxW,...", help="Resize each image to the shape of the nearest aspect ratio.")
 @click.option(
     "--fit",
     type=click.Choice(["letterbox", "stretch"]),
     default="letterbox",
     show_default=True,
-    help="How an image fits a shape: with its aspect ratio, or filling it.",
+    help="letterbox keeps the aspect ratio and pads; stretch fills the shape.",
 )
-@click.option("--gray", is_flag=True, help="Keep one grey channel.")
-@click.option("--quality", type=int, help="Of the JPEGs, 1 to 100; 92 by default.")
-@click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: large, and nothing is left to decode.")
+@click.option("--gray", is_flag=True, help="Store one grey channel.")
+@click.option("--quality", type=int, help="JPEG quality, 1 to 100 [default: 92].")
+@click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: larger, but need no decoding.")
 @click.option(
-    "--target-imgs-per-s", "target", type=float, metavar="N", help="Measure here what gives N, and bake that."
+    "--target-imgs-per-s",
+    "target",
+    type=float,
+    metavar="N",
+    help="Choose the side and codec that reach N images per second on this machine.",
 )
 @click.option("--split", help="Only this split.")
-@click.option("--jobs", type=click.IntRange(1), help="Threads; one for each core by default.")
+@click.option("--jobs", type=click.IntRange(1), help="Threads [default: one per core].")
 @store_option
 @functools.partial(view_options, side="--box-side")
 @json_option
@@ -97,11 +107,11 @@ def _form(
     from dataforge.transform.bake import QUALITY, Form
 
     if size and buckets:
-        raise ConfigError("--size and --buckets: expected one of them")
+        raise ConfigError("--size and --buckets exclude each other")
     if target is not None and (shorter or raw):
-        raise ConfigError("--target-imgs-per-s picks the side and the codec itself; leave --side and --raw out")
+        raise ConfigError("--target-imgs-per-s chooses the side and the codec; omit --side and --raw")
     if raw and quality is not None:
-        raise ConfigError("--quality is of JPEGs; leave it out with --raw")
+        raise ConfigError("--quality applies to JPEGs; omit it with --raw")
     shapes: tuple[tuple[int, int], ...] = (size,) if size else ()
     if buckets:
         matches = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]

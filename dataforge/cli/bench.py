@@ -10,24 +10,30 @@ import click
 
 from dataforge.cli.options import json_option
 
-_OWN = "{}, or what the trainer has"
+_OWN = "default: {}, or the value of --trainer"
 
 
 @click.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--size", type=int, nargs=2, metavar="H W", help=f"Of the batches; {_OWN.format('320 320')}.")
-@click.option("--batch-size", type=click.IntRange(1), help=f"By default {_OWN.format(32)}.")
-@click.option("--augment", help=f"Recipe, or none; by default {_OWN.format('yolo')}.")
-@click.option("--device", default="cpu", show_default=True, help="Where the batches go.")
-@click.option("--threads", type=click.IntRange(1), help="That decode; as many as there are cores by default.")
-@click.option("--images", type=click.IntRange(1), default=640, show_default=True, help="How many of them are measured.")
-@click.option("--repeats", type=int, default=5, show_default=True, help="Passes over the images that are measured.")
-@click.option("--sweep/--no-sweep", default=True, help="Measure other numbers of threads as well.")
-@click.option("--cold", is_flag=True, help="Also read from the disk itself, as a set larger than the memory is read.")
-@click.option("--trainer", metavar="NAME", help="Also measure this detector's training step, and say what waits.")
-@click.option("--config", type=click.Path(path_type=Path), help="The trainer's TOML file; the options here come first.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long the trainer is measured.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the stages into this PNG file.")
+@click.option("--size", type=int, nargs=2, metavar="H W", help=f"Size of the batches; {_OWN.format('320 320')}.")
+@click.option("--batch-size", type=click.IntRange(1), help=f"Images per batch; {_OWN.format(32)}.")
+@click.option("--augment", help=f"Recipe, or none; {_OWN.format('yolo')}.")
+@click.option("--device", default="cpu", show_default=True, help="Device of the batches.")
+@click.option("--threads", type=click.IntRange(1), help="Decoding threads [default: one per core].")
+@click.option("--images", type=click.IntRange(1), default=640, show_default=True, help="Number of images to measure.")
+@click.option("--repeats", type=int, default=5, show_default=True, help="Number of measured passes over the images.")
+@click.option("--sweep/--no-sweep", default=True, help="Also measure with other numbers of threads.")
+@click.option(
+    "--cold",
+    is_flag=True,
+    help="Also measure reading from disk with an empty page cache, as for sets larger than memory.",
+)
+@click.option("--trainer", metavar="NAME", help="Also measure this detector's training step and report the bottleneck.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file of the trainer; options given here override it."
+)
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long to measure the trainer.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the stages as a chart into this PNG file.")
 @json_option
 def bench(
     directory: Path | None,
@@ -53,7 +59,7 @@ def bench(
     from dataforge.errors import ConfigError
 
     if config and not trainer:
-        raise ConfigError(f"--config {config}: goes with --trainer")
+        raise ConfigError(f"--config {config}: needs --trainer")
     with stages.shards_or_drawn(directory) as path:
         flags = {"size": size, "batch_size": batch_size, "augment": augment, "device": device, "threads": threads}
         how: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}

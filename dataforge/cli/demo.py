@@ -96,7 +96,7 @@ def _call(words: list[str], quiet: bool) -> str:
 
 
 @click.command()
-@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for all of it.")
+@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 def demo(out: Path) -> None:
     """Run the whole data path without any data of your own: draw, ingest, train, evaluate, predict."""
     run(out)

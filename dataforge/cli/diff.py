@@ -27,9 +27,9 @@ SHOWN = 24  # images in the report
     type=click.FloatRange(0, 1, min_open=True),
     default=0.5,
     show_default=True,
-    help="Boxes that overlap less are not the same box, moved.",
+    help="Least IoU at which two boxes count as the same box, moved.",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with pictures here.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with images to this file.")
 @json_option
 def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> None:
     """Report what was added, removed, moved and relabelled from shard folder A to shard folder B.

@@ -31,13 +31,20 @@ if TYPE_CHECKING:
 @click.command(cls=SourceCommand)
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@click.option(
+    "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
+)
 @source_options
-@click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
-@click.option("--decode-check", is_flag=True, help="Decode every image too.")
-@click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images (default: one a core).")
-@click.option("--resume", is_flag=True, help="Go on behind the shards that an interrupted ingest closed.")
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out up to this many unreadable images instead of failing.",
+)
+@click.option("--decode-check", is_flag=True, help="Also decode every image.")
+@click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images [default: one per core].")
+@click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
 @store_option
 @json_option
 def ingest(
@@ -88,7 +95,7 @@ def publish(
             with progress_bar(source.total, hidden=as_json) as progress:
                 summary = run(source, out, source_name=source_name, progress=progress, **how)
     except KeyboardInterrupt:
-        kept = "; --resume goes on behind the shards that were closed" if (out / JOURNAL).exists() else ""
+        kept = "; continue with --resume" if (out / JOURNAL).exists() else ""
         failed["error"], code = f"interrupted; nothing was published{kept}", 130
     except DataforgeError as error:
         failed["error"] = str(error)

@@ -22,16 +22,18 @@ SHOWN = 3  # examples per kind
 
 @click.command(cls=SourceCommand)
 @click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", default="auto", show_default=True, help="ROOT's format, or your own reader.")
-@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@click.option("--format", "format_name", default="auto", show_default=True, help="Format of ROOT, or your own reader.")
+@click.option(
+    "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
+)
 @source_options
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with pictures here.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with images to this file.")
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning", "info"]),
     default="error",
     show_default=True,
-    help="Exit with 1 on findings of this severity or a higher one.",
+    help="Exit with code 1 if there are findings of this or a higher severity.",
 )
 @json_option
 def lint(
@@ -61,7 +63,7 @@ def lint(
     shards = None
     if (root / INDEX).is_file():
         if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
-            raise ConfigError(f"{root}: is a shard folder; options for reading a source do not go with it")
+            raise ConfigError(f"{root}: is a shard folder; options for reading a source do not apply to it")
         shards = Shards(root)
         with progress_bar(len(shards), hidden=as_json) as progress:
             result = lint_shards(shards, progress)

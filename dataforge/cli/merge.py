@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
 @store_option
 @json_option
 def merge(directories: tuple[Path, ...], out: Path, store_name: str, as_json: bool) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,7 +34,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="lmdb",
         show_default=True,
         metavar="lmdb|memmap|zarr",
-        help="How images are kept.",
+        help="Store for the images.",
     )
     return option(command)
 
@@ -105,11 +105,23 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
             click.option(
                 side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."
             ),
-            click.option("--crowd", type=policy, default="keep", show_default=True, help="Boxes flagged as crowds."),
             click.option(
-                "--difficult", type=policy, default="keep", show_default=True, help="Boxes flagged as difficult."
+                "--crowd", type=policy, default="keep", show_default=True, help="Keep or drop boxes flagged as crowd."
             ),
-            click.option("--empty", type=policy, default="keep", show_default=True, help="Images without a box left."),
+            click.option(
+                "--difficult",
+                type=policy,
+                default="keep",
+                show_default=True,
+                help="Keep or drop boxes flagged as difficult.",
+            ),
+            click.option(
+                "--empty",
+                type=policy,
+                default="keep",
+                show_default=True,
+                help="Keep or drop images without boxes (after the other filters).",
+            ),
             click.option(
                 "--limit", type=int, help="Keep the first N images of each split that pass the other filters."
             ),

@@ -12,10 +12,10 @@ from dataforge.process import run_module
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--step", type=click.IntRange(1), required=True, help="As in RUN/steps.csv: 1 is the first.")
-@click.option("--out", type=click.Path(path_type=Path), help="The picture; RUN/step-N.png if not given.")
-@click.option("--shards", type=click.Path(path_type=Path), help="Where the run's shards are now, if they were moved.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@click.option("--step", type=click.IntRange(1), required=True, help="Step number as in RUN/steps.csv, from 1.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output image [default: RUN/step-N.png].")
+@click.option("--shards", type=click.Path(path_type=Path), help="Current path of the run's shards, if they were moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(folder: Path, step: int, out: Path | None, shards: Path | None, as_json: bool) -> None:
     """Draw the pictures and boxes that RUN was trained on at a step, and name the records."""
     words: list[object] = [folder, "--step", step]

@@ -18,22 +18,30 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--val", type=float, default=0.1, show_default=True, help="Its share of the images; 0 for no such split.")
-@click.option("--test", type=float, default=0.0, show_default=True, help="Likewise; train gets what is left.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed deals otherwise.")
-@click.option("--from", "old", metavar="SPLIT", help="Only its records; by default those of all splits.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@click.option(
+    "--val",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Fraction of the images for the validation split; 0 for none.",
+)
+@click.option(
+    "--test", type=float, default=0.0, show_default=True, help="Fraction for the test split; the rest becomes train."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the assignment.")
+@click.option("--from", "old", metavar="SPLIT", help="Divide only this split [default: all splits together].")
 @click.option(
     "--group-by",
     metavar="folder|REGEX",
-    help="Images in one folder, or in whose name the REGEX's first group matches the same, stay together.",
+    help="Keep images together that are in the same folder, or whose names match the REGEX with the same first group.",
 )
 @click.option(
     "--similar",
     type=click.IntRange(-1, 64),
     default=4,
     show_default=True,
-    help="So do images whose 64-bit hashes differ in at most this many bits; -1 does not look at pixels.",
+    help="Keep images together whose 64-bit perceptual hashes differ in at most this many bits; -1 disables this.",
 )
 @store_option
 @json_option
@@ -61,7 +69,7 @@ def split(
 
     def make() -> tuple[Source, str]:
         if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-            raise ConfigError(f"--val {val} --test {test}: expected shares from 0, that leave some for train")
+            raise ConfigError(f"--val {val} --test {test}: expected fractions of at least 0 whose sum is below 1")
         wanted = {"train": 1 - val - test, "val": val, "test": test}
         shards = Shards(directory, old)
         check_originals(shards)  # before images are read

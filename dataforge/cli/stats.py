@@ -16,7 +16,11 @@ from dataforge.files import writing
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--split", help="Only this split.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("stats"), show_default=True, help="Folder of the pages."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("stats"),
+    show_default=True,
+    help="Output folder of the pages.",
 )
 @click.option(
     "--size",

@@ -9,10 +9,18 @@ import click
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--images", type=int, default=640, show_default=True, help="How many; a fifth goes to val.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same bytes.")
 @click.option(
-    "--size", type=int, nargs=2, default=(200, 320), show_default=True, metavar="LOW HIGH", help="Range of the sides."
+    "--images", type=int, default=640, show_default=True, help="Number of images; one fifth goes to split val."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed; the same seed gives the same bytes.")
+@click.option(
+    "--size",
+    type=int,
+    nargs=2,
+    default=(200, 320),
+    show_default=True,
+    metavar="LOW HIGH",
+    help="Range of the images' sides, in pixels.",
 )
 def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> None:
     """Draw a small detection set into DIRECTORY, in the layout of COCO."""

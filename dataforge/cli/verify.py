@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=SourceCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--source", "origin", metavar="FORMAT:ROOT", help="Compare with this, record by record, instead.")
+@click.option(
+    "--source", "origin", metavar="FORMAT:ROOT", help="Compare the shards with this source, record by record."
+)
 @source_options
 @json_option
 def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
@@ -33,8 +35,10 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
         return
     options = [name.replace("_", "-") for name, value in given.items() if value not in (None, (), View())]
     if options:
-        what = ", ".join(f"--{name}" if name != "view" else "a choice of classes, boxes or images" for name in options)
-        raise ConfigError(f"{what}: only goes with --source")
+        what = ", ".join(
+            f"--{name}" if name != "view" else "a selection of classes, boxes or images" for name in options
+        )
+        raise ConfigError(f"{what}: needs --source")
     faults = list(check(shards))
     if as_json:
         click.echo(json.dumps({"images": len(shards), "faults": [vars(fault) for fault in faults]}, ensure_ascii=False))

@@ -72,10 +72,8 @@ class Option:
     metavar: str | None = None
 
 
-IMAGES = Option("images", "The folder of the pictures, if it is not found by itself.", Path)
-ALLOW_OUTSIDE = Option(
-    "allow_outside", "Accept pictures outside the folder, named by an absolute path or by ../, wherever it leads.", bool
-)
+IMAGES = Option("images", "Folder of the images, if it is not found automatically.", Path)
+ALLOW_OUTSIDE = Option("allow_outside", "Accept images outside the folder, given by absolute paths or by ../.", bool)
 
 # error: images or boxes are lost, or a score will be wrong; warning: probably a mistake; info: worth knowing
 CODES: Codes = {

@@ -101,7 +101,7 @@ def locate(
         best = [path for path, count in shared.items() if count == max(shared.values())]
         if not best:
             hint = "; --allow-outside takes it as it stands" if leads_out and not allow_outside else ""
-            wrong.append(("image-missing", name, f"no such picture below {below}{hint}; left out"))
+            wrong.append(("image-missing", name, f"no such image below {below}{hint}; left out"))
         elif len(best) > 1:
             reason = f"may be {best[0]} or {best[1]} below {below}; left out"
             wrong.append(("image-ambiguous", name, reason))

@@ -67,7 +67,7 @@ def probe(data: bytes | memoryview) -> ImageInfo:
         known = not isinstance(error, PIL.UnidentifiedImageError)
         if any(data[at : at + len(mark)] == mark and not _ends_well(data, kind) for at, mark, kind in _MARKED):
             raise TruncatedImageError(f"cannot be read: {error if known else 'it is cut short'}") from None
-        what = f"cannot be read: {error}" if known else f"not an image that is known here ({', '.join(FORMATS)})"
+        what = f"cannot be read: {error}" if known else f"not an image of a supported format ({', '.join(FORMATS)})"
         raise ImageError(what) from None
     if orientation not in range(1, 9):
         orientation = 1

@@ -144,7 +144,7 @@ class Journal:
             self._file.close()
 
 
-AFRESH = "run it without --resume to begin afresh"
+AFRESH = "run it without --resume to start again"
 
 
 def checksum(record: Record) -> int:

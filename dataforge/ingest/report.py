@@ -82,7 +82,7 @@ class Summary:
                 else:
                     lines.append(count)
                 lines += [f"  {line(finding)}" for finding in examples]
-        lines.append(f"full list: {self.report}" if lines else "nothing was refused, repaired or noted")
+        lines.append(f"full list: {self.report}" if lines else "no findings")
         return "\n".join(lines)
 
     def refusal(self, what: str) -> str:

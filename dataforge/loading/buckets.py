@@ -23,7 +23,7 @@ def shapes_of(size: Shape | None, buckets: Sequence[Shape] | str | None, table: 
         ConfigError: neither is given, or one is not (height, width) of at least 1 pixel.
     """
     if size is None and (buckets is None or isinstance(buckets, str)):
-        raise ConfigError("size is None and no buckets are given; expected one of them")
+        raise ConfigError("size is None and no buckets are given; expected exactly one of them")
     wanted: Any = [size] if buckets is None or buckets == "auto" else buckets
     try:
         shapes = [(int(h), int(w)) for h, w in wanted]

@@ -47,7 +47,7 @@ class Loader:
     this applies to the whole process. Afterwards the previous number is restored.
 
     Args:
-        shards: a folder made by `dataforge ingest`, or opened `Shards`.
+        shards: a folder written by `dataforge ingest`, or opened `Shards`.
         split: the split's name, or an unambiguous prefix of it. By default the split that `shards` were opened with,
             else "train".
 

@@ -172,9 +172,11 @@ def plan(
     drawn = np.arange(n) if repeats is None else _repeat(repeats, seed, epoch)
     full = np.broadcast_to(np.asarray(batch_size), len(shapes))
     if len(drawn) < world:
-        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks; expected at least one for each")
+        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks; expected at least one per rank")
     if full.min() < world:
-        raise ConfigError(f"steps of {full.min()} images cannot be dealt to {world} ranks; expected one for each")
+        raise ConfigError(
+            f"steps of {full.min()} images cannot be dealt to {world} ranks; expected at least one per rank"
+        )
     if shuffle:
         drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
     # depends on the number of ranks only if one gets a single image

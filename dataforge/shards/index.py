@@ -25,7 +25,7 @@ def read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX
     if not file.is_file():
         what = "holds no index.json (an ingest that did not finish?)" if path.is_dir() else "does not exist"
-        raise ShardError(f"{path}: {what}; expected a folder made by `dataforge ingest`")
+        raise ShardError(f"{path}: {what}; expected a folder written by `dataforge ingest`")
     try:
         index = json.loads(file.read_text("utf-8"))
     except ValueError as error:

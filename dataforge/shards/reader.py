@@ -27,7 +27,7 @@ class Shards:
     """A shard folder, or one split of it, or a view of either. It is pickled as its path, and threads may share it.
 
     Args:
-        path: a folder made by `dataforge ingest`.
+        path: a folder written by `dataforge ingest`.
         split: read only this split (its name, or an unambiguous prefix of it); None reads all, in the order of the
             index.
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those

@@ -64,7 +64,7 @@ class View:
         for name in ("area", "side"):
             bounds = getattr(self, name)
             if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
-                raise ConfigError(f"{name} is {bounds}; expected the least and the most, such as 100 and inf")
+                raise ConfigError(f"{name} is {bounds}; expected a minimum and a maximum, such as 100 and inf")
         for name in ("crowd", "difficult", "empty"):
             if getattr(self, name) not in ("keep", "drop"):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")
@@ -72,7 +72,7 @@ class View:
             raise ConfigError(f"limit is {self.limit}; expected at least 1 image")
         if not (0 < self.sample <= 1 or (self.sample > 1 and self.sample % 1 == 0)):
             raise ConfigError(
-                f"sample is {self.sample}; expected a share of the images, above 0 and up to 1, or how many of them"
+                f"sample is {self.sample}; expected a fraction above 0 and up to 1, or a number of images"
             )
 
     def label_of(self, known: Sequence[str]) -> NDArray[np.int32]:

@@ -74,9 +74,9 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.side is not None and self.shapes:
-            raise ConfigError("a side and shapes: expected one of --side, --size and --buckets")
+            raise ConfigError("a side and shapes: --side, --size and --buckets exclude each other")
         if self.raw and not self.shapes:
-            raise ConfigError("raw pixels are one array a shape; expected --size or --buckets with --raw")
+            raise ConfigError("--raw needs --size or --buckets: raw pixels are stored as one array per shape")
         if min([1 if self.side is None else self.side, *(side for shape in self.shapes for side in shape)]) < 1:
             raise ConfigError(f"side {self.side}, shapes {list(self.shapes)}: expected sides of at least 1 pixel")
         if self.fit not in FITS:
@@ -174,9 +174,9 @@ def bake(
     """
     table = shards.table
     if not len(table):
-        raise ConfigError(f"{shards.path}: no image is left to bake")
+        raise ConfigError(f"{shards.path}: no images to bake")
     if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ConfigError(f"{out}: lies within the shards; choose another --out")
+        raise ConfigError(f"{out}: is inside the shards; choose another --out")
     sizes, matrix = form.place(table.height, table.width)
     needed = int(sizes.prod(1).sum()) * form.channels
     if form.raw and needed > free_bytes(out):

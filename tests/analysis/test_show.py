@@ -71,5 +71,5 @@ def test_it_writes_the_picture(tiny_shards: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     with PIL.Image.open(tmp_path / "a.png") as picture:
         assert f"{picture.width}x{picture.height}" in done.output
-    with pytest.raises(ConfigError, match="no image to show"):
+    with pytest.raises(ConfigError, match="no images to show"):
         show(Shards(tiny.shards(tmp_path / "s", splits=("train",)), "train"), n=0)

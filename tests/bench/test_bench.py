@@ -56,7 +56,7 @@ def test_rows(shards: Path, tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--repeats", "4"], "repeats is 4"),
-        (["--config", "x.toml"], "goes with --trainer"),
+        (["--config", "x.toml"], "needs --trainer"),
         (["--augment", "yollo"], "unknown augmentation recipe 'yollo'"),
         (["--trainer", "yolov9", "--no-sweep", "--images", "8"], "unknown detector 'yolov9'"),
     ],
@@ -116,7 +116,7 @@ def test_measure_counts_what_the_stage_does() -> None:
 def test_cold_reading_comes_from_the_disk_or_is_refused(setting: stages.Setting) -> None:
     mapped = stages.read(setting)
     next(mapped)  # from here on this process holds the file, so its pages stay
-    with pytest.raises(ConfigError, match="its files stay in memory"):
+    with pytest.raises(ConfigError, match="its files cannot be removed from the page cache"):
         list(stages.read_cold(setting))
 
 

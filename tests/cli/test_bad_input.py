@@ -62,7 +62,7 @@ def test_the_root_is_the_current_folder_by_default(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     result = run("coco", "--out", "shards/")
     assert result.exit_code == 0, result.output
-    assert "nothing was refused, repaired or noted" in result.stdout
+    assert "no findings" in result.stdout
     assert len(Shards(tmp_path / "shards")) == 1
 
 

@@ -407,7 +407,7 @@ def test_resume_refuses_what_is_not_what_it_was(tmp_path: Path, change: str) -> 
         path = next(out.rglob("table.arrow" if change == "table" else "blobs.mdb"))
         path.write_bytes(path.read_bytes()[:-9000] if change == "blobs" else path.read_bytes()[:-1] + b"x")
         before = files(out)
-    with pytest.raises(ShardError, match="run it without --resume to begin afresh"):
+    with pytest.raises(ShardError, match="run it without --resume to start again"):
         ingest(Source(classes, iter(items)), out, resume=True, **how)
     after = files(out)
     assert {name for name in before if name != "ingest.jsonl"} == {name for name in after if name != "ingest.jsonl"}

@@ -248,7 +248,7 @@ def test_folders_that_hold_no_shards(tmp_path: Path, name: str) -> None:
         result = run(command, tmp_path / name)
         assert result.exit_code == 1
         assert re.fullmatch(
-            rf"error: {tmp_path}/{name}: .*; expected a folder made by `dataforge ingest`\n", result.stderr
+            rf"error: {tmp_path}/{name}: .*; expected a folder written by `dataforge ingest`\n", result.stderr
         )
 
 

@@ -189,13 +189,13 @@ def test_nothing_is_copied_where_nothing_is_left_out(whole: Path) -> None:
     ("values", "said"),
     [
         ({"classes": ("cat", "dog", "cat")}, "classes: 'cat' more than once"),
-        ({"area": (5, 4)}, r"area is \(5, 4\); expected the least and the most"),
+        ({"area": (5, 4)}, r"area is \(5, 4\); expected a minimum and a maximum"),
         ({"side": (-1, 4)}, "side is"),
         ({"side": (math.nan, 4)}, "side is"),
         ({"empty": "maybe"}, "empty is 'maybe'; expected keep or drop"),
         ({"limit": 0}, "limit is 0; expected at least 1 image"),
-        ({"sample": 0.0}, "sample is 0.0; expected a share"),
-        ({"sample": 1.5}, "sample is 1.5; .* or how many of them"),
+        ({"sample": 0.0}, "sample is 0.0; expected a fraction"),
+        ({"sample": 1.5}, "sample is 1.5; .* or a number of images"),
         ({"sample": math.inf}, "sample is inf"),
         ({"sample": math.nan}, "sample is nan"),
     ],
@@ -271,7 +271,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert command("verify", out, "--source", f"coco:{one}", *view).exit_code == 0
     differs = command("verify", out, "--source", f"coco:{one}", *view[:-2], "--area", 30, "inf")
     assert differs.exit_code == 1 and "the shards have 2" in differs.stderr
-    assert "only goes with --source" in command("verify", out, *view).stderr
+    assert "needs --source" in command("verify", out, *view).stderr
     assert command("show", whole, *view, "--out", tmp_path / "sheet.png").exit_code == 0
     back = tmp_path / "back"
     assert command("export", whole, *view, "--format", "coco", "--out", back).exit_code == 0

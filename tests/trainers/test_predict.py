@@ -145,9 +145,9 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path) -> None:
     source = fake.files(tmp_path / "photos")
     out = tmp_path / "out"
     for arguments, message in (
-        ((checkpoint, "--source", tmp_path / "empty", "--out", out), "no pictures found"),
-        ((checkpoint, "--source", tmp_path / "nothing*.jpg", "--out", out), "no pictures found"),
-        ((checkpoint, "--source", tmp_path / "none", "--out", out), "no pictures found"),
+        ((checkpoint, "--source", tmp_path / "empty", "--out", out), "no images found"),
+        ((checkpoint, "--source", tmp_path / "nothing*.jpg", "--out", out), "no images found"),
+        ((checkpoint, "--source", tmp_path / "none", "--out", out), "no images found"),
         ((tmp_path / "none.pt", "--source", source, "--out", out), "no such checkpoint"),
         ((checkpoint, "--source", source, "--out", checkpoint), "cannot be written"),
     ):

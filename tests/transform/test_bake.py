@@ -411,15 +411,15 @@ def test_the_other_commands_on_caches(tiny_shards: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--raw"], "raw pixels are one array a shape; expected --size or --buckets"),
-        (["--side", "30", "--size", "30", "40"], "expected one of --side, --size and --buckets"),
-        (["--size", "30", "40", "--buckets", "3x4"], "expected one of them"),
+        (["--raw"], "--raw needs --size or --buckets"),
+        (["--side", "30", "--size", "30", "40"], "--side, --size and --buckets exclude each other"),
+        (["--size", "30", "40", "--buckets", "3x4"], "--size and --buckets exclude each other"),
         (["--buckets", "30x40,50"], "--buckets 30x40,50: expected heights and widths such as"),
         (["--size", "0", "40"], "expected sides of at least 1 pixel"),
         (["--side", "0"], "expected sides of at least 1 pixel"),
         (["--quality", "101"], "quality is 101; expected 1 to 100"),
-        (["--quality", "90", "--raw", "--size", "8", "8"], "--quality is of JPEGs"),
-        (["--target-imgs-per-s", "100", "--side", "30"], "picks the side and the codec itself"),
+        (["--quality", "90", "--raw", "--size", "8", "8"], "--quality applies to JPEGs"),
+        (["--target-imgs-per-s", "100", "--side", "30"], "chooses the side and the codec"),
         (["--target-imgs-per-s", "0"], "expected more than 0"),
         (["--classes", "cow"], "unknown class 'cow'"),
         (["--store", "tape"], "unknown store 'tape'"),
@@ -431,11 +431,11 @@ def test_options_that_are_wrong(tiny_shards: Path, tmp_path: Path, arguments: li
 
 
 def test_folders_that_are_taken(tiny_shards: Path, tmp_path: Path) -> None:
-    assert "lies within the shards" in refused("bake", tiny_shards, "--out", tiny_shards / "cache")
+    assert "is inside the shards" in refused("bake", tiny_shards, "--out", tiny_shards / "cache")
     made = tiny.shards(tmp_path / "made")
     assert "already holds shards" in refused("bake", tiny_shards, "--out", made)
     nothing = Shards(tiny_shards, view=View(area=(1e9, 1e9), empty="drop"))
-    with pytest.raises(ConfigError, match="no image is left to bake"):
+    with pytest.raises(ConfigError, match="no images to bake"):
         bake(nothing, tmp_path / "cache", Form())
 
 

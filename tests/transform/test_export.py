@@ -358,6 +358,6 @@ def test_verify_takes_what_the_format_takes(joined: Path, tmp_path: Path) -> Non
     result = run("verify", joined, "--source", source, "--voc-offset", 0)
     assert result.exit_code == 1 and "box 0: the shards have [0.0, 0.0," in result.stderr
     assert "does not take it" in run("verify", joined, "--source", source, "--annotations", "x.json").stderr
-    assert "only goes with --source" in run("verify", joined, "--voc-offset", 0).stderr
+    assert "needs --source" in run("verify", joined, "--voc-offset", 0).stderr
     assert "expected FORMAT:ROOT" in run("verify", joined, "--source", "voc").stderr
     assert "unknown format" in run("verify", joined, "--source", "vocc:x").stderr

@@ -202,9 +202,9 @@ def test_only_of_one_split(old: Shards, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--val", 0.6, "--test", 0.5], "expected shares from 0, that leave some for train"),
-        (["--val", -0.1], "expected shares from 0"),
-        (["--val", "nan"], "expected shares from 0"),
+        (["--val", 0.6, "--test", 0.5], "expected fractions of at least 0 whose sum is below 1"),
+        (["--val", -0.1], "expected fractions of at least 0"),
+        (["--val", "nan"], "expected fractions of at least 0"),
         (["--from", "new"], "unknown split 'new'; known: all, old1, old2"),
         (["--group-by", "("], "expected folder or a regular expression"),
         (["--group-by", "jpg"], "val would get no image of 80, with 10.0% wanted; the largest group has 80 images"),

@@ -119,7 +119,7 @@ def with_database(command: click.Command) -> click.Command:
     def run_it(db: Path | None, images: Path | None, resize: tuple[int, int] | None, **flags: Any) -> Any:
         for flag, given, other in (("db", db, "shards"), ("resize", resize, "size")):
             if given and flags[other] is not None:
-                raise ConfigError(f"--{flag} and --{other}: expected one of them")
+                raise ConfigError(f"--{flag} and --{other}: expected exactly one of them")
         if images and not db:
             raise ConfigError("--images goes with --db")
         if resize:
@@ -138,8 +138,8 @@ def with_database(command: click.Command) -> click.Command:
     command.callback = run_it
     path = click.Path(path_type=Path)
     command.params[:0] = [
-        click.Option(["--db"], type=path, help="FlatBuffer or SQLite file (or a folder of them) instead of --shards"),
-        click.Option(["--images"], type=path, help="the folder of its pictures, if not within or beside it"),
+        click.Option(["--db"], type=path, help="FlatBuffer or SQLite file (or folder of them), instead of --shards"),
+        click.Option(["--images"], type=path, help="folder of its images, if not inside or beside it"),
         click.Option(["--resize"], type=int, nargs=2, metavar="W H", help="the same as --size H,W"),
     ]
     return command

@@ -174,9 +174,9 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         kind: the detector's configuration, whose fields become flags.
     """
 
-    @click.command(cls=Command, help=f"Train {detector}. Values come from --config, then from the flags.")
+    @click.command(cls=Command, help=f"Train {detector}. Flags override the values of --config.")
     @click.option("--config", "toml", type=click.Path(path_type=Path), help="flat TOML file with any of these values")
-    @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run, to continue it")
+    @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run to continue")
     @options(kind)
     def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value is not None}

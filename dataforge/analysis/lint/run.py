@@ -148,7 +148,7 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -
     """
     if shards.codec != "keep":
         parent = shards.index["baked"]["parent"]
-        raise ShardError(f"{shards.path}: is a cache; look through what it was baked from, {parent}")
+        raise ShardError(f"{shards.path}: is a cache; lint the shards that it was baked from, {parent}")
     return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress)
 
 

@@ -202,7 +202,9 @@ def recognise(
         if _depth(present[columns[field]]) != depth[0]:  # such as an area per image
             if field in mapped:
                 kind = present[columns[field]]
-                raise FormatError(f"{path}: --map {field}={columns[field]}: is {kind}; expected one for each box")
+                raise FormatError(
+                    f"{path}: --map {field}={columns[field]}: is {kind}; expected at least one per rank box"
+                )
             del columns[field]
     if "image" in columns and not per_image:
         raise FormatError(f"{path}: images are embedded, but a row is a box; expected a row an image, with lists")

@@ -174,8 +174,8 @@ def test_without_a_validation_split_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--db", "a.db", "--shards", "b"], "--db and --shards: expected one of them"),
-        (["--resize", "128", "64", "--size", "64,128"], "--resize and --size: expected one of them"),
+        (["--db", "a.db", "--shards", "b"], "--db and --shards: expected exactly one of them"),
+        (["--resize", "128", "64", "--size", "64,128"], "--resize and --size: expected exactly one of them"),
         (["--images", "b"], "--images goes with --db"),
         (["--db", "no such.db"], "no such.db"),
         (["--db", "set.json"], "set.json: is coco; expected flatbuffer or sqlite"),
