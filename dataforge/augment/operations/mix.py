@@ -38,9 +38,9 @@ class Parts:
     weight: Floats
     boxed: Floats
 
-    def add(self, owner: Ints, record: Ints, **given: Any) -> None:
-        """Append parts; what is not given is as for a picture of one part."""
-        new = single(record, (int(self.region[0, 3]), int(self.region[0, 2])))
+    def add(self, owner: Ints, record: Ints, out: Shape, **given: Any) -> None:
+        """Append parts to pictures of shape `out`; what is not given is as for a picture of one part."""
+        new = single(record, out)
         new.owner = owner
         for name, value in given.items():
             setattr(new, name, value)
@@ -109,7 +109,7 @@ def mosaic(
         record = np.where(own, parts.record[rows], partners.pick(rest[:, tile, 0]))
         place = _cover(record, region, rest[:, tile, 1:3], partners)
         parts.place[rows[own]], parts.region[rows[own]] = place[own], region[own]
-        parts.add(rows[~own], record[~own], place=place[~own], region=region[~own])
+        parts.add(rows[~own], record[~own], partners.out, place=place[~own], region=region[~own])
 
 
 def _cover(record: Ints, region: Ints, u: Floats, partners: Partners) -> Floats:
@@ -138,7 +138,7 @@ def cutmix(
     side = np.sqrt(low + (high - low) * u[:, 1:2])
     corner = u[:, 2:] * (1 - side)
     region = np.concatenate([corner, corner + side], 1) * ([partners.out[1], partners.out[0]] * 2)
-    parts.add(rows, partners.pick(u[:, 0]), region=np.round(region).astype(np.int64))
+    parts.add(rows, partners.pick(u[:, 0]), partners.out, region=np.round(region).astype(np.int64))
 
 
 def copy_paste(
@@ -157,7 +157,7 @@ def copy_paste(
     """
     u = draw(1 + int(count))[rows]
     for i in range(int(count)):
-        parts.add(rows, partners.pick(u[:, 0]), boxed=u[:, 1 + i])
+        parts.add(rows, partners.pick(u[:, 0]), partners.out, boxed=u[:, 1 + i])
 
 
 def mixup(
@@ -170,7 +170,7 @@ def mixup(
         until: as for `mosaic`.
     """
     u = draw(2)[rows]
-    parts.add(rows, partners.pick(u[:, 0]), weight=low + (high - low) * u[:, 1])
+    parts.add(rows, partners.pick(u[:, 0]), partners.out, weight=low + (high - low) * u[:, 1])
 
 
 MIXERS: dict[str, Callable[..., None]] = {  # always in this order
