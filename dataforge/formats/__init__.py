@@ -73,6 +73,8 @@ class Option:
 
 
 IMAGES = Option("images", "The folder of the pictures, if it is not found by itself.", Path)
+BOXES = Option("boxes", "What the four numbers of a box are.", metavar="xyxy|xywh|cxcywh")
+UNIT = Option("unit", "Pixels, or fractions of the image's size.", metavar="pixel|unit")
 ALLOW_OUTSIDE = Option(
     "allow_outside", "Accept pictures outside the folder, named by an absolute path or by ../, wherever it leads.", bool
 )
@@ -90,6 +92,7 @@ CODES: Codes = {
     "unknown-class": ("error", "a box of a class that is not listed"),
     "box-missing": ("error", "a label without a box"),
     "line-broken": ("error", "a label that is no box"),
+    "box-rotated": ("error", "a rotated box, which cannot be held"),
     "shape-unknown": ("error", "a shape that has no box around it"),
     "class-twice": ("warning", "a class that is listed twice"),
     "classes-differ": ("warning", "files of one set list different classes"),
