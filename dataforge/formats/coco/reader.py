@@ -58,6 +58,7 @@ def read(
         splits = _discover(root)
     chosen = pick_splits(split, splits)
     files = {name: read_coco(splits[name].path) for name in chosen}
+    total = sum(len(file.images) for file in files.values())
     numbers, noted = _classes({splits[name].path: file for name, file in files.items()})
     classes = tuple(numbers)
 
@@ -67,7 +68,7 @@ def read(
             folders = [images, images / name] if images else splits[name].folders
             yield from _records(name, splits[name].path, folders, files.pop(name), classes, allow_outside)
 
-    return Source(classes, records(), unique_ids(numbers), total=sum(len(file.images) for file in files.values()))
+    return Source(classes, records(), unique_ids(numbers), total=total, files=[splits[name].path for name in chosen])
 
 
 def _split_name(path: Path) -> str:

@@ -97,7 +97,8 @@ def read(
             for i in splits[name].ids:
                 yield from _record(root, name, i, splits[name], *how)
 
-    return Source(classes, records(), unions=unions, total=sum(len(splits[name].ids) for name in stored))
+    total = sum(len(splits[name].ids) for name in stored)
+    return Source(classes, records(), unions=unions, total=total, files=[*main.glob("*.txt")])
 
 
 def _record(
