@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
 @source_options
 @click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
+@click.option(
+    "--max-bad-boxes",
+    type=click.IntRange(0),
+    help="Go on with up to this many unusable boxes (default: any number, unless no box is left).",
+)
 @click.option("--decode-check", is_flag=True, help="Decode every image too.")
 @click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images (default: one a core).")
 @click.option("--resume", is_flag=True, help="Go on behind the shards that an interrupted ingest closed.")
@@ -46,6 +51,7 @@ def ingest(
     out: Path,
     splits: tuple[str, ...],
     max_bad: int,
+    max_bad_boxes: int | None,
     decode_check: bool,
     jobs: int | None,
     resume: bool,
@@ -62,8 +68,8 @@ def ingest(
     def make() -> tuple[Source, str]:
         return open_source(format_name, root, names(splits), **given)
 
-    how: dict[str, Any] = {"max_bad": max_bad, "decode_check": decode_check, "store_name": store_name, "resume": resume}
-    publish(make, out, as_json, jobs=jobs, **how)
+    how: dict[str, Any] = {"max_bad": max_bad, "max_bad_boxes": max_bad_boxes, "decode_check": decode_check}
+    publish(make, out, as_json, jobs=jobs, store_name=store_name, resume=resume, **how)
 
 
 def publish(

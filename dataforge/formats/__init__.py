@@ -95,6 +95,9 @@ CODES: Codes = {
     "box-rotated": ("error", "a rotated box, which cannot be held"),
     "shape-unknown": ("error", "a shape that has no box around it"),
     "class-twice": ("warning", "a class that is listed twice"),
+    "picture-unread": ("warning", "pictures that no annotation names"),
+    "file-unread": ("warning", "files that the format does not read"),
+    "folder-empty": ("warning", "a folder without files"),
     "classes-differ": ("warning", "files of one set list different classes"),
 }
 

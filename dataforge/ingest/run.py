@@ -24,7 +24,7 @@ Stored = tuple[Record, bytes, ImageInfo]
 
 
 class IngestError(FormatError):
-    """Too many images were refused, so nothing was published. `summary` contains the details."""
+    """Too many images or boxes were refused, so nothing was published. `summary` contains the details."""
 
     def __init__(self, text: str, summary: Summary) -> None:
         super().__init__(text)
@@ -36,6 +36,7 @@ def ingest(
     out: Path,
     *,
     max_bad: int = 0,
+    max_bad_boxes: int | None = None,
     decode_check: bool = False,
     store_name: str = "lmdb",
     source_name: str = "",
@@ -52,6 +53,8 @@ def ingest(
     Args:
         out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         max_bad: maximum number of refused images; refused boxes do not count.
+        max_bad_boxes: maximum number of refused boxes; by default, at least one box must be left if any was refused
+            and no view or class map chose among them.
         decode_check: also decode each image, to detect damaged pixel data; slow.
         source_name: the format's name, for the index.
         progress: called after each image with the number of images processed.
@@ -61,7 +64,7 @@ def ingest(
         shard_bytes: a shard is closed once it contains this many bytes of images.
 
     Raises:
-        IngestError: more images were refused than `max_bad`, or none is left.
+        IngestError: more images or boxes were refused than allowed, or none is left.
         ShardError: `out` cannot be written, or is not free, or the source has changed (`resume`).
         FormatError: the source met an error from which it cannot continue.
     """
@@ -122,6 +125,13 @@ def ingest(
             raise IngestError(summary.refusal(what), summary)
         if summary.images == 0:
             raise IngestError(summary.refusal("no image is left"), summary)
+        lost = summary.refused_boxes
+        if max_bad_boxes is not None and lost > max_bad_boxes:
+            what = f"refused boxes: {lost}, --max-bad-boxes allows {max_bad_boxes}"
+            raise IngestError(summary.refusal(what, of_boxes=True), summary)
+        if max_bad_boxes is None and lost and summary.boxes == 0 and not summary.chosen:
+            what = f"no box is left of those annotated, {lost} were refused (--max-bad-boxes {lost} allows this)"
+            raise IngestError(summary.refusal(what, of_boxes=True), summary)
         for row in writer.close():
             journal.close_shard(row)
         writer.publish()

@@ -74,6 +74,7 @@ def read(
         splits = _discover(root)
     chosen = pick_splits(split, splits)
     files = {name: read_coco(splits[name].path) for name in chosen}
+    total = sum(len(file.images) for file in files.values())
     numbers, noted = _classes({splits[name].path: file for name, file in files.items()})
     classes = tuple(numbers)
     ids_are_numbers = all(isinstance(plain(one.id), int) for file in files.values() for one in file.categories)
@@ -85,8 +86,8 @@ def read(
             how = (classes, boxes, unit, allow_outside)
             yield from _records(name, splits[name].path, folders, files.pop(name), *how)
 
-    total = sum(len(file.images) for file in files.values())
-    return Source(classes, records(), unique_ids(numbers) if ids_are_numbers else (), total=total)
+    class_ids = unique_ids(numbers) if ids_are_numbers else ()
+    return Source(classes, records(), class_ids, total=total, files=[splits[name].path for name in chosen])
 
 
 def _split_name(path: Path, root: Path) -> str:

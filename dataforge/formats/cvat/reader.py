@@ -86,7 +86,7 @@ def read(
                     yield from _record(name, *picture, element, label_of, str(path))
 
     total = sum(len(file.names.get(name, ())) for file in files.values() for name in chosen)
-    return Source(classes, records(), total=total)
+    return Source(classes, records(), total=total, files=paths)
 
 
 def _survey(path: Path, root: Path) -> _File:

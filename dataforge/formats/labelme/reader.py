@@ -131,7 +131,8 @@ def read(
                     origin=str(path),
                 )
 
-    return Source(classes, records(), total=sum(len(splits[name]) for name in chosen))
+    total = sum(len(splits[name]) for name in chosen)
+    return Source(classes, records(), total=total, files=[root / NAMES])
 
 
 def _picture(name: str, path: Path, root: Path) -> str:

@@ -72,7 +72,8 @@ def read(
                 if path in pictures:
                     yield from _record(name, *pictures[path], entry, label_of, origin)
 
-    return Source(classes, records(), class_ids, total=sum(map(len, paths.values())))
+    files = [root / LABEL_MAP, *(root / (splits[name] + end) for name in chosen for end in (IMAGES, OBJECTS))]
+    return Source(classes, records(), class_ids, total=sum(map(len, paths.values())), files=files)
 
 
 def _classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:

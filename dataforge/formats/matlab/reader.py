@@ -75,7 +75,8 @@ def read(
                     key, path = pictures[image]
                     yield from _record(name, key, path, own_rows, classes, corners)
 
-    return Source(classes, records(), total=sum(map(len, by_image.values())))
+    files = [path for name in chosen for path in splits[name]]
+    return Source(classes, records(), total=sum(map(len, by_image.values())), files=files)
 
 
 def _rows(path: Path) -> list[Row]:

@@ -79,7 +79,7 @@ def read(
             folders = picture_folders(base, name, files[name], images)
             yield from _records(name, files[name], folders, label_of, allow_outside)
 
-    return Source(classes, records(), unique_ids(numbers), total=total)
+    return Source(classes, records(), unique_ids(numbers), total=total, files=[files[name] for name in chosen])
 
 
 def _files(root: Path) -> dict[str, Path]:

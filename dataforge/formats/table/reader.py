@@ -78,7 +78,9 @@ def read(
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
-    return Source(classes, records(), class_ids, total=sum(table.count for table in tables) if known else 0)
+    total = sum(table.count for table in tables) if known else 0
+    files = [table.file.path for table in tables]
+    return Source(classes, records(), class_ids, total=total, files=[*files, *base.glob("class-descriptions*.csv")])
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:

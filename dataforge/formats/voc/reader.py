@@ -103,7 +103,9 @@ def read(
             for i in splits[name].ids:
                 yield from _record(root, name, i, splits[name], *how)
 
-    return Source(classes, records(), unions=unions, total=sum(len(splits[name].ids) for name in stored))
+    total = sum(len(splits[name].ids) for name in stored)
+    lists = main.glob("*.txt") if main != root else (root / f"{name}.txt" for name in listed)
+    return Source(classes, records(), unions=unions, total=total, files=[*lists])
 
 
 def _named_apart(files: SplitFiles, parsed: dict[Path, _Annotation]) -> dict[str, Path]:
