@@ -19,6 +19,7 @@ FORMS = {
 }
 UNITS = {"pixel": "pixels", "unit": "fractions of the image"}
 FAIL, FIT = 0.2, 0.98  # fractions of boxes: so many contradict a reading; so many make another one fit
+USUAL = 0.35, 0.5  # a median object covers less of its box than the first: doubtful; more than the second: usual
 CERTAIN = 0.9  # fraction of boxes whose stated areas confirm a reading
 
 
@@ -126,6 +127,14 @@ def check_reading(
         close = np.abs(area - areas[stated]) <= 0.5 + 0.01 * area
         return float(np.mean(close & (width > 0) & (area >= 4)))
 
+    def filled(form: str, unit: str) -> float:
+        """Return the usual part of a box that its object covers; 0 if some objects would not be inside their boxes."""
+        width, height = (read(form, unit)[:, 2:] - read(form, unit)[:, :2])[stated].T
+        with np.errstate(all="ignore"):
+            parts = areas[stated] / (width * height)
+        possible = (width > 0) & (height > 0) & (parts <= 1.02)
+        return float(np.median(parts)) if possible.mean() >= FIT else 0.0
+
     def fit(form: str, unit: str) -> NDArray[np.bool_]:
         xyxy = read(form, unit)[known]
         far = 1 + 0.05 * sizes[known]
@@ -140,7 +149,10 @@ def check_reading(
     others = [(form, other) for other in units if other != unit] + [(other, unit) for other in forms if other != form]
     for other in others:
         changes_unit = other[1] != unit
-        by_area = stated.sum() > 1 and confirmed <= 1 - CERTAIN and agree(*other) >= CERTAIN
+        by_area = stated.sum() > 1 and confirmed <= 1 - CERTAIN
+        by_area = by_area and (
+            agree(*other) >= CERTAIN or (filled(*other) >= USUAL[1] and filled(form, unit) < USUAL[0])
+        )
         enough = known.sum() >= (1 if changes_unit else 10 if named else 3)
         if by_area:
             why = f"the stated areas of {stated.sum()} boxes do not fit it, but fit"

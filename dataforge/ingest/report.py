@@ -12,7 +12,7 @@ from typing import Any
 
 from dataforge.errors import ShardError
 from dataforge.files import writing
-from dataforge.record import Finding
+from dataforge.record import Finding, Record
 from dataforge.shards.index import REPORT
 
 EXAMPLES = 3  # findings shown per kind; the report file contains all
@@ -27,6 +27,7 @@ class Summary:
         refused_images: number of records left out; limited by `max_bad`.
         refused_boxes: number of findings about boxes, or labels of no known image, that were left out; limited by
             `max_bad_boxes`.
+        reach: the highest coordinate of all boxes as they were read; small: the first record with boxes.
         chosen: True if a view or a class map left out boxes or images.
         findings: counts by (action, code); examples: the first few of each; first_refused: of the refused images;
             first_boxes: of the refused boxes.
@@ -39,6 +40,8 @@ class Summary:
     refused_images: int = 0
     refused_boxes: int = 0
     chosen: bool = False
+    reach: float = 0.0
+    small: Record | None = field(default=None, compare=False, repr=False)  # of this run: others may resume it
     findings: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], list[Finding]] = field(default_factory=dict)
     varied: set[tuple[str, str]] = field(default_factory=set)

@@ -98,7 +98,7 @@ def ingest(
     ):
         summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
         with open_report(summary.report) as write:
-            for done in _in_order(_begin(source.records, journal), decode_check, jobs or cores()):
+            for done in _in_order(_begin(source.records, journal, summary), decode_check, jobs or cores()):
                 for finding in done.findings:
                     summary.count(finding)
                     write(finding.facts())
@@ -112,6 +112,8 @@ def ingest(
                 if done.stored is not None:
                     summary.images += 1
                     summary.boxes += len(done.stored[0].boxes)
+                    if summary.small is None and len(done.stored[0].boxes):
+                        summary.small = done.stored[0]
                     # beyond `max_bad`, continue only to list all errors
                     row = writer.add(*done.stored) if summary.refused_images <= max_bad else None
                     if row:
@@ -132,6 +134,8 @@ def ingest(
         if max_bad_boxes is None and lost and summary.boxes == 0 and not summary.chosen:
             what = f"no box is left of those annotated, {lost} were refused (--max-bad-boxes {lost} allows this)"
             raise IngestError(summary.refusal(what, of_boxes=True), summary)
+        if summary.boxes and summary.reach <= 1 and summary.small is not None:
+            raise IngestError(summary.refusal(_within_a_pixel(summary, summary.small)), summary)
         for row in writer.close():
             journal.close_shard(row)
         writer.publish()
@@ -150,13 +154,26 @@ class _Done:
     stored: Stored | None = None
 
 
-def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
+def _within_a_pixel(summary: Summary, record: Record) -> str:
+    """Return the reason to refuse a set whose boxes are all smaller than a pixel, with both readings of one of them."""
+    box = record.boxes[0].astype(float)
+    scaled = box * [record.width, record.height, record.width, record.height]
+    pixels, fractions = (", ".join(f"{number:.6g}" for number in numbers.tolist()) for numbers in (box, scaled))
+    return (
+        f"all {summary.boxes} boxes lie within the first pixel of their images, as fractions taken for pixels do: "
+        f"{record.key}: xyxy [{pixels}], or [{fractions}] of {record.width}x{record.height} "
+        "(coco and table take --unit unit)"
+    )
+
+
+def _begin(items: Iterable[Record | Finding], journal: Journal, summary: Summary) -> Iterator[_Done]:
     """Do the work that must follow the source's order, before images are read."""
     seen: set[tuple[str, str]] = set()
     for item in items:
         if isinstance(item, Finding):
             yield _Done("found", [item])
             continue
+        summary.reach = max(summary.reach, float(item.boxes.max(initial=0)))
         before = journal.passed(item)
         known = check_key(item, seen)
         if before is not None:

@@ -121,7 +121,8 @@ class FormatSuite:
     @given(data=st.data())
     def test_boxes_of_any_numbers(self, data: st.DataObject) -> None:
         boxes = data.draw(st.lists(st.tuples(side(WIDE), side(HIGH)), min_size=1, max_size=20))
-        array = np.array([[x[0], y[0], x[1], y[1]] for x, y in boxes], np.float32)
+        whole = ((0.0, WIDE), (0.0, HIGH))  # a set whose boxes all lie within a pixel is refused
+        array = np.array([[x[0], y[0], x[1], y[1]] for x, y in [*boxes, whole]], np.float32)
         record = Record(
             "large.png",
             "train",
