@@ -110,7 +110,7 @@ def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]
     for path, file in files.items():
         pairs = ((category.id, category.name) for category in file.categories)
         lists[path] = by_number(pairs, f"{path}: category id")
-        if not lists[path]:
+        if not lists[path] and (file.annotations or not file.images):
             raise FormatError(f"{path}: categories is empty; expected a list of {{id, name}}")
     numbers, noted = unite(lists)
     return dict(sorted(numbers.items(), key=itemgetter(1))), noted
