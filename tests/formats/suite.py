@@ -172,7 +172,7 @@ class FormatSuite:
             assert "class" in str(error)
             return
         shards = self.shards(root, tmp_path / "shards")
-        assert (shards.classes, shards.info()["boxes"]) == ((), 0) 
+        assert (shards.classes, shards.info()["boxes"]) == ((), 0)
         assert {bytes(shards.blob(i)) for i in range(len(shards))} == set(map(picture, empty))
         assert lint_shards(shards).images == 3
 

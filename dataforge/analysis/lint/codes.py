@@ -14,7 +14,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "image-damaged": ("error", "an image whose header is fine and whose pixels cannot be decoded"),
     "image-twice": ("error", "an image that its split lists twice; the second is left out"),
     "image-suffix": ("warning", "an image of another format than its file's name says"),
-    "image-deep": ("warning", "more than 8 bits a pixel: only the upper 8 are used"),
+    "image-deep": ("warning", "more than 8 bits a pixel: scaled to 8 by the image's own maximum"),
     "image-mode": ("info", "palette, transparency or CMYK: turned into RGB"),
     "image-rotated": ("info", "turned upright by EXIF: tools that do not look there see it, and its boxes, otherwise"),
     "image-small": ("warning", "an image with a side of a few pixels"),
