@@ -42,6 +42,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "alike-across": ("warning", "an image that looks as one of another split does: scores may be too good"),
     "split-classes": ("warning", "a split whose classes are shared out unlike those to train on"),
     "split-sizes": ("warning", "a split whose boxes are larger or smaller than those to train on"),
+    "copy-kept": ("warning", "the same file in several merged folders: each copy lacks the other's boxes"),
+    "copy-united": ("info", "the same file in several merged folders, whose boxes were united"),
     "keys-prefixed": ("info", "names of several sources collided and were told apart"),
     "ids-given-up": ("info", "numbers of several sources collided and were given up"),
     "view-class": ("info", "boxes that --classes leaves out"),
