@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-WORD = re.compile(r"(?<![a-z0-9])(train|trainval|val|valid|validation|test|dev|minival|eval)\d*(?![a-z0-9])", re.I)
+WORD = re.compile(
+    r"(?<![a-z0-9])(train|trainval|val|valid|validation|test|dev|minival|eval)(_?(19|20)\d\d|\d*)(?![a-z0-9])", re.I
+)
 NO_SPLIT = ("annotations", "annotation", "labels", "json", "images", "data", "dataset")  # common names of folders
 
 

@@ -66,6 +66,18 @@ def test_pictures_that_nothing_names_are_named(tmp_path: Path, name: str) -> Non
     assert noted(tmp_path / "part") == []  # a selection leaves files out
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("suffix", [".heic", ".xyz"])
+def test_a_picture_that_is_not_read_is_named(tmp_path: Path, name: str, suffix: str) -> None:
+    root = tmp_path / "set"
+    put(root / "a.jpg", picture())
+    put(root / f"other{suffix}", b"\0\0\0\x18ftypheic" + bytes(100))
+    WRITE[name](root, ["a.jpg"])
+    result = run("ingest", name, root, "--out", tmp_path / "out")
+    assert f"other{suffix}" in result.output
+    assert result.exit_code == 0 or (suffix == ".heic" and "is HEIC, which is not read here" in result.stderr)
+
+
 def test_files_of_findings_and_of_the_source_are_accounted_for(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
         put(tmp_path / name, "")

@@ -87,7 +87,7 @@ def test_files_by_their_heads(tmp_path: Path, name: str, data: str, expected: st
         pytest.skip(f"{expected} is not there")
     put(tmp_path / name, data)
     assert detect(tmp_path)[0] == expected
-    if expected not in ("labelme", "voc"):  # whose sets are folders
+    if expected != "voc":  # whose sets are folders
         assert detect(tmp_path / name)[0] == expected
 
 

@@ -172,7 +172,7 @@ def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]
         names = by_number(((plain(one.id), one.name) for one in file.categories), f"{path}: category id")
         numbers = {number: name for number, name in names.items() if isinstance(number, int)}
         lists[path] = numbers if len(numbers) == len(names) else dict(enumerate(names.values()))
-        if not lists[path]:
+        if not lists[path] and (file.annotations or not file.images):
             raise FormatError(f"{path}: categories is empty; expected a list of {{id, name}}")
     united, noted = unite(lists)
     return dict(sorted(united.items(), key=itemgetter(1))), noted

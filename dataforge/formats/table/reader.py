@@ -184,9 +184,10 @@ def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str,
     first = dict.fromkeys(name for table in tables for name in table.labels.values())
     if not first:
         file, broken = tables[0].file, list[Finding]()
-        for _ in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken):
-            pass
+        rows = sum(len(numbers) for _, numbers in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken))
         why = f"; {broken[0].value}: {broken[0].reason}" if broken else ""
+        if rows and not broken:
+            return (), ()
         raise FormatError(f"{file.path}: no row has a class{why}; expected {col.EXPECTED}")
     if stated:
         classes = tuple(first)
