@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +130,7 @@ class Source:
         unions: splits that are the exact union of others, such as `{"trainval": ("train", "val")}`; they are not
             stored twice.
         total: the expected number of records, for the progress bar; 0 if unknown.
+        files: the files that were read besides those that records and findings name, such as lists of classes.
     """
 
     classes: tuple[str, ...]
@@ -137,6 +138,7 @@ class Source:
     class_ids: tuple[int, ...] = ()
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     total: int = 0
+    files: Collection[Path] = ()
 
 
 def as_boxes(numbers: object) -> Boxes:

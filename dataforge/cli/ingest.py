@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     default=0,
     help="Leave out up to this many unreadable images instead of failing.",
 )
+@click.option(
+    "--max-bad-boxes",
+    type=click.IntRange(0),
+    help="Leave out up to this many unusable boxes [default: any number, unless no box is left].",
+)
 @click.option("--decode-check", is_flag=True, help="Also decode every image.")
 @click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images [default: one per core].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
@@ -53,6 +58,7 @@ def ingest(
     out: Path,
     splits: tuple[str, ...],
     max_bad: int,
+    max_bad_boxes: int | None,
     decode_check: bool,
     jobs: int | None,
     resume: bool,
@@ -69,8 +75,8 @@ def ingest(
     def make() -> tuple[Source, str]:
         return open_source(format_name, root, names(splits), **given)
 
-    how: dict[str, Any] = {"max_bad": max_bad, "decode_check": decode_check, "store_name": store_name, "resume": resume}
-    publish(make, out, as_json, jobs=jobs, **how)
+    how: dict[str, Any] = {"max_bad": max_bad, "max_bad_boxes": max_bad_boxes, "decode_check": decode_check}
+    publish(make, out, as_json, jobs=jobs, store_name=store_name, resume=resume, **how)
 
 
 def publish(

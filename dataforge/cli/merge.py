@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -16,18 +16,32 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
+)
+@click.option(
+    "--on-same-key",
+    type=click.Choice(["prefix", "unite", "refuse"]),
+    default="prefix",
+    show_default=True,
+    help="An image with the name of an earlier one: prefix its name with its folder's; unite the boxes if the files "
+    "are identical; or refuse to merge.",
+)
 @store_option
 @json_option
-def merge(directories: tuple[Path, ...], out: Path, store_name: str, as_json: bool) -> None:
+def merge(
+    directories: tuple[Path, ...],
+    out: Path,
+    on_same_key: Literal["prefix", "unite", "refuse"],
+    store_name: str,
+    as_json: bool,
+) -> None:
     """Combine shard folders: classes are united by name, splits of one name are merged, images keep their bytes."""
-    from dataforge.shards.as_source import source_of
     from dataforge.shards.reader import Shards
-    from dataforge.sources.join import join
+    from dataforge.transform.merge import merge as merged
 
     def make() -> tuple[Source, str]:
         parts = [Shards(directory) for directory in directories]
-        source = join([(part.path.resolve().name, source_of(part)) for part in parts])
-        return source, " + ".join(part.index["source"] for part in parts)
+        return merged(parts, on_same_key), " + ".join(part.index["source"] for part in parts)
 
     publish(make, out, as_json, store_name=store_name)

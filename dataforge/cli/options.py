@@ -181,14 +181,19 @@ def open_source(
 
 
 def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, given: dict[str, Any]) -> Source:
-    """Read ROOT with the given options, all of which the format must accept."""
-    from dataforge.formats import reader
+    """Read ROOT with the given options, all of which the format must accept.
+
+    Files below ROOT that the format does not use are noted, unless splits are selected or the reader is the user's.
+    """
+    from dataforge.formats import FORMATS, reader
+    from dataforge.formats.leftovers import account
 
     read = reader(format_name)
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
-    return read(root, split=splits, **options)
+    source = read(root, split=splits, **options)
+    return source if splits or format_name not in FORMATS else account(source, root)
 
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:

@@ -73,6 +73,8 @@ class Option:
 
 
 IMAGES = Option("images", "Folder of the images, if it is not found automatically.", Path)
+BOXES = Option("boxes", "What the four numbers of a box are.", metavar="xyxy|xywh|cxcywh")
+UNIT = Option("unit", "Pixels, or fractions of the image's size.", metavar="pixel|unit")
 ALLOW_OUTSIDE = Option("allow_outside", "Accept images outside the folder, given by absolute paths or by ../.", bool)
 
 # error: images or boxes are lost, or a score will be wrong; warning: probably a mistake; info: worth knowing
@@ -88,8 +90,12 @@ CODES: Codes = {
     "unknown-class": ("error", "the box refers to a class that is not listed"),
     "box-missing": ("error", "the annotation has no box"),
     "line-broken": ("error", "the line or row cannot be read as a box"),
+    "box-rotated": ("error", "a rotated box cannot be stored"),
     "shape-unknown": ("error", "the shape's type has no bounding box"),
     "class-twice": ("warning", "the same class is listed twice"),
+    "picture-unread": ("warning", "images are named by no annotation"),
+    "file-unread": ("warning", "files are not read by the format"),
+    "folder-empty": ("warning", "the folder contains no files"),
     "classes-differ": ("warning", "the files of a set list different classes"),
 }
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from dataforge.errors import FormatError
 from dataforge.record import Finding
 
+K = TypeVar("K")
 
-def by_number(pairs: Iterable[tuple[int, str]], what: str) -> dict[int, str]:
+
+def by_number(pairs: Iterable[tuple[K, str]], what: str) -> dict[K, str]:
     """Map class numbers to names, in the given order.
 
     Args:
@@ -18,7 +21,7 @@ def by_number(pairs: Iterable[tuple[int, str]], what: str) -> dict[int, str]:
     Raises:
         FormatError: two names have the same number.
     """
-    names: dict[int, str] = {}
+    names: dict[K, str] = {}
     for number, name in pairs:
         if names.setdefault(number, name) != name:
             raise FormatError(f"{what} {number} is given twice, to {names[number]!r} and {name!r}")

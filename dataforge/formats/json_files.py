@@ -13,6 +13,7 @@ import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import circles, files_below, reading
+from dataforge.formats.splits import WORD
 
 T = TypeVar("T")
 
@@ -63,20 +64,34 @@ def entry(where: str, number: object) -> str:
     return f"{where} entry {number}".strip()
 
 
+_PLAIN = ("annotations", "labels", "json")  # folders of all files, not of a split
+
+
 def json_splits(root: Path) -> dict[str, list[Path]]:
-    """Find JSON files by split: those in `<split>/`, or all as "train" if the root itself contains some."""
+    """Find JSON files by split: `<split>.json`, those in `<split>/`, or all as "train" if the root contains some.
+
+    Folders with the usual names of splits go before files in the root, which are then left out.
+    """
 
     def fits(name: str) -> bool:
         return name.lower().endswith(".json") and not name.startswith(".")
 
     if root.is_file():
-        return {"train": [root]}
-    if any(fits(path.name) for path in root.iterdir() if path.is_file()):
-        return {"train": files_below(root, fits)}
+        return {root.stem if WORD.fullmatch(root.stem) else "train": [root]}
+    own = sorted(path for path in root.iterdir() if path.is_file() and fits(path.name))
     by_split: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
-        files = files_below(folder, fits)
-        if files:
-            name = "train" if folder.name.lower() in ("annotations", "labels", "json") else folder.name
-            by_split.setdefault(name, []).extend(files)
+        plain = folder.name.lower() in _PLAIN
+        inner = json_splits(folder) if plain else {}
+        if any(map(WORD.fullmatch, inner)):
+            parts = inner
+        else:
+            parts = {"train" if plain else folder.name: files_below(folder, fits)}
+        for name, files in parts.items():
+            if files:
+                by_split.setdefault(name, []).extend(files)
+    if own and all(WORD.fullmatch(path.stem) for path in own):
+        return {path.stem: [path] for path in own}
+    if own and not any(WORD.fullmatch(name) for name in by_split):
+        return {"train": files_below(root, fits)}
     return by_split

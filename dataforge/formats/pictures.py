@@ -45,12 +45,13 @@ def below_its_own(path: str) -> str:
 def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
     """Return the folder that contains most of the first names; the earliest one on a tie."""
     sample = list(islice(names, 50))
+    return max(folders, key=lambda folder: held(folder, sample, allow_outside)) if len(folders) > 1 else folders[0]
 
-    def held(folder: Path) -> int:
-        pictures = (resolve(name, folder, allow_outside) for name in sample)
-        return sum(exists(picture[1]) for picture in pictures if picture)
 
-    return max(folders, key=held) if len(folders) > 1 else folders[0]
+def held(folder: Path, names: Iterable[str], allow_outside: bool = False) -> int:
+    """Return how many of the first names are files in a folder."""
+    pictures = (resolve(name, folder, allow_outside) for name in islice(names, 50))
+    return sum(exists(picture[1]) for picture in pictures if picture)
 
 
 def locate(
@@ -141,6 +142,14 @@ def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -
         else (root / "images" / split, root / split, root / "images", origin.parent, root)
     )
     return [folder for folder in folders if folder.is_dir()]
+
+
+def base_of(root: Path) -> Path:
+    """Return the folder of a set: `root`, or if that is a file, its folder or the one that holds `annotations/`."""
+    if not root.is_file():
+        return root
+    folder = root.absolute().parent
+    return folder.parent if folder.name.lower() in ("annotations", "labels") else root.parent
 
 
 def given(root: Path, path: Path | None, option: str) -> Path | None:

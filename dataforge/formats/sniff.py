@@ -1,13 +1,20 @@
-"""Format detection with each format's `sniff`. Only the names and the first bytes of files are read."""
+"""Format detection with each format's `sniff`, by names, first bytes, and the outermost structure of JSON and XML."""
 
 from __future__ import annotations
 
 import codecs
+import functools
+import json
+import mmap
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
@@ -15,7 +22,10 @@ from dataforge.formats import FORMATS
 from dataforge.registry import load
 
 HEAD = 1 << 16  # bytes read per file
-FILES, DEEP = 50, 3  # maximum number of files per kind, and folder depth
+FILES = 50  # maximum number of files per kind, the outermost first
+BELOW = 3  # folders that are tried in place of the root, for the error alone
+
+_listed: ContextVar[dict[Path, dict[str, list[Path]]] | None] = ContextVar("_listed", default=None)
 
 
 def detect(root: Path) -> tuple[str, str]:
@@ -27,10 +37,10 @@ def detect(root: Path) -> tuple[str, str]:
     if not root.is_file():
         check_root(root, "a folder of annotated images")
     formats = {name: load("format", name, FORMATS) for name in FORMATS}
-    fitting = {name: what for name, module in formats.items() if (what := module.sniff(root))}
+    fitting = _fitting(root)
     if not fitting:
         wanted = "".join(f"\n  {name}: {module.LOOKS_FOR}" for name, module in formats.items())
-        raise FormatError(f"{root}: no format fits; looked for{wanted}")
+        raise FormatError(f"{root}: no format fits{_hint(root)}; looked for{wanted}")
     if len(fitting) > 1:
         path = shlex.quote(str(root))
         choices = "".join(f"\n  dataforge ingest {name} {path}    {what}" for name, what in fitting.items())
@@ -38,22 +48,66 @@ def detect(root: Path) -> tuple[str, str]:
     return next(iter(fitting.items()))
 
 
-def first_files(root: Path, *suffixes: str) -> Iterator[Path]:
-    """Yield the first few files below a folder with one of these suffixes, or the file itself."""
+def _fitting(root: Path) -> dict[str, str]:
+    token = _listed.set({})  # all formats share one walk through the folder
+    try:
+        sniffs = {name: load("format", name, FORMATS).sniff for name in FORMATS}
+        return {name: what for name, sniff in sniffs.items() if (what := sniff(root))}
+    finally:
+        _listed.reset(token)
+
+
+def _hint(root: Path) -> str:
+    """Name a folder below the root that has a format, where the root itself has none."""
+    folders = deque([root] if root.is_dir() else [])
+    for _ in range(FILES):
+        if not folders:
+            break
+        folder = folders.popleft()
+        for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+            names = _fitting(sub) if sub.name[0] != "." else {}
+            if names:
+                return f" ({sub} looks like {' and '.join(names)})"
+            if len(sub.relative_to(root).parts) < BELOW:
+                folders.append(sub)
+    return ""
+
+
+def first_files(root: Path, *suffixes: str, deep: int | None = None) -> Iterator[Path]:
+    """Yield the first few files below a folder with one of these suffixes, the outermost first, or the file itself.
+
+    Args:
+        deep: folders below the root that may contain them; by default any number.
+    """
     if root.is_file():
         if root.name.lower().endswith(suffixes):
             yield root
         return
-    count = 0
-    for folder, folders, names in os.walk(root):
-        deep = len(Path(folder).relative_to(root).parts) >= DEEP
-        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(folder, name)
-                count += 1
-                if count == FILES:
-                    return
+    shared = _listed.get()
+    listed = _listing(root) if shared is None else shared.get(root) or shared.setdefault(root, _listing(root))
+    found = [(len(path.parts), path) for suffix in suffixes for path in listed.get(suffix, ())]
+    for parts, path in sorted(found)[:FILES]:
+        if deep is None or parts - len(root.parts) - 1 <= deep:
+            yield path
+
+
+def _listing(root: Path) -> dict[str, list[Path]]:
+    """Return up to `FILES` files below a folder for each suffix, the outermost first. Links are not followed."""
+    listed: dict[str, list[Path]] = {"": []}
+    folders = deque([root])
+    while folders:
+        folder = folders.popleft()
+        with suppress(OSError):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    paths = listed.setdefault(os.path.splitext(entry.name)[1].lower(), [])  # noqa: PTH122
+                    if len(paths) < FILES and entry.is_file():
+                        paths.append(Path(entry.path))
+    return listed
 
 
 def head(path: Path) -> bytes:
@@ -67,10 +121,69 @@ def head(path: Path) -> bytes:
 
 def matching(root: Path, pattern: bytes, *suffixes: str, unless: bytes = rb"(?!)") -> str:
     """Return the name, below the root, of the first file whose head matches `pattern` but not `unless`, or ""."""
-    for path in first_files(root, *suffixes):
+
+    def fits(path: Path) -> bool:
         data = head(path)
-        if re.search(pattern, data) and not re.search(unless, data):
+        return bool(re.search(pattern, data)) and not re.search(unless, data)
+
+    return first(root, fits, *suffixes)
+
+
+def first(root: Path, fits: Callable[[Path], bool], *suffixes: str, deep: int | None = None) -> str:
+    """Return the name, below the root, of the first of `first_files` that fits, or ""."""
+    for path in first_files(root, *suffixes, deep=deep):
+        if fits(path):
             return path.name if path == root else path.relative_to(root).as_posix()
+    return ""
+
+
+def outline(path: Path) -> tuple[bool, dict[str, str]]:
+    """Return the outermost structure of a JSON file: whether it is a list, and the keys of the (first) object.
+
+    Each key is mapped to the first character of its value: "[" for a list, "{" for an object, '"' for text.
+    No keys if the file cannot be read, is not JSON, or holds something else.
+    """
+    try:
+        facts = path.stat()
+    except OSError:
+        return False, {}
+    return _outline(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(256)  # most formats look at the same files
+def _outline(path: Path, size: int, changed: int) -> tuple[bool, dict[str, str]]:
+    import msgspec
+
+    try:
+        with open(path, "rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return _keys(data[3:] if bytes(data[:3]) == codecs.BOM_UTF8 else data)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        return False, {}
+
+
+def _keys(data: memoryview) -> tuple[bool, dict[str, str]]:
+    import msgspec
+
+    listed = bytes(data[:64]).lstrip()[:1] == b"["
+    kind: Any = list[msgspec.Raw] if listed else dict[str, msgspec.Raw]
+    try:
+        whole = msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError:  # NaN, perhaps, which Python's json writes and readers accept
+        plain = json.loads(bytes(data), parse_constant=lambda constant: None)
+        whole = msgspec.json.decode(json.dumps(plain), type=kind)
+    if listed:
+        whole = msgspec.json.decode(bytes(whole[0]), type=dict[str, msgspec.Raw]) if whole else {}
+    return listed, {key: chr(bytes(memoryview(value)[:1])[0]) for key, value in whole.items()}
+
+
+def root_tag(path: Path) -> str:
+    """Return the name of an XML file's outermost element; "" if it cannot be read."""
+    from dataforge.formats.xml_files import iterparse
+
+    with suppress(FormatError):
+        for _, element in iterparse(path):
+            return element.tag
     return ""
 
 

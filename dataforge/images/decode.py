@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ def decode(
     """Decode an image to upright RGB.
 
     JPEGs go through libjpeg-turbo; CMYK JPEGs and every other format through Pillow. Grey becomes three equal
-    channels, 16-bit samples keep their upper 8 bits, transparency is composited over white.
+    channels, samples of more than 8 bits are scaled as by `eight_bits`, transparency is composited over white.
 
     Args:
         orientation: EXIF orientation, 1..8, as recorded in the table; it is undone here.
@@ -136,11 +137,32 @@ def _pillow(data: bytes | memoryview) -> NDArray[np.uint8]:
     with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         image: PIL.Image.Image = opened
         if image.mode.startswith("I") or image.mode == "F":
-            deep = np.asarray(image)
-            grey = (deep >> 8 if deep.dtype.kind in "iu" else deep).clip(0, 255).astype(np.uint8)
-            return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+            return cv2.cvtColor(eight_bits(np.asarray(image)), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = PIL.Image.new("RGBA", rgba.size, "white")
             image.alpha_composite(rgba)
         return np.array(image.convert("RGB"))
+
+
+def eight_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale samples of more than 8 bits to 8. An image whose samples use only a part of their range is not black.
+
+    Integers keep the upper 8 of 8, 10, 12, 14, 16 or 32 bits, the fewest that hold the image's maximum. Floating-point
+    samples are multiplied by 255 if none exceeds 1, kept if none exceeds 255, and else scaled so that the maximum
+    is 255. Negative samples, NaN and infinities become 0.
+
+    Args:
+        deep: (H, W) integers or floating-point numbers.
+
+    Returns:
+        (H, W).
+    """
+    if deep.dtype.kind in "iu":
+        bits = int(deep.max(initial=0)).bit_length()
+        depth = next(depth for depth in (8, 10, 12, 14, 16, 32) if bits <= depth)
+        return (deep.clip(0) >> depth - 8).astype(np.uint8)
+    positive = np.nan_to_num(deep, posinf=0, neginf=0).clip(0)
+    top = float(positive.max(initial=0))
+    scale = 255.0 if top <= 1 else min(1.0, 255 / top)
+    return (positive * scale).round().clip(0, 255).astype(np.uint8)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.features
 import PIL.Image
 import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
@@ -16,10 +17,27 @@ from dataforge.errors import ImageError, TruncatedImageError
 MAX_PIXELS = 1 << 28  # 268 megapixels: a larger image is treated as an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
 TAIL = 64  # bytes that are searched for an image's end marker
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # Pillow may be built without these
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"),
+    *(name for name, feature in _BUILT_IN.items() if PIL.features.check(feature)),
+)
+SUFFIX_OF = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".avif": "AVIF"},
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm"), "PPM"),
+    **dict.fromkeys((".jp2", ".j2k"), "JPEG2000"),
+    # pictures as well, which `probe` refuses with the name of their format
+    **dict.fromkeys((".heic", ".heif"), "HEIC"),
+    **{".jxl": "JPEG XL"},
+}
+SUFFIXES = tuple(SUFFIX_OF)
 _MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # formats that define their end
-_SUFFIX_OF = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF", "pgm": "PPM"}
+_UNREAD = (  # formats that no permissive decoder here reads
+    (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"), "HEIC"),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,9 @@ def probe(data: bytes | memoryview) -> ImageInfo:
         known = not isinstance(error, PIL.UnidentifiedImageError)
         if any(data[at : at + len(mark)] == mark and not _ends_well(data, kind) for at, mark, kind in _MARKED):
             raise TruncatedImageError(f"cannot be read: {error if known else 'it is cut short'}") from None
+        for at, marks, kind in _UNREAD:
+            if bytes(data[at : at + 8]).startswith(marks):
+                raise ImageError(f"is {kind}, which is not read here; convert it to JPEG, PNG or WebP") from None
         what = f"cannot be read: {error}" if known else f"not an image of a supported format ({', '.join(FORMATS)})"
         raise ImageError(what) from None
     if orientation not in range(1, 9):
@@ -107,8 +128,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 def suffix_format(name: str) -> str:
     """Return the format that a file name's suffix indicates, "" if it indicates none."""
-    suffix = name.rpartition(".")[2].lower() if "." in name else ""
-    return _SUFFIX_OF.get(suffix, suffix.upper() if "." + suffix in SUFFIXES else "")
+    return SUFFIX_OF.get("." + name.rpartition(".")[2].lower(), "") if "." in name else ""
 
 
 def _plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dataforge.errors import ShardError
 from dataforge.files import writing
-from dataforge.record import Finding
+from dataforge.record import Finding, Record
 from dataforge.shards.index import REPORT
 
 EXAMPLES = 3  # findings shown per kind; the report file contains all
@@ -25,7 +25,12 @@ class Summary:
     Attributes:
         images, boxes: numbers accepted.
         refused_images: number of records left out; limited by `max_bad`.
-        findings: counts by (action, code); examples: the first few of each; first_refused: of the refused images.
+        refused_boxes: number of findings about boxes, or labels of no known image, that were left out; limited by
+            `max_bad_boxes`.
+        reach: the highest coordinate of all boxes as they were read; small: the first record with boxes.
+        chosen: True if a view or a class map left out boxes or images.
+        findings: counts by (action, code); examples: the first few of each; first_refused: of the refused images;
+            first_boxes: of the refused boxes.
         varied: kinds whose findings have different reasons.
     """
 
@@ -33,10 +38,15 @@ class Summary:
     images: int = 0
     boxes: int = 0
     refused_images: int = 0
+    refused_boxes: int = 0
+    chosen: bool = False
+    reach: float = 0.0
+    small: Record | None = field(default=None, compare=False, repr=False)  # of this run: others may resume it
     findings: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], list[Finding]] = field(default_factory=dict)
     varied: set[tuple[str, str]] = field(default_factory=set)
     first_refused: list[Finding] = field(default_factory=list)
+    first_boxes: list[Finding] = field(default_factory=list)
 
     @property
     def report(self) -> Path:
@@ -54,6 +64,12 @@ class Summary:
             self.refused_images += 1
             if len(self.first_refused) < EXAMPLES:
                 self.first_refused.append(finding)
+        elif finding.action == "refused" and (finding.code.startswith("view-") or finding.code == "class-dropped"):
+            self.chosen = True
+        elif finding.action == "refused":
+            self.refused_boxes += 1
+            if len(self.first_boxes) < EXAMPLES:
+                self.first_boxes.append(finding)
 
     def facts(self) -> dict[str, Any]:
         """Return the contents as one JSON object."""
@@ -65,6 +81,7 @@ class Summary:
             "images": self.images,
             "boxes": self.boxes,
             "refused_images": self.refused_images,
+            "refused_boxes": self.refused_boxes,
             "findings": counts,
             "report": str(self.report),
         }
@@ -85,10 +102,10 @@ class Summary:
         lines.append(f"full list: {self.report}" if lines else "no findings")
         return "\n".join(lines)
 
-    def refusal(self, what: str) -> str:
-        """Return the reason why nothing was published, with the first refused images."""
-        listed = [f"  {line(finding)}" for finding in self.first_refused]
-        more = self.refused_images - len(listed)
+    def refusal(self, what: str, *, of_boxes: bool = False) -> str:
+        """Return the reason why nothing was published, with the first refused images or boxes."""
+        listed = [f"  {line(finding)}" for finding in (self.first_boxes if of_boxes else self.first_refused)]
+        more = (self.refused_boxes if of_boxes else self.refused_images) - len(listed)
         if more > 0:
             listed.append(f"  and {more} more")
         return "\n".join([f"{what}; nothing was published", *listed, f"full list: {self.report}"])

@@ -24,7 +24,7 @@ Stored = tuple[Record, bytes, ImageInfo]
 
 
 class IngestError(FormatError):
-    """Too many images were refused, so nothing was published. `summary` contains the details."""
+    """Too many images or boxes were refused, so nothing was published. `summary` contains the details."""
 
     def __init__(self, text: str, summary: Summary) -> None:
         super().__init__(text)
@@ -36,6 +36,7 @@ def ingest(
     out: Path,
     *,
     max_bad: int = 0,
+    max_bad_boxes: int | None = None,
     decode_check: bool = False,
     store_name: str = "lmdb",
     source_name: str = "",
@@ -52,6 +53,8 @@ def ingest(
     Args:
         out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         max_bad: maximum number of refused images; refused boxes do not count.
+        max_bad_boxes: maximum number of refused boxes; by default, at least one box must be left if any was refused
+            and no view or class map chose among them.
         decode_check: also decode each image, to detect damaged pixel data; slow.
         source_name: the format's name, for the index.
         progress: called after each image with the number of images processed.
@@ -61,7 +64,7 @@ def ingest(
         shard_bytes: a shard is closed once it contains this many bytes of images.
 
     Raises:
-        IngestError: more images were refused than `max_bad`, or none is left.
+        IngestError: more images or boxes were refused than allowed, or none is left.
         ShardError: `out` cannot be written, or is not free, or the source has changed (`resume`).
         FormatError: the source met an error from which it cannot continue.
     """
@@ -95,7 +98,7 @@ def ingest(
     ):
         summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
         with open_report(summary.report) as write:
-            for done in _in_order(_begin(source.records, journal), decode_check, jobs or cores()):
+            for done in _in_order(_begin(source.records, journal, summary), decode_check, jobs or cores()):
                 for finding in done.findings:
                     summary.count(finding)
                     write(finding.facts())
@@ -109,6 +112,8 @@ def ingest(
                 if done.stored is not None:
                     summary.images += 1
                     summary.boxes += len(done.stored[0].boxes)
+                    if summary.small is None and len(done.stored[0].boxes):
+                        summary.small = done.stored[0]
                     # beyond `max_bad`, continue only to list all errors
                     row = writer.add(*done.stored) if summary.refused_images <= max_bad else None
                     if row:
@@ -122,6 +127,15 @@ def ingest(
             raise IngestError(summary.refusal(what), summary)
         if summary.images == 0:
             raise IngestError(summary.refusal("no image is left"), summary)
+        lost = summary.refused_boxes
+        if max_bad_boxes is not None and lost > max_bad_boxes:
+            what = f"refused boxes: {lost}, --max-bad-boxes allows {max_bad_boxes}"
+            raise IngestError(summary.refusal(what, of_boxes=True), summary)
+        if max_bad_boxes is None and lost and summary.boxes == 0 and not summary.chosen:
+            what = f"no box is left of those annotated, {lost} were refused (--max-bad-boxes {lost} allows this)"
+            raise IngestError(summary.refusal(what, of_boxes=True), summary)
+        if summary.boxes and summary.reach <= 1 and summary.small is not None:
+            raise IngestError(summary.refusal(_within_a_pixel(summary, summary.small)), summary)
         for row in writer.close():
             journal.close_shard(row)
         writer.publish()
@@ -140,13 +154,26 @@ class _Done:
     stored: Stored | None = None
 
 
-def _begin(items: Iterable[Record | Finding], journal: Journal) -> Iterator[_Done]:
+def _within_a_pixel(summary: Summary, record: Record) -> str:
+    """Return the reason to refuse a set whose boxes are all smaller than a pixel, with both readings of one of them."""
+    box = record.boxes[0].astype(float)
+    scaled = box * [record.width, record.height, record.width, record.height]
+    pixels, fractions = (", ".join(f"{number:.6g}" for number in numbers.tolist()) for numbers in (box, scaled))
+    return (
+        f"all {summary.boxes} boxes lie within the first pixel of their images, as fractions taken for pixels do: "
+        f"{record.key}: xyxy [{pixels}], or [{fractions}] of {record.width}x{record.height} "
+        "(coco and table take --unit unit)"
+    )
+
+
+def _begin(items: Iterable[Record | Finding], journal: Journal, summary: Summary) -> Iterator[_Done]:
     """Do the work that must follow the source's order, before images are read."""
     seen: set[tuple[str, str]] = set()
     for item in items:
         if isinstance(item, Finding):
             yield _Done("found", [item])
             continue
+        summary.reach = max(summary.reach, float(item.boxes.max(initial=0)))
         before = journal.passed(item)
         known = check_key(item, seen)
         if before is not None:

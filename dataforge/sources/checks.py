@@ -34,7 +34,12 @@ def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
         return  # nearly all images
     size = f"{info.width}x{info.height}"
     facts = (
-        (info.mode[0] in "IF", "image-deep", f"mode {info.mode}", "more than 8 bits; only the upper 8 are used"),
+        (
+            info.mode[0] in "IF",
+            "image-deep",
+            f"mode {info.mode}",
+            "more than 8 bits; scaled to 8 by the image's own maximum",
+        ),
         (info.mode[0] not in "IF" and info.mode not in PLAIN, "image-mode", f"mode {info.mode}", "turned into RGB"),
         (info.orientation != 1, "image-rotated", f"EXIF orientation {info.orientation}", "turned upright"),
         (short < SMALL, "image-small", size, f"a side below {SMALL} pixels"),

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataforge.analysis.lint.run import lint_shards
 from dataforge.errors import FormatError
 from dataforge.formats import holds, reader, writer
 from dataforge.images.header import probe
@@ -121,7 +122,8 @@ class FormatSuite:
     @given(data=st.data())
     def test_boxes_of_any_numbers(self, data: st.DataObject) -> None:
         boxes = data.draw(st.lists(st.tuples(side(WIDE), side(HIGH)), min_size=1, max_size=20))
-        array = np.array([[x[0], y[0], x[1], y[1]] for x, y in boxes], np.float32)
+        whole = ((0.0, WIDE), (0.0, HIGH))  # a set whose boxes all lie within a pixel is refused
+        array = np.array([[x[0], y[0], x[1], y[1]] for x, y in [*boxes, whole]], np.float32)
         record = Record(
             "large.png",
             "train",
@@ -161,6 +163,25 @@ class FormatSuite:
         with pytest.raises(FormatError, match=r"out\.jpg"):
             self.write([replace(awkward(("train",))[0], key=key)], tmp_path / "deep/er/set")
         assert not [path for path in tmp_path.rglob("out.jpg") if tmp_path / "deep/er/set" not in path.parents]
+
+    def test_a_set_without_classes_is_read_back_or_refused(self, tmp_path: Path) -> None:
+        empty = [self.without_boxes(record) for record in awkward(("train",))[:3]]
+        root = tmp_path / "set"
+        try:
+            writer(self.name)(Source((), iter(empty), total=3), root)
+        except FormatError as error:
+            assert "class" in str(error)
+            return
+        shards = self.shards(root, tmp_path / "shards")
+        assert (shards.classes, shards.info()["boxes"]) == ((), 0)
+        assert {bytes(shards.blob(i)) for i in range(len(shards))} == set(map(picture, empty))
+        assert lint_shards(shards).images == 3
+
+    @staticmethod
+    def without_boxes(record: Record) -> Record:
+        none = np.zeros(0, np.int32)
+        boxes = np.zeros((0, 4), np.float32)
+        return replace(record, boxes=boxes, labels=none, flags=none.astype(np.uint8), areas=None)
 
     def test_an_empty_source_is_fine_or_a_clear_error(self, tmp_path: Path) -> None:
         try:

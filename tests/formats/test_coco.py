@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,8 +176,8 @@ def test_byte_order_mark_strange_ids_and_sizes(tmp_path: Path) -> None:
     [
         ('{"images": [],\n "annotations": [}', "line 2 column 18"),
         ('{"images": [{"id": 1, "file_name": 3}], "annotations": [], "categories": []}', "images entry 0: file_name"),
-        ('{"images": [], "annotations": [{"image_id": 1, "category_id": "x"}], "categories": []}',
-         r"annotations entry 0: category_id: .x.; expected"),
+        ('{"images": [], "annotations": [{"image_id": 1, "category_id": [5]}], "categories": []}',
+         r"annotations entry 0: category_id: .5.; expected"),
         ('{"images": [], "annotations": [], "categories": []}', "categories is empty"),
         ('{"images": [], "categories": []}', "annotations"),
         ("[]", "object"),
@@ -204,6 +205,160 @@ def test_several_files_without_a_clue(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir(parents=True)
     with pytest.raises(FormatError, match=r"no COCO annotations found; expected annotations/instances_"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "of_boxes", "ids"),
+    [
+        (["1", "2"], [1, 2], [1, 2]),
+        ([1, 2], ["1", "2"], [1, 2]),
+        ([1.0, 2.0], [1, 2], [1, 2]),
+        ([1, 2], [1.0, "2"], [1, 2]),
+        (["01", "x"], ["01", "x"], [-1, -1]),
+    ],
+)
+@pytest.mark.parametrize("category", [(3, 17), (3.0, 17.0), ("3", "17"), ("c3", "c17")])
+def test_ids_are_the_same_as_numbers_text_and_floats(
+    tmp_path: Path, image_ids: list[object], of_boxes: list[object], ids: list[int], category: tuple[object, object]
+) -> None:
+    facts = coco_json(["a.jpg", "b.jpg"], [box(0, [1, 1, 4, 4]), box(0, [1, 1, 5, 5])])
+    for image, image_id in zip(facts["images"], image_ids, strict=True):
+        image["id"] = image_id
+    for annotation, image_id, number in zip(facts["annotations"], of_boxes, category, strict=True):
+        annotation |= {"image_id": image_id, "category_id": number, "iscrowd": 0.0, "segmentation": None}
+    facts["categories"] = [{"id": number, "name": name} for number, name in zip(category, ("cat", "dog"), strict=True)]
+    put(tmp_path / "train/a.jpg", picture())
+    put(tmp_path / "annotations/instances_train.json", json.dumps(facts))
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings and [(r.id, r.boxes.tolist()) for r in records] == [
+        (ids[0], [[1, 1, 5, 5]]), (ids[1], [[1, 1, 6, 6]])]  # fmt: skip
+    assert source.class_ids == (() if "c3" in category else (3, 17))
+
+
+def test_null_fields_and_names_from_urls(tmp_path: Path) -> None:
+    """LVIS has URLs alone; the folder in them is that of COCO's own split."""
+    facts = coco_json(
+        ["", ""], [box(10, [1, 1, 4, 4], iscrowd=None, area=None), box(11, None), box(None, [1, 1, 2, 2])]
+    )
+    for image, folder in zip(facts["images"], ("train2017", "val2017"), strict=True):
+        image |= {"file_name": None, "width": None, "coco_url": f"http://images.cocodataset.org/{folder}/a.jpg"}
+        put(tmp_path / folder / "a.jpg", picture())
+        put(tmp_path / "flat" / f"{folder}.jpg", picture())
+    put(tmp_path / "lvis_v1_val.json", json.dumps(facts))
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.key, len(r.boxes)) for r in records] == [
+        ("val", "train2017/a.jpg", 1),
+        ("val", "val2017/a.jpg", 0),
+    ]
+    assert [f.code for f in findings] == ["box-missing", "unknown-image"]
+    for image in facts["images"]:
+        image["coco_url"] = (
+            image["coco_url"].replace("/a.jpg", ".jpg").replace("cocodataset.org/", "cocodataset.org/x/")
+        )
+    put(tmp_path / "lvis_v1_val.json", json.dumps(facts))
+    assert [r.key for r in drain(read(tmp_path, images=tmp_path / "flat"))[0]] == ["train2017.jpg", "val2017.jpg"]
+
+
+def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
+    attributes = [
+        {"occluded": False, "rotation": 0.0},
+        {"rotation": 30.0},
+        {"rotation": "180"},
+        {},
+        [],
+        None,
+        {"rotation": "x"},
+    ]
+    boxes = [box(10, [1, 1, 4, 4 + n], attributes=one) for n, one in enumerate(attributes)]
+    (record,), findings = drain(read(coco(tmp_path, {"a.jpg": picture()}, boxes)))
+    assert record.boxes[:, 3].tolist() == [5, 7, 8, 9, 10]
+    assert [(f.action, f.code, f.box) for f in findings] == [
+        ("refused", "box-rotated", 1),
+        ("refused", "box-rotated", 6),
+    ]
+    assert "rotated by 30.0 degrees" in findings[0].reason
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [("annotations/val.json", "val"), ("x/instances_dev.json", "dev"), ("coco-test2017.json", "test2017"),
+     ("valid/labels.json", "valid"), ("truth.json", "train"), ("trainer.json", "train")],
+)  # fmt: skip
+def test_a_file_alone_tells_its_split(tmp_path: Path, file: str, split: str) -> None:
+    put(tmp_path / "data/a.jpg", picture())
+    path = put(tmp_path / file, json.dumps(coco_json(["a.jpg"], [box(10, [1, 1, 4, 4])])))
+    (record,), _ = drain(read(tmp_path, annotations=Path(file)))
+    assert (record.split, record.image) == (split, tmp_path / "data/a.jpg")
+    if path.parent.name == "annotations":
+        put(tmp_path / "images/a.jpg", picture())
+        assert [(r.split, r.image) for r in drain(read(path))[0]] == [(split, tmp_path / "data/a.jpg")]
+
+
+def test_fiftyones_and_other_folders_of_a_split(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        put(tmp_path / split / "data/a.jpg", picture())
+        put(tmp_path / split / "labels.json", json.dumps(coco_json(["a.jpg"], [box(10, [1, 1, 4, 4])])))
+        put(tmp_path / split / "notes.json", "{}")
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.image) for r in records] == [(s, tmp_path / s / "data/a.jpg") for s in ("train", "validation")]
+    assert not findings
+    shutil.copy(tmp_path / "train/labels.json", tmp_path / "train/labels (2).json")
+    with pytest.raises(FormatError, match=r"several JSON files \(labels \(2\)\.json, labels\.json\)"):
+        read(tmp_path)
+
+
+def test_a_second_file_of_boxes_is_not_passed_over(tmp_path: Path) -> None:
+    text = json.dumps(coco_json(["a.jpg"], [box(10, [1, 1, 4, 4])]))
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "instances.json", text)
+    for other in ("instances_extra.json", "more.json"):
+        put(tmp_path / other, text)
+        with (
+            pytest.raises(FormatError, match=r"several JSON files .*instances.*--annotations")
+            if other[0] == "i"
+            else nullcontext()
+        ):
+            read(tmp_path)
+        (tmp_path / other).unlink()
+    for name in ("train.json", "val.json", "info.json"):  # names of splits, and what is no COCO
+        put(tmp_path / "annotations" / name, "{}" if name == "info.json" else text)
+    assert [r.split for r in drain(read(tmp_path))[0]] == ["train", "val"]
+    put(tmp_path / "annotations/more.json", text)
+    with pytest.raises(FormatError, match=r"several JSON files \(info\.json, more\.json, train"):
+        read(tmp_path)
+
+
+XYXY = [[10, 20, 40, 46], [30, 10, 62, 40], [1, 1, 64, 48], [40, 30, 60, 47]]
+
+
+def test_a_convention_that_the_areas_or_sizes_contradict_stops(tmp_path: Path) -> None:
+    def of(boxes: list[list[float]], areas: list[float | None], root: Path) -> Path:
+        return coco(root, {"a.jpg": picture()}, [box(10, b, area=a) for b, a in zip(boxes, areas, strict=True)])
+
+    def area(b: list[float]) -> float:
+        return (b[2] - b[0]) * (b[3] - b[1])
+
+    root = of(XYXY, [area(b) for b in XYXY], tmp_path / "areas")
+    with pytest.raises(
+        FormatError, match=r"stated areas of 4 boxes.* fit x1, y1, x2, y2 .*\[10, 20, 50, 66\] or \[10, 20, 40, 46\]"
+    ):
+        drain(read(root))
+    assert drain(read(root, boxes="xyxy"))[0][0].boxes.tolist() == XYXY
+    assert drain(read(root, boxes="xywh", unit="pixel"))[0][0].boxes[0].tolist() == [10, 20, 50, 66]
+    root = of(XYXY, [None] * 4, tmp_path / "sizes")
+    with pytest.raises(
+        FormatError, match=r"instances_train\.json: boxes read as x, y, width.* do not fit their images"
+    ):
+        drain(read(root))
+    unit = [[0.125, 0.25, 0.5, 0.5]]
+    root = of(unit, [None], tmp_path / "unit")
+    with pytest.raises(FormatError, match=r"--boxes xywh --unit pixel or --boxes xywh --unit unit"):
+        drain(read(root))
+    assert drain(read(root, unit="unit"))[0][0].boxes.tolist() == [[8, 12, 40, 36]]
+    xywh = [[b[0], b[1], b[2] - b[0], b[3] - b[1]] for b in XYXY]
+    for n, areas in enumerate(([None] * 4, [area(b) * 0.6 for b in XYXY], [area(b) for b in XYXY])):  # masks, boxes
+        assert drain(read(of([*xywh], [*areas], tmp_path / f"good{n}")))[0][0].boxes.tolist() == XYXY
 
 
 def test_one_name_with_two_ids_is_one_class(tmp_path: Path) -> None:

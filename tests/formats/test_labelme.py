@@ -189,3 +189,19 @@ def test_strange_numbers_are_refused_by_ingest(tmp_path: Path) -> None:
 def test_classes_that_labels_txt_cannot_hold(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="cannot be held"):
         write(Source((name,), iter(())), tmp_path / "out")
+
+
+def test_embedded_images_in_lines_of_76_characters(tmp_path: Path) -> None:
+    data = base64.encodebytes(picture()).decode()
+    assert "\n" in data.strip()
+    put(tmp_path / "a.json", facts("a.jpg", shape("cat", [[1, 1], [5, 5]]), imageData=data))
+    (record,), findings = drain(read(tmp_path))
+    assert record.image == picture() and not findings
+
+
+def test_one_file_is_a_set(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    for name in ("a", "b"):
+        put(tmp_path / f"{name}.json", facts("a.jpg", shape("cat", [[1, 1], [5, 5]])))
+    (record,), findings = drain(read(tmp_path / "a.json"))
+    assert (record.key, record.split, findings) == ("a.jpg", "train", [])

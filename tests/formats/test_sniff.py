@@ -68,11 +68,15 @@ def test_nothing_that_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
-        ("any.json", json.dumps({"info": {}, "images": []}), "coco"),
+        (
+            "any.json",
+            json.dumps({"info": [0.5, float("nan")], "images": [], "annotations": [], "categories": []}),
+            "coco",
+        ),
         ("any.json", '\ufeff{"version": "5", "flags": {}, "shapes": []}', "labelme"),
         ("any.json", '[\n {"Var1": "a.jpg", "cat": []}]', "matlab"),
         ("any.xml", "<?xml version='1.0'?>\n<annotations>", "cvat"),
-        ("any.XML", '<annotation verified="yes">', "voc"),
+        ("any.XML", '<annotation verified="yes"><filename>a.jpg</filename></annotation>', "voc"),
         ("any.yml", "path: .\ntrain: images", "yolo"),
         ("train.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n", "table"),
         ("train.csv", "a.jpg,1,2,3,4,cat\nb.jpg,,,,,\n", "table"),
@@ -82,7 +86,68 @@ def test_files_by_their_heads(tmp_path: Path, name: str, data: str, expected: st
     if expected not in FORMATS:
         pytest.skip(f"{expected} is not there")
     put(tmp_path / name, data)
-    assert detect(tmp_path)[0] == detect(tmp_path / name)[0] == expected
+    assert detect(tmp_path)[0] == expected
+    if expected != "voc":  # whose sets are folders
+        assert detect(tmp_path / name)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("notes.json", {"categories": [{"id": 0, "name": "cat"}], "info": {"contributor": "Label Studio"}}),
+        (
+            "default.json",
+            {"info": {}, "categories": {"label": {"labels": []}}, "items": [{"id": "a", "annotations": []}]},
+        ),
+        ("sa_1.json", {"image": {"image_id": 1}, "annotations": [{"bbox": [1, 2, 3, 4]}]}),
+        ("images.json", {"images": [{"annotations": [{"categories": [1], "shapes": [2]}]}]}),
+        ("list.json", ["images", "annotations"]),
+    ],
+)
+def test_words_are_no_structure(tmp_path: Path, name: str, data: object) -> None:
+    """Label Studio's notes, datumaro, segment-anything: the words of a format deep in a file do not make it one."""
+    put(tmp_path / name, json.dumps(data))
+    put(tmp_path / "a.xml", "<annotation><object><name>x</name><polygon/></object></annotation>")
+    put(tmp_path / "house_prices.csv", "rooms,boundingtax,price\n3,1,2\n")
+    with pytest.raises(FormatError, match="no format fits"):
+        detect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("any.json", {"images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(9999)], "annotations": [],
+                      "categories": []}, "coco"),
+        ("any.json", {"imageData": "A" * 200_000, "shapes": []}, "labelme"),
+    ],
+)  # fmt: skip
+def test_keys_behind_much_else(tmp_path: Path, name: str, data: object, expected: str) -> None:
+    put(tmp_path / name, json.dumps(data))
+    assert detect(tmp_path)[0] == expected
+
+
+def test_a_set_that_lies_deeper_is_named(tmp_path: Path) -> None:
+    root = coco(tmp_path / "all/my set", {"a.jpg": picture()}, [box(10, [1, 1, 5, 5])])
+    put(tmp_path / "all/readme.md", "x")
+    with pytest.raises(FormatError, match=r"no format fits \(.*my set looks like coco\)"):
+        detect(tmp_path / "all")
+    assert detect(root)[0] == "coco"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_recognised_can_be_read_a_single_file_too(tmp_path: Path, name: str) -> None:
+    records = [*tiny.records("train")[:2], *tiny.records("val")[:1]]
+    writer(name)(Source(tiny.CLASSES, iter(records), tiny.CLASS_IDS, total=3), tmp_path / "set")
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    for n, path in enumerate(files):
+        try:
+            format_name, _ = detect(path)
+        except FormatError:
+            continue
+        assert format_name == name
+        result = run("auto", path, "--out", tmp_path / f"out{n}")
+        assert result.exit_code == 0, result.stderr
+        assert Shards(tmp_path / f"out{n}").info()["images"] > 0
 
 
 def test_databases_are_told_apart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.table import read
+from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
 from dataforge.shards.reader import Shards
 from tests.formats.sets import drain, picture, put
@@ -300,13 +301,114 @@ def test_wrong_rows_are_listed_with_their_place_and_the_rest_kept(tmp_path: Path
     assert "decimal commas?" in findings[0].reason and "decimal commas?" not in findings[1].reason
 
 
-def test_fractions_taken_for_pixels_are_noted(tmp_path: Path) -> None:
+def test_a_unit_that_the_sizes_contradict_stops(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", picture())
     put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,0.1,0.2,0.5,1\n")
-    assert [(f.action, f.code) for f in drain(read(tmp_path))[1]] == [("noted", "looks-unit")]
-    assert not drain(read(tmp_path, unit="unit"))[1]
+    with pytest.raises(
+        FormatError, match=r"t\.csv: boxes read as x1, y1, x2, y2 in pixels: .*\[6\.4, 9\.6, 32, 48\] in pixels"
+    ):
+        drain(read(tmp_path))
+    assert drain(read(tmp_path, unit="unit"))[0][0].boxes[0, 3] == 48
+    assert [f.code for f in drain(read(tmp_path, unit="pixel"))[1]] == ["looks-unit"]
     put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,0.1,0.2,0.5,1\na.jpg,64,48,cat,0,0,2,1\n")
     assert not drain(read(tmp_path))[1]
+    put(tmp_path / "t.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0.1,0.2,0.5,1\n")  # sizes are not stated
+    with pytest.raises(FormatError, match="within the first pixel"):
+        ingest(read(tmp_path), tmp_path / "out")
+    head = "ImageID,LabelName,XMin,XMax,YMin,YMax,width,height\n"
+    put(tmp_path / "t.csv", head + "a,/m/1,10,20,10,40,64,48\n")
+    with pytest.raises(FormatError, match=r"in fractions of the image: .*--boxes xyxy --unit pixel"):
+        drain(read(tmp_path))
+
+
+@pytest.mark.parametrize("part", [1, 0.6])
+def test_corners_in_a_column_of_widths_stop(tmp_path: Path, part: float) -> None:
+    """Boxes that Hugging Face's convention has as x, y, width, height: by areas of boxes, and by those of masks."""
+    boxes = [[10.0, 20, 40, 46], [30, 10, 62, 30]]
+
+    def write(form: str, size: tuple[int, int], areas: bool) -> Path:
+        made = [b if form == "xyxy" else [b[0], b[1], b[2] - b[0], b[3] - b[1]] for b in boxes]
+        objects: dict[str, Any] = {"bbox": made, "category": [0, 1]}
+        objects |= {"area": [part * (b[2] - b[0]) * (b[3] - b[1]) for b in boxes]} if areas else {}
+        line = {"file_name": "a.jpg", "width": size[0], "height": size[1], "objects": objects}
+        return table(tmp_path / f"{form}.jsonl", [line] * 2)
+
+    with pytest.raises(FormatError, match=r"stated areas of 4 boxes .*--boxes xywh --unit pixel or --boxes xyxy"):
+        drain(read(write("xyxy", (200, 200), True)))
+    with pytest.raises(FormatError, match="4 of 4 boxes do not fit their images"):
+        drain(read(write("xyxy", (64, 48), False)))
+    assert drain(read(write("xyxy", (64, 48), False), boxes="xyxy"))[0][0].boxes.tolist() == boxes
+    for areas in (True, False):
+        assert drain(read(write("xywh", (64, 48), areas)))[0][0].boxes.tolist() == boxes
+
+
+def test_named_corners_of_which_many_are_inverted(tmp_path: Path) -> None:
+    """A few are a slip of the hand and are put in order; if most are, and all are widths, they may be widths."""
+    head = TENSORFLOW
+    few = "".join(f"a.jpg,64,48,cat,{n + 20},30,{n},20\n" for n in range(5))
+    put(tmp_path / "t.csv", head + few)
+    assert len(drain(read(tmp_path))[0][0].boxes) == 5
+    many = "".join(f"a.jpg,64,48,cat,{n + 20},20,{n + 2},20\n" for n in range(12))
+    put(tmp_path / "t.csv", head + many)
+    with pytest.raises(FormatError, match="--boxes xywh"):
+        drain(read(tmp_path))
+
+
+def test_inverted_corners_of_last_pixels(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,39,40,10,20\na.jpg,64,48,cat,10,20,39,40\n")
+    summary = ingest(read(tmp_path, inclusive=True), tmp_path / "out")
+    assert Shards(tmp_path / "out").table.boxes.tolist() == [[10, 20, 40, 41]] * 2
+    assert summary.findings["repaired", "box-inverted"] == 1
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "partition"])
+def test_columns_that_name_splits_and_headers_of_any_case(tmp_path: Path, column: str) -> None:
+    put(
+        tmp_path / "t.csv",
+        f"{column},Filename,Class,xMin,yMin,xMax,yMax\ntrain,a.jpg,cat,1,2,3,4\nval,b.jpg,cat,1,2,3,4\n",
+    )
+    assert [(r.split, r.key) for r in drain(read(tmp_path))[0]] == [("train", "a.jpg"), ("val", "b.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["annotations/train.csv", "annotations/val.csv"], ["train", "val"]),
+        (["labels/train_labels.csv", "labels/test_labels.csv"], ["test", "train"]),
+        (["boxes/train.csv", "boxes/val.csv"], ["train", "val"]),
+        (["train/a.csv", "train/b.csv"], ["train", "train"]),
+        (["annotations/annotations.csv"], ["train"]),
+        (["val_annotations.csv"], ["val"]),
+        (["x/annotations.csv"], ["x"]),
+    ],
+)
+def test_files_and_folders_tell_the_splits(tmp_path: Path, files: list[str], splits: list[str]) -> None:
+    for n, name in enumerate(files):
+        put(tmp_path / name, TENSORFLOW + f"{n}.jpg,64,48,cat,1,2,3,4\n")
+        put(tmp_path / f"images/{n}.jpg", picture())
+    records, _ = drain(read(tmp_path))
+    assert [r.split for r in records] == splits and all(Path(str(r.image)).is_file() for r in records)
+
+
+@pytest.mark.parametrize("place", ["", "annotations", "metadata"])
+def test_todays_names_of_open_images(tmp_path: Path, place: str) -> None:
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+    put(tmp_path / "validation-annotations-bbox.csv", head + "a,x,/m/1,1,0.25,0.5,0.125,1,0,0,0\n")
+    put(tmp_path / place / "oidv7-class-descriptions-boxable.csv", "LabelName,DisplayName\n/m/1,Person\n")
+    put(tmp_path / "validation/a.jpg", picture())
+    source = read(tmp_path)
+    assert rows(drain(source)[0], source.classes) == [("validation", "a.jpg", [[16, 6, 32, 48]], ["Person"])]
+
+
+def test_blanks_around_names_that_files_have(tmp_path: Path) -> None:
+    put(tmp_path / " a.jpg", picture())
+    put(tmp_path / "b.jpg", picture(1))
+    put(
+        tmp_path / "t.csv",
+        TENSORFLOW + '" a.jpg",64,48,cat,1,2,3,4\n" b.jpg ",64,48,cat,1,2,3,4\nb.jpg,64,48,cat,2,3,4,5\n',
+    )
+    assert [(r.key, len(r.boxes)) for r in drain(read(tmp_path))[0]] == [(" a.jpg", 1), ("b.jpg", 2)]
 
 
 def test_lists_that_do_not_match(tmp_path: Path) -> None:

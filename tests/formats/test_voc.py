@@ -15,7 +15,9 @@ from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import coco, voc
 from dataforge.formats.voc.files import find_unions
 from dataforge.formats.voc.reader import CORNERS, read
+from dataforge.ingest.run import ingest
 from dataforge.record import DIFFICULT, TRUNCATED, Source
+from dataforge.shards.reader import Shards
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
 from tests.formats.suite import FormatSuite, awkward
 
@@ -46,9 +48,10 @@ class TestVocRoundTrip(FormatSuite):
         with pytest.raises(FormatError, match="VOC cannot hold it"):
             self.write([replace(awkward(("train",))[0], key=key)], tmp_path / "set")
 
-    def test_names_like_those_of_a_class_list_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(FormatError, match="per-class lists"):
-            self.write([replace(awkward(("train",))[0], key="a 1.jpg")], tmp_path / "set")
+    def test_names_like_those_of_a_class_list_come_back(self, tmp_path: Path) -> None:
+        one, two = awkward(("train", "val"))[0], awkward(("train", "val"))[-1]
+        records = [replace(one, key="photo 1.jpg"), replace(two, key="photo 0.jpg")]
+        self.compare(records, self.shards(self.write([*records], tmp_path / "set"), tmp_path / "shards"))
 
     @pytest.mark.parametrize("name", ["", " cat", "a\0b"])
     def test_class_names_that_xml_cannot_hold_are_refused(self, tmp_path: Path, name: str) -> None:
@@ -241,6 +244,89 @@ def test_objects_and_flags(tmp_path: Path) -> None:
         ("refused", "box-missing"),
         ("refused", "unknown-class"),
         ("noted", "box-one-pixel"),
+    ]
+
+
+def test_tags_of_any_case_and_depth_and_several_boxes_of_an_object(tmp_path: Path) -> None:
+    one, two, three = ([f"<{t}>{v}</{t}>" for t, v in zip(CORNERS, (n, 2, n + 5, 9), strict=True)] for n in (1, 11, 21))
+    several = f"<object><name>a</name><bndbox>{''.join(one)}</bndbox><bndbox>{''.join(two)}</bndbox></object>"
+    other = (
+        f"<Objects><Object><Name>b</Name><shape><bndBox>{''.join(three).title()}</bndBox></shape></Object></Objects>"
+    )
+    stray = f"<bndbox>{''.join(one)}</bndbox>"
+    put(tmp_path / "a.xml", voc_xml("a.jpg", several + other + stray).replace("annotation>", "Annotation>"))
+    put(tmp_path / "a.jpg", picture())
+    source = read(tmp_path)
+    (record,), (finding,) = drain(source)
+    assert record.boxes.tolist() == [[0, 1, 6, 9], [10, 1, 16, 9], [20, 1, 26, 9]]
+    assert [source.classes[label] for label in record.labels] == ["a", "a", "b"]
+    assert (finding.action, finding.code, finding.box) == ("refused", "box-missing", 3)
+
+
+def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
+    def turned(degrees: object) -> str:
+        attribute = f"<attribute><name>rotation</name><value>{degrees}</value></attribute>"
+        return voc_object("a", [1, 2, 9, 9], f"<attributes>{attribute}</attributes>")
+
+    put(tmp_path / "a.xml", voc_xml("a.jpg", "".join(map(turned, ("0.0", "30.0", "-180", "much")))))
+    put(tmp_path / "a.jpg", picture())
+    (record,), findings = drain(read(tmp_path))
+    assert len(record.boxes) == 2
+    assert [(f.action, f.code, f.box) for f in findings] == [
+        ("refused", "box-rotated", 1),
+        ("refused", "box-rotated", 3),
+    ]
+
+
+def test_corners_are_ordered_before_the_offset(tmp_path: Path) -> None:
+    corners = [[40, 60, 11, 21], [40, 21, 11, 60], [11, 21, 40, 60]]
+    put(tmp_path / "a.xml", voc_xml("a.jpg", "".join(voc_object("a", one) for one in corners), (100, 100)))
+    put(tmp_path / "a.jpg", picture(0, 100, 100))
+    summary = ingest(read(tmp_path), tmp_path / "out")
+    assert Shards(tmp_path / "out").table.boxes.tolist() == [[10, 20, 40, 60]] * 3
+    assert summary.findings["repaired", "box-inverted"] == 2
+
+
+@pytest.mark.parametrize("layout", ["ImageSets/{}.txt", "ImageSets/Layout/{}.txt", "{}.txt"])
+@pytest.mark.parametrize(
+    "line", ["{}", "{}.jpg", "./JPEGImages/{0}.jpg ./Annotations/{0}.xml", "/data/voc/JPEGImages/{}.jpg"]
+)
+def test_lists_elsewhere_and_of_paths(tmp_path: Path, layout: str, line: str) -> None:
+    voc_set(tmp_path, {}, "ab")
+    for split, name in (("train", "a"), ("val", "b")):
+        put(tmp_path / layout.format(split), line.format(name) + "\n")
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.key) for r in records] == [("train", "JPEGImages/a.jpg"), ("val", "JPEGImages/b.jpg")]
+    assert not findings
+
+
+def test_lists_of_classes_alone_tell_the_splits(tmp_path: Path) -> None:
+    voc_set(tmp_path, {"cat_train": "a  1\n", "dog_train": "a -1\n", "cat_val": "b  1\nc  0\n"})
+    assert [(r.split, r.key[-5]) for r in drain(read(tmp_path))[0]] == [("train", "a"), ("val", "b"), ("val", "c")]
+    put(tmp_path / "ImageSets/Main/cat.txt", "c 1")
+    with pytest.raises(FormatError, match=r"cat\.txt: a list of one class"):
+        read(tmp_path)
+    for name in ("Layout", "Segmentation"):
+        put(tmp_path / f"other/ImageSets/{name}/train.txt", "a")
+    with pytest.raises(FormatError, match="lists in Layout, Segmentation, but not in Main"):
+        read(voc_set(tmp_path / "other", {}))
+
+
+def test_a_filename_that_names_another_image(tmp_path: Path) -> None:
+    put(tmp_path / "x/1.xml", voc_xml("photo.jpg", voc_object("cat", [1, 1, 5, 5])))  # which has no file of its own
+    put(tmp_path / "x/2.xml", voc_xml("3.jpg", voc_object("cat", [1, 1, 5, 5])))
+    put(tmp_path / "x/3.xml", voc_xml("3.jpg", voc_object("cat", [1, 1, 6, 6])))
+    put(tmp_path / "x/4.xml", voc_xml("/mnt/elsewhere/renamed.jpg", voc_object("cat", [1, 1, 7, 7])))
+    for name in ("1", "2", "3", "photo", "renamed"):
+        put(tmp_path / f"x/{name}.jpg", picture())
+    records, findings = drain(read(tmp_path))
+    assert [(r.key, r.boxes[:, 2].tolist()) for r in records if len(r.boxes)] == [
+        ("x/2.jpg", [5]), ("x/3.jpg", [6]), ("x/renamed.jpg", [7])]  # fmt: skip
+    assert [(f.action, f.code, f.key) for f in findings] == [
+        ("refused", "image-ambiguous", "x/1.jpg"),
+        ("noted", "filename-differs", "x/2.jpg"),
+        ("refused", "image-ambiguous", "x/photo.jpg"),
+        ("noted", "no-annotation", "x/renamed.jpg"),
     ]
 
 

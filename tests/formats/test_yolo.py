@@ -166,8 +166,9 @@ def test_a_list_of_paths(tmp_path: Path) -> None:
     put(tmp_path / "train.txt", "./images/a.jpg\n\nimages/a.jpg\nimages/none.jpg\n")
     put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]")
     records, findings = drain(read(tmp_path))
-    assert [r.key for r in records] == ["images/a.jpg", "images/none.jpg"]  # the second is for ingest to refuse
-    assert [(f.code, f.key) for f in findings] == [("listed-twice", "images/a.jpg")]
+    assert [r.key for r in records] == ["images/a.jpg"]
+    assert [(f.code, f.key) for f in findings] == [
+        ("image-missing", "images/none.jpg"), ("listed-twice", "images/a.jpg")]  # fmt: skip
 
 
 def test_names_stay_what_they_are(tmp_path: Path) -> None:
@@ -247,7 +248,8 @@ def test_a_path_that_no_system_takes(tmp_path: Path) -> None:
     put(tmp_path / "train.txt", "images/a.jpg\n" + "x" * 5000 + ".jpg\nimages/\0.jpg")
     put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]")
     records, findings = drain(read(tmp_path))
-    assert len(records) == 2 and [(f.code, f.key) for f in findings] == [("image-path", "images/\0.jpg")]
+    assert [r.key for r in records] == ["images/a.jpg"]
+    assert [f.code for f in findings] == ["image-missing", "image-path"]
     put(tmp_path / "data.yaml", f"train: {'x' * 5000}\nnames: [cat, dog]")
     with pytest.raises(FormatError, match="does not exist"):
         read(tmp_path)
@@ -263,3 +265,125 @@ def test_folders_are_looked_at_once_not_for_each_image(tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "glob", lambda folder, pattern: [looked.append(folder), glob(folder, pattern)][1])
     assert len(drain(read(tmp_path))[0]) == 20
     assert 0 < len(looked) < 8
+
+
+def pictures(root: Path, *names: str) -> None:
+    """Pictures with a label file beside each: the box of LINE."""
+    for n, name in enumerate(names):
+        put(root / name, picture(n))
+        put((root / name).with_suffix(".txt"), LINE)
+
+
+def splits(root: Path, split: tuple[str, ...] | None = None) -> dict[str, list[str]]:
+    """The keys of each split; every record has the box of LINE, and nothing is refused."""
+    records, findings = drain(read(root, split=split))
+    assert not [finding for finding in findings if finding.action == "refused"]
+    assert all(record.boxes.tolist() == [[24, 12, 40, 36]] for record in records)
+    return {name: [r.key for r in records if r.split == name] for name in dict.fromkeys(r.split for r in records)}
+
+
+@pytest.mark.parametrize("prefix", ["", "data/", "./", "build/x64/data/", "/home/me/darknet/data/"])
+def test_darknets_lists_are_splits(tmp_path: Path, prefix: str) -> None:
+    pictures(tmp_path, "obj_train_data/a.jpg", "obj_valid_data/deep/b.jpg", "obj_valid_data/c.jpg")
+    put(tmp_path / "train.txt", f"{prefix}obj_train_data/a.jpg\n")
+    put(tmp_path / "valid.txt", f"{prefix}obj_valid_data/deep/b.jpg\n{prefix}obj_valid_data/c.jpg\n")
+    put(tmp_path / "obj.names", "cat\ndog\n")
+    lines = (
+        f"classes = 2\ntrain = {prefix}train.txt\n# x\nvalid={prefix}valid.txt\nnames = {prefix}obj.names\nbackup = b/"
+    )
+    put(tmp_path / "obj.data", lines)
+    expected = {"train": ["obj_train_data/a.jpg"], "valid": ["obj_valid_data/deep/b.jpg", "obj_valid_data/c.jpg"]}
+    assert splits(tmp_path) == splits(tmp_path / "obj.data") == expected
+    (tmp_path / "valid.txt").unlink()
+    with pytest.raises(FormatError, match=r"obj\.data: valid: .*valid\.txt: does not exist"):
+        read(tmp_path)
+    assert splits(tmp_path, ("train",)) == {"train": expected["train"]}
+
+
+def test_lists_beside_pictures_are_splits(tmp_path: Path) -> None:
+    pictures(tmp_path, "img/a.jpg", "img/b.jpg", "img/train.jpg")
+    put(tmp_path / "classes.txt", "cat\ndog")
+    assert splits(tmp_path) == {"train": ["img/a.jpg", "img/b.jpg", "img/train.jpg"]}
+    put(tmp_path / "train.txt", "img/a.jpg\nimg/train.jpg")
+    put(tmp_path / "test.txt", "data/img/b.jpg\n")
+    parts = {"test": ["img/b.jpg"], "train": ["img/a.jpg", "img/train.jpg"]}
+    assert splits(tmp_path) == parts
+    put(tmp_path / "trainval.txt", "img/a.jpg\nimg/b.jpg\nimg/train.jpg")
+    assert splits(tmp_path) == parts and read(tmp_path).unions == {"trainval": ("test", "train")}
+
+
+def test_folders_of_splits_go_before_a_list_of_one_of_them(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        put(tmp_path / f"images/{name}/{name}.jpg", picture())
+        put(tmp_path / f"labels/{name}/{name}.txt", LINE)
+    put(tmp_path / "classes.txt", "cat\ndog")
+    put(tmp_path / "train.txt", "images/train/train.jpg")
+    assert splits(tmp_path) == {"train": ["images/train/train.jpg"], "val": ["images/val/val.jpg"]}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_split_without_pictures_is_an_error_if_it_is_needed(tmp_path: Path, listed: bool) -> None:
+    put(tmp_path / "images/val/a.jpg", picture())
+    put(tmp_path / "labels/val/a.txt", LINE)
+    for name in ("train", "test"):
+        (tmp_path / "images" / name).mkdir()
+    put(tmp_path / "classes.txt", "cat\ndog")
+    if listed:
+        put(tmp_path / "data.yaml", "".join(f"{name}: images/{name}\n" for name in ("train", "val", "test")))
+    with pytest.raises(FormatError, match=r"train: .*train: has no pictures; --split selects other splits"):
+        read(tmp_path)
+    assert splits(tmp_path, ("val",)) == {"val": ["images/val/a.jpg"]}
+    put(tmp_path / "images/train/a.jpg", picture())
+    put(tmp_path / "labels/train/a.txt", LINE)
+    assert splits(tmp_path).keys() == {"train", "val"}
+    assert [f.code for f in drain(read(tmp_path))[1]] == ["split-missing"]
+    with pytest.raises(FormatError, match=r"test: .*test: has no pictures"):
+        read(tmp_path, split=("test",))
+
+
+def test_a_split_that_is_not_selected_may_be_missing(tmp_path: Path) -> None:
+    put(tmp_path / "train/images/a.jpg", picture())
+    put(tmp_path / "train/labels/a.txt", LINE)
+    put(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [cat, dog]")
+    with pytest.raises(FormatError, match=r"val: .*does not exist.*--split selects other splits"):
+        read(tmp_path)
+    assert splits(tmp_path, ("train",)) == {"train": ["train/images/a.jpg"]}
+
+
+BOX = ".5 .5 .25 .5"
+
+
+@pytest.mark.parametrize(
+    ("shape", "points", "boxes"),
+    [
+        ("[2, 2]", " .4 .4 .6 .6", 1),
+        ("[5, 2]", " .4 .4" * 5, 1),
+        ("[17, 3]", " .4 .4 2" * 17, 1),
+        ("[2, 3]", " .4 .4 2 .5 .5 0", 1),
+        ("[2, 3]", " .4 .4 2", 0),  # too few
+        ("[2, 3]", "", 0),
+        ("", " .4 .4 2 .5 .5 0", 0),  # not stated, and no polygon
+    ],
+)
+def test_keypoints_are_no_polygon(tmp_path: Path, shape: str, points: str, boxes: int) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", f"1 {BOX}{points}\n")
+    put(tmp_path / "data.yaml", f"train: images\nnames: [cat, dog]\nkpt_shape: {shape}\n".replace("kpt_shape: \n", ""))
+    (record,), findings = drain(read(tmp_path))
+    assert record.boxes.tolist() == [[24, 12, 40, 36]] * boxes
+    assert ["kpt_shape" in finding.reason for finding in findings] == [True] * (1 - boxes)
+
+
+def test_a_wrong_shape_of_keypoints(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "data.yaml", "train: images\nnames: [a]\nkpt_shape: 17")
+    with pytest.raises(FormatError, match="kpt_shape: '17'; expected"):
+        read(tmp_path)
+
+
+def test_polygons_along_the_border_are_polygons(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", "0 0 0 1 0 1 1 0 1 0 0\n0 .5 0 1 0 1 1 .5 1 .5 0\n")
+    put(tmp_path / "classes.txt", "cat")
+    (record,), _ = drain(read(tmp_path))
+    assert record.boxes.tolist() == [[0, 0, 64, 48], [32, 0, 64, 48]]

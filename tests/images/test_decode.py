@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ImageError
-from dataforge.images.decode import decode, shrink
-from dataforge.images.header import ImageInfo, probe, suffix_format
+from dataforge.images.decode import decode, eight_bits, shrink
+from dataforge.images.header import FORMATS, ImageInfo, probe, suffix_format
 from tests import tiny
 
 IMAGES = tiny.images()
@@ -153,6 +153,8 @@ def test_too_many_pixels_are_refused_unopened(monkeypatch: pytest.MonkeyPatch) -
         ("a.b.jpeg", "JPEG"),
         ("x.tif", "TIFF"),
         ("x.png", "PNG"),
+        ("x.jfif", "JPEG"),
+        ("x.HEIC", "HEIC"),
         ("x.xml", ""),
         ("jpg", ""),
         ("", ""),
@@ -206,3 +208,46 @@ def test_pixels_go_where_they_may(orientation: int) -> None:
     for other in (np.zeros((20, 37, 3), np.uint8), np.zeros((20, 40, 3), np.uint8)[:, 2:38]):
         np.testing.assert_array_equal(decode(data, orientation, 2, other), expected)
         assert not other.any()
+
+
+@pytest.mark.parametrize("top", [255, 1000, 1023, 4095, 16383, 65535])
+def test_16_bits_are_never_nearly_black(top: int) -> None:
+    ramp = np.linspace(0, top, 64 * 48).astype(np.uint16).reshape(48, 64)
+    for form in ("PNG", "TIFF"):
+        file = io.BytesIO()
+        PIL.Image.fromarray(ramp).save(file, form)
+        pixels = decode(file.getvalue())
+        assert (
+            pixels.min() == 0 and pixels.max() >= 240 and (np.diff(pixels[..., 0].reshape(-1).astype(int)) >= 0).all()
+        )
+
+
+@pytest.mark.parametrize(("top", "expected"), [(0, 0), (1, 255), (0.5, 128), (200, 200), (255, 255), (40000, 255)])
+def test_floating_point_pixels(top: float, expected: int) -> None:
+    values = np.linspace(0, top, 64 * 48, dtype=np.float32).reshape(48, 64)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values).save(file, "TIFF")
+    assert decode(file.getvalue()).max() == expected
+    odd = np.array([[np.nan, -5, np.inf, -np.inf, top]], np.float32)
+    assert eight_bits(odd).tolist() == [[0, 0, 0, 0, expected]]
+
+
+def test_negative_integers_are_black() -> None:
+    assert eight_bits(np.array([[-70000, 0, 300, 1023]], np.int32)).tolist() == [[0, 0, 75, 255]]
+
+
+@pytest.mark.parametrize("form", ["AVIF", "JPEG2000"])
+def test_formats_that_pillow_may_read(form: str) -> None:
+    if form not in FORMATS:
+        pytest.skip(f"Pillow was built without {form}")
+    file = io.BytesIO()
+    PIL.Image.fromarray(tiny.pixels(48, 64)).save(file, form)
+    assert probe(file.getvalue()).format == form and decode(file.getvalue()).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [(b"\0\0\0\x18ftypheic", "HEIC"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL ", "JPEG XL")]
+)
+def test_formats_that_are_not_read_are_named(head: bytes, name: str) -> None:
+    with pytest.raises(ImageError, match=f"is {name}, which is not read here; convert it"):
+        probe(head + bytes(100))

@@ -14,7 +14,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "image-damaged": ("error", "the header is valid, but the pixels cannot be decoded"),
     "image-twice": ("error", "a split lists the image twice; the second entry is left out"),
     "image-suffix": ("warning", "the file name's suffix does not match the image format"),
-    "image-deep": ("warning", "more than 8 bits per channel: only the upper 8 bits are used"),
+    "image-deep": ("warning", "more than 8 bits per channel: scaled to 8 bits by the image's own maximum"),
     "image-mode": ("info", "a palette, transparent or CMYK image is converted to RGB"),
     "image-rotated": (
         "info",
@@ -45,6 +45,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "alike-across": ("warning", "the image is nearly identical to one of another split: scores may be too high"),
     "split-classes": ("warning", "the split's class distribution differs from the training split's"),
     "split-sizes": ("warning", "the split's box sizes differ from the training split's"),
+    "copy-kept": ("warning", "several merged folders contain the same file: each copy lacks the other's boxes"),
+    "copy-united": ("info", "several merged folders contain the same file; its boxes were united"),
     "keys-prefixed": ("info", "several sources use the same keys; a prefix was added"),
     "ids-given-up": ("info", "several sources use the same image ids; the ids are not kept"),
     "view-class": ("info", "boxes are left out by --classes"),

@@ -50,7 +50,7 @@ def of_set(classes: Sequence[str], splits: dict[str, SplitCounts], file: str) ->
 
     total = np.sum([split.classes for split in splits.values()], axis=0)
     first = to_train_on(splits)
-    most = int(total.argmax())
+    most = int(total.argmax()) if len(total) else -1
     for label, name in enumerate(classes):
         if total[label] == 0:
             yield noted("class-unused", name, "", "no box has it")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Option, on_use
-from dataforge.formats.sniff import matching, seen
+from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Option, on_use
+from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with images, annotations, categories"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
-OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, ALLOW_OUTSIDE)
+OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, BOXES, UNIT, ALLOW_OUTSIDE)
 
 __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    pattern = rb'(?s)\A\{.*"(images|annotations|categories)"\s*:\s*\['
-    name = matching(root, pattern, ".json", unless=rb'"shapes"\s*:\s*\[')
-    return seen(name, "COCO's images, annotations, categories")
+    return seen(first(root, is_coco, ".json", deep=1), "COCO's images, annotations, categories")
+
+
+def is_coco(path: Path) -> bool:
+    """Return True for a JSON object with lists of images, annotations and categories."""
+    listed, keys = outline(path)
+    return not listed and all(keys.get(name) == "[" for name in ("images", "annotations", "categories"))

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from dataforge.formats.json_files import read_json
 
+Id = int | str | float | None  # pandas writes whole numbers as 1.0
+
 
 class Image(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str = ""
+    id: int | str | float
+    file_name: str | None = None
     width: float | None = None
     height: float | None = None
+    coco_url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name; LVIS gives a URL alone, whose last folder is that of COCO's split."""
+        return self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
 
 
 class Category(msgspec.Struct, gc=False):
-    id: int
+    id: int | str | float
     name: str
 
 
+class Attributes(msgspec.Struct, gc=False):
+    """CVAT's attributes of a shape. Its `bbox` is that before the rotation."""
+
+    rotation: float | str | None = None
+
+
 class Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
-    category_id: int
-    id: int | str | None = None
+    image_id: Id
+    category_id: Id
+    id: Id = None
     bbox: list[float | None] | None = None
     area: float | None = None
-    iscrowd: int | bool | None = 0
-    difficult: int | bool | None = 0  # these two are not part of COCO; `write` adds them if they are set
-    truncated: int | bool | None = 0
+    iscrowd: int | bool | float | None = 0
+    difficult: int | bool | float | None = 0  # these two are not part of COCO; `write` adds them if they are set
+    truncated: int | bool | float | None = 0
+    attributes: Attributes | list[Any] | str | float | None = None
 
 
 class CocoFile(msgspec.Struct):
@@ -45,3 +61,12 @@ def read_coco(path: Path) -> CocoFile:
         FormatError: the file cannot be read, is not JSON, or an entry is of another type.
     """
     return read_json(path, CocoFile, "COCO's images, annotations and categories")
+
+
+def plain(number: Id) -> Id:
+    """Return the id that 7, 7.0 and "7" have in common: files of pandas or CVAT write one for the other."""
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    if isinstance(number, str) and len(number) < 19 and number.isdecimal() and str(int(number)) == number:
+        return int(number)
+    return number

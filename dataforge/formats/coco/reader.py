@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy, ranks
+from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, is_rotated, ranks
 from dataforge.formats.classes import by_number, unique_ids, unite
-from dataforge.formats.coco.file import Annotation, CocoFile, read_coco
-from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, resolve
+from dataforge.formats.coco import is_coco
+from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, plain, read_coco
+from dataforge.formats.pictures import NOT_BELOW, as_size, base_of, given, held, likeliest, resolve
+from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
-EXPECTED = (
-    "annotations/instances_<split>.json with <split>/, images/<split>/ or images/; "
-    "<split>/_annotations.coco.json beside its pictures; or one JSON file (--annotations FILE --images DIR)"
-)
 ROBOFLOW = "_annotations.coco.json"
+EXPECTED = (
+    "annotations/instances_<split>.json with <split>/, images/<split>/, images/ or data/; <split>/<name>.json beside "
+    "its pictures; or one JSON file (--annotations FILE --images DIR)"
+)
+# files that COCO's sets have beside those of boxes
+SIBLINGS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
+PICTURES = ("data", "images")  # folders of pictures in a split's folder: FiftyOne's and others'
 
 
 class _SplitFiles(NamedTuple):
@@ -36,101 +43,181 @@ def read(
     split: tuple[str, ...] | None = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    boxes: str | None = None,
+    unit: str | None = None,
     allow_outside: bool = False,
 ) -> Source:
-    """Read a COCO folder.
+    """Read COCO JSON.
 
     Args:
-        split: read only these splits; with `annotations`, a single name here names the split.
+        root: the folder, or a JSON file.
+        split: read only these splits; with one file, a single name here names the split.
         annotations: the file to read instead of those found below `root`.
         images: the folder that `file_name` is relative to, or that contains a folder for each split.
+        boxes, unit: what `bbox` is, if not "xywh" in "pixel".
         allow_outside: allow names outside the folder: absolute, or with `..`.
 
     Raises:
-        FormatError: no layout fits, or a file is not COCO JSON. ConfigError: no such split.
+        FormatError: no layout fits, a file is not COCO JSON, or its boxes contradict their convention.
+        ConfigError: no such split, or an unknown convention.
     """
-    check_root(root, EXPECTED)
+    check_form(boxes, unit)
+    if root.is_file():
+        root, annotations = base_of(root), annotations or root.absolute()
+    else:
+        check_root(root, EXPECTED)
     annotations, images = given(root, annotations, "--annotations"), given(root, images, "--images")
     if annotations:
-        name = split[0] if split and len(split) == 1 else _split_name(annotations)
+        name = split[0] if split and len(split) == 1 else _split_name(annotations, root)
         splits = {name: _SplitFiles(annotations, _folders(root, name, annotations))}
     else:
         splits = _discover(root)
     chosen = pick_splits(split, splits)
     files = {name: read_coco(splits[name].path) for name in chosen}
+    total = sum(len(file.images) for file in files.values())
     numbers, noted = _classes({splits[name].path: file for name, file in files.items()})
     classes = tuple(numbers)
+    ids_are_numbers = all(isinstance(plain(one.id), int) for file in files.values() for one in file.categories)
 
     def records() -> Iterator[Record | Finding]:
         yield from noted
         for name in chosen:
             folders = [images, images / name] if images else splits[name].folders
-            yield from _records(name, splits[name].path, folders, files.pop(name), classes, allow_outside)
+            how = (classes, boxes, unit, allow_outside)
+            yield from _records(name, splits[name].path, folders, files.pop(name), *how)
 
-    return Source(classes, records(), unique_ids(numbers), total=sum(len(file.images) for file in files.values()))
+    class_ids = unique_ids(numbers) if ids_are_numbers else ()
+    return Source(classes, records(), class_ids, total=total, files=[splits[name].path for name in chosen])
 
 
-def _split_name(path: Path) -> str:
+def _split_name(path: Path, root: Path) -> str:
+    """Return what a file's name, or its folder's, says about its split; "train" if nothing."""
+    return (
+        _clue(path, root) or (path.parent.name if split_word(path.parent.name) == path.parent.name else "") or "train"
+    )
+
+
+def _clue(path: Path, root: Path) -> str:
     found = re.fullmatch(r"(?:instances|person_keypoints)_(.+)", path.stem)
-    return found[1] if found else "train"
+    if found:
+        return found[1]
+    is_folder = (root / path.stem).is_dir() or (root / "images" / path.stem).is_dir()
+    return path.stem if is_folder and path.stem.lower() not in NO_SPLIT else split_word(path.stem)
 
 
 def _folders(root: Path, name: str, path: Path) -> list[Path]:
-    folders = (root / name, root / "images" / name, root / "images", path.parent, root)
-    return [place for place in folders if place.is_dir()]
+    places = (root / name, root / "images" / name, *(root / sub for sub in PICTURES), path.parent, root)
+    return [place for place in places if place.is_dir()]
 
 
 def _discover(root: Path) -> dict[str, _SplitFiles]:
-    roboflow = sorted(root.glob(f"*/{ROBOFLOW}"))
-    if roboflow:
-        return {file.parent.name: _SplitFiles(file, [file.parent]) for file in roboflow}
-    for folder in (root / "annotations", root):
-        files = sorted(file for file in folder.glob("*") if file.suffix.lower() == ".json")
-        by_split = {_split_name(file): file for file in files if file.name.startswith("instances_")}
-        if not by_split:  # train.json, val.json, ... next to folders of these names
-            by_split = {
-                file.stem: file
-                for file in files
-                if (root / file.stem).is_dir() or (root / "images" / file.stem).is_dir()
-            }
-        if not by_split and len(files) == 1:
-            by_split = {_split_name(files[0]): files[0]}
-        if by_split:
-            return {name: _SplitFiles(file, _folders(root, name, file)) for name, file in by_split.items()}
+    found: dict[str, _SplitFiles] = {}
+    if not any(root.glob(f"*/{ROBOFLOW}")):
+        for folder in (root / "annotations", root):
+            files = _json_files(folder)
+            if files:
+                names = _by_split(root, folder, files)
+                return {name: _SplitFiles(path, _folders(root, name, path)) for name, path in names.items()}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        files = [folder / ROBOFLOW] if (folder / ROBOFLOW).is_file() else _json_files(folder)
+        files = [path for path in files if path.name == ROBOFLOW or is_coco(path)]
+        if len(files) > 1:
+            raise _several(folder, files)
         if files:
-            names = ", ".join(file.name for file in files)
-            raise FormatError(f"{folder}: several JSON files ({names}); say which with --annotations FILE --images DIR")
-    raise FormatError(f"{root}: no COCO annotations found; expected {EXPECTED}")
+            places = [place for place in (*(folder / sub for sub in PICTURES), folder) if place.is_dir()]
+            found[folder.name] = _SplitFiles(files[0], places)
+    if not found:
+        raise FormatError(f"{root}: no COCO annotations found; expected {EXPECTED}")
+    return found
+
+
+def _json_files(folder: Path) -> list[Path]:
+    files = (path for path in folder.glob("*") if path.suffix.lower() == ".json" and path.name[0] != ".")
+    return sorted(path for path in files if path.is_file())
+
+
+def _by_split(root: Path, folder: Path, files: list[Path]) -> dict[str, Path]:
+    """Return the files of boxes of one folder by split: `instances*.json` if there are any.
+
+    Raises:
+        FormatError: there are several, and their names do not tell the splits.
+    """
+    boxes = [path for path in files if re.match(r"instances(?![a-z0-9])", path.name)]
+    boxes = boxes or [path for path in files if not path.name.startswith(SIBLINGS)] or files
+    if len(boxes) == 1:
+        return {_split_name(boxes[0], root): boxes[0]}
+    named: dict[str, list[Path]] = {}
+    for path in boxes:
+        named.setdefault(_clue(path, root), []).append(path)
+    unclear = [path for path in named.pop("", []) if is_coco(path)]
+    if unclear or not named or max(map(len, named.values())) > 1:
+        if len(unclear) == 1 and not named:
+            return {_split_name(unclear[0], root): unclear[0]}
+        raise _several(folder, boxes)
+    return {name: paths[0] for name, paths in sorted(named.items())}
+
+
+def _several(folder: Path, files: list[Path]) -> FormatError:
+    names = ", ".join(file.name for file in files)
+    return FormatError(
+        f"{folder}: several JSON files ({names}), and no telling their splits; "
+        "say which with --annotations FILE --images DIR"
+    )
 
 
 def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]]:
     """Merge the class names and ids of the files, in the order of the ids; and report irregularities."""
     lists = {}
     for path, file in files.items():
-        pairs = ((category.id, category.name) for category in file.categories)
-        lists[path] = by_number(pairs, f"{path}: category id")
-        if not lists[path]:
+        names = by_number(((plain(one.id), one.name) for one in file.categories), f"{path}: category id")
+        numbers = {number: name for number, name in names.items() if isinstance(number, int)}
+        lists[path] = numbers if len(numbers) == len(names) else dict(enumerate(names.values()))
+        if not lists[path] and (file.annotations or not file.images):
             raise FormatError(f"{path}: categories is empty; expected a list of {{id, name}}")
-    numbers, noted = unite(lists)
-    return dict(sorted(numbers.items(), key=itemgetter(1))), noted
+    united, noted = unite(lists)
+    return dict(sorted(united.items(), key=itemgetter(1))), noted
 
 
 def _records(
-    split: str, path: Path, folders: list[Path], file: CocoFile, classes: tuple[str, ...], allow_outside: bool
+    split: str,
+    path: Path,
+    folders: list[Path],
+    file: CocoFile,
+    classes: tuple[str, ...],
+    form: str | None,
+    unit: str | None,
+    allow_outside: bool,
 ) -> Iterator[Record | Finding]:
-    folder = likeliest(folders, (image.file_name for image in file.images), allow_outside)
-    row_of = {image.id: row for row, image in enumerate(file.images)}
+    names = [image.name for image in file.images]
+    folder = likeliest(folders, names, allow_outside)
+    if not any(
+        image.file_name for image in file.images
+    ):  # the pictures of a URL may lie in folders like its own, or not
+        last = [name.rpartition("/")[2] for name in names]
+        flat = likeliest(folders, last, allow_outside)
+        if held(flat, last, allow_outside) > held(folder, names, allow_outside):
+            folder, names = flat, last
+    row_of = {plain(image.id): row for row, image in enumerate(file.images)}
     if len(row_of) < len(file.images):
-        twice = next(image for row, image in enumerate(file.images) if row_of[image.id] != row)
+        twice = next(image for row, image in enumerate(file.images) if row_of[plain(image.id)] != row)
         raise FormatError(f"{path}: images: id {twice.id} is given twice; expected each once")
-    label_of = {category.id: classes.index(category.name) for category in file.categories}
+    label_of = {plain(category.id): classes.index(category.name) for category in file.categories}
     kept: list[Annotation] = []
     rows: list[int] = []  # rows of their images
     odd: list[int] = []  # positions in the list
     seen = set()
     for place, annotation in enumerate(file.annotations):
         row, bbox = row_of.get(annotation.image_id), annotation.bbox
-        if row is not None and bbox is not None and len(bbox) == 4 and annotation.category_id in label_of:
+        if row is None or annotation.category_id not in label_of:
+            annotation.image_id, annotation.category_id = plain(annotation.image_id), plain(annotation.category_id)
+            row = row_of.get(annotation.image_id)
+        if (
+            row is not None
+            and bbox is not None
+            and len(bbox) == 4
+            and annotation.category_id in label_of
+            and (annotation.attributes is None or not _rotation(annotation))
+        ):
             kept.append(annotation)
             rows.append(row)
             if annotation.id is not None and annotation.id in seen:
@@ -138,13 +225,21 @@ def _records(
             seen.add(annotation.id)
         else:
             odd.append(place)
-    yield from _odd(file, odd, row_of, label_of, path, lambda name: resolve(name, folder, allow_outside))
+    sizes = np.array([(as_size(image.width), as_size(image.height)) for image in file.images], np.float64).reshape(
+        -1, 2
+    )
+    read_as = _Reading(form or "xywh", unit or "pixel", sizes)
+    yield from _odd(file, odd, row_of, label_of, path, lambda row: resolve(names[row], folder, allow_outside), read_as)
     image_of = np.array(rows, np.int64)
     order = np.argsort(image_of, kind="stable")
     bounds = np.searchsorted(image_of[order], np.arange(len(file.images) + 1))
-    boxes = _edges([annotation.bbox for annotation in kept])[order]
+    numbers = np.array([annotation.bbox for annotation in kept], np.float64).reshape(-1, 4)
+    stated = np.array([annotation.area for annotation in kept], np.float64)
+    forms, units = (form,) if form else FORMS, (unit,) if unit else UNITS
+    check_reading(str(path), numbers, sizes[image_of], stated, read_as.form, read_as.unit, forms=forms, units=units)
+    boxes = read_as.boxes(numbers, image_of, path)[order]
     with np.errstate(all="ignore"):
-        areas = np.array([annotation.area for annotation in kept], np.float64).astype(np.float32)[order]
+        areas = stated.astype(np.float32)[order]
     labels = np.array([label_of[annotation.category_id] for annotation in kept], np.int32)[order]
     flags = np.zeros(len(kept), np.uint8)
     for name, flag in (("iscrowd", CROWD), ("difficult", DIFFICULT), ("truncated", TRUNCATED)):
@@ -152,11 +247,12 @@ def _records(
     flags = flags[order]
     del file.annotations, kept
     for row, image in enumerate(file.images):
-        picture = resolve(image.file_name, folder, allow_outside)
+        picture = resolve(names[row], folder, allow_outside)
         if picture is None:
-            reason = NOT_BELOW if image.file_name else "expected a file_name; left out"
-            yield Finding("refused", "image-path", str(path), image.file_name, f"id {image.id}", reason, "image")
+            reason = NOT_BELOW if names[row] else "expected a file_name or coco_url; left out"
+            yield Finding("refused", "image-path", str(path), names[row], f"id {image.id}", reason, "image")
             continue
+        number = plain(image.id)
         own = slice(bounds[row], bounds[row + 1])
         yield Record(
             key=picture[0],
@@ -168,24 +264,50 @@ def _records(
             labels=labels[own],
             flags=flags[own],
             areas=areas[own],
-            id=image.id if isinstance(image.id, int) and -(1 << 63) <= image.id < 1 << 63 else -1,
+            id=number if isinstance(number, int) and -(1 << 63) <= number < 1 << 63 else -1,
             origin=str(path),
         )
 
 
-def _edges(bboxes: list[list[float | None] | None]) -> Boxes:
-    xywh = np.array(bboxes, np.float64).reshape(-1, 4)
-    with np.errstate(all="ignore"):
-        return as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
+@dataclass
+class _Reading:
+    """How `bbox` is read. `sizes`: (n, 2) width and height of the images, as stated."""
+
+    form: str
+    unit: str
+    sizes: NDArray[np.float64]
+
+    def boxes(self, numbers: NDArray[np.float64], rows: NDArray[np.int64], path: Path) -> Boxes:
+        """Convert numbers (n, 4) of boxes in the images of `rows` (n,)."""
+        with np.errstate(all="ignore"):
+            xyxy = edges(numbers, self.form)
+            if self.unit == "unit":
+                if not self.sizes[rows].all():
+                    raise FormatError(f"{path}: images without width and height; --unit unit needs them")
+                xyxy = xyxy * np.tile(self.sizes[rows], 2)
+            return as_boxes(xyxy)
+
+
+def _rotation(annotation: Annotation) -> str:
+    """Return why a box cannot be held: CVAT states a rotation beside it; "" if it does not."""
+    if not isinstance(annotation.attributes, Attributes) or annotation.attributes.rotation is None:
+        return ""
+    rotation = annotation.attributes.rotation
+    try:
+        turned = is_rotated(rotation)
+    except ValueError:
+        return f"attributes.rotation {rotation!r} is no number"
+    return f"the box is rotated by {rotation} degrees; only upright boxes are held" if turned else ""
 
 
 def _odd(
     file: CocoFile,
     places: list[int],
-    row_of: dict[int | str, int],
-    label_of: dict[int, int],
+    row_of: dict[Id, int],
+    label_of: dict[Id, int],
     path: Path,
-    find: Callable[[str], tuple[str, Path] | None],
+    find: Callable[[int], tuple[str, Path] | None],
+    read_as: _Reading,
 ) -> Iterator[Finding]:
     """Report errors of annotations: those that are left out, and duplicate ids."""
     if not places:
@@ -204,10 +326,15 @@ def _odd(
         elif not four:
             value = "no bbox" if bbox is None else f"bbox {bbox}"
             code, reason = "box-missing", "expected bbox [x, y, width, height]"
+        elif rotation := _rotation(annotation):
+            code, value, reason = "box-rotated", f"bbox {bbox}", rotation
         else:
             action, code, value, reason = "noted", "annotation-twice", "", "an id that is given twice; both kept"
         name = f"annotation {place if annotation.id is None else annotation.id}"
-        picture = None if row is None else find(file.images[row].file_name)
+        picture = None if row is None else find(row)
+        xyxy = None
+        if four and (row is not None or read_as.unit == "pixel"):
+            xyxy = as_xyxy(read_as.boxes(np.array([bbox], np.float64), np.array([row or 0]), path)[0])
         yield Finding(
             action,
             code,
@@ -216,5 +343,5 @@ def _odd(
             f"{name}: {value}" if value else name,
             reason if action == "noted" else f"{reason}; left out",
             box=None if row is None else int(numbers[place]),
-            xyxy=as_xyxy(_edges([bbox])[0]) if four else None,
+            xyxy=xyxy,
         )

@@ -12,8 +12,9 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy
-from dataforge.formats.pictures import as_size, given, locate, picture_folders
+from dataforge.formats.boxes import as_xyxy, is_rotated
+from dataforge.formats.pictures import as_size, base_of, given, locate, picture_folders
+from dataforge.formats.splits import split_word
 from dataforge.formats.xml_files import iterparse
 from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
@@ -28,12 +29,21 @@ class _File:
     classes: dict[str, None] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     names: dict[str, list[str]] = field(default_factory=dict)  # by split
+    split: str = "train"  # of images without a subset
+    subsets: dict[str, str] = field(default_factory=dict)  # of the tasks, by their ids
+
+    def split_of(self, image: ET.Element) -> str:
+        """Return an image's subset, or that of its task."""
+        only = next(iter(self.subsets.values()), "") if len(set(self.subsets.values())) == 1 else ""
+        return image.get("subset") or self.subsets.get(image.get("task_id", "")) or only or self.split
 
 
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read CVAT's images XML; several files of a folder form one set. Splits correspond to CVAT's subsets.
+    """Read CVAT's images XML; several files of a folder form one set.
+
+    Splits are the images' subsets, else those of their tasks, else words in the names of the files, else "train".
 
     Boxes, polygons, ellipses and masks are converted to their bounding boxes. Rotated boxes, points, polylines, cuboids
     and skeletons are refused. Shape attributes named crowd, difficult and truncated are kept; `occluded` is not.
@@ -51,12 +61,12 @@ def read(
     if not root.is_file():
         check_root(root, EXPECTED)
     images = given(root, images, "--images")
-    folders = [root, root / "annotations", root / "Annotations"]
-    paths = [root] if root.is_file() else next(filter(None, (sorted(folder.glob("*.xml")) for folder in folders)), [])
+    places = ("*.xml", "[aA]nnotations/*.xml", "*/*.xml")
+    paths = [root] if root.is_file() else next(filter(None, (sorted(root.glob(place)) for place in places)), [])
     if not paths:
         raise FormatError(f"{root}: no XML file found; expected {EXPECTED}")
-    folder = root.parent if root.is_file() else root
-    files = {path: _survey(path) for path in paths}
+    folder = base_of(root)
+    files = {path: _survey(path, root) for path in paths}
     classes = tuple(dict.fromkeys(name for file in files.values() for name in file.classes or sorted(file.used)))
     chosen = pick_splits(split, dict.fromkeys(name for file in files.values() for name in file.names))
     label_of = {name: label for label, name in enumerate(classes)}
@@ -70,17 +80,18 @@ def read(
                 pictures[name], findings = locate(file.names[name], folders, below, path, allow_outside=allow_outside)
                 yield from findings
             for element in _images(path):
-                name = element.get("subset") or "train"
+                name = file.split_of(element)
                 picture = pictures.get(name, {}).get(element.get("name", ""))
                 if picture:
                     yield from _record(name, *picture, element, label_of, str(path))
 
     total = sum(len(file.names.get(name, ())) for file in files.values() for name in chosen)
-    return Source(classes, records(), total=total)
+    return Source(classes, records(), total=total, files=paths)
 
 
-def _survey(path: Path) -> _File:
-    file = _File()
+def _survey(path: Path, root: Path) -> _File:
+    inner = path.parent.name if path.parent != root else ""  # a folder for each split
+    file = _File(split=split_word(path.stem) or split_word(inner) or "train")
     first = ""
     for event, element in iterparse(path):
         first = first or element.tag
@@ -94,11 +105,20 @@ def _survey(path: Path) -> _File:
             name = element.findtext("name")
             if name:
                 file.classes[name] = None
+        elif element.tag in ("task", "job") and element.findtext("subset"):
+            file.subsets[element.findtext("id") or ""] = element.findtext("subset") or ""
         elif element.tag == "image":
             name = element.get("name")
             if not name:
                 raise FormatError(f"{path}: image {element.get('id')}: has no name")
-            file.names.setdefault(element.get("subset") or "train", []).append(name)
+            if (
+                len({*file.subsets.values()}) > 1
+                and not element.get("subset")
+                and element.get("task_id") not in file.subsets
+            ):
+                subsets = ", ".join(dict.fromkeys(file.subsets.values()))
+                raise FormatError(f"{path}: image {name}: no telling its subset; the file has tasks of {subsets}")
+            file.names.setdefault(file.split_of(element), []).append(name)
             file.used |= {shape.get("label", "") for shape in element} - {""}
             element.clear()
     if not file.names:
@@ -164,13 +184,13 @@ def _box(shape: ET.Element) -> list[float] | str:
     """
     if shape.tag in NO_BOX:
         return f"a {shape.tag} is not around an object; expected a box, a polygon, an ellipse or a mask"
-    turned = math.radians(float(shape.get("rotation") or 0))
     if shape.tag == "box":
-        if abs(math.sin(turned)) > 1e-6:
+        if is_rotated(shape.get("rotation")):
             return f"the box is rotated by {shape.get('rotation')} degrees; only upright boxes are held"
         return _numbers(shape, "xtl", "ytl", "xbr", "ybr")
     if shape.tag == "ellipse":
         x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
+        turned = math.radians(float(shape.get("rotation") or 0))
         half_x = math.hypot(rx * math.cos(turned), ry * math.sin(turned))
         half_y = math.hypot(rx * math.sin(turned), ry * math.cos(turned))
         return [x - half_x, y - half_y, x + half_x, y + half_y]

@@ -150,7 +150,7 @@ def load(path: Path) -> Columns:
     for number, text in names.items():
         if not text:
             raise FormatError(f"{path}: Category id {number} has no name; expected one")
-    if not names:
+    if not names and (len(annotations) or not len(examples)):
         raise FormatError(f"{path}: Dataset: categories is empty; expected a Category for each class")
     counts = [categories.column(slot, "<u8")[0].tolist() for slot in ("num_images", "num_anns")]
     yxyx, boxed = annotations.column("bbox", "<f4", 4)

@@ -56,7 +56,7 @@ def read(
             yield from _records(name, sets[name], folders, classes, allow_outside)
 
     total = sum(len(columns.examples) for columns in sets.values())
-    return Source(classes, records(), unique_ids(numbers), total=total)
+    return Source(classes, records(), unique_ids(numbers), total=total, files=[files[name] for name in chosen])
 
 
 def _files(root: Path) -> dict[str, Path]:

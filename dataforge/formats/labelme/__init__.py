@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, on_use
-from dataforge.formats.sniff import matching, seen
+from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with shapes"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
@@ -16,4 +16,4 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    return seen(matching(root, rb'(?s)\A\{.*"shapes"\s*:\s*\[', ".json"), "LabelMe's shapes")
+    return seen(first(root, lambda path: outline(path)[1].get("shapes") == "[", ".json"), "LabelMe's shapes")

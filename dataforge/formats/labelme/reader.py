@@ -68,6 +68,7 @@ def read(
     Classes are those of `labels.txt` in its order, if it exists, then the others sorted by name.
 
     Args:
+        root: the folder, or one JSON file.
         split: read only these splits.
         images: the folder with the images; by default `imagePath` locates them, below `root`.
         allow_outside: allow names outside the folder: absolute, or with `..`.
@@ -75,9 +76,11 @@ def read(
     Raises:
         FormatError: no such files. ConfigError: no such split.
     """
-    check_root(root, EXPECTED)
+    if not root.is_file():
+        check_root(root, EXPECTED)
     images = given(root, images, "--images")
     splits = json_splits(root)
+    root = root.parent if root.is_file() else root
     chosen = pick_splits(split, splits)
     parsed = {path: _parse(path) for paths in splits.values() for path in paths}
     if all(annotation.broken for annotation in parsed.values()):
@@ -131,7 +134,8 @@ def read(
                     origin=str(path),
                 )
 
-    return Source(classes, records(), total=sum(len(splits[name]) for name in chosen))
+    total = sum(len(splits[name]) for name in chosen)
+    return Source(classes, records(), total=total, files=[root / NAMES])
 
 
 def _picture(name: str, path: Path, root: Path) -> str:
@@ -145,7 +149,7 @@ def _embedded(path: Path) -> bytes | None:
     """Return the image embedded in the file; a damaged one is returned empty, which ingest refuses."""
     text = read_json(path, _Data, EXPECTED).imageData
     try:
-        return base64.b64decode(text, validate=True) if text else None
+        return base64.b64decode("".join(text.split()), validate=True) if text else None  # Python 2 wrapped its lines
     except (binascii.Error, ValueError):
         return b""
 

@@ -72,7 +72,8 @@ def read(
                 if path in pictures:
                     yield from _record(name, *pictures[path], entry, label_of, origin)
 
-    return Source(classes, records(), class_ids, total=sum(map(len, paths.values())))
+    files = [root / LABEL_MAP, *(root / (splits[name] + end) for name in chosen for end in (IMAGES, OBJECTS))]
+    return Source(classes, records(), class_ids, total=sum(map(len, paths.values())), files=files)
 
 
 def _classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -84,8 +85,6 @@ def _classes(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if by_number.pop(0, BACKGROUND) != BACKGROUND or BACKGROUND in by_number.values():
         raise FormatError(f'{path}: expected 0 to be the number of "{BACKGROUND}", and of no class')
     ids = tuple(sorted(by_number))
-    if not ids:
-        raise FormatError(f"{path}: names no class")
     return tuple(by_number[number] for number in ids), ids
 
 

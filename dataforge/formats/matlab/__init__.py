@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, Option, on_use
-from dataforge.formats.sniff import matching, seen
+from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with rows of Var1 and a key for each class"
 HOLDS = frozenset({"keys", "splits", "classes"})
@@ -17,5 +17,5 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    pattern = rb'\A\[?\s*\{\s*"(Var1|imageFilename)"\s*:'
-    return seen(matching(root, pattern, ".json"), "ImageLabeler's rows of Var1 and classes")
+    name = first(root, lambda path: bool({"Var1", "imageFilename"} & outline(path)[1].keys()), ".json")
+    return seen(name, "ImageLabeler's rows of Var1 and classes")

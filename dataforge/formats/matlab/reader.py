@@ -59,8 +59,6 @@ def read(
     rows = {name: [(path, row) for path in splits[name] for row in _rows(path)] for name in chosen}
     classes = tuple(dict.fromkeys(key for part in rows.values() for _, row in part for key in row))
     classes = tuple(name for name in classes if name not in IMAGE_KEYS)
-    if not classes:
-        raise FormatError(f"{root}: no row names a class; expected {EXPECTED}")
     folder = root.parent if root.is_file() else root
     by_image = {name: _by_image(part) for name, part in rows.items()}
 
@@ -75,7 +73,8 @@ def read(
                     key, path = pictures[image]
                     yield from _record(name, key, path, own_rows, classes, corners)
 
-    return Source(classes, records(), total=sum(map(len, by_image.values())))
+    files = [path for name in chosen for path in splits[name]]
+    return Source(classes, records(), total=sum(map(len, by_image.values())), files=files)
 
 
 def _rows(path: Path) -> list[Row]:

@@ -79,7 +79,7 @@ def read(
             folders = picture_folders(base, name, files[name], images)
             yield from _records(name, files[name], folders, label_of, allow_outside)
 
-    return Source(classes, records(), unique_ids(numbers), total=total)
+    return Source(classes, records(), unique_ids(numbers), total=total, files=[files[name] for name in chosen])
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -145,7 +145,7 @@ def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, 
                 f"{path}: categories row {row}: name {name!r}, coco_id {number!r}; expected text, a number"
             )
     names = by_number(((number, name) for _, name, number in rows), f"{path}: categories: coco_id")
-    if not names:
+    if not names and (next(query("SELECT 1 FROM annotations"), None) or not next(query("SELECT 1 FROM images"), None)):
         raise FormatError(f"{path}: categories is empty; expected a row for each class")
     twice = "SELECT coco_id FROM images WHERE coco_id IS NOT NULL GROUP BY coco_id HAVING count(*) > 1 LIMIT 1"
     for (number,) in query(twice):

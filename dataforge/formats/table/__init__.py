@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
-from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, Option, on_use
-from dataforge.formats.sniff import matching, seen
+from dataforge.errors import DataforgeError
+from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Codes, Option, on_use
+from dataforge.formats.sniff import first, head, seen
 
 LOOKS_FOR = "a CSV or JSONL file with xmin or bbox, or a Parquet or Arrow file"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 OPTIONS = (
     IMAGES,
     Option("map", "Which columns hold what.", metavar="FIELD=COLUMN,...|FILE.toml"),
-    Option("boxes", "What the four numbers of a box are.", metavar="xyxy|xywh|cxcywh"),
-    Option("unit", "Pixels, or fractions of the image's size.", metavar="pixel|unit"),
+    BOXES,
+    UNIT,
     Option("inclusive", "xmax and ymax are the numbers of the last pixels.", bool),
     ALLOW_OUTSIDE,
 )
@@ -26,8 +29,21 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    words = rb"(?i)\A[^\n]*(xmin|x_min|x1\b|bbox|bounding|objects)"
+    from dataforge.formats.table.reader import SUFFIXES
+
+    return seen(first(root, _is_table, *SUFFIXES, deep=1), "a table of boxes")
+
+
+def _is_table(path: Path) -> bool:
+    """Return True for a table whose columns `read` knows."""
+    from dataforge.formats.table.arrow_files import open_file, reading
+    from dataforge.formats.table.columns import recognise
+
+    words = rb"(?i)\A[^\n]*(xmin|x_min|x1\b|bbox|bounding|objects|\bcx\b|\bx\b)"
     without_header = rb"\A[^,\n]+,([-\d.]*,){4}"  # keras-retinanet's: path,x1,y1,x2,y2,class
-    text = matching(root, words + b"|" + without_header, ".csv", ".tsv", ".jsonl", ".ndjson")
     binary = rb"\A(PAR1|ARROW1|\xff{4})"
-    return seen(text or matching(root, binary, ".parquet", ".arrow", ".feather"), "a table of boxes")
+    if not re.search(words + b"|" + without_header + b"|" + binary, head(path)):
+        return False
+    with suppress(DataforgeError), reading(path):
+        return bool(recognise(path, open_file(path).schema, {}, None, None, False))
+    return False

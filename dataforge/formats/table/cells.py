@@ -32,15 +32,20 @@ def column(batch: pa.RecordBatch | pa.Table, path: str) -> pa.Array:
     return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
 
 
-def texts(array: pa.Array) -> pa.Array:
-    """Return a column as text, stripped of whitespace; null if empty. Whole floats have no decimal point."""
+def texts(array: pa.Array, trim: bool = True) -> pa.Array:
+    """Return a column as text, stripped of whitespace; null if empty. Whole floats have no decimal point.
+
+    Args:
+        trim: False keeps the whitespace of cells that hold more than that.
+    """
     if pa.types.is_temporal(array.type):  # pyarrow parses some JSON strings as dates
         raise pa.ArrowTypeError(f"a column of type {array.type}; expected text or numbers")
     if pa.types.is_floating(array.type):
         with suppress(pa.ArrowInvalid):
             array = array.cast(pa.int64())
-    array = pc.utf8_trim_whitespace(array.cast(pa.string()))
-    return pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
+    array = array.cast(pa.string())
+    trimmed = pc.utf8_trim_whitespace(array)
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed if trim else array)
 
 
 def floats(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import read_text
+from dataforge.formats.boxes import FORMS, UNITS, check_form, edges, include_last
 from dataforge.formats.table.cells import is_list
 from dataforge.record import FLAGS
 
@@ -23,7 +24,6 @@ CORNERS = {
     "xywh": ("x", "y", "w", "h"),
     "cxcywh": ("cx", "cy", "w", "h"),
 }
-UNITS = ("pixel", "unit")
 BOX_FIELDS = ("box", *dict.fromkeys(name for names in CORNERS.values() for name in names))
 FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split", *FLAGS, "flags", "area")
 
@@ -56,7 +56,7 @@ OPTIONAL = {
     "width": "width",
     "height": "height",
     "id": "image_id",
-    "split": "split",
+    "split": "split|subset|partition|data_split",
     "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd",
     "difficult": "difficult|objects.difficult",
     "truncated": "truncated|IsTruncated|objects.truncated",
@@ -77,6 +77,7 @@ class ColumnMap:
     columns: field -> path of its column.
     boxes: "xyxy", "xywh" or "cxcywh"; unit: coordinates are fractions of the image size, not pixels.
     inclusive: xmax and ymax are the indices of the last pixels.
+    forms, units: what `boxes` and `unit` may be; one, if the user or the file says so.
     suffix: the suffix to append to file names without one.
     per_image: one row per image, with lists of boxes; else one row per box.
     """
@@ -87,6 +88,8 @@ class ColumnMap:
     inclusive: bool
     suffix: str
     per_image: bool
+    forms: tuple[str, ...]
+    units: tuple[str, ...]
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -145,18 +148,17 @@ def recognise(
     Raises:
         FormatError: columns are missing. ConfigError: invalid or incompatible options.
     """
-    if boxes not in (None, *CORNERS):
-        raise ConfigError(f"--boxes {boxes}: expected one of {', '.join(CORNERS)}")
-    if unit not in (None, *UNITS):
-        raise ConfigError(f"--unit {unit}: expected one of {', '.join(UNITS)}")
+    check_form(boxes, unit)
     present = paths(schema)
     listed = f"columns found: {', '.join(present)}"
     for field, column in mapped.items():
         if column not in present:
             raise FormatError(f"{path}: --map {field}={column}: no such column; {listed}")
 
+    cased = {name.lower(): name for name in present}
+
     def pick(names: str) -> str:
-        return next((name for name in names.split("|") if name in present), "")
+        return next((cased.get(name.lower(), "") for name in names.split("|") if name.lower() in cased), "")
 
     columns = {field: pick(names) for field, names in OPTIONAL.items()}
     form, measure, suffix = "", "pixel", ""
@@ -208,7 +210,20 @@ def recognise(
             del columns[field]
     if "image" in columns and not per_image:
         raise FormatError(f"{path}: images are embedded, but a row is a box; expected a row an image, with lists")
-    return ColumnMap(columns, form, is_unit, inclusive, suffix, per_image)
+    by_user = boxes or {*CORNERS[form]} <= mapped.keys()
+    ours = stated(schema).get("boxes") == form  # written by `write`
+    forms = (form,) if by_user or ours else tuple(FORMS)
+    units = (unit or measure,) if unit or ours else tuple(UNITS)
+    return ColumnMap(columns, form, is_unit, inclusive, suffix, per_image, forms, units)
+
+
+def stated(schema: pa.Schema) -> dict[str, Any]:
+    """Return what `write` noted in the file."""
+    try:
+        facts = json.loads((schema.metadata or {})[b"dataforge"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _depth(kind: pa.DataType) -> int:
@@ -231,11 +246,6 @@ def class_names(schema: pa.Schema, path: str) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def edges(numbers: NDArray[np.float64], mapping: ColumnMap) -> NDArray[np.float64]:
+def as_edges(numbers: NDArray[np.float64], mapping: ColumnMap) -> NDArray[np.float64]:
     """Convert boxes (n, 4) from the table's convention to x1, y1, x2, y2 in edge coordinates, in the same unit."""
-    first, second = numbers[:, :2], numbers[:, 2:]
-    if mapping.boxes == "xywh":
-        second = first + second
-    elif mapping.boxes == "cxcywh":
-        first, second = first - second / 2, first + second / 2
-    return np.concatenate([first, second + mapping.inclusive], 1)
+    return include_last(numbers, 0, 1) if mapping.inclusive else edges(numbers, mapping.boxes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,12 @@ import pyarrow.compute as pc
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, read_text
-from dataforge.formats.pictures import given, picture_folders
+from dataforge.formats.pictures import base_of, given, picture_folders
+from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
-from dataforge.formats.table.rows import TableFile
+from dataforge.formats.table.rows import TableFile, check_boxes
 from dataforge.formats.table.rows import records as records_of
 from dataforge.record import Finding, Record, Source, pick_splits
 
@@ -27,7 +27,7 @@ EXPECTED = (
     f"a table ({', '.join(SUFFIXES)}), or a folder of <split>.<suffix>, data/<split>-00000-of-00002.<suffix> or "
     "<split>/<name>.<suffix>"
 )
-PLAIN = ("annotations", "_annotations", "labels", "data", "dataset", "metadata", "bboxes")  # not split names
+PLAIN = ("annotations", "annotation", "labels", "data", "dataset", "metadata", "bboxes")  # not split names
 
 
 def read(
@@ -57,7 +57,7 @@ def read(
     """
     images = given(root, images, "--images")
     mapped = col.parse_map(map)
-    base = root.parent if root.is_file() else root
+    base = base_of(root)
     tables = []
     for name, path in _files(root):
         with reading(path):
@@ -68,17 +68,23 @@ def read(
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
-    classes, class_ids = _classes(tables)
+    known_names = _descriptions(base)
+    classes, class_ids = _classes(
+        tables, {text: name for names in known_names.values() for text, name in names.items()}
+    )
     known = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
         for table in tables:
             with reading(table.file.path):
+                check_boxes(table)
                 for item in _items(table):
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
-    return Source(classes, records(), class_ids, total=sum(table.count for table in tables) if known else 0)
+    total = sum(table.count for table in tables) if known else 0
+    files = [table.file.path for table in tables]
+    return Source(classes, records(), class_ids, total=total, files=[*files, *known_names])
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -102,12 +108,16 @@ def _files(root: Path) -> list[tuple[str, Path]]:
     if root.is_file():
         return [(_split_name(root, True), root)]
     check_root(root, EXPECTED)
-    for place in (root, root / "data"):
+    for place in (root, *(root / name for name in NO_SPLIT)):
         files = _tables_in(place)
         if files:
             return [(_split_name(path, len(files) == 1), path) for path in files]
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    found = [(folder.name, path) for folder in folders for path in _tables_in(folder)]
+    found = []
+    for folder in folders:
+        files = _tables_in(folder)
+        one = len(files) == 1 or split_word(folder.name) == folder.name
+        found += [(folder.name if one else _split_name(path, False), path) for path in files]
     if not found:
         raise FormatError(f"{root}: no table found; expected {EXPECTED}")
     return found
@@ -117,17 +127,22 @@ def _tables_in(place: Path) -> list[Path]:
     files = [path for path in place.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     # a class list is not a table of boxes
     files = [
-        path for path in files if path.name[0] != "." and not (path.suffix.lower() in CSV and path.name[:5] == "class")
+        path
+        for path in files
+        if path.name[0] != "."
+        and not (path.suffix.lower() in CSV and re.match(r"class|.*class-descriptions", path.name))
     ]
-    return sorted([path for path in files if "annotations-bbox" in path.name] or files)
+    return sorted([path for path in files if re.search("(annotations|detection)-bbox", path.name)] or files)
 
 
 def _split_name(path: Path, alone: bool) -> str:
     text = path.suffix.lower() not in (*PARQUET, *ARROW)
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", path.stem)
     if text:
-        name = re.sub(r"^oidv\d+-|-annotations-bbox$", "", name)
-    return "train" if alone and text and name.lower() in PLAIN else name
+        name = re.sub(r"^(oidv\d+|challenge-\d+)-|-(annotations|detection)-bbox$", "", name)
+        words = [word for word in re.split(r"[-_. ]", name) if word and word.lower() not in PLAIN]
+        name = words[0] if len(words) == 1 else name if words else ""
+    return name or ("train" if alone else path.stem)
 
 
 def _splits(table: TableFile) -> list[str]:
@@ -142,8 +157,12 @@ def _splits(table: TableFile) -> list[str]:
     return list(names)
 
 
-def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`."""
+def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`.
+
+    Args:
+        known: OpenImages' names of its labels.
+    """
     numbers: dict[str, int] = {}
     stated = True
     for table in tables:
@@ -158,17 +177,17 @@ def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
         if names is None or not all(text.isdecimal() for text in found):
             stated = False
-            known = _descriptions(table.file.path.parent) if table.mapping.suffix else {}
-            table.labels = {text: known.get(text, text) for text in found}
+            table.labels = {text: known.get(text, text) if table.mapping.suffix else text for text in found}
         else:
             table.labels = {str(n): name for n, name in enumerate(names)}
             numbers |= zip(names, _class_ids(table.file.schema, len(names)), strict=True)
     first = dict.fromkeys(name for table in tables for name in table.labels.values())
     if not first:
         file, broken = tables[0].file, list[Finding]()
-        for _ in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken):
-            pass
+        rows = sum(len(numbers) for _, numbers in file.rows([tables[0].mapping.columns["label"]], 1 << 16, broken))
         why = f"; {broken[0].value}: {broken[0].reason}" if broken else ""
+        if rows and not broken:
+            return (), ()
         raise FormatError(f"{file.path}: no row has a class{why}; expected {col.EXPECTED}")
     if stated:
         classes = tuple(first)
@@ -187,17 +206,17 @@ def _classes(tables: list[TableFile]) -> tuple[tuple[str, ...], tuple[int, ...]]
 
 def _class_ids(schema: pa.Schema, count: int) -> list[int]:
     """Return the class ids that `write` stored in the file."""
-    try:
-        numbers = json.loads((schema.metadata or {})[b"dataforge"])["class_ids"]
-    except (KeyError, TypeError, ValueError):
-        numbers = []
-    fits = isinstance(numbers, list) and len(numbers) == count and all(isinstance(one, int) for one in numbers)
-    return numbers if fits else list(range(count))
+    numbers = col.stated(schema).get("class_ids")
+    if isinstance(numbers, list) and len(numbers) == count and all(isinstance(one, int) for one in numbers):
+        return numbers
+    return list(range(count))
 
 
-def _descriptions(folder: Path) -> dict[str, str]:
-    """Read OpenImages' class names from class-descriptions*.csv, two columns without a header."""
+def _descriptions(base: Path) -> dict[Path, dict[str, str]]:
+    """Read OpenImages' class names: two columns, LabelName and DisplayName, with or without this header."""
     found = {}
-    for path in sorted(folder.glob("class-descriptions*.csv")):
-        found.update({row[0]: row[1] for row in csv.reader(read_text(path).splitlines()) if len(row) == 2})
+    for place in (base, *(base / name for name in (*NO_SPLIT, "metadata"))):
+        for path in sorted(place.glob("*class-descriptions*.csv")):
+            rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
+            found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
     return found

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
-from dataforge.formats.boxes import as_xyxy, ranks
-from dataforge.formats.pictures import NOT_BELOW, as_size, is_picture, likeliest, resolve
+from dataforge.formats.boxes import as_xyxy, check_reading, include_last, ranks
+from dataforge.formats.pictures import NOT_BELOW, as_size, held, is_picture, likeliest, resolve
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ArrowFile
@@ -63,7 +63,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
         def get(field: str) -> pa.Array:
             return cells.column(heads, columns[field]).flatten()
     else:
-        names = cells.texts(cells.column(batch, columns["file"]))
+        names = _names(table, batch)
         named = names.is_valid().to_numpy(zero_copy_only=False)
         for row in np.nonzero(~named)[0]:
             yield Finding("refused", "image-path", path, "", f"row {rows[row]}", "no file is named; left out")
@@ -129,12 +129,24 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
         )
 
 
+def _names(table: TableFile, batch: Any) -> pa.Array:
+    """Return the names of the files. Whitespace around a name is part of it only if there is such a file."""
+    column = cells.column(batch, table.mapping.columns["file"])
+    plain, raw = cells.texts(column), cells.texts(column, trim=False)
+    blank = pc.not_equal(plain, raw).fill_null(False)
+    if not pc.any(blank).as_py():
+        return plain
+    folders = table.folders or [table.file.path.parent]
+    real = [name for name in pc.unique(raw.filter(blank)).to_pylist() if any(held(one, [name]) for one in folders)]
+    return pc.if_else(pc.is_in(raw, value_set=pa.array(real, pa.string())), raw, plain)
+
+
 def _pictures(
     table: TableFile, heads: Any, numbers: NDArray[np.int64]
 ) -> list[tuple[str | None, bytes | None, tuple[str, Path] | None]]:
     """Return, per image, its name in the table, its embedded bytes, and its key and file; None for each if absent."""
     columns = table.mapping.columns
-    names = _texts(heads, columns, "file")
+    names = _names(table, heads).to_pylist() if "file" in columns else [None] * heads.num_rows
     blobs = cells.column(heads, columns["image"]).to_pylist() if "image" in columns else [None] * len(names)
     files = [name + _suffix(name, table.mapping.suffix) if name else "" for name in names]
     table.folders = [likeliest(table.folders or [table.file.path.parent], files, table.allow_outside)]
@@ -145,6 +157,57 @@ def _pictures(
     return pictures
 
 
+def check_boxes(table: TableFile) -> None:
+    """Check the convention of all boxes of a file against the areas and sizes in it: see `check_reading`.
+
+    Raises:
+        FormatError: they contradict it.
+    """
+    columns, mapping = table.mapping.columns, table.mapping
+    if len(mapping.forms) == len(mapping.units) == 1:
+        return
+    fields = [*mapping.numbers, *(name for name in ("width", "height", "area") if name in columns)]
+    parts: list[NDArray[np.float64]] = []  # (n, 7): four numbers, width, height, area
+    for batch, _ in table.file.rows([columns[name] for name in fields], 1 << 14, []):
+        arrays = {name: cells.column(batch, columns[name]) for name in fields}
+        listed = [name for name in fields if mapping.per_image and name in OBJECT]
+        sizes = [_whole(batch, columns, name) for name in ("width", "height")]
+        if listed:
+            lengths = np.stack([_lengths(arrays[name]) for name in listed])
+            even = (lengths == lengths[0]).all(0)
+            arrays |= {name: arrays[name].filter(pa.array(even)).flatten() for name in listed}
+            sizes = [np.repeat(values[even], lengths[0][even]) for values in sizes]
+        numbers = _numbers(mapping, [arrays[name] for name in mapping.numbers])[0]
+        areas = cells.floats(arrays["area"])[0] if "area" in arrays else np.full(len(numbers), np.nan)
+        parts.append(np.column_stack([numbers, *sizes, areas]))
+    every = np.concatenate(parts) if parts else np.empty((0, 7))
+    numbers, sizes_of, areas = every[:, :4], every[:, 4:6], every[:, 6]
+    numbers = include_last(numbers, 0, 1) if mapping.inclusive else numbers
+    check_reading(
+        str(table.file.path),
+        numbers,
+        sizes_of,
+        areas,
+        mapping.boxes,
+        "unit" if mapping.unit else "pixel",
+        forms=mapping.forms,
+        units=mapping.units,
+        named=mapping.numbers != ("box",),
+    )
+
+
+def _numbers(
+    mapping: col.ColumnMap, arrays: list[pa.Array]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (n, 4) the numbers of boxes; (n,) masks of those that are not four numbers, and of empty cells."""
+    if mapping.numbers == ("box",):
+        return cells.fours(arrays[0])
+    parts = [cells.floats(array) for array in arrays]
+    numbers = np.stack([values for values, _ in parts], 1)
+    wrong = np.any([one for _, one in parts], axis=0)
+    return numbers, wrong, np.isnan(numbers).all(1) & ~wrong
+
+
 def _objects(
     table: TableFile, get: Callable[[str], pa.Array]
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.uint8], Boxes, dict[int, tuple[str, str, str]]]:
@@ -152,14 +215,8 @@ def _objects(
     states that its image has no boxes), value and reason of the finding."""
     columns, mapping = table.mapping.columns, table.mapping
     arrays = [get(field) for field in mapping.numbers]
-    if mapping.numbers == ("box",):
-        numbers, wrong, missing = cells.fours(arrays[0])
-    else:
-        parts = [cells.floats(array) for array in arrays]
-        numbers = np.stack([values for values, _ in parts], 1)
-        wrong = np.any([one for _, one in parts], axis=0)
-        missing = np.isnan(numbers).all(1) & ~wrong
-    boxes = col.edges(numbers, mapping)
+    numbers, wrong, missing = _numbers(mapping, arrays)
+    boxes = col.as_edges(numbers, mapping)
     texts = cells.texts(get("label"))
     place = pc.index_in(texts, value_set=pa.array(list(table.label_of), pa.string())).fill_null(-1).to_numpy()
     labels = np.array([*table.label_of.values(), -1], np.int32)[place]

@@ -106,6 +106,8 @@ def _schema(source: Source) -> pa.Schema:
         pa.field("objects", pa.struct({name: kind for name, (kind, _) in objects.items()})),
     ]
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    if source.class_ids:
-        metadata["dataforge"] = json.dumps({"class_ids": list(map(int, source.class_ids))})
+    facts = {"boxes": "xywh", "unit": "pixel"} | (
+        {"class_ids": list(map(int, source.class_ids))} if source.class_ids else {}
+    )
+    metadata["dataforge"] = json.dumps(facts)
     return pa.schema(fields, metadata)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dataforge.formats import ALLOW_OUTSIDE, Codes, Option, on_use
-from dataforge.formats.sniff import matching, seen
+from dataforge.formats.sniff import first, head, root_tag, seen
 
 LOOKS_FOR = "an XML file with <annotation>"
 HOLDS = frozenset({"difficult", "truncated", "splits", "unions"})
@@ -18,6 +19,7 @@ CODES: Codes = {
     "image-not-listed": ("warning", "the image belongs to no split"),
     "splits-overlap": ("warning", "two splits contain the same images"),
     "box-one-pixel": ("info", "the box is one pixel wide or high"),
+    "filename-differs": ("warning", "a label file that names another image than the one of its own name"),
     "touches-zero": ("warning", "boxes start at 0, but the format counts from 1"),
     "flag-unknown": ("warning", "a flag is neither 0 nor 1"),
 }
@@ -26,6 +28,14 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    name = matching(root, rb"<annotation[\s>]", ".xml")
-    lists = next(root.glob("ImageSets/Main/*.txt"), None) if root.is_dir() else None
+    name = first(root, _is_voc, ".xml") if root.is_dir() else ""
+    lists = next(root.glob("ImageSets/**/*.txt"), None) if name else None
     return seen(name, "VOC's <annotation>" + (f", and {lists.relative_to(root).as_posix()}" if lists else ""))
+
+
+def _is_voc(path: Path) -> bool:
+    """Return True for <annotation> with boxes, or without an object: MIT's LabelMe, say, has polygons in such files."""
+    return (
+        root_tag(path).lower() == "annotation"
+        and re.search(rb"(?i)<bndbox|\A((?!<object\b).)*\Z", head(path), re.S) is not None
+    )

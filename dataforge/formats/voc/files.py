@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
-from dataforge.files import exists, inside, read_text
+from dataforge.files import circles, exists, inside, read_text
 from dataforge.formats.pictures import below_its_own, is_picture, resolve
+from dataforge.formats.splits import split_word
 from dataforge.record import Finding
 
 EXPECTED = (
-    "ImageSets/Main/*.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of pictures; "
-    "or one folder with both"
+    "ImageSets/Main/*.txt or <split>.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of "
+    "pictures; or one folder with both"
 )
 
 
@@ -30,45 +32,84 @@ class SplitFiles:
     folder: Path
 
 
-def read_lists(main: Path, findings: list[Finding]) -> dict[str, list[str]]:
-    """Read the split files. Per-class files, with a second column of 1, -1 or 0, are skipped."""
-    lists = {}
-    for path in sorted(main.glob("*.txt")):
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        if lines and all(map(is_per_class, lines)):
+def read_lists(root: Path, known: set[str], findings: list[Finding]) -> tuple[dict[str, list[str]], Path]:
+    """Read the split files of ImageSets/Main, ImageSets or its one folder, else those of the root named for splits.
+
+    Per-class files, with a second column of 1, -1 or 0, are used only if there are no others.
+
+    Args:
+        known: the ids of the XML files and images.
+
+    Returns:
+        split -> ids, and the folder of the lists; no splits if there is none.
+
+    Raises:
+        FormatError: ImageSets holds several folders of lists, or lists of classes alone that do not name their splits.
+    """
+    sets = root / "ImageSets"
+    folder = next((place for place in (sets / "Main", sets) if any(place.glob("*.txt"))), None)
+    if folder is None:
+        inner = sorted({path.parent for path in sets.glob("*/*.txt")})
+        if len(inner) > 1:
+            raise FormatError(
+                f"{sets}: lists in {', '.join(path.name for path in inner)}, but not in Main; expected {EXPECTED}"
+            )
+        folder = inner[0] if inner else root
+    lists: dict[str, list[str]] = {}
+    per_class: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.txt")):
+        if folder == root and split_word(path.stem) != path.stem:
             continue
-        lists[path.stem] = ids = list(dict.fromkeys(lines))
-        if len(ids) < len(lines):
-            counted = dict.fromkeys(lines, 0)
-            for line in lines:
-                counted[line] += 1
-            for line in [line for line, count in counted.items() if count > 1]:
-                value = f"{counted[line]} times"
-                findings.append(
-                    Finding("noted", "listed-twice", str(path), "", f"{line}: {value}", "taken once", "set")
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        ids = [id_of(line, known) for line in lines]
+        if lines and all(i not in known and is_per_class(i) for i in ids):
+            per_class[path.stem] = [line.rsplit(maxsplit=1)[0].strip() for line in lines]
+        elif folder != root or not known.isdisjoint(ids):
+            lists[path.stem] = list(dict.fromkeys(ids))
+            for i, count in Counter(ids).items():
+                if count > 1:
+                    value = f"{i}: {count} times"
+                    findings.append(Finding("noted", "listed-twice", str(path), "", value, "taken once", "set"))
+    if not lists:
+        for name, ids in per_class.items():
+            split = split_word(name.rpartition("_")[2])
+            if not split:
+                raise FormatError(
+                    f"{folder / name}.txt: a list of one class, and no list of a split; expected {EXPECTED}"
                 )
-    return lists
+            lists[split] = list(dict.fromkeys([*lists.get(split, ()), *ids]))
+    return lists, folder
 
 
 def is_per_class(line: str) -> bool:
     return len(line.split()) > 1 and line.split()[-1] in ("1", "-1", "0")
 
 
-def from_lists(root: Path, listed: dict[str, list[str]]) -> dict[str, SplitFiles]:
+def id_of(line: str, known: set[str]) -> str:
+    """Return the id that a line of a list names: as it is, or as a path or a pair of paths to its files."""
+    for text in (line, *(() if is_per_class(line) else line.split()[:1])):
+        parts = text.replace("\\", "/").split("/")
+        for n in range(len(parts)):
+            name = "/".join(parts[n:])
+            stem = (
+                str(PurePosixPath(name).with_suffix("")) if is_picture(name) or name.lower().endswith(".xml") else name
+            )
+            for i in (name, stem):
+                if i in known:
+                    return i
+    return line
+
+
+def files_of_lists(root: Path) -> SplitFiles | None:
+    """Find the files that lists name; None if there is no one folder of XML files and of images."""
     annotations, pictures = root / "Annotations", root / "JPEGImages"
     if annotations.is_dir() and pictures.is_dir():
-        xml, images, folder = _by_id(annotations, True), _by_id(pictures, False), pictures
-    else:
+        return SplitFiles([], _by_id(annotations, True), _by_id(pictures, False), pictures)
+    try:
         pairs = list(from_folders(root).values())
-        if len(pairs) != 1:
-            raise FormatError(f"{root}: ImageSets/Main is there, but not Annotations/ and JPEGImages/")
-        xml, images, folder = pairs[0].xml, pairs[0].pictures, pairs[0].folder
-
-    def clean(name: str) -> str:
-        stem = str(PurePosixPath(name).with_suffix("")) if is_picture(name) else name
-        return stem if name not in xml and stem in xml else name
-
-    return {name: SplitFiles([clean(i) for i in ids], xml, images, folder) for name, ids in listed.items()}
+    except FormatError:
+        return None
+    return pairs[0] if len(pairs) == 1 else None
 
 
 def from_folders(root: Path) -> dict[str, SplitFiles]:
@@ -77,8 +118,7 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
     with_pictures: list[Path] = []
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
-        deep = len(folder.relative_to(root).parts) >= 2
-        folders[:] = [] if deep else sorted(sub for sub in folders if not sub.startswith("."))
+        folders[:] = sorted(sub for sub in folders if sub[0] != "." and not circles(folder / sub))
         if any(file.lower().endswith(".xml") for file in files):
             with_xml.append(folder)
         if any(is_picture(file) for file in files):
@@ -95,7 +135,8 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
             n = with_pictures.index(with_xml[0])
         else:
             n = max(range(len(candidates)), key=lambda n: len(candidates[n].keys() & xml.keys()))
-        return {"train": SplitFiles(sorted({*xml, *candidates[n]}), xml, candidates[n], with_pictures[n])}
+        name = with_xml[0].name if with_xml[0] != root and split_word(with_xml[0].name) == with_xml[0].name else "train"
+        return {name: SplitFiles(sorted({*xml, *candidates[n]}), xml, candidates[n], with_pictures[n])}
     splits: dict[str, SplitFiles] = {}
     for folder in with_xml:
         partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
@@ -119,22 +160,31 @@ def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
 
 def picture_of(i: str, filename: str, files: SplitFiles, allow_outside: bool) -> Path | None:
     """Return the image with the id of the XML file; `<filename>` selects among several, or is used if there is none."""
-    name = inside(filename)
+    name = PurePosixPath(filename.replace("\\", "/")).name
     same = files.pictures.get(i, [])
     if same:
-        return next((path for path in same if name and path.name == PurePosixPath(name).name), same[0])
-    for path in files.pictures.get(str(PurePosixPath(name).with_suffix("")), []) if name else []:
-        if path.name == PurePosixPath(str(name)).name:
-            return path
-    picture = resolve(filename, files.folder, allow_outside) if name is None else None
-    return picture[1] if picture and exists(picture[1]) else None
+        return next((path for path in same if path.name == name), same[0])
+    picture = None if inside(filename) else resolve(filename, files.folder, allow_outside)
+    if picture and exists(picture[1]):
+        return picture[1]
+    return named_picture(filename, files)
+
+
+def named_picture(filename: str, files: SplitFiles) -> Path | None:
+    """Return the image that `<filename>` names: by its path in the folder, or for an absolute path by its last part."""
+    path = inside(filename)
+    if path is None and ".." in filename:
+        return None
+    name = PurePosixPath(path or filename.replace("\\", "/").rpartition("/")[2])
+    same = files.pictures.get(str(name.with_suffix("")), ()) if name.name else ()
+    return next((picture for picture in same if picture.name == name.name), None)
 
 
 def key_of(picture: Path, root: Path) -> str:
     return below_its_own(Path(os.path.relpath(picture, root)).as_posix())
 
 
-def orphans(root: Path, splits: dict[str, SplitFiles]) -> list[Finding]:
+def orphans(root: Path, splits: dict[str, SplitFiles], lists: Path) -> list[Finding]:
     """Report XML files and images that no list contains."""
     any_split = next(iter(splits.values()))
     listed = {i for files in splits.values() for i in files.ids}
@@ -143,7 +193,7 @@ def orphans(root: Path, splits: dict[str, SplitFiles]) -> list[Finding]:
         for i in sorted(by_id.keys() - listed):
             for path in by_id[i]:
                 key = key_of(path, root) if what == "image" else ""
-                reason = "is in no file of ImageSets/Main; left out"
+                reason = f"is in no list of {lists.relative_to(root.parent).as_posix()}; left out"
                 findings.append(Finding("noted", f"{what}-not-listed", str(path), key, i, reason, "set"))
     return findings
 

@@ -12,15 +12,16 @@ import numpy as np
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import check_root, inside, reading
-from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.boxes import as_xyxy, include_last, is_rotated
 from dataforge.formats.pictures import as_size
 from dataforge.formats.voc.files import (
     EXPECTED,
     SplitFiles,
+    files_of_lists,
     find_unions,
     from_folders,
-    from_lists,
     key_of,
+    named_picture,
     orphans,
     picture_of,
     read_lists,
@@ -61,9 +62,14 @@ def read(
         raise ConfigError(f"--voc-offset {voc_offset}: expected 1 or 0")
     check_root(root, EXPECTED)
     findings: list[Finding] = []
-    main = root / "ImageSets" / "Main"
-    listed = read_lists(main, findings)
-    splits = from_lists(root, listed) if listed else from_folders(root)
+    files = files_of_lists(root)
+    known = {*files.xml, *files.pictures} if files else set()
+    listed, main = read_lists(root, known, findings)
+    if listed and files is None:
+        raise FormatError(
+            f"{main}: lists are there, but no one folder of XML files and of pictures; expected {EXPECTED}"
+        )
+    splits = {name: replace(files, ids=ids) for name, ids in listed.items()} if files and listed else from_folders(root)
     chosen = pick_splits(split, splits)
     unions = find_unions({name: set(splits[name].ids) for name in chosen}) if listed else {}
     stored = [name for name in chosen if name not in unions]
@@ -74,7 +80,7 @@ def read(
             value = f"{one} and {other}: {common}"
             findings.append(Finding("noted", "splits-overlap", str(main), "", value, reason, "set"))
     if listed:
-        findings += orphans(root, splits)
+        findings += orphans(root, splits, main)
     paths = {path for files in splits.values() for same in files.xml.values() for path in same}
     parsed = {path: _parse(path, voc_offset) for path in sorted(paths)}
     classes = tuple(sorted({name for annotation in parsed.values() for name in annotation.names}))
@@ -89,15 +95,29 @@ def read(
             reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
             findings.append(Finding("noted", "touches-zero", str(root), "", f"{zeros} boxes", reason, "set"))
 
-    how = (parsed, classes, voc_offset, bool(listed), allow_outside)
-
     def records() -> Iterator[Record | Finding]:
         yield from findings
         for name in stored:
+            apart = _named_apart(splits[name], parsed)
+            how = (parsed, apart, classes, voc_offset, main if listed else None, allow_outside)
             for i in splits[name].ids:
                 yield from _record(root, name, i, splits[name], *how)
 
-    return Source(classes, records(), unions=unions, total=sum(len(splits[name].ids) for name in stored))
+    total = sum(len(splits[name].ids) for name in stored)
+    lists = main.glob("*.txt") if main != root else (root / f"{name}.txt" for name in listed)
+    return Source(classes, records(), unions=unions, total=total, files=[*lists])
+
+
+def _named_apart(files: SplitFiles, parsed: dict[Path, _Annotation]) -> dict[str, Path]:
+    """Return, by id, the images that XML files name although another one has the file's own name."""
+    apart = {}
+    for i, paths in files.xml.items():
+        filename = parsed[paths[0]].filename
+        names = {path.name for path in files.pictures.get(i, ())}
+        other = named_picture(filename, files) if names and filename else None
+        if other and other.name not in names:
+            apart[i] = other
+    return apart
 
 
 def _record(
@@ -106,20 +126,32 @@ def _record(
     i: str,
     files: SplitFiles,
     parsed: dict[Path, _Annotation],
+    apart: dict[str, Path],
     classes: tuple[str, ...],
     offset: int,
-    listed: bool,
+    lists: Path | None,
     allow_outside: bool,
 ) -> Iterator[Record | Finding]:
     origin = next(iter(files.xml.get(i, ())), None)
     annotation = parsed[origin] if origin else _Annotation()
-    file = str(origin or (root / "ImageSets" / "Main" / f"{split}.txt" if listed else root))
+    file = str(origin or (lists / f"{split}.txt" if lists else root))
     picture = picture_of(i, annotation.filename, files, allow_outside)
     key = key_of(picture, root) if picture else ""
-    if annotation.broken or picture is None or (listed and origin is None):
+    other = apart.get(i)
+    if other and other.relative_to(files.folder).with_suffix("").as_posix() in files.xml:
+        reason = "another image, which has a file of its own; the image of this file's name is taken"
+        yield Finding("noted", "filename-differs", file, key, annotation.filename, reason, "image")
+        other = None
+    rival = origin is None and picture in apart.values()
+    if annotation.broken or picture is None or (lists and origin is None) or other or rival:
         if annotation.broken:
             code, value, reason = "annotation-broken", "", annotation.broken.removeprefix(f"{file}: ")
-        elif listed and origin is None:
+        elif other or rival:
+            code, value = "image-ambiguous", annotation.filename
+            reason = (
+                f"may be of {picture} or {other}; left out" if other else "a file of another name names it; left out"
+            )
+        elif lists and origin is None:
             code, value, reason = "annotation-missing", i, "is listed, but has no XML file"
         else:
             hint = " (others need --allow-outside)" if inside(annotation.filename or i) is None else ""
@@ -130,7 +162,7 @@ def _record(
         yield Finding("noted", "no-annotation", str(picture), key, "", "no XML file; taken as an empty image", "image")
     yield from (replace(finding, key=key) for finding in annotation.findings)
     corners = np.array(annotation.corners, np.float64).reshape(-1, 4)
-    boxes = as_boxes(corners - (offset, offset, 0, 0))
+    boxes = as_boxes(include_last(corners, -offset, 0))
     if offset:
         for n in np.nonzero((corners[:, :2] == corners[:, 2:]).any(1))[0]:
             value = "xmin, ymin, xmax, ymax " + ", ".join(f"{number:g}" for number in corners[n].tolist())
@@ -162,37 +194,72 @@ def _parse(path: Path, offset: int) -> _Annotation:
         return _Annotation(broken=str(error))
     except (ET.ParseError, ValueError, LookupError) as error:
         return _Annotation(broken=f"{path}: not XML: {error}")
+    for element in tree.iter():
+        element.tag = element.tag.lower()
     if tree.tag != "annotation":
         return _Annotation(broken=f"{path}: the root element is <{tree.tag}>; expected <annotation>")
     read = _Annotation((tree.findtext("filename") or "").strip())
     read.height, read.width = (as_size(tree.findtext(f"size/{name}")) for name in ("height", "width"))
-    for n, element in enumerate(tree.findall("object")):
-        # direct children only: CVAT's <attributes> and VOC's <part> have their own <name>
-        name = (element.findtext("name") or "").strip()
-        texts = [(element.findtext(f"bndbox/{corner}") or "").strip() for corner in CORNERS]
-        try:
-            corners = [float(text) for text in texts]
-        except ValueError:
-            value = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
-            reason = "expected four numbers in <bndbox>; left out"
-            read.findings.append(Finding("refused", "box-missing", str(path), "", value, reason, box=n))
-            continue
-        xyxy = (corners[0] - offset, corners[1] - offset, corners[2], corners[3])
-        if not name:
-            read.findings.append(
-                Finding("refused", "unknown-class", str(path), "", "", "has no <name>; left out", box=n, xyxy=xyxy)
-            )
-            continue
-        flag = 0
-        for tag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
-            text = (element.findtext(tag) or "").strip().lower()
-            flag |= bit if text in ("1", "true") else 0
-            if text not in ("", "0", "1", "true", "false", "unspecified"):
-                reason = "expected 0 or 1; taken as 0"
-                value = f"{tag} {text!r}"
-                read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy))
+    n = 0
+    for element in tree.iter("object"):
+        for box in [*_boxes(element)] or [element]:
+            _read_object(read, element, box, path, n, offset)
+            n += 1
+    for _ in _boxes(tree):
+        reason = "a <bndbox> that is in no <object>; left out"
+        read.findings.append(Finding("refused", "box-missing", str(path), "", "", reason, box=n))
+        n += 1
+    return read
+
+
+def _boxes(element: ET.Element) -> Iterator[ET.Element]:
+    """Yield the boxes of an object, at any depth; not those of its parts."""
+    for child in element:
+        if child.tag == "bndbox":
+            yield child
+        elif child.tag not in ("part", "object"):
+            yield from _boxes(child)
+
+
+def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, path: Path, n: int, offset: int) -> None:
+    """Add a box of an object to the annotation, or the finding why it is left out."""
+    # direct children only: CVAT's <attributes> and VOC's <part> have their own <name>
+    name = (element.findtext("name") or "").strip()
+    texts = [(bndbox.findtext(corner) or "").strip() for corner in CORNERS]
+
+    def refuse(code: str, value: str, reason: str, xyxy: tuple[float, float, float, float] | None = None) -> None:
+        reason = f"{reason}; left out"
+        read.findings.append(Finding("refused", code, str(path), "", value, reason, box=n, xyxy=xyxy))
+
+    try:
+        corners = [float(text) for text in texts]
+    except ValueError:
+        value = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
+        refuse("box-missing", value, "expected four numbers in <bndbox>")
+        return
+    xyxy = as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
+    rotation = next((a.findtext("value") for a in element.iter("attribute") if a.findtext("name") == "rotation"), None)
+    try:
+        rotated = is_rotated(rotation)
+    except ValueError:
+        rotated = True
+    if rotated:
+        refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held")
+    elif not name:
+        refuse("unknown-class", "", "has no <name>", xyxy)
+    else:
         read.names.append(name)
         read.corners.append(corners)
-        read.flags.append(flag)
+        read.flags.append(_flags(read, element, path, n, xyxy))
         read.numbers.append(n)
-    return read
+
+
+def _flags(read: _Annotation, element: ET.Element, path: Path, n: int, xyxy: tuple[float, float, float, float]) -> int:
+    flag = 0
+    for tag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
+        text = (element.findtext(tag) or "").strip().lower()
+        flag |= bit if text in ("1", "true") else 0
+        if text not in ("", "0", "1", "true", "false", "unspecified"):
+            value, reason = f"{tag} {text!r}", "expected 0 or 1; taken as 0"
+            read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy))
+    return flag

@@ -12,9 +12,6 @@ from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder, put_text
 from dataforge.formats.decimals import decimals
 from dataforge.formats.pictures import is_picture, picture_name, put_picture
-from dataforge.formats.voc.files import (
-    is_per_class,
-)
 from dataforge.formats.voc.reader import CORNERS
 from dataforge.formats.xml_files import is_legal
 from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source
@@ -60,8 +57,6 @@ def write(source: Source, root: Path) -> None:
         if len(here) > 1:  # a list equal to that of one split would be read as a second copy of it
             lists[union] = [i for part in here for i in lists[part]]
     for split, lines in lists.items():
-        if all(map(is_per_class, lines)):
-            raise FormatError(f"{root}: split {split!r}: all names end in 1, -1 or 0, as in VOC's per-class lists")
         put_text(root / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{line}\n" for line in lines).encode())
 
 

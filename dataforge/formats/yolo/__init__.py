@@ -8,7 +8,7 @@ from pathlib import Path
 from dataforge.formats import ALLOW_OUTSIDE, Codes, on_use
 from dataforge.formats.sniff import head, matching, seen
 
-LOOKS_FOR = "data.yaml with train, val, names; or classes.txt and label files"
+LOOKS_FOR = "data.yaml with train, val, names; obj.data; or classes.txt and label files"
 HOLDS = frozenset({"splits", "classes"})
 OPTIONS = (ALLOW_OUTSIDE,)
 CODES: Codes = {
@@ -29,6 +29,8 @@ def sniff(root: Path) -> str:
     for path in sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml")):
         if re.search(pattern, head(path)):
             return seen(path.name, "YOLO's train, val, names")
+    if (data := next(root.glob("*.data"), None)) and re.search(rb"(?m)^names\s*=", head(data)):
+        return f"{data.name}: Darknet's names and lists"
     for name in ("classes.txt", "obj.names"):
         named = any((folder / name).is_file() for folder in (root, root / "labels"))
         label = matching(root, rb"\A\d+( +[-+.\deE]+){4}", ".txt") if named else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,40 @@ import yaml
 
 from dataforge.errors import FormatError
 from dataforge.files import circles, exists, files_below, inside, read_text
-from dataforge.formats.pictures import NOT_BELOW, below_its_own, is_picture
+from dataforge.formats.pictures import below_its_own, is_picture, locate
 from dataforge.record import Finding
 
 EXPECTED = (
-    "data.yaml (train, val, test, names); images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; "
-    "the last two with the names in classes.txt or obj.names"
+    "data.yaml (train, val, test, names); Darknet's obj.data or lists train.txt, valid.txt; "
+    "images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; "
+    "the last three with the names in classes.txt or obj.names"
 )
 SPLITS = ("train", "val", "test")
 NAME_FILES = ("classes.txt", "obj.names")
 NOTHING = ("", "~", "null", "Null", "NULL", "None")
+NO_SPLITS = ("classes", "names", "backup", "results", "labels")  # keys of obj.data that name no list of pictures
+_LIST = re.compile(r"(train|val|valid|validation|test|trainval|minival|dev)([\W\d_].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class YoloSet:
-    """Location of the splits' images: folders, or text files with one path per line. Keys are relative to `base`."""
+    """Location of the splits' images: folders, or text files with one path per line. Keys are relative to `base`.
+
+    Attributes:
+        files: the files with class names, splits and lists of images.
+        keypoints: the number of keypoints that follow each box, and of numbers for each; None if polygons are meant.
+    """
 
     base: Path
     splits: dict[str, list[Path]]
     names: dict[int, str]
     origin: Path
+    files: list[Path] = field(default_factory=list)
+    keypoints: tuple[int, int] | None = None
 
 
 def find(root: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
-    """Find the images, labels and class names of a folder or a YAML file.
+    """Find the images, labels and class names of a folder, a YAML file or Darknet's obj.data.
 
     Args:
         wanted: the requested splits.
@@ -45,7 +56,28 @@ def find(root: Path, wanted: tuple[str, ...] | None, findings: list[Finding], al
         FormatError: no layout fits, or the YAML is wrong.
     """
     file = root if root.is_file() else _yaml_file(root)
-    return _from_yaml(file, wanted, findings, allow_outside) if file else _from_folders(root)
+    if file and file.suffix.lower() != ".data":
+        return _from_yaml(file, wanted, findings, allow_outside)
+    if file := file or next(iter(sorted([*root.glob("*.data"), *root.glob("data/*.data")])), None):
+        return _from_darknet(file, wanted, findings)
+    return _from_folders(root)
+
+
+def _is_needed(split: str, wanted: tuple[str, ...] | None) -> bool:
+    """Return True if it is an error that a split is named and not there: if it is selected, or with no selection, for
+    all but `test`."""
+    return any(split.startswith(name) for name in wanted) if wanted else split != "test"
+
+
+def _missing(file: Path, split: str, value: str, reason: str, wanted: tuple[str, ...] | None) -> Finding:
+    """Return the finding about a split that is named and not there.
+
+    Raises:
+        FormatError: the split is needed.
+    """
+    if _is_needed(split, wanted):
+        raise FormatError(f"{file}: {split}: {value}: {reason}; --split selects other splits")
+    return Finding("noted", "split-missing", str(file), "", f"{split}: {value}", f"{reason}; left out", "set")
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -105,25 +137,66 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
                 raise FormatError(f"{file}: {name}: {entry}: leads out of {home}, which needs --allow-outside")
             if path is not None:
                 splits.setdefault(name, []).append(path)
-            elif name == "test" and "test" not in (wanted or ()):
-                reason = "does not exist; the split is left out"
-                findings.append(Finding("noted", "split-missing", str(file), "", f"{name}: {entry}", reason, "set"))
             else:
-                raise FormatError(f"{file}: {name}: {entry}: does not exist (looked for {places[0]}){hint}")
+                reason = f"does not exist (looked for {places[0]}){hint}"
+                findings.append(_missing(file, name, entry, reason, wanted))
     if not splits:
         raise FormatError(f"{file}: names no images; expected at least one of the keys train, val, test")
-    names = _names(file, facts["names"]) if "names" in facts else _name_file(base)
+    lists = [path for paths in splits.values() for path in paths if path.is_file()]
+    names, name_files = (_names(file, facts["names"]), []) if "names" in facts else _name_file(base)
     count = facts.get("nc")
     if count is not None and count != str(len(names)):
         reason = f"names holds {len(names)}; names are what counts"
         findings.append(Finding("noted", "class-count", str(file), "", f"nc: {count}", reason, "set"))
-    return YoloSet(base, splits, names, file)
+    return YoloSet(base, splits, names, file, [file, *name_files, *lists], _keypoints(file, facts.get("kpt_shape")))
+
+
+def _keypoints(file: Path, shape: Any) -> tuple[int, int] | None:
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or len(shape) != 2 or not all(str(n).isdecimal() for n in shape):
+        raise FormatError(f"{file}: kpt_shape: {shape!r}; expected [number of keypoints, numbers for each]")
+    return int(shape[0]), int(shape[1])
+
+
+def _from_darknet(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding]) -> YoloSet:
+    """Read obj.data: lines of `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
+    base = file.parent
+    facts: dict[str, str] = {}
+    for line in read_text(file).splitlines():
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if equals and not key.startswith("#"):
+            facts[key] = value
+    splits = {}
+    for name, value in facts.items():
+        if name not in NO_SPLITS and value.endswith((".txt", ".list")):
+            path = base / _below(value, base)
+            if exists(path):
+                splits[name] = [path]
+            else:
+                findings.append(_missing(file, name, value, f"does not exist (looked for {path})", wanted))
+    if not splits:
+        raise FormatError(f"{file}: names no images; expected at least one of train = train.txt, valid = valid.txt")
+    path = base / _below(facts.get("names", "obj.names"), base)
+    names, name_files = _name_file(path if exists(path) else base)
+    return YoloSet(base, splits, names, file, [file, *name_files, *(path for [path] in splits.values())])
+
+
+def _below(name: str, base: Path) -> str:
+    """Return a path that Darknet's files give, without the leading folders that `base` does not have.
+
+    They are relative to the folder where Darknet was started, such as `data/train.txt`, or absolute.
+    """
+    parts = below_its_own(name.strip().replace("\\", "/")).split("/")
+    while len(parts) > 1 and not os.path.isdir(base / parts[0]):  # noqa: PTH112  (False for what no system takes)
+        del parts[0]
+    return "/".join(parts)
 
 
 def _names(file: Path, names: Any) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
+    if not isinstance(names, dict):
         raise FormatError(f"{file}: names: {names!r}; expected a list of names, or a table of number: name")
     dense = {}
     for key, name in names.items():
@@ -133,12 +206,14 @@ def _names(file: Path, names: Any) -> dict[int, str]:
     return dense
 
 
-def _name_file(root: Path) -> dict[int, str]:
-    for path in [folder / name for folder in (root, root / "labels") for name in NAME_FILES]:
+def _name_file(root: Path) -> tuple[dict[int, str], list[Path]]:
+    """Read the class names of a file, or of a folder's file; return them with that file."""
+    paths = [folder / name for folder in (root, root / "labels") for name in NAME_FILES]
+    for path in [root] if root.is_file() else paths:
         if path.is_file():
             lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
             if lines:
-                return dict(enumerate(lines))
+                return dict(enumerate(lines)), [path]
     raise FormatError(
         f"{root}: no class names; expected names in data.yaml, or one a line in {' or '.join(NAME_FILES)}"
     )
@@ -146,16 +221,32 @@ def _name_file(root: Path) -> dict[int, str]:
 
 def _from_folders(root: Path) -> YoloSet:
     images = root / "images"
-    splits = {folder.name: [folder] for folder in _subfolders(images) if files_below(folder, is_picture)}
+    splits = {folder.name: [folder] for folder in _subfolders(images) if _is_split(folder)}
     if not splits:
         nested = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
         splits = {folder.name: [folder / "images"] for folder in nested}
+    lists = {path.stem: [path] for path in sorted(root.glob("*.txt")) if _is_list(path)}
+    if lists and splits.keys() <= lists.keys():
+        splits = lists
     if not splits:
         flat = images if images.is_dir() else root
         if not files_below(flat, is_picture):
             raise FormatError(f"{root}: no images found; expected {EXPECTED}")
         splits = {"train": [flat]}
-    return YoloSet(root, splits, _name_file(root), root)
+    names, name_files = _name_file(root)
+    return YoloSet(root, splits, names, root, [*name_files, *(path for [path] in splits.values() if path.is_file())])
+
+
+def _is_list(path: Path) -> bool:
+    """Return True for a text file that has the name of a split and lists pictures."""
+    if not _LIST.fullmatch(path.stem) or not path.is_file():
+        return False
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return bool(lines) and all(map(is_picture, lines))
+
+
+def _is_split(folder: Path) -> bool:
+    return bool(_LIST.fullmatch(folder.name) or files_below(folder, is_picture))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -167,30 +258,42 @@ def key_of(path: Path, base: Path) -> str:
     return below_its_own(Path(os.path.relpath(path, base)).as_posix())
 
 
-def images_of(dataset: YoloSet, split: str, findings: list[Finding], allow_outside: bool) -> list[Path]:
-    """Return a split's images without duplicates."""
+def images_of(
+    dataset: YoloSet, split: str, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool
+) -> list[Path]:
+    """Return a split's images without duplicates.
+
+    Raises:
+        FormatError: there are none, although the split is needed.
+    """
     images: dict[Path, None] = {}
+    refused = False
     home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
     for place in dataset.splits[split]:
         if place.is_dir():
             paths = files_below(place, is_picture)
         else:
-            lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines()]
+            lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
+            names = [line if inside(line) is None else _near(line, dataset.base, place.parent) for line in lines]
             # a path is relative to the set, or to the list
-            paths = []
-            for line in filter(None, lines):
-                tries = [folder / line for folder in (dataset.base, place.parent)]
-                tries = [path for path in tries if allow_outside or not leads_out(path, home)]
-                if tries:
-                    paths.append(next(filter(exists, tries), tries[0]))
-                else:
-                    findings.append(Finding("refused", "image-path", str(place), line, split, NOT_BELOW, "image"))
+            pictures, wrong = locate(names, [dataset.base, place.parent], home, place, allow_outside=allow_outside)
+            paths = [pictures[name][1] for name in names if name in pictures]
+            findings += wrong
+            refused = refused or any(finding.action == "refused" for finding in wrong)
         for path in map(Path, map(os.path.normpath, paths)):
             if path in images:
                 key = key_of(path, dataset.base)
                 findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
             images[path] = None
+    if not images and not refused:
+        value = ", ".join(map(str, dataset.splits[split]))
+        findings.append(_missing(dataset.origin, split, value, "has no pictures", wanted))
     return list(images)
+
+
+def _near(name: str, base: Path, folder: Path) -> str:
+    """Return a relative path of a list without the leading folders that neither the set nor the list's folder has."""
+    return name if os.path.isdir(folder / name.split("/")[0]) else _below(name, base)  # noqa: PTH112
 
 
 def label_folder(folder: Path, base: Path) -> Path:
@@ -213,7 +316,7 @@ def orphans(folders: dict[Path, Path]) -> list[Finding]:
             stems.setdefault(labels, set()).update(p.stem for p in folder.iterdir() if is_picture(p.name))
     for labels, known in stems.items():
         for path in sorted(labels.glob("*.txt")):
-            if path.stem not in known and path.name not in NAME_FILES and path.stem not in SPLITS:
+            if path.stem not in known and path.name not in NAME_FILES and not _LIST.fullmatch(path.stem):
                 reason = "a label file without an image; left out"
                 findings.append(Finding("refused", "label-orphan", str(path), "", "", reason, "set"))
     return findings

@@ -11,16 +11,19 @@ from dataforge.errors import FormatError, ImageError
 from dataforge.files import check_root, exists, read_text
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
-from dataforge.formats.yolo.files import EXPECTED, find, images_of, key_of, label_folder, orphans
+from dataforge.formats.voc.files import find_unions
+from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, key_of, label_folder, orphans
 from dataforge.images.header import read_size
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 
 def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: bool = False) -> Source:
-    """Read a YOLO set.
+    """Read a YOLO set, as Ultralytics, Darknet, CVAT, Roboflow and Label Studio lay it out.
+
+    Of a box with keypoints (`kpt_shape` in the YAML) the box is kept.
 
     Args:
-        root: the folder or the YAML file.
+        root: the folder, the YAML file or Darknet's obj.data.
         split: read only these splits.
         allow_outside: allow paths in the YAML and its lists outside the YAML's folder.
 
@@ -36,7 +39,11 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     classes = tuple(numbers)
     label_of = {i: classes.index(name) for i, name in dataset.names.items()}
     chosen = pick_splits(split, dataset.splits)
-    images = {name: images_of(dataset, name, findings, allow_outside) for name in chosen}
+    images = {name: images_of(dataset, name, split, findings, allow_outside) for name in chosen}
+    images = {name: paths for name, paths in images.items() if paths}
+    listed = all(path.is_file() for name in images for path in dataset.splits[name])
+    unions = find_unions({name: set(map(str, paths)) for name, paths in images.items()}) if listed else {}
+    images = {name: paths for name, paths in images.items() if name not in unions}
     parents = {path.parent for paths in images.values() for path in paths}
     folders = {folder: label_folder(folder, dataset.base) for folder in sorted(parents)}
     if not any(next(folder.glob("*.txt"), None) for folder in set(folders.values())):
@@ -48,15 +55,18 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
 
     def records() -> Iterator[Record | Finding]:
         yield from findings
-        for name in chosen:
-            for path in images[name]:
-                yield from _record(name, path, folders[path.parent] / (path.stem + ".txt"), dataset.base, label_of)
+        for name, paths in images.items():
+            for path in paths:
+                yield from _record(name, path, folders[path.parent] / (path.stem + ".txt"), dataset, label_of)
 
-    return Source(classes, records(), unique_ids(numbers), total=sum(map(len, images.values())))
+    total = sum(map(len, images.values()))
+    return Source(classes, records(), unique_ids(numbers), unions, total, dataset.files)
 
 
-def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int, int]) -> Iterator[Record | Finding]:
-    key = key_of(path, base)
+def _record(
+    split: str, path: Path, labels: Path, dataset: YoloSet, label_of: dict[int, int]
+) -> Iterator[Record | Finding]:
+    key = key_of(path, dataset.base)
     height = width = 0
     numbers: list[int] = []
     boxes = np.zeros((0, 4), np.float32)
@@ -76,7 +86,7 @@ def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int
             lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
             for box, (n, line) in enumerate(lines):
                 value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
-                parsed = _line(line.split())
+                parsed = _line(line.split(), dataset.keypoints)
                 if isinstance(parsed, str):
                     yield Finding("refused", "line-broken", str(labels), key, value, f"{parsed}; left out", box=box)
                 elif parsed[0] not in label_of:
@@ -101,20 +111,38 @@ def _record(split: str, path: Path, labels: Path, base: Path, label_of: dict[int
     )
 
 
-def _line(fields: list[str]) -> tuple[float, list[float]] | str:
-    """Return a line's class number and its box as `cxcywh_unit`, or a description of the error."""
+def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float]] | str:
+    """Return a line's class number and its box as `cxcywh_unit`, or a description of the error.
+
+    Args:
+        keypoints: the number of keypoints that follow each box, and of numbers for each, if the set states them.
+    """
     try:
         number, *values = (float(field) for field in fields)
     except ValueError:
         return "expected numbers only"
+    if keypoints:
+        count, each = keypoints
+        if len(values) != 4 + count * each:
+            return f"{len(fields)} numbers; expected class cx cy w h and {count} x {each}, as kpt_shape states"
+        values = values[:4]
     if any(abs(value) > 2 for value in values):
         return "expected fractions of the image's size, 0..1"
     if len(values) == 4:
         return number, values
+    if len(values) >= 10 and _has_visibilities(values):
+        return "looks like a box and keypoints of x, y, visibility; expected kpt_shape in the YAML"
     if len(values) >= 6 and len(values) % 2 == 0:
         left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
         return number, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
     return f"{len(fields)} numbers; expected class cx cy w h, or class and at least 3 points"
+
+
+def _has_visibilities(values: list[float]) -> bool:
+    """Return True if numbers are a box and at least two keypoints with 0, 1 or 2 as the third number of each."""
+    cx, cy, w, h, *points = values
+    in_image = min(w, h) > 0 and w / 2 <= cx <= 1 - w / 2 and h / 2 <= cy <= 1 - h / 2
+    return in_image and len(points) % 3 == 0 and all(seen in (0, 1, 2) for seen in points[2::3])
 
 
 def pixels(cxcywh_unit: list[list[float]] | np.ndarray, height: int, width: int) -> Boxes:

@@ -1,0 +1,19 @@
+"""Names of splits in the names of files and folders."""
+
+from __future__ import annotations
+
+import re
+
+WORD = re.compile(
+    r"(?<![a-z0-9])(train|trainval|val|valid|validation|test|dev|minival|eval)(_?(19|20)\d\d|\d*)(?![a-z0-9])", re.I
+)
+NO_SPLIT = ("annotations", "annotation", "labels", "json", "images", "data", "dataset")  # common names of folders
+
+
+def split_word(name: str) -> str:
+    """Return the split that a file's name, without its suffix, contains as a word: "val" for `lvis_v1_val`; "" if none.
+
+    "train2017" is such a word; "trainer" is none. A name with several, such as `train_val`, is taken as a whole.
+    """
+    words = [match[0] for match in WORD.finditer(name)]
+    return name if len(set(words)) > 1 else words[0] if words else ""
