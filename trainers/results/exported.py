@@ -35,7 +35,7 @@ class Exported:
     Args:
         facts: the file's metadata.
         run: maps images (B, h, w, 3) uint8 RGB, conf, iou and top to boxes (B, K, 4), scores (B, K) and labels (B, K),
-            as `trainers.models.graph.Graph.forward` does.
+            as `trainers.exporting.graph.Graph.forward` does.
     """
 
     def __init__(self, facts: dict[str, Any], run: Run) -> None:
