@@ -46,6 +46,10 @@ Size = tuple[int, int]
 @click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
 @click.option("--batch", default="any", show_default=True, help="Images in a batch: a number, or any.")
 @click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="Pictures to certify on.")
+@click.option("--int8", is_flag=True, help="Quantise to INT8; only if AP on the split stays nearly the same.")
+@click.option("--calibrate", type=click.IntRange(1), default=128, show_default=True, help="Pictures to calibrate on.")
+@click.option("--calibrate-split", default="train", show_default=True, help="Split of those pictures.")
+@click.option("--max-map-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="Loss of AP by INT8.")
 def main(
     checkpoint: Path,
     shards: Path,
@@ -55,6 +59,10 @@ def main(
     any_size: bool,
     batch: str,
     images: int,
+    int8: bool,
+    calibrate: int,
+    calibrate_split: str,
+    max_map_drop: float,
 ) -> None:
     """Export CHECKPOINT to ONNX and certify that the result detects the same.
 
@@ -78,6 +86,7 @@ def main(
         raise ConfigError(f"{checkpoint}: detector {name!r} cannot be exported; expected one of {', '.join(DETECTORS)}")
     detector = detector_of(state, checkpoint)
     records = Shards(shards, split)
+    calibration = Shards(shards, calibrate_split) if int8 else records
     how = facts_of(detector, state, size, batch)
     with writing(target.parent, ConfigError):
         folder = tempfile.TemporaryDirectory(prefix=".export", dir=target.parent)
@@ -86,6 +95,10 @@ def main(
         save(Graph(detector, tuple(how["size"]), None if size else how["fit"]), how, temporary)
         model = Exported(how, run_of(session_of(temporary, CPU)))
         how["certificate"] = certify(detector, model, records, images, Path(folder.name))
+        if int8:
+            from trainers.exporting.int8 import quantise
+
+            how["certificate"]["int8"] = quantise(temporary, how, records, calibration, calibrate, max_map_drop)
         describe(temporary, how)
         load_onnx(temporary, "cpu")
         report = json.dumps(how, indent=1, ensure_ascii=False)
@@ -101,8 +114,23 @@ def main(
         f"{done['score_difference']:.2g} in score; {done['excused']} at a threshold; AP {done['map_exported']:.4f} "
         f"({done['map_pytorch']:.4f})"
     )
+    if int8:
+        click.echo(told(done["int8"]))
     if not done["detections"]:
         click.echo("note: nothing is detected on these pictures, so that nothing was compared", err=True)
+
+
+def told(report: dict[str, Any]) -> str:
+    """Return what a report of `quantise` says, as text for the command."""
+    lines = [
+        f"with {', '.join(attempt['float']) or 'no layer'} in float, AP is {attempt['map']:.4f}"
+        for attempt in report["attempts"]
+    ]
+    lines += [
+        f"{row['precision']}: {row['bytes'] / 2**20:.1f} MiB, {row['latency_ms']:.1f} ms an image, AP {row['map']:.4f}"
+        for row in report["table"]
+    ]
+    return "\n".join(lines)
 
 
 def certificate_file(model: Path) -> Path:

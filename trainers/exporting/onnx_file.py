@@ -35,7 +35,7 @@ def program_of(graph: torch.nn.Module, how: dict[str, Any]) -> torch.export.Expo
 
 def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
     """Export a graph to a file, without its metadata."""
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             program_of(graph, how),
             dynamo=True,
@@ -90,7 +90,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the exporter's warnings and log."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

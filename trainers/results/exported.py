@@ -145,8 +145,8 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
     return Exported(facts, run_of(session))
 
 
-def session_of(path: Path, providers: Sequence[str]) -> Any:
-    """Create an onnxruntime session that logs only errors."""
+def session_of(path: Path | bytes, providers: Sequence[str]) -> Any:
+    """Create an onnxruntime session that logs only errors, from a file or its contents."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
