@@ -38,7 +38,7 @@ FLOORS = (
     {"trainers.config", "trainers.models"},
     {"trainers.registry", "trainers.distributed"},
     {"trainers.checkpoint", "trainers.results"},
-    {"trainers.training"},
+    {"trainers.training", "trainers.exporting"},
 )
 TOP = {"dataforge", "dataforge.__main__", "dataforge.__version__", "trainers"}
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}

@@ -59,6 +59,15 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
         ConfigError: as for `load`, or the weights do not match the configuration.
     """
     checkpoint = load(path)
+    return detector_of(checkpoint, path), checkpoint
+
+
+def detector_of(checkpoint: dict[str, Any], path: str | Path) -> Detector:
+    """Return the detector of a checkpoint that `load` read from `path`, ready for evaluation.
+
+    Raises:
+        ConfigError: values are missing, or the weights do not match the configuration.
+    """
     missing = [key for key in ("config", "model", "classes", "class_ids", "size", "fit") if key not in checkpoint]
     if missing:
         raise ConfigError(f"{path}: a checkpoint of another version: it has no {', '.join(missing)}")
@@ -72,4 +81,4 @@ def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:
     except RuntimeError as error:
         raise ConfigError(f"{path}: the weights do not fit the configuration: {str(error).splitlines()[0]}") from None
     # same memory format as in training: other kernels round differently, and the run's metrics should be reproduced
-    return detector.to(memory_format=torch.channels_last).eval(), checkpoint  # type: ignore[call-overload]
+    return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -26,8 +26,9 @@ from tests import tiny
 from trainers import checkpoint, export, registry
 from trainers import evaluate as evaluate_command
 from trainers import predict as predict_command
+from trainers.exporting.comparison import Tolerance, awkward, compare, spread
+from trainers.exporting.onnx_file import OPSET
 from trainers.models.detector import select
-from trainers.results.certificate import Tolerance, awkward, compare, spread
 from trainers.results.exported import KEY, Exported, check, load_onnx
 
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -101,7 +102,7 @@ def test_the_certificate_states_what_was_compared(exported: tuple[Path, Path], t
 
 def test_the_graph_is_plain_onnx(exported: tuple[Path, Path]) -> None:
     model = onnx.load(exported[1])
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": export.OPSET}
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": OPSET}
     assert not {"GridSample"} & {node.op_type for node in model.graph.node} and not model.functions
     inputs = [(x.name, [d.dim_value for d in x.type.tensor_type.shape.dim]) for x in model.graph.input]
     assert inputs == [("images", [0, 0, 0, 3]), ("conf", []), ("iou", []), ("top", [])]

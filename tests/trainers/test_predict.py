@@ -11,7 +11,8 @@ from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests import tiny
 from tests.trainers import fake
-from trainers.predict import detect, main, sources
+from trainers.predict import main, sources
+from trainers.results.detection import detect
 from trainers.results.evaluation import run
 from trainers.results.truth import read_predictions, truth_of_shards
 

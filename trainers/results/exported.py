@@ -35,7 +35,7 @@ class Exported:
     Args:
         facts: the file's metadata.
         run: maps images (B, h, w, 3) uint8 RGB, conf, iou and top to boxes (B, K, 4), scores (B, K) and labels (B, K),
-            as `trainers.models.graph.Graph.forward` does.
+            as `trainers.exporting.graph.Graph.forward` does.
     """
 
     def __init__(self, facts: dict[str, Any], run: Run) -> None:
@@ -145,8 +145,8 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
     return Exported(facts, run_of(session))
 
 
-def session_of(path: Path, providers: Sequence[str]) -> Any:
-    """Create an onnxruntime session that logs only errors."""
+def session_of(path: Path | bytes, providers: Sequence[str]) -> Any:
+    """Create an onnxruntime session that logs only errors, from a file or its contents."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

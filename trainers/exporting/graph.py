@@ -5,7 +5,6 @@ A detector with its pre- and post-processing as one module: pixels in, boxes in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from dataforge.augment.preprocess import Preprocess
 from trainers.models.detector import Detector
 
 SLOTS = 300  # K, unless there are fewer candidates
-OPSET = 20
 
 
 class Graph(nn.Module):
@@ -85,29 +83,12 @@ class Stages(Graph):
         return {"preprocessing": [fitted], "features": maps, "head": head, "post-processing": list(detections)}
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
-    """Return translations for the operators that torch's ONNX exporter does not support."""
-    from onnxscript import FLOAT, opset20
+class Flat(torch.nn.Module):
+    """Wrapper that returns the stages as a flat tuple."""
 
-    op: Any = opset20
+    def __init__(self, stages: Stages) -> None:
+        super().__init__()
+        self.stages = stages
 
-    def suppress(boxes: Any, labels: Any, threshold: Any, classes: int) -> Any:
-        # ranks instead of scores: all are distinct, so that every runtime processes the boxes in the same order
-        shape = op.Shape(labels)
-        count = op.Gather(shape, op.Constant(value_int=1))
-        rank = op.Cast(op.Range(count, op.Constant(value_int=0), op.Constant(value_int=-1)), to=FLOAT.dtype)
-        label = op.Constant(value_ints=list(range(classes)))
-        label = op.Reshape(label, op.Constant(value_ints=[1, classes, 1]))
-        own = op.Equal(op.Unsqueeze(labels, op.Constant(value_ints=[1])), label)
-        scores = op.Where(own, rank, op.Constant(value_float=0.0))
-        kept = op.NonMaxSuppression(boxes, scores, count, threshold, op.Constant(value_float=0.5))
-        index = op.Gather(kept, op.Constant(value_ints=[0, 2]), axis=1)
-        ones = op.Expand(op.Constant(value_int=1), op.Shape(index, start=0, end=1))
-        zeros = op.Expand(op.Constant(value_int=0), shape)
-        return op.Equal(op.ScatterND(zeros, index, ones), op.Constant(value_int=1))
-
-    def sort(values: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-        count = op.Shape(values, start=dim, end=dim + 1 or None)  # of equal values TopK takes the first one first
-        return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
-
-    return {torch.ops.dataforge.suppress.default: suppress, torch.ops.aten.sort.stable: sort}
+    def forward(self, images: Any, conf: Any, iou: Any, top: Any) -> tuple[Any, ...]:
+        return tuple(x for part in self.stages(images, conf, iou, top).values() for x in part)
