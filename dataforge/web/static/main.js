@@ -492,3 +492,6 @@ if (set.images) {
 } else $("#wrong").textContent = "This set has no images.";
 stage.root.focus();
 document.documentElement.dataset.ready = "";
+
+/** For tests and measurements: the boxes in view, the actions, and where boxes are on the screen. */
+export const inside = { boxes: () => boxes, actions: Object.keys(run), stage, pending: () => sync.pending(boxes.n) };
