@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dataforge import __version__
+from dataforge.cli.annotate import annotate
 from dataforge.cli.bake import bake
 from dataforge.cli.bench import bench
 from dataforge.cli.demo import demo
@@ -26,7 +27,24 @@ from dataforge.command import Group
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=(ingest, merge, split, diff, lint, info, show, stats, verify, export, bake, synth, bench, demo, replay),
+    commands=(
+        ingest,
+        annotate,
+        merge,
+        split,
+        diff,
+        lint,
+        info,
+        show,
+        stats,
+        verify,
+        export,
+        bake,
+        synth,
+        bench,
+        demo,
+        replay,
+    ),
 )
 @click.version_option(__version__, prog_name="dataforge")
 def main() -> None:
