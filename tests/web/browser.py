@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,22 +78,41 @@ class Tab:
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
-        self.page.goto(server.address)
+        self.page.goto(server.address + (f"#{n + 1}" if n is not None else ""))
         self.ready()
-        if n is not None:
-            self.open(n)
 
     def ready(self) -> None:
         self.page.wait_for_selector("html[data-ready]")
 
-    def open(self, n: int) -> None:
-        self.page.goto(f"{self.page.url.partition('#')[0]}#{n + 1}")
+    def reload(self) -> None:
         self.page.reload()
         self.ready()
 
     def keys(self, *keys: str) -> None:
         for key in keys:
             self.page.keyboard.press(key)
+
+    def burst(self, *keys: str) -> None:
+        """Press keys without waiting for the browser between them."""
+        self.page.evaluate(
+            """(keys) => keys.forEach((text) => {
+            const [key, ...more] = text.split("+").reverse();
+            const [ctrlKey, altKey, shiftKey] = ["Control", "Alt", "Shift"].map((name) => more.includes(name));
+            document.activeElement.dispatchEvent(
+              new KeyboardEvent("keydown", { key, ctrlKey, altKey, shiftKey, bubbles: true, cancelable: true }));
+            })""",
+            keys,
+        )
+
+    def wait(self, expression: str, wanted: Any = True, seconds: float = 20) -> None:
+        """Wait until an expression has a value. (Playwright's own waiting is refused by the page's CSP.)"""
+        end = time.monotonic() + seconds
+        while (value := self.page.evaluate(expression)) != wanted:
+            assert time.monotonic() < end, f"{expression} is {value!r}, not {wanted!r}"
+            self.page.wait_for_timeout(20)
+
+    def wait_text(self, selector: str, text: str) -> None:
+        self.wait(f"document.querySelector('{selector}').textContent", text)
 
     def inside(self, expression: str) -> Any:
         """Evaluate an expression of `inside`, what main.js exports."""
@@ -105,7 +125,7 @@ class Tab:
 
     def saved(self) -> list[dict[str, Any]]:
         """Wait until all is saved; return the boxes as the server has them."""
-        self.page.wait_for_function("document.querySelector('#status').dataset.word === 'saved'")
+        self.wait("document.querySelector('#status').dataset.word", "saved")
         return sorted(self.image()["boxes"], key=lambda item: item["id"])
 
     def get(self, path: str) -> Any:

@@ -35,7 +35,7 @@ let left = null; // {n, ids}: the image that was in view before, and what was se
 const speed = new Speed();
 const stage = new Stage($("#stage"), (label) => classes.look(label));
 const classes = new Classes({ classes: set.classes, choose: setClass });
-const list = new ImageList({ root: $("#images"), set, classes: set.classes, open });
+const list = new ImageList({ root: $("#images"), set, classes: set.classes, open: openFromList });
 const pictures = new Pictures(() => ({ width: stage.size.width * stage.dpr, height: stage.size.height * stage.dpr }));
 const tabs = new BroadcastChannel(`dataforge ${set.id ?? set.title}`);
 
@@ -126,36 +126,68 @@ tabs.onmessage = async ({ data: n }) => {
 
 // ---- which image is in view
 
+const PASSING = ["next", "previous", "next-unlabelled"]; // what need not wait for an image on its way
+let opening = null; // names the latest open() under way
+const waiting = []; // actions that are for the image under way
+
 async function open(n) {
-  const wanted = (open.last = Symbol(n));
+  const wanted = (opening = Symbol(n));
+  list.mark(n); // so that a key pressed meanwhile goes on from there
+  try {
+    await bring(n, () => opening === wanted);
+  } finally {
+    if (opening === wanted) {
+      opening = null;
+      for (const action of waiting.splice(0)) act(action);
+    }
+  }
+}
+
+function act(action) {
+  if (opening && (waiting.length || !PASSING.includes(action))) waiting.push(action);
+  else run[action]();
+}
+
+/** Show an image, as long as it is the one that is wanted. */
+async function bring(n, wanted) {
   pointer.cancel();
   const picture = pictures.get(n);
   const [loaded, quick] = await Promise.all([
     documents.get(n),
     Promise.race([picture.catch(() => null), new Promise((resolve) => setTimeout(resolve, LATE_MS, null))]),
-  ]).catch((error) => [error]);
-  if (open.last !== wanted) return;
-  if (loaded instanceof Error) {
-    await tell(`Image ${n + 1} cannot be opened: ${loaded.message}.`);
-    return;
-  }
+  ]).catch((error) => [unreadable(n, error)]);
+  if (!wanted()) return;
   if (boxes.n !== n) left = { n: boxes.n, ids: [...boxes.selected] };
   boxes = loaded;
   stage.show(boxes, quick);
-  list.mark(n);
   later();
   history.replaceState(null, "", `#${n + 1}`);
-  $("#wrong").textContent = "";
+  $("#wrong").textContent = loaded.wrong ?? "";
+  if (loaded.wrong) return;
   documents.refresh(n).then((other) => other && list.update(other), () => {});
   const near = [list.beside(1), list.beside(2), list.beside(-1)].filter(Boolean).map((row) => row.n);
   for (const other of near) documents.get(other).catch(() => {});
-  if (!quick) {
-    const late = await picture.catch((error) => error);
-    if (open.last !== wanted) return;
-    if (late instanceof Error) $("#wrong").textContent = `The browser cannot show this picture: ${late.message}`;
-    else stage.show(boxes, late);
-  }
   pictures.prefetch([...near.reverse(), n]);
+  if (!quick) showLate(loaded, picture);
+}
+
+async function showLate(loaded, picture) {
+  const late = await picture.catch((error) => error);
+  if (loaded !== boxes) return;
+  if (late instanceof Error) $("#wrong").textContent = `The browser cannot show this picture: ${late.message}`;
+  else stage.show(boxes, late);
+}
+
+/** What stands in for an image that the server cannot give: it can be passed over, not edited. */
+function unreadable(n, { message }) {
+  const { key } = list.rows[n];
+  const blank = new Boxes({ n, key, width: 1, height: 1, revision: 0, state: "new", boxes: [] });
+  return Object.assign(blank, { wrong: `This image cannot be opened: ${message}` });
+}
+
+function openFromList(n) {
+  stage.root.focus();
+  return open(n);
 }
 
 function go(row) {
@@ -246,6 +278,7 @@ const chosen = () => [...boxes.selected].map((id) => boxes.items.get(id));
 
 /** Add boxes [x1, y1, x2, y2], of the current class or as `like` has them, and select them. */
 function add(places, like = []) {
+  if (boxes.wrong) return say(boxes.wrong);
   if (classes.current === null) return setClass(null, places);
   const edits = places.map((box, i) => ({
     op: "add",
@@ -356,7 +389,7 @@ async function copy(all) {
 }
 
 function setState(state) {
-  if (boxes.state !== state) boxes.edit([{ op: "state", state }]);
+  if (boxes.state !== state && !boxes.wrong) boxes.edit([{ op: "state", state }]);
 }
 
 function theme() {
@@ -459,7 +492,7 @@ addEventListener("keydown", (event) => {
   const action = keys.get(keyOf(event));
   if (!action) return;
   event.preventDefault();
-  run[action]();
+  act(action);
 });
 addEventListener("keyup", (event) => {
   if (event.key === " ") pointer.panning = false;
@@ -468,7 +501,7 @@ addEventListener("blur", () => (pointer.panning = false));
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-action]");
   if (!button) return;
-  run[button.dataset.action]();
+  act(button.dataset.action);
   if (event.detail && !dialogs()) stage.root.focus(); // by mouse or touch: keys go to the image again
 });
 for (const button of document.querySelectorAll("[data-action]")) {
