@@ -47,12 +47,18 @@ def annotate(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"annotate needs {error.name}; install it by: pip install 'dataforge[web]'") from None
-    from dataforge.transform.edited import open_base
+    from dataforge.overlay.versions import is_version, open_version
+    from dataforge.transform.edited import base_of, open_base
     from dataforge.web.server import application
     from dataforge.web.session import Session
 
     rebound = _read_keys(keys) if keys else {}
-    base = open_base(path, format_name)
+    if is_version(path):
+        if overlay is not None or format_name != "auto" or not path.is_dir():
+            raise ConfigError(f"{path}: is an overlay; to go on with it, give its folder alone")
+        base, overlay = base_of(open_version(path)), path
+    else:
+        base = open_base(path, format_name)
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
     listening = _listen(port)
@@ -73,7 +79,8 @@ def annotate(
 
 
 def _listen(port: int) -> socket.socket:
-    listening = socket.socket()
+    # asyncio switches Nagle's algorithm off, which delays answers by 40 ms, only for sockets that say they are TCP
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))

@@ -15,6 +15,7 @@ from dataforge.cli.info import info
 from dataforge.cli.ingest import ingest
 from dataforge.cli.lint import lint
 from dataforge.cli.merge import merge
+from dataforge.cli.overlay import overlay
 from dataforge.cli.replay import replay
 from dataforge.cli.show import show
 from dataforge.cli.split import split
@@ -30,6 +31,7 @@ from dataforge.command import Group
     commands=(
         ingest,
         annotate,
+        overlay,
         merge,
         split,
         diff,

@@ -84,6 +84,10 @@ class Edited:
     changes: dict[str, Box | None] = field(default_factory=dict)
     seconds: dict[str, tuple[float, int]] = field(default_factory=dict)
 
+    def is_base(self, id: str) -> bool:
+        """Return True if a changed box was there before any edit."""
+        return _BASE_ID.fullmatch(id) is not None
+
 
 class Answer(NamedTuple):
     """The result of a request: the image's revision after it; `stale` if it was refused for its revision."""
@@ -105,6 +109,7 @@ class Edits:
         until: the version: leave out later edits. None takes all.
 
     Attributes:
+        path: of the base, where it was last.
         version: the number of edits of images and classes; those since the header are numbered 1, 2, ...
         names: name by label; labels are never used again. merged: label -> the label that its boxes have now.
         images: (split, key) -> the edited image.
@@ -116,6 +121,7 @@ class Edits:
 
     def __init__(self, lines: Sequence[Mapping[str, Any]], until: int | None = None) -> None:
         self.version = 0
+        self.path: str = lines[0]["path"]
         self.names: list[str] = list(lines[0]["classes"])
         self.merged: dict[int, int] = {}
         self.images: dict[tuple[str, str], Edited] = {}
@@ -144,6 +150,16 @@ class Edits:
         while label in self.merged:
             label = self.merged[label]
         return label
+
+    def numbers(self, class_ids: Sequence[int]) -> list[int]:
+        """Return the source's number of each label: those of the base's classes, then unused ones for new classes.
+
+        Args:
+            class_ids: of the base; empty for 0, 1, 2, ...
+        """
+        first = max(class_ids, default=len(self.names) - 1) + 1
+        known = list(class_ids) or list(range(len(self.names)))
+        return known + list(range(first, first + len(self.names) - len(known)))
 
     def class_line(self, op: str, name: str, to: str | None) -> dict[str, Any]:
         """Return the journal's line for a change of the classes.
@@ -259,12 +275,14 @@ class Edits:
             else:
                 self.names[label] = line["name"]
             self.requests[line["request"]] = Answer(0)
+        elif kind == "moved":
+            self.path = line["path"]
         elif kind == "conflict":
             self.conflicts += 1
             self.requests[line["request"]] = Answer(line["revision"], stale=True)
         else:
             raise ValueError(kind)
-        if kind != "conflict":
+        if "version" in line:
             if line["version"] != self.version + 1:
                 raise ValueError(f"version {line['version']} after {self.version}")
             self.version += 1

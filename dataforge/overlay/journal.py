@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import getpass
 import os
 import zlib
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +126,22 @@ class Journal:
                 raise OSError(0, "the disk is full, or the file may not grow")
             os.fsync(self._file)
         except OSError as error:
-            try:
+            with suppress(OSError):  # the next call tries again, and so does the next opening
                 os.ftruncate(self._file, self._whole)
                 os.fsync(self._file)
-            except OSError:
-                pass  # the next call tries again, and so does the next opening
             raise NotWrittenError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         self._whole += len(line)
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def who() -> str:
+    """Return the user's name, as the system knows it."""
+    with suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return "unknown"
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

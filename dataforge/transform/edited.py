@@ -16,11 +16,15 @@ from dataforge.files import check_root, files_below, reading
 from dataforge.formats import FORMATS, reader
 from dataforge.formats.pictures import is_picture
 from dataforge.images.header import ImageInfo, probe, probe_file
-from dataforge.record import Finding, Record
+from dataforge.overlay.edits import edited_record
+from dataforge.overlay.journal import OverlayError
+from dataforge.overlay.versions import Version, open_version
+from dataforge.record import Finding, Record, Source
 from dataforge.registry import load
-from dataforge.shards.as_source import check_originals
+from dataforge.shards.as_source import check_originals, source_of
 from dataforge.shards.index import INDEX
 from dataforge.shards.reader import Shards
+from dataforge.shards.table import row
 from dataforge.sources.repair import repair
 
 PHOTOS, SHARDS = "photos", "shards"
@@ -52,11 +56,14 @@ class Base(Protocol):
         """
 
     def image(self, n: int) -> tuple[bytes, str]:
-        """Return the stored bytes of image n, and a text that changes with them.
+        """Return the encoded bytes of image n, and a text that changes with them.
 
         Raises:
             DataforgeError: they cannot be read.
         """
+
+    def raw(self, n: int) -> Record:
+        """Return image n as the source gives it, unchecked."""
 
     def header(self) -> dict[str, Any]:
         """Return what the journal notes of the base, to recognise it."""
@@ -98,6 +105,9 @@ class Files:
             data = file.read()
             return data, f"{os.fstat(file.fileno()).st_mtime_ns:x}-{len(data):x}"
 
+    def raw(self, n: int) -> Record:
+        return self.records[n]
+
     def header(self) -> dict[str, Any]:
         return {"path": str(self.path), "format": self.format, "classes": self.classes}
 
@@ -119,26 +129,14 @@ class Stored:
         self.left_out: list[Finding] = []
 
     def record(self, n: int) -> Record:
-        table = self.shards.table
-        rows = slice(int(table.offsets[n]), int(table.offsets[n + 1]))
-        split, key = self.places[n]
-        return Record(
-            key=key,
-            split=split,
-            image=b"",
-            height=int(table.height[n]),
-            width=int(table.width[n]),
-            boxes=table.boxes[rows],
-            labels=table.labels[rows],
-            flags=table.flags[rows],
-            areas=table.areas[rows],
-            id=int(table.id[n]),
-            origin=str(self.path),
-        )
+        split, _ = self.places[n]
+        return row(self.shards.table, n, split, origin=str(self.path))
 
     def image(self, n: int) -> tuple[bytes, str]:
         data = bytes(self.shards.blob(n))
         return data, f"{int(self.shards.table.crc[n]):08x}-{len(data):x}"
+
+    raw = record
 
     def header(self) -> dict[str, Any]:
         facts = {"path": str(self.path), "format": self.format, "classes": self.classes}
@@ -216,3 +214,71 @@ def _sorted_out(items: Iterator[Record | Finding]) -> tuple[list[Record], list[F
             seen.add((item.split, item.key))
             records.append(item if not isinstance(item.image, Path) else replace(item, image=item.image.absolute()))
     return records, left_out
+
+
+def base_of(version: Version) -> Base:
+    """Open what an overlay is of.
+
+    Raises:
+        DataforgeError: it cannot be read, or is no longer what it was.
+    """
+    base = open_base(Path(version.edits.path), version.header["format"])
+    check_base(base, version.header, version.folder)
+    return base
+
+
+def check_base(base: Base, header: Mapping[str, Any], folder: Path) -> None:
+    """Check that an overlay is of a base, wherever that lies now.
+
+    Args:
+        header: the first line of the overlay's journal.
+
+    Raises:
+        OverlayError: it is not.
+    """
+    for name, value in base.header().items():
+        expected = list(value) if isinstance(value, tuple) else value
+        if name != "path" and header.get(name) != expected:
+            raise OverlayError(
+                f"{folder}: is an overlay of {header['path']} with {name} {header.get(name)!r}; {base.path} has "
+                f"{expected!r}"
+            )
+
+
+def edited_source(path: Path, untouched: bool = True) -> Source:
+    """Return a version of an overlay as a source.
+
+    Args:
+        path: DIR, DIR@v3 or DIR@clean.
+        untouched: also images without an edit.
+
+    Raises:
+        DataforgeError: there is no such version, or its base cannot be read.
+    """
+    version = open_version(path)
+    if version.header["format"] == SHARDS:
+        source = source_of(Shards(path))
+        if untouched:
+            return source
+        total, items = len(version.edits.images), source.records
+        chosen = (item for item in items if isinstance(item, Finding) or (item.split, item.key) in version.edits.images)
+        return replace(source, records=chosen, total=total)
+    base, edits = base_of(version), version.edits
+    names, numbers = edits.classes(), edits.numbers(base.class_ids)
+    dense = {label: n for n, label in enumerate(names)}
+    rows = [n for n, place in enumerate(base.places) if untouched or place in edits.images]
+
+    def records() -> Iterator[Record | Finding]:
+        yield from base.left_out
+        for n in rows:
+            try:
+                record = base.record(n)
+            except ImageError:
+                yield base.raw(n)  # which ingest refuses
+                continue
+            record = edited_record(record, edits.boxes(record))
+            labels = np.array([dense[label] for label in record.labels.tolist()], np.int32)
+            yield replace(record, labels=labels)
+
+    class_ids = tuple(numbers[label] for label in names) if base.class_ids else ()
+    return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows))

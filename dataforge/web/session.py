@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dataforge.errors import DataforgeError
 from dataforge.overlay.edits import Box, Edit, Edited, Edits
-from dataforge.overlay.journal import Journal, OverlayError
-from dataforge.transform.edited import Base
+from dataforge.overlay.journal import Journal, OverlayError, now, who
+from dataforge.transform.edited import Base, check_base
 
 
 class StaleError(OverlayError):
@@ -38,6 +35,9 @@ class Session:
         try:
             check_base(base, self._journal.lines[0], folder)
             self.edits = Edits(self._journal.lines)
+            self._journal.lines.clear()  # which may be many
+            if self.edits.path != str(base.path):
+                self._write({"kind": "moved", "path": str(base.path)})
             for name in classes:
                 if name not in self.edits.classes().values():
                     self.change_classes(f"{now()} {name}", "add", name, None)
@@ -125,31 +125,6 @@ class Session:
         return self.edits.images.get(self.base.places[n]) or Edited(0)
 
 
-def check_base(base: Base, header: dict[str, Any], folder: Path) -> None:
-    """Check that an overlay is of a base.
-
-    Raises:
-        OverlayError: it is not.
-    """
-    for name, value in base.header().items():
-        known = header.get(name)
-        if name != "path" and known != (list(value) if isinstance(value, tuple) else value):
-            raise OverlayError(
-                f"{folder}: is an overlay of {header.get('path')} with {name} {known!r}; {base.path} has {value!r}"
-            )
-
-
 def shown(boxes: dict[str, Box]) -> list[dict[str, Any]]:
     """Return boxes as the page gets them."""
     return [{"id": id, "box": box.box, "label": box.label, "flags": box.flags} for id, box in boxes.items()]
-
-
-def who() -> str:
-    """Return the user's name, as the system knows it."""
-    with suppress(OSError, KeyError, ImportError):
-        return getpass.getuser()
-    return "unknown"
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
