@@ -368,7 +368,8 @@ def test_strangers_get_nothing(context: Any, other: Any, server: Server) -> None
         for kind in ("text/plain", "application/json"):
             outcome = page.evaluate(
                 """([url, body, kind]) => fetch(url, {method: "POST", credentials: "include",
-                mode: kind === "text/plain" ? "no-cors" : "cors", headers: {"Content-Type": kind}, body}).then((a) => a.type, () => "refused")""",
+                mode: kind === "text/plain" ? "no-cors" : "cors", headers: {"Content-Type": kind}, body})
+                .then((a) => a.type, () => "refused")""",
                 [f"{server.origin}/api/images/9", body, kind],
             )
             assert outcome in ("opaque", "refused")
