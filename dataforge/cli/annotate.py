@@ -6,13 +6,13 @@ import secrets
 import socket
 import tomllib
 import webbrowser
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dataforge.cli.options import names
+from dataforge.cli.options import names, polite_kill
 from dataforge.errors import ConfigError
 from dataforge.files import reading
 
@@ -61,10 +61,8 @@ def annotate(
         base = open_base(path, format_name)
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
-    listening = _listen(port)
     folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
-    session = Session(base, folder, names(classes) or ())
-    try:
+    with _listen(port) as listening, closing(Session(base, folder, names(classes) or ())) as session, polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
         click.echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
@@ -72,9 +70,6 @@ def annotate(
         if not no_browser:
             webbrowser.open(address)
         _serve(application(session, token, port, rebound), listening)
-    finally:
-        session.close()
-        listening.close()
     click.echo(f"{session.edits.version} edits in {folder}")
 
 
