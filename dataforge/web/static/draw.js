@@ -55,6 +55,10 @@ export class Stage {
     else this.all();
   }
 
+  get hasPicture() {
+    return Boolean(this.#picture);
+  }
+
   // ---- the view
 
   #whole() {
