@@ -28,13 +28,14 @@ FLOORS = (
         "dataforge.process",
     },
     {"dataforge.images"},
-    {"dataforge.formats", "dataforge.sources", "dataforge.augment"},
+    {"dataforge.formats", "dataforge.sources", "dataforge.augment", "dataforge.overlay"},
     {"dataforge.shards"},
     {"dataforge.ingest", "dataforge.loading", "dataforge.testing"},
     {"dataforge.adapters", "dataforge.transform"},
     {"dataforge.analysis"},
     {"dataforge.bench"},
-    {"dataforge.cli", "dataforge.web"},
+    {"dataforge.web"},
+    {"dataforge.cli"},
     {"trainers.config", "trainers.models"},
     {"trainers.registry", "trainers.distributed"},
     {"trainers.checkpoint", "trainers.results"},
@@ -44,6 +45,8 @@ TOP = {"dataforge", "dataforge.__main__", "dataforge.__version__", "trainers"}
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = {
     "PIL",
+    "starlette",
+    "uvicorn",
     "msgspec",
     "yaml",
     "torch",
@@ -58,7 +61,7 @@ HEAVY = {
     "cv2",
     "matplotlib",
 }
-NO_TORCH = {"formats", "sources", "images", "shards", "ingest", "transform", "analysis", "cli"}
+NO_TORCH = {"formats", "sources", "images", "shards", "ingest", "transform", "analysis", "cli", "overlay", "web"}
 
 
 def module(file: Path) -> str:

@@ -53,15 +53,15 @@ def lint(
     from dataforge.analysis.lint.run import lint as check
     from dataforge.analysis.lint.run import lint_shards
     from dataforge.shards.as_source import source_of
-    from dataforge.shards.index import INDEX
     from dataforge.shards.reader import Shards
+    from dataforge.shards.versions import is_shards
     from dataforge.sources.view import View
 
     def source() -> Source:
         return source_of(shards) if shards else open_source(format_name, root, names(splits), **given)[0]
 
     shards = None
-    if (root / INDEX).is_file():
+    if is_shards(root):
         if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
             raise ConfigError(f"{root}: is a shard folder; options for reading a source do not apply to it")
         shards = Shards(root)

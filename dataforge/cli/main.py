@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dataforge import __version__
+from dataforge.cli.annotate import annotate
 from dataforge.cli.bake import bake
 from dataforge.cli.bench import bench
 from dataforge.cli.demo import demo
@@ -14,6 +15,7 @@ from dataforge.cli.info import info
 from dataforge.cli.ingest import ingest
 from dataforge.cli.lint import lint
 from dataforge.cli.merge import merge
+from dataforge.cli.overlay import overlay
 from dataforge.cli.replay import replay
 from dataforge.cli.show import show
 from dataforge.cli.split import split
@@ -26,7 +28,25 @@ from dataforge.command import Group
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=(ingest, merge, split, diff, lint, info, show, stats, verify, export, bake, synth, bench, demo, replay),
+    commands=(
+        ingest,
+        annotate,
+        overlay,
+        merge,
+        split,
+        diff,
+        lint,
+        info,
+        show,
+        stats,
+        verify,
+        export,
+        bake,
+        synth,
+        bench,
+        demo,
+        replay,
+    ),
 )
 @click.version_option(__version__, prog_name="dataforge")
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataforge.errors import ShardError
 from dataforge.record import Record, Source, resolve_split
 from dataforge.shards.reader import Shards
+from dataforge.shards.table import row
 
 
 def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cache: bool = False) -> Source:
@@ -22,33 +23,15 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
     """
     check_originals(shards, allow_cache)
     chosen = chosen_splits(shards, split)
+    table = shards.table
 
     def records() -> Iterator[Record]:
         for name in chosen:
             for i in shards.splits[name].tolist():
-                yield record_at(shards, name, i)
+                yield row(table, i, name, bytes(shards.blob(i)), str(shards.path))
 
     total = sum(len(shards.splits[name]) for name in chosen)
     return Source(shards.classes, records(), shards.class_ids, unions_of(shards, chosen), total)
-
-
-def record_at(shards: Shards, split: str, i: int) -> Record:
-    """Return the i-th image of a shard folder as a record of a split."""
-    table = shards.table
-    rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
-    return Record(
-        key=table.key[i],
-        split=split,
-        image=bytes(shards.blob(i)),
-        height=int(table.height[i]),
-        width=int(table.width[i]),
-        boxes=table.boxes[rows],
-        labels=table.labels[rows],
-        flags=table.flags[rows],
-        areas=table.areas[rows],
-        id=int(table.id[i]),
-        origin=str(shards.path),
-    )
 
 
 def check_originals(shards: Shards, allow_cache: bool = False) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ShardError
 from dataforge.shards.index import INDEX
 from dataforge.shards.table import Table
+from dataforge.shards.versions import version_of
 
 ORIGIN = "origin.arrow"
 SCHEMA = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("matrix", pa.list_(pa.float64(), 6))])
@@ -80,8 +81,9 @@ def read(path: Path) -> Origin:
 
 
 def content(path: Path) -> str:
-    """Return the fingerprint of a shard folder: 8 hex digits, the CRC-32 of its index."""
-    return f"{zlib.crc32((path / INDEX).read_bytes()):08x}"
+    """Return the fingerprint of a shard folder, the CRC-32 of its index as 8 hex digits, or of an overlay's version."""
+    version = version_of(path)
+    return version.content if version else f"{zlib.crc32((path / INDEX).read_bytes()):08x}"
 
 
 def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:

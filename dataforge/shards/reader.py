@@ -18,6 +18,7 @@ from dataforge.shards.index import INDEX, read_index
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, read_tables
+from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
 
 ALTERED = "the image's bytes are not those that were ingested (size or CRC-32 differs)"
@@ -27,7 +28,7 @@ class Shards:
     """A shard folder, or one split of it, or a view of either. It is pickled as its path, and threads may share it.
 
     Args:
-        path: a folder written by `dataforge ingest`.
+        path: a folder written by `dataforge ingest`; or an overlay of one, or a version of that: DIR@v3, DIR@clean.
         split: read only this split (its name, or an unambiguous prefix of it); None reads all, in the order of the
             index.
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
@@ -37,6 +38,7 @@ class Shards:
     Attributes:
         classes: names by label; class_ids: the source's number for each.
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
+        folder: the folder with the images: `path`, except for an overlay.
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
         channels: 3, or 1 for a cache of grey pixels.
@@ -53,7 +55,9 @@ class Shards:
         self.path = Path(path)
         self.view = view or View()
         self.verify = verify
-        self.index = read_index(self.path)
+        self._version = version_of(self.path)
+        self.folder = self._version.folder if self._version else self.path
+        self.index = self._version.index if self._version else read_index(self.path)
         self._baked: dict[str, Any] | None = self.index.get("baked")
         self.codec: str = self.index["codec"]
         self.channels: int = self._baked["channels"] if self._baked else 3
@@ -106,10 +110,10 @@ class Shards:
     @cached_property
     def _stored(self) -> Table:
         """The table of all records of these splits, regardless of the view."""
-        table = read_tables([self.path / shard["path"] / "table.arrow" for shard in self._shards])
+        table = read_tables([self.folder / shard["path"] / "table.arrow" for shard in self._shards])
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
-        return table
+        return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
     def _labels(self) -> NDArray[np.int32]:
@@ -166,7 +170,7 @@ class Shards:
     def place(self, i: int) -> str:
         """Return the location of record i for messages: its shard, its number in the shard and its key."""
         shard, number = self._place(i)
-        return f"{self.path / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
+        return f"{self.folder / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
 
     def blob(self, i: int) -> memoryview:
         """Return the encoded image of record i, without a copy.
@@ -197,7 +201,7 @@ class Shards:
     def _store(self, shard: int) -> BlobStore:
         opened = self._stores[shard]
         if opened is None:
-            folder = self.path / self._shards[shard]["path"]
+            folder = self.folder / self._shards[shard]["path"]
             opened = self._stores[shard] = store(self.index["store"]).open(folder)
         return opened
 

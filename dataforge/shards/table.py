@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
+from dataforge.record import Record
 
 OBJECT = pa.struct(
     [("box", pa.list_(pa.float32(), 4)), ("label", pa.int32()), ("flag", pa.uint8()), ("area", pa.float32())]
@@ -99,6 +100,24 @@ class Table:
         """
         facts = {name: getattr(self, name)[index] for name in _FACTS}
         return Table(**facts, **vars(self.take(index)), _key=self._key.take(pa.array(index)))
+
+
+def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") -> Record:
+    """Return record i of a table; `image` and `origin` are not in it."""
+    rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
+    return Record(
+        key=table.key[i],
+        split=split,
+        image=image,
+        height=int(table.height[i]),
+        width=int(table.width[i]),
+        boxes=table.boxes[rows],
+        labels=table.labels[rows],
+        flags=table.flags[rows],
+        areas=table.areas[rows],
+        id=int(table.id[i]),
+        origin=origin,
+    )
 
 
 def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -> None:

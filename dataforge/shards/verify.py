@@ -32,7 +32,7 @@ def verify(shards: Shards) -> Iterator[Fault]:
         if not file.is_file() or zlib.crc32(file.read_bytes()) != shards.index["baked"]["origin_crc"]:
             yield Fault(str(file), f"is missing, or its checksum is not the one in {INDEX}")
     for shard in shards._shards:
-        file = shards.path / shard["path"] / "table.arrow"
+        file = shards.folder / shard["path"] / "table.arrow"
         if not file.is_file():
             yield Fault(str(file), "is missing")
         elif zlib.crc32(file.read_bytes()) != shard["table_crc"]:

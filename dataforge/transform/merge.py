@@ -10,8 +10,9 @@ import numpy as np
 
 from dataforge.errors import ConfigError
 from dataforge.record import Finding, Record, Source
-from dataforge.shards.as_source import chosen_splits, record_at, source_of
+from dataforge.shards.as_source import chosen_splits, source_of
 from dataforge.shards.reader import Shards
+from dataforge.shards.table import row
 from dataforge.sources.join import join
 
 OnSameKey = Literal["prefix", "unite", "refuse"]
@@ -72,7 +73,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
 
     def record(row: _Row, split: str = "") -> Record:
         n, i = row
-        stored = record_at(parts[n], split, i)
+        stored = row(parts[n].table, i, split, bytes(parts[n].blob(i)), str(parts[n].path))
         return replace(stored, labels=label_of[n][stored.labels])
 
     def records(n: int, part: Shards) -> Iterator[Record | Finding]:

@@ -1,0 +1,126 @@
+"""`dataforge annotate`: draw and correct boxes in a browser."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import tomllib
+import webbrowser
+import zlib
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dataforge.cli.options import names, polite_kill
+from dataforge.errors import ConfigError, unknown
+from dataforge.files import reading
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
+@click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
+@click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Of the server (default: one that the overlay keeps).")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--keys", type=click.Path(path_type=Path), help='TOML of action = "key" or ["key", ...].')
+def annotate(
+    path: Path,
+    format_name: str,
+    classes: tuple[str, ...],
+    overlay: Path | None,
+    port: int | None,
+    no_browser: bool,
+    keys: Path | None,
+) -> None:
+    """Draw and correct boxes in a browser.
+
+    PATH is a folder of photos, an annotated set in any format, or shards. It is never written to: every edit is
+    appended to a journal in the overlay folder, and is on the disk before the page shows it as saved.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"annotate needs {error.name}; install it by: pip install 'dataforge[web]'") from None
+    from dataforge.overlay.versions import is_version, open_version
+    from dataforge.transform.edited import base_of, open_base
+    from dataforge.web.server import application
+    from dataforge.web.session import Session
+
+    rebound = _read_keys(keys) if keys else {}
+    if is_version(path):
+        if overlay is not None or format_name != "auto" or not path.is_dir():
+            raise ConfigError(f"{path}: is an overlay; to go on with it, give its folder alone")
+        base, overlay = base_of(open_version(path)), path
+    else:
+        base = open_base(path, format_name)
+    if base.left_out:
+        click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
+    folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
+    with (
+        _listen(port, folder) as listening,
+        closing(Session(base, folder, names(classes) or ())) as session,
+        polite_kill(),
+    ):
+        port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+        address = f"http://127.0.0.1:{port}/?token={token}"
+        click.echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
+        click.echo("Ctrl-C ends it")
+        if not no_browser:
+            webbrowser.open(address)
+        _serve(application(session, token, port, rebound), listening)
+    click.echo(f"{session.edits.version} edits in {folder}")
+
+
+def _listen(port: int | None, folder: Path) -> socket.socket:
+    """Return a socket at the port; None is one that depends on the folder, so that the browser knows the page again."""
+    first = 20_000 + zlib.crc32(str(folder.resolve()).encode("utf-8", "surrogateescape")) % 10_000
+    for tried in [port] if port is not None else [*range(first, first + 20), 0]:
+        # asyncio switches Nagle's algorithm off, which delays answers by 40 ms, only for sockets that say they are TCP
+        listening = socket.socket(proto=socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", tried))
+            listening.listen(128)
+            return listening
+        except OSError as error:
+            listening.close()
+            reason = error.strerror
+    raise ConfigError(f"--port {port}: {reason}")
+
+
+def _serve(application: Starlette, listening: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, lifespan="off", server_header=False, ws="none"
+    )
+    config.timeout_graceful_shutdown = 2
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has ended
+        uvicorn.Server(config).run([listening])
+
+
+def _read_keys(path: Path) -> dict[str, list[str]]:
+    from dataforge.web.server import STATIC
+
+    page = STATIC / "keys.json"
+    known = [action["id"] for action in json.loads(page.read_text("utf-8"))] if page.is_file() else None
+    try:
+        with reading(path, ConfigError):
+            facts = tomllib.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    keys = {action: [given] if isinstance(given, str) else given for action, given in facts.items()}
+    for action, given in keys.items():
+        if not isinstance(given, list) or not all(isinstance(key, str) and key for key in given):
+            raise ConfigError(f'{path}: {action} is {given!r}; expected "key" or ["key", ...]')
+        if known is not None and action not in known:
+            raise ConfigError(f"{path}: {unknown('action', action, known)}")
+    return keys

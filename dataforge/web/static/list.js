@@ -1,0 +1,102 @@
+// The images of the set, and which of them are wanted: by text, class, state and split.
+
+import { get } from "./api.js";
+import { part, Rows } from "./rows.js";
+
+const PAGE = 1000;
+export const STATES = { new: "new", edited: "edited", done: "done" };
+
+export class ImageList {
+  rows = []; // by n: {n, key, split, boxes, classes, state}
+  wanted = []; // those that pass the filter
+
+  constructor({ root, set, classes, open }) {
+    this.root = root;
+    this.current = -1;
+    this.list = new Rows(root.querySelector("#image-rows"), {
+      fill: (row, image) => this.#fill(row, image),
+      choose: ({ n }) => open(n),
+    });
+    this.fields = Object.fromEntries(["text", "class", "state", "split"].map((name) => [name, root.querySelector(`#by-${name}`)]));
+    for (const split of set.splits) this.fields.split.add(new Option(split, split));
+    this.fields.split.hidden = set.splits.length < 2;
+    this.classes(classes);
+    for (const field of Object.values(this.fields)) field.addEventListener("input", () => this.filter());
+    this.total = set.images;
+  }
+
+  classes(classes) {
+    const { class: field } = this.fields;
+    const chosen = field.value;
+    field.replaceChildren(new Option("any class", ""), ...classes.map(({ id, name }) => new Option(name, id)));
+    field.value = chosen;
+  }
+
+  /** Fetch all rows; the first page is there when this resolves. */
+  async load() {
+    const page = async (from) => {
+      const { images } = await get(`/api/images?from=${from}&count=${PAGE}`);
+      for (const image of images) this.rows[image.n] = image;
+    };
+    await page(0);
+    this.filter();
+    const rest = async () => {
+      for (let from = PAGE; from < this.total; from += PAGE) {
+        await page(from);
+        this.filter();
+      }
+    };
+    rest();
+  }
+
+  filter() {
+    const text = this.fields.text.value.toLowerCase();
+    const label = this.fields.class.value;
+    const state = this.fields.state.value;
+    const split = this.fields.split.value;
+    this.wanted = this.rows.filter(
+      (row) =>
+        (!text || row.key.toLowerCase().includes(text)) &&
+        (!label || row.classes.includes(Number(label))) &&
+        (!state || row.state === state) &&
+        (!split || row.split === split),
+    );
+    const part = this.wanted.length < this.rows.length;
+    this.root.querySelector("#image-count").textContent = part ? `${this.wanted.length} of ${this.total}` : `${this.total}`;
+    this.mark(this.current);
+  }
+
+  mark(n) {
+    this.current = n;
+    this.list.set(this.wanted, this.wanted.findIndex((row) => row.n === n));
+  }
+
+  /** What the list shows of an image has changed. */
+  update(boxes) {
+    const row = this.rows[boxes.n];
+    if (!row) return;
+    const labels = new Set();
+    for (const { label } of boxes.items.values()) labels.add(label);
+    Object.assign(row, { boxes: boxes.items.size, classes: [...labels], state: boxes.state });
+    this.list.refresh();
+  }
+
+  /** The wanted image `steps` after the current one that passes `test`, or undefined. */
+  beside(steps, test = () => true) {
+    const from = this.wanted.findIndex(({ n }) => n >= this.current);
+    const here = this.wanted[from]?.n === this.current;
+    const at = from < 0 ? this.wanted.length : from;
+    const after = this.wanted.slice(here ? at + 1 : at).filter(test);
+    const before = this.wanted.slice(0, at).filter(test);
+    return steps > 0 ? after[steps - 1] : before.at(steps);
+  }
+
+  #fill(row, { key, boxes, state }) {
+    part(row, "dot").dataset.state = state;
+    part(row, "dot").title = STATES[state];
+    const name = part(row, "name");
+    if (name.textContent !== key) name.textContent = key;
+    name.title = key;
+    part(row, "count").textContent = boxes || "";
+  }
+}
