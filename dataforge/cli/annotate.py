@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import tomllib
 import webbrowser
+import zlib
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.options import names, polite_kill
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the server (default: a free one).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Of the server (default: one that the overlay keeps).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--keys", type=click.Path(path_type=Path), help='TOML of action = "key" or ["key", ...].')
 def annotate(
@@ -33,7 +35,7 @@ def annotate(
     format_name: str,
     classes: tuple[str, ...],
     overlay: Path | None,
-    port: int,
+    port: int | None,
     no_browser: bool,
     keys: Path | None,
 ) -> None:
@@ -62,7 +64,11 @@ def annotate(
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
     folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
-    with _listen(port) as listening, closing(Session(base, folder, names(classes) or ())) as session, polite_kill():
+    with (
+        _listen(port, folder) as listening,
+        closing(Session(base, folder, names(classes) or ())) as session,
+        polite_kill(),
+    ):
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
         click.echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
@@ -73,17 +79,21 @@ def annotate(
     click.echo(f"{session.edits.version} edits in {folder}")
 
 
-def _listen(port: int) -> socket.socket:
-    # asyncio switches Nagle's algorithm off, which delays answers by 40 ms, only for sockets that say they are TCP
-    listening = socket.socket(proto=socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise ConfigError(f"--port {port}: {error.strerror}") from None
-    return listening
+def _listen(port: int | None, folder: Path) -> socket.socket:
+    """Return a socket at the port; None is one that depends on the folder, so that the browser knows the page again."""
+    first = 20_000 + zlib.crc32(str(folder.resolve()).encode("utf-8", "surrogateescape")) % 10_000
+    for tried in [port] if port is not None else [*range(first, first + 20), 0]:
+        # asyncio switches Nagle's algorithm off, which delays answers by 40 ms, only for sockets that say they are TCP
+        listening = socket.socket(proto=socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", tried))
+            listening.listen(128)
+            return listening
+        except OSError as error:
+            listening.close()
+            reason = error.strerror
+    raise ConfigError(f"--port {port}: {reason}")
 
 
 def _serve(application: Starlette, listening: socket.socket) -> None:
@@ -98,6 +108,10 @@ def _serve(application: Starlette, listening: socket.socket) -> None:
 
 
 def _read_keys(path: Path) -> dict[str, list[str]]:
+    from dataforge.web.server import STATIC
+
+    page = STATIC / "keys.json"
+    known = [action["id"] for action in json.loads(page.read_text("utf-8"))] if page.is_file() else None
     try:
         with reading(path, ConfigError):
             facts = tomllib.loads(path.read_text("utf-8-sig"))
@@ -107,4 +121,6 @@ def _read_keys(path: Path) -> dict[str, list[str]]:
     for action, given in keys.items():
         if not isinstance(given, list) or not all(isinstance(key, str) and key for key in given):
             raise ConfigError(f'{path}: {action} is {given!r}; expected "key" or ["key", ...]')
+        if known is not None and action not in known:
+            raise ConfigError(f"{path}: {unknown('action', action, known)}")
     return keys

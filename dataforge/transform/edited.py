@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +62,9 @@ class Base(Protocol):
             DataforgeError: they cannot be read.
         """
 
+    def having(self, labels: Sequence[int]) -> list[int]:
+        """Return the images that may have a box of these labels, in order."""
+
     def raw(self, n: int) -> Record:
         """Return image n as the source gives it, unchecked."""
 
@@ -105,6 +108,9 @@ class Files:
             data = file.read()
             return data, f"{os.fstat(file.fileno()).st_mtime_ns:x}-{len(data):x}"
 
+    def having(self, labels: Sequence[int]) -> list[int]:
+        return [n for n, record in enumerate(self.records) if np.isin(record.labels, labels).any()]
+
     def raw(self, n: int) -> Record:
         return self.records[n]
 
@@ -135,6 +141,10 @@ class Stored:
     def image(self, n: int) -> tuple[bytes, str]:
         data = bytes(self.shards.blob(n))
         return data, f"{int(self.shards.table.crc[n]):08x}-{len(data):x}"
+
+    def having(self, labels: Sequence[int]) -> list[int]:
+        table = self.shards.table
+        return np.unique(table.image[np.isin(table.labels, labels)]).tolist()
 
     raw = record
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hmac
+import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,13 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dataforge.errors import DataforgeError
 from dataforge.images.header import probe
-from dataforge.overlay.edits import ClassName, Edit, RefusedError
+from dataforge.overlay.edits import RefusedError
 from dataforge.overlay.journal import NotWrittenError
-from dataforge.web.session import Session, StaleError
+from dataforge.web.api import BOX_PATTERN, LARGEST, MAX_COUNT, OPERATIONS, ClassChange, ImageEdits, document
+from dataforge.web.session import Session, StaleError, per
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY = 8 << 20  # bytes
-MAX_COUNT = 10_000  # lines of an answer
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -37,27 +39,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-Request_ = Annotated[str, Meta(min_length=1, max_length=200)]
 T = TypeVar("T")
-
-
-class ImageEdits(Struct, forbid_unknown_fields=True):
-    """Body of POST /api/images/{n}."""
-
-    request: Request_
-    revision: Annotated[int, Meta(ge=0)]
-    edits: Annotated[list[Edit], Meta(min_length=1, max_length=20_000)]
-    client: Annotated[str, Meta(max_length=200)] = ""
-    seconds: Annotated[float, Meta(ge=0, le=86_400)] | None = None
-
-
-class ClassChange(Struct, forbid_unknown_fields=True):
-    """Body of POST /api/classes."""
-
-    request: Request_
-    op: Literal["add", "rename", "merge"]
-    name: ClassName
-    to: ClassName | None = None
+_BOX = re.compile(BOX_PATTERN)
 
 
 class Guard:
@@ -106,7 +89,7 @@ class Guard:
         if not self._is_token(given):
             return failure(401, "no token; use the address that the server printed")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if request.method not in ("GET", "HEAD") and kind != "application/json":
+        if request.method == "POST" and kind != "application/json":
             return failure(415, "expected Content-Type: application/json")
         return None
 
@@ -122,15 +105,10 @@ def application(session: Session, token: str, port: int, keys: Mapping[str, list
         port: the one that it is served at on 127.0.0.1.
         keys: action -> keys, where the user has chosen others.
     """
-    pages = _Pages(session, keys or {})
+    pages = Pages(session, keys or {})
     routes = [
         Route("/", pages.page),
-        Route("/api/set", pages.set),
-        Route("/api/images", pages.images),
-        Route("/api/images/{n:int}", pages.get_image),
-        Route("/api/images/{n:int}", pages.post_image, methods=["POST"]),
-        Route("/api/classes", pages.post_classes, methods=["POST"]),
-        Route("/image/{n:int}", pages.picture),
+        *(Route(one.path, getattr(pages, one.name), methods=[one.method]) for one in OPERATIONS),
         Mount("/static", StaticFiles(directory=STATIC, check_dir=False)),
     ]
     handlers: dict[Any, Any] = {
@@ -141,7 +119,9 @@ def application(session: Session, token: str, port: int, keys: Mapping[str, list
     return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
 
-class _Pages:
+class Pages:
+    """The handlers of `api.OPERATIONS`, by name."""
+
     def __init__(self, session: Session, keys: Mapping[str, list[str]]) -> None:
         self._session, self._keys = session, keys
 
@@ -152,6 +132,7 @@ class _Pages:
         base = self._session.base
         return answer(
             {
+                "id": self._session.id,
                 "title": base.path.name,
                 "images": len(base.places),
                 "classes": self._classes(),
@@ -162,6 +143,7 @@ class _Pages:
         )
 
     def images(self, request: Request) -> Response:
+        _only(request, "from", "count")
         first, count = _number(request, "from", 0), _number(request, "count", 1000, MAX_COUNT)
         rows = range(len(self._session.base.places))[first : first + count]
         return answer({"images": [self._session.summary(n) for n in rows]})
@@ -209,15 +191,51 @@ class _Pages:
             headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(data)}"
         return Response(data[part], status, headers, media)
 
+    def speed(self, request: Request) -> Response:
+        return answer(self._session.speed())
+
+    def speed_csv(self, request: Request) -> Response:
+        facts = self._session.speed()
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(["class", "boxes", "seconds", "seconds_per_box"])
+        for one in [*facts["by_class"], {"name": "all", **facts}]:
+            rows.writerow([one["name"], one["boxes"], one["seconds"], per(one["seconds"], one["boxes"])])
+        headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="speed.csv"'}
+        return Response(text.getvalue(), 200, headers, "text/csv")
+
+    def crops(self, request: Request) -> Response:
+        _only(request, "label", "from", "count")
+        first, count = _number(request, "from", 0), _number(request, "count", 1000, MAX_COUNT)
+        if "label" not in request.query_params:
+            raise HTTPException(400, "label: expected the number of a class")
+        return answer({"crops": self._session.crops(_number(request, "label", 0), first, count)})
+
+    def crop(self, request: Request) -> Response:
+        _only(request, "box", "size")
+        n, size = self._n(request), _number(request, "size", 96, 512, least=8)
+        text = request.query_params.get("box", "")
+        if not _BOX.fullmatch(text):
+            raise HTTPException(400, f"box: {text!r}; expected x1,y1,x2,y2")
+        x1, y1, x2, y2 = map(float, text.split(","))
+        data = self._session.crop(n, (x1, y1, x2, y2), size)
+        return Response(data, 200, {"Cache-Control": "private, max-age=3600"}, "image/jpeg")
+
+    def proposals(self, request: Request) -> Response:
+        self._n(request)
+        return answer({"boxes": [], "pending": False})
+
+    def openapi(self, request: Request) -> Response:
+        return answer(document())
+
     def _classes(self) -> list[dict[str, Any]]:
         return [{"id": label, "name": name} for label, name in self._session.edits.classes().items()]
 
     def _n(self, request: Request) -> int:
-        n: int = request.path_params["n"]
-        count = len(self._session.base.places)
-        if n >= count:
-            raise HTTPException(404, f"no image {n}; there are {count}")
-        return n
+        text, count = request.path_params["n"], len(self._session.base.places)
+        if not (_is_number(text) and int(text) < count):
+            raise HTTPException(404, f"no image {text[:20]}; there are {count}")
+        return int(text)
 
 
 def answer(facts: object, status: int = 200) -> Response:
@@ -244,10 +262,20 @@ async def _body(request: Request, kind: type[T]) -> T:
         raise HTTPException(400, f"the body is not as expected: {error}") from None
 
 
-def _number(request: Request, name: str, default: int, limit: int = 1 << 53) -> int:
+def _only(request: Request, *known: str) -> None:
+    for name in request.query_params:
+        if name not in known:
+            raise HTTPException(400, f"{name}: no such parameter; known: {', '.join(known)}")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 17
+
+
+def _number(request: Request, name: str, default: int, limit: int = LARGEST, least: int = 0) -> int:
     text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and int(text) <= limit):
-        raise HTTPException(400, f"{name}: {text!r}; expected a number from 0 to {limit}")
+    if not (_is_number(text) and least <= int(text) <= limit):
+        raise HTTPException(400, f"{name}: {text!r}; expected a number from {least} to {limit}")
     return int(text)
 
 

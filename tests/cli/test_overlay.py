@@ -217,7 +217,7 @@ def test_an_annotated_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_command(tmp_path: Path, stop: signal.Signals) -> None:
     photos(tmp_path / "photos")
-    (tmp_path / "keys.toml").write_text('next = "n"\ndelete = ["x", "Delete"]\n')
+    (tmp_path / "keys.toml").write_text('mode = "n"\nduplicate = ["x", "Ctrl+x"]\n')
     words = ["annotate", str(tmp_path / "photos"), "--classes", "cat, dog", "--no-browser"]
     words += ["--keys", str(tmp_path / "keys.toml")]
     with subprocess.Popen(
@@ -231,7 +231,7 @@ def test_the_command(tmp_path: Path, stop: signal.Signals) -> None:
             got = client.get(address)
             assert got.status_code == 303
             facts = client.get(address.partition("?")[0] + "api/set").json()
-        assert facts["title"] == "photos" and facts["keys"] == {"next": ["n"], "delete": ["x", "Delete"]}
+        assert facts["title"] == "photos" and facts["keys"] == {"mode": ["n"], "duplicate": ["x", "Ctrl+x"]}
         assert [known["name"] for known in facts["classes"]] == ["cat", "dog"]
         os.kill(process.pid, stop)
         out, err = process.communicate(timeout=30)

@@ -22,7 +22,7 @@ for _ in sys.stdin:
         print(f"ended {os.waitstatus_to_exitcode(status)}", flush=True)
         continue
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    listening = _listen(0)
+    listening = _listen(0, Path(sys.argv[2]))
     session = Session(open_base(Path(sys.argv[1])), Path(sys.argv[2]), ["cat"])
     print(f"{os.getpid()} {listening.getsockname()[1]}", flush=True)
     port = listening.getsockname()[1]
