@@ -6,6 +6,7 @@ Backbones for Object Detection", ViTDet, arXiv 2203.16527). It uses timm's layer
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,7 @@ class PlainViT(Backbone):
             ConfigError: weights are missing or do not match; the message names them.
         """
         if pretrained.is_file(source):
-            net = _net(self.name, pretrained=False)
-            text = _load_file(net, Path(source))
+            net, text = _load_file(self.name, Path(source))
         else:
             name = self.name if source == "true" else f"{self.name.partition('.')[0]}.{source}"
             net = _net(name, pretrained=True)
@@ -160,9 +160,12 @@ class PlainViT(Backbone):
 
 
 def run_block(block: Any, x: Tensor, window: int) -> Tensor:
-    """Run a block on (B, h, w, D) with attention within windows of `window` tokens per side, or globally for 0."""
+    """Run a block on (B, h, w, D) with attention within windows of `window` tokens per side, or globally for 0.
+
+    A window that covers the map is not padded to its full size; the result is the same.
+    """
     y = block.norm1(x)
-    if window:
+    if 0 < window < max(x.shape[1:3]):
         tokens, mask = to_windows(y, window)
         y = from_windows(block.attn(tokens, attn_mask=mask), window, x.shape[1], x.shape[2])
     else:
@@ -256,13 +259,16 @@ def _positions(net: VisionTransformer) -> nn.Parameter | None:
     return nn.Parameter(value.detach().unflatten(1, (rows, columns)).permute(0, 3, 1, 2).contiguous())
 
 
-def _load_file(net: VisionTransformer, path: Path) -> str:
-    """Load a state dict whose names timm can map.
+def _load_file(name: str, path: Path) -> tuple[VisionTransformer, str]:
+    """Return timm's model with the weights of a file whose names timm can map, and a description of what was loaded.
 
     Raises:
         ConfigError: tensors are missing or have another shape.
     """
     given = pretrained.read_state(path)
+    # Class and register tokens are not used here, so that the file need not have the model's number of them.
+    bare = "register_tokens" in given or _is_square(given.get("pos_embed"))
+    net = _net(name, pretrained=False, no_embed_class=bare, reg_tokens=0)
     try:
         state = checkpoint_filter_fn(dict(given), net)
     except (RuntimeError, KeyError, ValueError, AssertionError, IndexError) as error:
@@ -283,7 +289,12 @@ def _load_file(net: VisionTransformer, path: Path) -> str:
     openai = any(name.endswith("visual.class_embedding") for name in given)
     gelu = any(isinstance(layer, nn.GELU) for layer in net.modules())
     note = "; if these are OpenAI's own weights, they want the QuickGELU of the timm models named so" if openai else ""
-    return f"{path}: {len(wanted)} tensors loaded by name{rest}{note if gelu else ''}"
+    return net, f"{path}: {len(wanted)} tensors loaded by name{rest}{note if gelu else ''}"
+
+
+def _is_square(positions: Tensor | None) -> bool:
+    """Return whether an embedding (1, N, D) has the N of a square grid, and so none for other tokens."""
+    return positions is not None and positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
 
 
 def _names(names: list[str]) -> str:
