@@ -43,20 +43,20 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
         own_sums: dict[tuple[int, int], _Row] = {}
         for split in chosen_splits(part, None):
             for i in part.splits[split].tolist():
-                key, row = (split, part.table.key[i]), (n, i)
+                key, place = (split, part.table.key[i]), (n, i)
                 of_bytes = int(part.table.crc[i]), int(part.table.size[i])
                 first = by_key.get(key)
                 alike = by_sum.get(of_bytes)
                 if first is not None:
                     taken.append(f"{split}: {key[1]}: in {parts[first[0]].path} and {part.path}")
-                if on_same_key == "unite" and first is not None and _same(parts, first, row):
-                    united.setdefault(first, []).append(row)
-                    gone.add(row)
+                if on_same_key == "unite" and first is not None and _same(parts, first, place):
+                    united.setdefault(first, []).append(place)
+                    gone.add(place)
                     continue
-                if alike is not None and _same(parts, alike, row):
+                if alike is not None and _same(parts, alike, place):
                     shared[n].append(f"{split}: {key[1]}")
-                own_keys[key] = row
-                own_sums.setdefault(of_bytes, row)
+                own_keys[key] = place
+                own_sums.setdefault(of_bytes, place)
         by_key = own_keys | by_key
         by_sum = own_sums | by_sum
     if taken and on_same_key == "refuse":
@@ -71,8 +71,8 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
             numbers.setdefault(name, number)
     label_of = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
 
-    def record(row: _Row, split: str = "") -> Record:
-        n, i = row
+    def record(place: _Row, split: str = "") -> Record:
+        n, i = place
         stored = row(parts[n].table, i, split, bytes(parts[n].blob(i)), str(parts[n].path))
         return replace(stored, labels=label_of[n][stored.labels])
 
@@ -81,7 +81,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
             for i in part.splits[split].tolist():
                 if (n, i) not in gone:
                     yield _united([record((n, i), split), *map(record, united.get((n, i), ()))])
-        count = sum(row[0] == n for row in gone)
+        count = sum(place[0] == n for place in gone)
         for code, value, reason in (
             (
                 "copy-kept",
@@ -100,7 +100,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
 
     def source(n: int, part: Shards) -> Source:
         original = source_of(part)
-        total = original.total - sum(row[0] == n for row in gone)
+        total = original.total - sum(place[0] == n for place in gone)
         ids = tuple(numbers[name] for name in classes)
         return replace(original, classes=classes, class_ids=ids, records=records(n, part), total=total)
 
