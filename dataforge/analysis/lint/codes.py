@@ -45,6 +45,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "alike-across": ("warning", "the image is nearly identical to one of another split: scores may be too high"),
     "split-classes": ("warning", "the split's class distribution differs from the training split's"),
     "split-sizes": ("warning", "the split's box sizes differ from the training split's"),
+    "splits-alike": ("warning", "the names of splits nearly agree, but they are different splits"),
     "keys-prefixed": ("info", "several sources use the same keys; a prefix was added"),
     "ids-given-up": ("info", "several sources use the same image ids; the ids are not kept"),
     "view-class": ("info", "boxes are left out by --classes"),
