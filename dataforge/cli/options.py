@@ -53,6 +53,18 @@ class SourceCommand(click.Command):
         return [*own, *formats, help_option]
 
 
+class _FractionOrCount(click.ParamType):
+    """A whole number is a count, a number with a point a fraction."""
+
+    name = "fraction or count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        try:
+            return value if isinstance(value, float | int) else int(value) if value.isdecimal() else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+
+
 @functools.cache  # click compares parameters by identity, and requests them several times
 def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> click.Option:
     """Create a format's option; its help begins with the formats that accept it, unless all do."""
@@ -87,7 +99,7 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
         difficult: Any,
         empty: Any,
         limit: int | None,
-        sample: float,
+        sample: float | int,
         sample_seed: int,
         **others: Any,
     ) -> Any:
@@ -127,9 +139,9 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
             ),
             click.option(
                 "--sample",
-                type=float,
+                type=_FractionOrCount(),
                 default=1.0,
-                help="Keep a random fraction (0.1), or this many images of each split (500).",
+                help="Keep a random fraction (0.1; 1.0 for all), or a number of images of each split (500).",
             ),
             click.option("--sample-seed", type=int, default=0, show_default=True, help="Seed of --sample."),
         )
@@ -148,6 +160,12 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
             ),
+            click.option(
+                "--split-map",
+                multiple=True,
+                metavar="OLD=NEW",
+                help="Rename a split (repeat the option); the same name merges.",
+            ),
         )
     ):
         command = option(command)
@@ -161,10 +179,11 @@ def open_source(
     view: View,
     add: tuple[str, ...],
     class_map: Path | None,
+    split_map: tuple[str, ...],
     **given: Any,
 ) -> tuple[Source, str]:
     """Open the source selected by `source_options`, and return it with the name of its format."""
-    from dataforge.sources.join import join, read_class_map, rename
+    from dataforge.sources.join import join, read_class_map, rename, rename_splits
     from dataforge.sources.view import View
 
     name = named(format_name, root)
@@ -177,6 +196,13 @@ def open_source(
         source = join([(root.resolve().name, source), *others])
     if class_map:
         source = rename(source, read_class_map(class_map))
+    new_names = {}
+    for text in split_map:
+        old, separator, new = text.partition("=")
+        if not (old and separator and new):
+            raise ConfigError(f"--split-map {text}: expected OLD=NEW, such as train2017=train")
+        new_names[old] = new
+    source = rename_splits(source, new_names)
     return source if view == View() else view.filter(source), title
 
 

@@ -54,7 +54,9 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     from dataforge.ingest.prove import first_difference
 
     format_name, root = format_and_root(origin, "--source")
-    source, _ = open_source(format_name, root, (*shards.index["splits"], *shards.index["unions"]), **given)
+    # the shards' splits are not the source's where --split-map renames them
+    splits = None if given["split_map"] else (*shards.index["splits"], *shards.index["unions"])
+    source, _ = open_source(format_name, root, splits, **given)
     with progress_bar(len(shards), hidden=as_json) as progress:
         first = first_difference(shards, source, progress)
     if as_json:

@@ -37,8 +37,8 @@ AHEAD = 3  # batches being made while one is in use
 class Loader:
     """Batches of one split, for one epoch at a time.
 
-    Iterating twice gives the same batches; call `set_epoch` before each epoch for another order and other
-    augmentation, as with torch's `DistributedSampler`.
+    Each complete pass is followed by the next epoch, with another order and other augmentation. `set_epoch` chooses the
+    epoch of the next pass, as with torch's `DistributedSampler`; the same epoch gives the same batches.
 
     A batch, and every view of it, is valid for as long as you keep a reference. When none is left, the memory of its
     images is reused for a later batch, so a loop that drops its batches needs the memory of only a few.
@@ -182,6 +182,7 @@ class Loader:
         self._steps: list[Step] | None = None
         self._first = 0  # where the next iteration starts
         self._next = 0  # the step after the last one yielded
+        self._passed = False  # whether the last iteration reached the end of the epoch
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -197,7 +198,7 @@ class Loader:
         """Set the epoch of the next iteration, which starts from its first step."""
         if epoch != self.epoch:
             self._steps = None
-        self.epoch, self._first, self._next = epoch, 0, 0
+        self.epoch, self._first, self._next, self._passed = epoch, 0, 0, False
 
     def steps(self) -> list[Step]:
         """Return this epoch's plan for this rank."""
@@ -251,6 +252,8 @@ class Loader:
         self._first = self._next = state["step"]
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._passed:
+            self.set_epoch(self.epoch + 1)
         first = self._first
         self._first, self._next = 0, first
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
@@ -266,6 +269,7 @@ class Loader:
                     self._next += 1
                     yield self.collate.finish(pending, batch)
                     del pending, moved, batch
+                self._passed = True
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if transfer:

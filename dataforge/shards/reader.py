@@ -134,7 +134,7 @@ class Shards:
             return None
         table = self._stored
         kept = np.ones(len(table), bool)
-        if self.view.sample != 1:
+        if self.view.samples:
             for part in self._stored_splits.values():
                 kept[part] = self.view.drawn(table.key[part])
         if self.view.empty == "drop":

@@ -1,7 +1,8 @@
-"""Joining sources and renaming classes: functions from `Source` to `Source`."""
+"""Joining sources, renaming classes and splits: functions from `Source` to `Source`."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,6 +130,49 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             )
 
     return replace(source, classes=classes, class_ids=ids, records=records())
+
+
+def rename_splits(source: Source, names: Mapping[str, str]) -> Source:
+    """Rename splits: splits that get the same name are merged. Note names at the end that nearly agree.
+
+    Args:
+        names: old -> new; other splits keep their names.
+
+    Raises:
+        ConfigError: a union gets the name of another split; or, at the end of the records, no split has an old name.
+    """
+    unions = {
+        names.get(name, name): tuple(names.get(part, part) for part in parts) for name, parts in source.unions.items()
+    }
+    if wrong := [name for name, parts in unions.items() if name in parts or len({*parts}) < len(parts)]:
+        raise ConfigError(f"--split-map: the parts of split {wrong[0]!r} would be {' + '.join(unions[wrong[0]])}")
+
+    def records() -> Iterator[Record | Finding]:
+        counts: Counter[str] = Counter()
+        for item in source.records:
+            if isinstance(item, Record):
+                counts[item.split] += 1
+                item = replace(item, split=names[item.split]) if item.split in names else item
+            yield item
+        if unknown := [name for name in names if name not in {*counts, *source.unions}]:
+            known = ", ".join(sorted(counts))
+            raise ConfigError(f"--split-map: no such split: {', '.join(map(repr, unknown))}; known: {known}")
+        alike: dict[str, Counter[str]] = {}
+        for name, count in counts.items():
+            alike.setdefault(_plain(name), Counter())[names.get(name, name)] += count
+        for splits in alike.values():
+            if len(splits) > 1:
+                value = ", ".join(f"{name} ({count} images)" for name, count in splits.items())
+                reason = "are kept apart, and training uses one of them; merge them with --split-map OLD=NEW"
+                yield Finding("noted", "splits-alike", "", "", value, reason, "set")
+
+    return replace(source, records=records(), unions=unions)
+
+
+def _plain(split: str) -> str:
+    """Return what a split is commonly called: train for "Train2017", val for "validation"."""
+    letters = re.sub(r"[^a-z]", "", split.lower())
+    return {"training": "train", "valid": "val", "validation": "val", "testing": "test"}.get(letters, letters) or split
 
 
 def read_class_map(path: Path) -> dict[str, str]:

@@ -38,9 +38,9 @@ class View:
         crowd, difficult: whether boxes with that flag are kept.
         empty: whether images without boxes are kept, counting the boxes that the other filters leave.
         limit: the maximum number of images per split: the first ones that pass all other filters.
-        sample: the fraction of images to draw at random; above 1, their number per split. A draw depends only on the
-            images' keys and the seed, so a smaller sample is a subset of a larger one, and the other filters, which
-            are applied to the drawn images, do not change it.
+        sample: the fraction of images to draw at random, a float; or their number per split, an int: 1.0 draws all and
+            1 draws one. A draw depends only on the images' keys and the seed, so a smaller sample is a subset of a
+            larger one, and the other filters, which are applied to the drawn images, do not change it.
         sample_seed: the seed of the draw.
 
     Raises:
@@ -54,7 +54,7 @@ class View:
     difficult: Policy = "keep"
     empty: Policy = "keep"
     limit: int | None = None
-    sample: float = 1.0
+    sample: float | int = 1.0
     sample_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,9 +70,9 @@ class View:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit}; expected at least 1 image")
-        if not (0 < self.sample <= 1 or (self.sample > 1 and self.sample % 1 == 0)):
+        if not (self.sample >= 1 if self._counted else 0 < self.sample <= 1):
             raise ConfigError(
-                f"sample is {self.sample}; expected a fraction above 0 and up to 1, or a number of images"
+                f"sample is {self.sample}; expected a fraction above 0 and up to 1.0, or a whole number of images"
             )
 
     def label_of(self, known: Sequence[str]) -> NDArray[np.int32]:
@@ -129,7 +129,16 @@ class View:
 
     @property
     def chooses_images(self) -> bool:
-        return self.empty == "drop" or self.limit is not None or self.sample != 1
+        return self.empty == "drop" or self.limit is not None or self.samples
+
+    @property
+    def samples(self) -> bool:
+        """Whether images are drawn at random."""
+        return self._counted or self.sample < 1
+
+    @property
+    def _counted(self) -> bool:
+        return isinstance(self.sample, int)
 
     def _lots(self, keys: Iterable[str]) -> NDArray[np.float64]:
         """Return (n,) numbers in 0..1; the images with the lowest numbers are drawn."""
@@ -143,7 +152,7 @@ class View:
             keys: all keys of a split, if `sample` is a number of images.
         """
         lots = self._lots(keys)
-        return (lots if self.sample <= 1 else np.argsort(np.argsort(lots, kind="stable"))) < self.sample
+        return (np.argsort(np.argsort(lots, kind="stable")) if self._counted else lots) < self.sample
 
     def _draw(self, items: Iterator[Record | Finding], left_out: Counter[str]) -> Iterator[Record | Finding]:
         """Draw the same sample from a stream, and count the records left out. Findings pass unchanged.
@@ -156,7 +165,7 @@ class View:
                 yield item
                 continue
             lot = float(self._lots([item.key])[0])
-            if self.sample > 1:
+            if self._counted:
                 heap = held.setdefault(item.split, [])
                 heappush(heap, (-lot, -n, item))
                 if len(heap) > self.sample:
@@ -186,7 +195,7 @@ class View:
             boxes_out: Counter[tuple[str, str]] = Counter()
             images_out: Counter[str] = Counter()
             taken: Counter[str] = Counter()
-            drawn = source.records if self.sample == 1 else self._draw(source.records, images_out)
+            drawn = self._draw(source.records, images_out) if self.samples else source.records
 
             def beyond_limit(record: Record) -> bool:
                 beyond = self.limit is not None and taken[record.split] >= self.limit

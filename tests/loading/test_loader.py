@@ -80,12 +80,15 @@ def test_the_same_batches_for_any_number_of_threads(many, augment):
         assert same(a, b) and same(a, c)
 
 
-def test_epochs_differ_and_iterating_again_repeats(many):
+def test_epochs_differ_and_each_pass_takes_the_next(many):
     loader = Loader(many, batch_size=7, size=SIZE, augment="yolo")
-    first, again = list(loader), list(loader)
-    loader.set_epoch(1)
-    second = list(loader)
-    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    first, second = list(loader), list(loader)
+    assert loader.epoch == 1
+    next(iter(loader))  # an incomplete pass of epoch 2
+    assert loader.epoch == 2 and loader.state_dict()["step"] == 1
+    for epoch, batches in ((0, first), (1, second)):
+        loader.set_epoch(epoch)
+        assert all(same(a, b) for a, b in zip(loader, batches, strict=True))
     assert not same(first[0], second[0])
     assert sorted(torch.cat([b.index for b in second]).tolist()) == list(range(40))
 

@@ -15,7 +15,7 @@ from dataforge.cli.main import main
 from dataforge.errors import ConfigError, FormatError
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.reader import Shards
-from dataforge.sources.join import join, read_class_map, rename
+from dataforge.sources.join import join, read_class_map, rename, rename_splits
 from tests import tiny
 from tests.cli.test_bad_input import kinds, refused, run
 from tests.formats.sets import CATEGORIES, box, coco, drain, picture, put, voc_object, voc_xml
@@ -176,6 +176,63 @@ def test_class_maps_that_are_wrong(tmp_path: Path, text: str | bytes | None, sai
     with pytest.raises(ConfigError, match=said) as caught:
         read_class_map(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("splits", "alike"),
+    [
+        (("train", "train2017"), True),
+        (("val", "Validation_2012", "valid"), True),
+        (("train", "val", "test", "trainval"), False),
+        (("2007", "2012"), False),
+        (("train_a", "train_b"), False),
+    ],
+)
+def test_splits_whose_names_nearly_agree_are_noted(splits: tuple[str, ...], alike: bool) -> None:
+    items = [record(f"{n}.jpg", [0], split) for n, split in enumerate(splits)]
+    *kept, last = rename_splits(source(["a"], *items), {}).records
+    if not alike:
+        assert all(one is other for one, other in zip([*kept, last], items, strict=True))
+        return
+    assert all(one is other for one, other in zip(kept, items, strict=True))
+    assert isinstance(last, Finding) and last.code == "splits-alike"
+    assert all(f"{split} (1 images)" in last.value for split in splits) and "--split-map" in last.reason
+    merged = list(rename_splits(source(["a"], *items), dict.fromkeys(splits, "x")).records)
+    assert [item.split for item in merged if isinstance(item, Record)] == ["x"] * len(splits) == ["x"] * len(merged)
+
+
+def test_split_maps_of_unions_and_of_what_is_not_there() -> None:
+    parts = Source(
+        ("a",),
+        iter([record("a.jpg", [0], "train"), record("b.jpg", [0], "val")]),
+        unions={"trainval": ("train", "val")},
+    )
+    renamed = rename_splits(parts, {"train": "fit", "trainval": "all"})
+    assert renamed.unions == {"all": ("fit", "val")}
+    assert [item.split for item in renamed.records if isinstance(item, Record)] == ["fit", "val"]
+    for names in ({"trainval": "train"}, {"val": "train"}):
+        with pytest.raises(ConfigError, match="--split-map: the parts of split"):
+            rename_splits(parts, names)
+    with pytest.raises(ConfigError, match="no such split: 'tests'; known: test"):
+        list(rename_splits(source(["a"], record("a.jpg", [0], "test")), {"tests": "test"}).records)
+
+
+def test_the_command_with_split_names(tmp_path: Path) -> None:
+    one = coco(tmp_path / "one", {"a.jpg": picture(0)}, [box(10, [1, 1, 5, 5])])
+    other = coco(tmp_path / "two", {"b.jpg": picture(1)}, [box(10, [1, 1, 5, 5])])
+    (other / "annotations/instances_train.json").rename(other / "annotations/instances_train2017.json")
+    (other / "train").rename(other / "train2017")
+    result = run("coco", one, "--out", tmp_path / "apart", "--add", f"coco:{other}")
+    assert result.exit_code == 0 and "train2017 (1 images)" in result.output
+    options = ["--add", f"coco:{other}", "--split-map", "train2017=train"]
+    assert run("coco", one, "--out", tmp_path / "out", *options).exit_code == 0
+    assert len(Shards(tmp_path / "out", "train")) == 2
+    runner = CliRunner()
+    same = runner.invoke(main, ["verify", str(tmp_path / "out"), "--source", f"coco:{one}", *map(str, options)])
+    assert same.exit_code == 0, same.output
+    for text, message in (("train2017", "expected OLD=NEW"), ("x=train", "no such split: 'x'; known: train")):
+        wrong = run("coco", one, "--out", tmp_path / "wrong", "--split-map", text)
+        assert wrong.exit_code == 1 and message in wrong.output and not (tmp_path / "wrong/index.json").exists()
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ VIEWS = st.builds(
     difficult=POLICY,
     empty=POLICY,
     limit=st.none() | st.integers(1, 12),
-    sample=st.floats(0.05, 1) | st.integers(2, 12),
+    sample=st.floats(0.05, 1) | st.integers(1, 12),
     sample_seed=st.integers(-9, 9),
 )
 
@@ -128,7 +128,7 @@ def test_a_view_keeps_what_it_says_and_no_more(view: View, whole: Path) -> None:
     for split in ("train", "val"):
         keys = table.key[everything.splits[split]].tolist()
         drawn[split] = dict(zip(keys, view.drawn(keys).tolist(), strict=True))
-        assert view.sample <= 1 or sum(drawn[split].values()) == min(view.sample, len(keys))
+        assert isinstance(view.sample, float) or sum(drawn[split].values()) == min(view.sample, len(keys))
         fitting = [
             i
             for i in everything.splits[split].tolist()
@@ -159,8 +159,8 @@ def test_a_smaller_sample_is_part_of_a_larger_one(keys: list[str], one: float, o
     small, large = (View(sample=share, sample_seed=seed).drawn(keys) for share in sorted((one, other)))
     assert not (small & ~large).any() and View(sample=1.0).drawn(keys).all()
     assert small.tolist() == [bool(View(sample=min(one, other), sample_seed=seed).drawn([key])[0]) for key in keys]
-    counts = [View(sample=count, sample_seed=seed).drawn(keys) for count in range(2, len(keys) + 2)]
-    for count, kept in enumerate(counts, 2):
+    counts = [View(sample=count, sample_seed=seed).drawn(keys) for count in range(1, len(keys) + 2)]
+    for count, kept in enumerate(counts, 1):
         assert kept.sum() == min(count, len(keys))
     assert not any((few & ~more).any() for few, more in pairwise(counts))
     for kept in (few for few in counts if few.sum() == small.sum()):
@@ -195,7 +195,9 @@ def test_nothing_is_copied_where_nothing_is_left_out(whole: Path) -> None:
         ({"empty": "maybe"}, "empty is 'maybe'; expected keep or drop"),
         ({"limit": 0}, "limit is 0; expected at least 1 image"),
         ({"sample": 0.0}, "sample is 0.0; expected a fraction"),
-        ({"sample": 1.5}, "sample is 1.5; .* or a number of images"),
+        ({"sample": 0}, "sample is 0; expected a fraction"),
+        ({"sample": 500.0}, "sample is 500.0; .* or a whole number of images"),
+        ({"sample": 1.5}, "sample is 1.5; .* or a whole number of images"),
         ({"sample": math.inf}, "sample is inf"),
         ({"sample": math.nan}, "sample is nan"),
     ],

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from dataforge.augment.recipes import recipe
 from trainers import registry
 from trainers.config import read_toml, write_toml
-from trainers.training import engine
+from trainers.training import engine, run
 from trainers.training.data import make_loaders
 from trainers.yolov2 import YOLOv2Config
 
@@ -73,11 +73,15 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--config", "{tmp}/none.toml"], "cannot be read"),
         (["--resume", "{tmp}"], "holds no args.toml"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
+        (["--resume", "{tmp}/dense"], "is a run of dense; continue it with python -m trainers.dense"),
     ],
 )
 def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path, flags: list[str], words: str) -> None:
     (tmp_path / "typo.toml").write_text("epoch = 3\n")
     (tmp_path / "type.toml").write_text('epochs = "ten"\n')
+    (tmp_path / "dense").mkdir()
+    write_toml(registry.config_class("dense")(), tmp_path / "dense/args.toml")
+    run.begin(tmp_path / "dense", "dense", {})
     arguments = [flag.format(shards=tiny_shards, tmp=tmp_path) for flag in flags]
     result = CliRunner().invoke(
         engine.command("yolov2", YOLOv2Config),

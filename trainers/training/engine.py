@@ -69,8 +69,6 @@ def start(config: Config, detector: str, resume: Path | None, rank: int, world: 
     kind = registry.detector_class(detector)
     loader, val_loader = make_loaders(config, kind, rank, world, device)
     state = run.last(resume) if resume else None
-    if state and state["detector"] != detector:
-        raise ConfigError(f"{resume}: is a run of {state['detector']}, not of {detector}")
     model_config = state["config"] if state else kind.configure(config, loader.shards)
     model = kind(**model_config)
     if not state:
@@ -186,6 +184,8 @@ def command(detector: str, kind: type[Config]) -> click.Command:
                     "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
                 )
             toml = run.arguments(resume)
+            if (owner := run.start(resume)["detector"]) != detector:
+                raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
         values = (read_toml(kind, toml) if toml else {}) | given
         train(dataclasses.replace(kind(), **values), detector, resume)
 
