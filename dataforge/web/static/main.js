@@ -46,6 +46,7 @@ const sync = new Sync({
     const status = $("#status");
     const full = text ? `${word}: ${text}` : word;
     if (status.textContent !== full) status.textContent = full;
+    status.title = full;
     status.dataset.word = word;
   },
   async onsaved(n, revision) {
