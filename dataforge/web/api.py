@@ -169,7 +169,8 @@ def _number(default: int, limit: int = LARGEST) -> dict[str, Any]:
 
 
 _PAGE = {"from": _number(0), "count": _number(1000, MAX_COUNT)}
-BOX_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,20})?(,[0-9]{1,9}(\.[0-9]{1,20})?){3}$"
+_PIXEL = r"[0-9]{1,9}(\.[0-9]{1,30})?(e-[0-9]{1,3})?"  # as JavaScript writes a number
+BOX_PATTERN = f"^{_PIXEL}(,{_PIXEL}){{3}}$"
 _BOX = {"type": "string", "pattern": BOX_PATTERN}
 _OF_IMAGE = {404: Failure, 422: Failure}
 _WRITES = {400: Failure, 413: Failure, 507: Failure}

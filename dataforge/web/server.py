@@ -143,6 +143,7 @@ class Pages:
         )
 
     def images(self, request: Request) -> Response:
+        _only(request, "from", "count")
         first, count = _number(request, "from", 0), _number(request, "count", 1000, MAX_COUNT)
         rows = range(len(self._session.base.places))[first : first + count]
         return answer({"images": [self._session.summary(n) for n in rows]})
@@ -204,12 +205,14 @@ class Pages:
         return Response(text.getvalue(), 200, headers, "text/csv")
 
     def crops(self, request: Request) -> Response:
+        _only(request, "label", "from", "count")
         first, count = _number(request, "from", 0), _number(request, "count", 1000, MAX_COUNT)
         if "label" not in request.query_params:
             raise HTTPException(400, "label: expected the number of a class")
         return answer({"crops": self._session.crops(_number(request, "label", 0), first, count)})
 
     def crop(self, request: Request) -> Response:
+        _only(request, "box", "size")
         n, size = self._n(request), _number(request, "size", 96, 512, least=8)
         text = request.query_params.get("box", "")
         if not _BOX.fullmatch(text):
@@ -257,6 +260,12 @@ async def _body(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HTTPException(400, f"the body is not as expected: {error}") from None
+
+
+def _only(request: Request, *known: str) -> None:
+    for name in request.query_params:
+        if name not in known:
+            raise HTTPException(400, f"{name}: no such parameter; known: {', '.join(known)}")
 
 
 def _is_number(text: str) -> bool:
