@@ -8,9 +8,8 @@ Needs Chromium and playwright; takes about five minutes. It starts `dataforge an
   compositor, for Tab, arrows, Shift+arrows and a flag, with 10 to 5,000 boxes on a picture of 1600x1200. At 60 Hz it
   has the wait for the next frame, 8 ms on average and up to 17; "no frame limit" is the same without that wait.
 * "work": of that, the time in which JavaScript ran: the key's handler and the drawing.
-* "processor time": that of the page's main thread, all it does for a key; other work on the machine does not add to it.
 * "switch": from the key "next image" to the frame with the next picture of 12 megapixels in it, decoded ahead or not.
-* "keys and clicks a box": those that a script needs to draw, class and confirm 200 boxes; what is saved is compared with
+* "keys and clicks a box": what a script needs to draw, class and confirm 200 boxes; what is saved is compared with
   what had to be drawn. `PEERS` counts what the same boxes take by the documented shortcuts of others.
 """
 
@@ -69,9 +68,14 @@ WATCH = """() => import('/static/main.js').then(({ inside }) => {
   const seen = (window.seen = []);
   const channel = new MessageChannel();
   let press = null;
-  channel.port1.onmessage = () => { if (press?.painted) { press.shown = performance.now(); seen.push(press); press = null; } };
+  channel.port1.onmessage = () => {
+    if (!press?.painted) return;
+    press.shown = performance.now();
+    seen.push(press);
+    press = null;
+  };
   addEventListener('keydown', (event) => {
-    press = { stamp: event.timeStamp, start: performance.now(), picture: inside.stage.hasPicture };
+    press = { stamp: event.timeStamp, start: performance.now() };
     const mine = press;
     requestAnimationFrame(() => { mine.frame = performance.now(); });
   }, true);
@@ -124,12 +128,6 @@ def seen(tab: Tab, count: int) -> list[dict[str, float]]:
     return tab.page.evaluate("window.seen.splice(0)")  # type: ignore[no-any-return]
 
 
-def main_thread(session: Any) -> float:
-    """Milliseconds of processor time of a page's main thread."""
-    metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
-    return float(metrics["TaskDuration"] * 1e3)
-
-
 def paints(work: Path) -> Iterator[dict[str, Any]]:
     dense(work / "dense")
     for flags, limit in (((), "60 Hz"), (UNLIMITED, "no frame limit")):
@@ -142,14 +140,11 @@ def paints(work: Path) -> Iterator[dict[str, Any]]:
                 tab.keys("Tab")
                 tab.page.wait_for_timeout(500)
                 tab.page.evaluate(WATCH)
-                cpu = context.new_cdp_session(tab.page)
-                cpu.send("Performance.enable", {"timeDomain": "threadTicks"})
-                pressed, before = [], main_thread(cpu)
+                pressed = []
                 for i in range(WARM + PRESSES):
                     tab.keys(KEYS[i % len(KEYS)])
                     pressed += seen(tab, 1)
                     tab.page.wait_for_timeout(rng.uniform(10, 40))  # at any phase of the display
-                spent = (main_thread(cpu) - before) / (WARM + PRESSES)
                 del pressed[:WARM]
                 more = {"boxes": count, "display": limit, "window": "1920x1080"}
                 yield row(
@@ -157,7 +152,6 @@ def paints(work: Path) -> Iterator[dict[str, Any]]:
                 )
                 worked = [p["handled"] - p["start"] + p["painted"] - p["frame"] for p in pressed]
                 yield row(f"work of a key, {count} boxes, {limit}", worked, "ms", **more)
-                yield row(f"processor time of a key, {count} boxes, {limit}", [spent], "CPU ms", runs=1, **more)
                 assert tab.saved() == tab.boxes()
                 tab.page.close()
         server.close()
@@ -178,10 +172,8 @@ def switches(work: Path) -> Iterator[dict[str, Any]]:
         tab = Tab(context, server, 0)
         tab.page.evaluate(WATCH)
         taken: dict[str, list[float]] = {"decoded ahead": [], "not decoded ahead": []}
-        n = 0
-        for _ in range(SWITCHES):
+        for n in range(1, SWITCHES + 1):
             tab.page.wait_for_timeout(2500)  # what an annotator needs for an image, or less
-            n += 1
             tab.page.evaluate("(n) => { window.wanted = n; window.seen.length = 0; }", n)
             tab.keys("d")
             taken["decoded ahead"] += [press["shown"] - press["stamp"] for press in seen(tab, 1)]

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,20 @@ def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     server = Server(root)
     yield server
     server.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers of a test's own."""
+    servers: list[Server] = []
+
+    def start(path: Path, *options: str) -> Server:
+        servers.append(Server(path, *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture
@@ -276,10 +290,10 @@ def test_a_tab_beside_shows_what_was_saved(context: Any, server: Server) -> None
     assert second.saved() == second.boxes() and len(second.boxes()) == len(saved) + 1
 
 
-def test_killed_servers_lose_nothing(context: Any, tmp_path: Path) -> None:
+def test_killed_servers_lose_nothing(context: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     """Kill the server at moments while edits are sent; what the page has is what the next server has."""
     synth.write(tmp_path / "set", images=5)
-    server = Server(tmp_path / "set")
+    server = serve(tmp_path / "set")
     tab, rng = Tab(context, server, 0), random.Random(1)
     for _ in range(3):
         tab.keys("r", *rng.choices(["ArrowLeft", "ArrowUp", "2", "3", "Control+d"], k=rng.randrange(3, 12)))
@@ -297,7 +311,6 @@ def test_killed_servers_lose_nothing(context: Any, tmp_path: Path) -> None:
     server.start()
     again = Tab(context, server, 0)
     assert again.saved() == left == again.boxes()
-    server.close()
 
 
 def test_a_full_disk_is_shown_and_waited_for(context: Any, server: Server) -> None:
@@ -313,7 +326,7 @@ def test_a_full_disk_is_shown_and_waited_for(context: Any, server: Server) -> No
     assert tab.saved() == tab.boxes()
 
 
-def test_hostile_names_are_text(context: Any, tmp_path: Path) -> None:
+def test_hostile_names_are_text(context: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     root = tmp_path / HOSTILE[0].replace("/", "_")
     (root / "train").mkdir(parents=True)
     (root / "annotations").mkdir()
@@ -328,7 +341,7 @@ def test_hostile_names_are_text(context: Any, tmp_path: Path) -> None:
     categories = [{"id": i, "name": name} for i, name in enumerate(HOSTILE)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations/instances_train.json").write_text(json.dumps(content), "utf-8")
-    server = Server(root)
+    server = serve(root)
     tab = Tab(context, server, 0)
     elements = "document.querySelectorAll('script, img, b').length"
     before = tab.page.evaluate(elements)
@@ -344,7 +357,6 @@ def test_hostile_names_are_text(context: Any, tmp_path: Path) -> None:
     tab.wait_text("#next-class", "<b>new</b>")
     assert tab.page.evaluate(elements) == before and not tab.faults
     assert tab.saved()[0]["label"] == len(HOSTILE)
-    server.close()
 
 
 def test_strangers_get_nothing(context: Any, other: Any, server: Server) -> None:
@@ -454,6 +466,61 @@ def test_copy_from_the_previous_image(context: Any, server: Server) -> None:
     assert tab.saved() == tab.boxes()
 
 
+def test_crops_are_relabelled_and_back(context: Any, server: Server) -> None:
+    tab = Tab(context, server, 19)
+    rows = tab.get("/api/images?from=0&count=1000")["images"]
+
+    def stars() -> dict[tuple[int, str], int]:
+        images = [tab.get(f"/api/images/{row['n']}") for row in rows]
+        return {(image["n"], item["id"]): item["label"] for image in images for item in image["boxes"]}
+
+    before = stars()
+    star, ring = synth.CLASSES.index("star"), synth.CLASSES.index("ring")
+    wanted = [key for key, label in before.items() if label == star]
+    tab.keys("b")
+    tab.page.select_option("#bulk select", str(star))
+    tab.wait_text("#bulk-count", f"0 of {len(wanted)} selected")
+    tab.keys("Tab")  # from the list of classes to the crops
+    tab.page.locator(".crops [role=option] >> nth=1").focus()
+    tab.keys(" ", "Shift+ArrowRight")
+    tab.wait_text("#bulk-count", f"2 of {len(wanted)} selected")
+    tab.keys(str(ring + 1))
+    tab.wait_text("#bulk-count", f"0 of {len(wanted) - 2} selected")
+    tab.saved()
+    after = stars()
+    changed = [key for key in before if before[key] != after[key]]
+    assert len(changed) == 2 and {after[key] for key in changed} == {ring} and set(changed) <= set(wanted)
+    tab.keys("Control+z")
+    tab.wait_text("#bulk-count", f"0 of {len(wanted)} selected")
+    tab.saved()
+    assert stars() == before and not tab.faults
+
+
+def test_classes_are_added_renamed_and_merged(context: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
+    synth.write(tmp_path / "set", images=5)
+    server = serve(tmp_path / "set")
+    tab = Tab(context, server, 0)
+    tab.keys("r", "2", "/")
+    tab.page.keyboard.type("cone")
+    tab.keys("Enter")
+    tab.wait_text("#next-class", "cone")
+    assert tab.saved()[-1]["label"] == len(synth.CLASSES) or 5 in {item["label"] for item in tab.saved()}
+    for op, to, shown in (("rename", "cup", "cup"), ("merge", "box", "")):
+        tab.keys("Control+/")
+        tab.page.select_option("#class-op", op)
+        tab.page.fill("#class-to", to)
+        tab.keys("Enter")
+        tab.wait("document.querySelector('#edit-classes').open", False)
+        names = [item["name"] for item in tab.get("/api/set")["classes"]]
+        assert (shown in names) == bool(shown) and "cone" not in names
+    assert {item["label"] for item in tab.image()["boxes"]} <= set(range(len(synth.CLASSES)))
+    tab.wait("document.querySelector('#position').textContent", "1 / 5")
+    assert tab.boxes() == tab.saved()
+    tab.keys("i")
+    tab.wait("document.querySelector('#speed-sum').textContent.startsWith('Since the start: 1 boxes on 1 images')")
+    assert not tab.faults
+
+
 def test_zoom_and_pan_keep_the_place_under_the_pointer(context: Any, server: Server) -> None:
     tab = Tab(context, server, 14)
     x, y = map(round, tab.at(0.3, 0.4))
@@ -511,10 +578,10 @@ def test_all_panels_are_reached_and_left_by_keys(context: Any, server: Server) -
     tab.wait_text("#position", "18 / 30")
 
 
-def test_keys_of_the_user(context: Any, tmp_path: Path) -> None:
+def test_keys_of_the_user(context: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     synth.write(tmp_path / "set", images=5)
     (tmp_path / "keys.toml").write_text('insert = "x"\ndelete = ["r", "Ctrl+x"]\n')
-    server = Server(tmp_path / "set", "--keys", str(tmp_path / "keys.toml"))
+    server = serve(tmp_path / "set", "--keys", str(tmp_path / "keys.toml"))
     tab = Tab(context, server, 0)
     before = tab.boxes()
     tab.keys("x", "x")
@@ -523,15 +590,16 @@ def test_keys_of_the_user(context: Any, tmp_path: Path) -> None:
     assert len(tab.boxes()) == len(before) + 1
     tab.keys("Delete")
     assert len(tab.boxes()) == len(before) + 1, "the default key of a rebound action does nothing"
-    server.close()
 
 
-def test_a_picture_that_cannot_be_read_is_passed_over(context: Any, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_passed_over(
+    context: Any, serve: Callable[..., Server], tmp_path: Path
+) -> None:
     (tmp_path / "photos").mkdir()
     for i in range(3):
         data = cv2.imencode(".png", np.full((40, 60, 3), 90, np.uint8))[1].tobytes() if i != 1 else b"no picture"
         (tmp_path / "photos" / f"{i}.png").write_bytes(data)
-    server = Server(tmp_path / "photos", "--classes", "cat,dog")
+    server = serve(tmp_path / "photos", "--classes", "cat,dog")
     tab = Tab(context, server, 0)
     count = tab.get("/api/set")["images"]
     tab.keys("d")
@@ -541,4 +609,3 @@ def test_a_picture_that_cannot_be_read_is_passed_over(context: Any, tmp_path: Pa
     tab.wait_text("#position", f"{count} / {count}")
     tab.keys("2", "r")
     assert [item["label"] for item in tab.saved()] == [1] and not tab.faults
-    server.close()

@@ -24,6 +24,7 @@ export class Bulk {
     this.field.addEventListener("input", () => this.#show());
     this.dialog.querySelector("#bulk-more").addEventListener("click", () => this.#more());
     this.dialog.addEventListener("keydown", (event) => this.#key(event));
+    this.grid.addEventListener("focusin", ({ target }) => (this.#focus = [...this.grid.children].indexOf(target)));
     this.grid.addEventListener("click", ({ target, shiftKey }) => {
       const cell = target.closest("[role=option]");
       if (!cell) return;

@@ -30,8 +30,9 @@ export function choose({ image, picture, theirs, mine, look }) {
   const [left, right] = dialog.querySelectorAll("canvas");
   draw(left, image, picture, theirs.boxes, mine.boxes, look);
   draw(right, image, picture, mine.boxes, theirs.boxes, look);
-  dialog.querySelector("#theirs-count").textContent = `${theirs.boxes.length} boxes, ${theirs.state}`;
-  dialog.querySelector("#mine-count").textContent = `${mine.boxes.length} boxes, ${mine.state}`;
+  const about = ({ boxes, state }) => `${boxes.length} ${boxes.length === 1 ? "box" : "boxes"}, ${state}`;
+  dialog.querySelector("#theirs-count").textContent = about(theirs);
+  dialog.querySelector("#mine-count").textContent = about(mine);
   dialog.oncancel = (event) => event.preventDefault(); // Escape is no choice
   dialog.returnValue = "";
   dialog.showModal();

@@ -1,7 +1,7 @@
 // The image and its boxes on two canvases. The image is painted when the view changes; of the boxes, only what lies in
 // the changed rectangles. Everything waits for the next frame.
 
-const HANDLE = 4; // half the side of a corner's handle
+const HANDLE = 4; // half the side of a corner's handle, in units
 const NAMES_UP_TO = 250; // boxes in view; with more, class names would hide the image
 const SMALLER = 1.5; // how much larger than the view an image is before a scaled copy is painted instead
 
@@ -9,7 +9,6 @@ export class Stage {
   view = { scale: 1, x: 0, y: 0 }; // CSS pixels = image pixels * scale + (x, y)
   names = true;
   hidden = false;
-  ghosts = []; // proposals {box, label, score}: drawn dashed
   onpaint = () => {};
 
   #boxes = null;
@@ -36,6 +35,7 @@ export class Stage {
     this.dpr = devicePixelRatio;
     this.text = Math.max(11, parseFloat(getComputedStyle(this.root).fontSize) - 2); // of class names
     this.tag = Math.round(this.text * 1.5);
+    this.unit = Math.max(1, this.text / 12); // lines are thicker where text is larger
     this.#widths.clear();
     for (const { canvas } of [this.image, this.ink]) {
       canvas.width = Math.round(width * this.dpr);
@@ -50,7 +50,6 @@ export class Stage {
     const other = boxes !== this.#boxes;
     this.#boxes = boxes;
     this.#picture = picture;
-    this.ghosts = other ? [] : this.ghosts;
     if (other) this.fit();
     else this.all();
   }
@@ -144,7 +143,9 @@ export class Stage {
 
   /** What a box's outline, handles and name may cover. */
   #reach([x1, y1, x2, y2]) {
-    return [x1 - 8, y1 - this.tag - 8, Math.max(x2, x1 + this.#widest()) + 8, Math.max(y2, y1 + this.tag) + 8];
+    const margin = 8 * this.unit;
+    const right = Math.max(x2, x1 + this.#widest());
+    return [x1 - margin, y1 - this.tag - margin, right + margin, Math.max(y2, y1 + this.tag) + margin];
   }
 
   #widest() {
@@ -190,21 +191,21 @@ export class Stage {
     pen.clip();
     pen.clearRect(left, top, right - left, bottom - top);
     if (!this.hidden) {
-      const from = this.toImage(left - this.#widest() - 8, top - 8);
-      const to = this.toImage(right + 8, bottom + this.tag + 8);
+      const margin = 8 * this.unit;
+      const from = this.toImage(left - this.#widest() - margin, top - this.tag - margin);
+      const to = this.toImage(right + margin, bottom + this.tag + margin);
       const items = [...this.#boxes.grid.meeting([...from, ...to])].map((id) => this.#boxes.items.get(id));
       items.sort((a, b) => a.z - b.z); // the same order, however much is painted
       if (this.#dirty === "all") this.#named = items.length <= NAMES_UP_TO;
       const { selected } = this.#boxes;
       for (const item of items) if (!selected.has(item.id)) this.#paintBox(item, false);
       for (const item of items) if (selected.has(item.id)) this.#paintBox(item, true);
-      for (const ghost of this.ghosts) this.#paintGhost(ghost);
     }
     pen.restore();
   }
 
   #paintBox({ box, label, flags }, selected) {
-    const { ink: pen } = this;
+    const { ink: pen, unit } = this;
     const [x1, y1, x2, y2] = this.onScreen(box);
     const { colour } = this.look(label);
     if (selected) {
@@ -213,21 +214,22 @@ export class Stage {
       pen.fillRect(x1, y1, x2 - x1, y2 - y1);
       pen.globalAlpha = 1;
     }
-    if (flags) pen.setLineDash([6, 3]);
-    pen.lineWidth = selected ? 5 : 3.5;
+    if (flags) pen.setLineDash([6 * unit, 3 * unit]);
+    pen.lineWidth = (selected ? 5 : 3.5) * unit;
     pen.strokeStyle = selected ? "rgba(255,255,255,.95)" : "rgba(0,0,0,.45)"; // seen on any image
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    pen.lineWidth = selected ? 2.5 : 1.75;
+    pen.lineWidth = (selected ? 2.5 : 1.75) * unit;
     pen.strokeStyle = colour;
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
     if (flags) pen.setLineDash([]);
     if (selected) {
-      pen.lineWidth = 1.5;
+      const half = HANDLE * unit;
+      pen.lineWidth = 1.5 * unit;
       pen.fillStyle = "#fff";
       for (const x of [x1, x2]) {
         for (const y of [y1, y2]) {
-          pen.fillRect(x - HANDLE, y - HANDLE, 2 * HANDLE, 2 * HANDLE);
-          pen.strokeRect(x - HANDLE, y - HANDLE, 2 * HANDLE, 2 * HANDLE);
+          pen.fillRect(x - half, y - half, 2 * half, 2 * half);
+          pen.strokeRect(x - half, y - half, 2 * half, 2 * half);
         }
       }
     }
@@ -245,17 +247,5 @@ export class Stage {
     pen.fillRect(x - 1, top, this.#widths.get(text), this.tag);
     pen.fillStyle = "#10131a";
     pen.fillText(text, x + this.text * 0.35, top + this.text * 1.1);
-  }
-
-  #paintGhost({ box, label, score }) {
-    const { ink: pen } = this;
-    const [x1, y1, x2, y2] = this.onScreen(box);
-    pen.setLineDash([3, 4]);
-    pen.globalAlpha = 0.4 + 0.6 * score;
-    pen.lineWidth = 2;
-    pen.strokeStyle = this.look(label).colour;
-    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    pen.globalAlpha = 1;
-    pen.setLineDash([]);
   }
 }

@@ -4,7 +4,6 @@ import { get } from "./api.js";
 import { part, Rows } from "./rows.js";
 
 const PAGE = 1000;
-export const STATES = { new: "new", edited: "edited", done: "done" };
 
 export class ImageList {
   rows = []; // by n: {n, key, split, boxes, classes, state}
@@ -93,10 +92,9 @@ export class ImageList {
 
   #fill(row, { key, boxes, state }) {
     part(row, "dot").dataset.state = state;
-    part(row, "dot").title = STATES[state];
-    const name = part(row, "name");
-    if (name.textContent !== key) name.textContent = key;
-    name.title = key;
+    part(row, "dot").title = state;
+    part(row, "name").textContent = key.split("/").at(-1);
+    row.title = key;
     part(row, "count").textContent = boxes || "";
   }
 }

@@ -37,15 +37,16 @@ const stage = new Stage($("#stage"), (label) => classes.look(label));
 const classes = new Classes({ classes: set.classes, choose: setClass });
 const list = new ImageList({ root: $("#images"), set, classes: set.classes, open: openFromList });
 const pictures = new Pictures(() => ({ width: stage.size.width * stage.dpr, height: stage.size.height * stage.dpr }));
-const tabs = new BroadcastChannel(`dataforge ${set.id ?? set.title}`);
+const tabs = new BroadcastChannel(`dataforge ${set.id}`);
 
 const sync = new Sync({
-  set: set.id ?? set.title,
+  set: set.id,
   clock: speed,
   onstatus(word, text) {
     const status = $("#status");
     const full = text ? `${word}: ${text}` : word;
     if (status.textContent !== full) status.textContent = full;
+    status.title = full;
     status.dataset.word = word;
   },
   async onsaved(n, revision) {
