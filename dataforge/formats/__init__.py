@@ -33,6 +33,7 @@ FORMATS = {
     "coco": "dataforge.formats.coco",
     "cvat": "dataforge.formats.cvat",
     "flatbuffer": "dataforge.formats.flatbuffer",
+    "kitti": "dataforge.formats.kitti",
     "labelme": "dataforge.formats.labelme",
     "lists": "dataforge.formats.lists",
     "matlab": "dataforge.formats.matlab",
@@ -92,9 +93,9 @@ CODES: Codes = {
     "line-broken": ("error", "a label that is no box"),
     "shape-unknown": ("error", "a shape that has no box around it"),
     "class-twice": ("warning", "a class that is listed twice"),
-    "picture-unread": ("warning", "pictures that no annotation names"),
-    "file-unread": ("warning", "files that the format does not read"),
-    "folder-empty": ("warning", "a folder without files"),
+    "picture-unread": ("warning", "no annotation names the pictures"),
+    "file-unread": ("warning", "the format does not read the files"),
+    "folder-empty": ("warning", "the folder has no files"),
     "classes-differ": ("warning", "files of one set list different classes"),
 }
 
