@@ -101,9 +101,16 @@ def tag(version: Path, name: str) -> None:
 
 @overlay.command()
 @_version
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
+)
 @_untouched
-@click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out up to this many unreadable images instead of failing.",
+)
 @store_option
 @json_option
 def apply(version: Path, out: Path, untouched: bool | None, max_bad: int, store_name: str, as_json: bool) -> None:
@@ -130,10 +137,17 @@ def _source(version: Path, untouched: bool | None) -> Source:
 
 @overlay.command()
 @_version
-@click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--format", "format_name", required=True, help="A format that can be written: coco, voc, yolo, ...")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
+)
 @_untouched
-@click.option("--max-bad", type=click.IntRange(0), default=0, help="Go on with up to this many unreadable images.")
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out up to this many unreadable images instead of failing.",
+)
 @json_option
 def export(version: Path, format_name: str, out: Path, untouched: bool | None, max_bad: int, as_json: bool) -> None:
     """Write a version as annotated images, and report what the format cannot store."""

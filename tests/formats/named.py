@@ -23,6 +23,11 @@ def write_cvat(root: Path, names: list[str]) -> None:
     put(root / "annotations.xml", f"<annotations>{''.join(images)}</annotations>")
 
 
+def write_kitti(root: Path, names: list[str]) -> None:
+    for name in names:
+        put((root / name).with_suffix(".txt"), "cat 0.00 0 -10 1 1 5 5 -1 -1 -1 -1000 -1000 -1000 -10")
+
+
 def write_labelme(root: Path, names: list[str]) -> None:
     shape = {"label": "cat", "points": [[1, 1], [5, 5]], "shape_type": "rectangle"}
     for n, name in enumerate(names):
@@ -57,6 +62,7 @@ WRITE: dict[str, Callable[[Path, list[str]], object]] = {
             [test_flatbuffer.example(n, test_flatbuffer.box(1, 1, 5, 5), file_name=x) for n, x in enumerate(names)]
         ),
     ),
+    "kitti": write_kitti,
     "labelme": write_labelme,
     "lists": write_lists,
     "matlab": lambda root, names: put(

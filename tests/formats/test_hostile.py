@@ -56,7 +56,7 @@ def test_symbolic_links_that_lead_nowhere_never_hang(tmp_path: Path, name: str, 
     assert sorted(map(str, boxes_of(name, root))) == sorted(map(str, before))
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "yolo"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("kitti", "yolo")])
 def test_a_folder_that_is_cut_in_half(tmp_path: Path, name: str) -> None:
     """Every annotation file ends in its middle."""
     root = small(tmp_path / "set", name)
@@ -69,6 +69,10 @@ def test_a_folder_that_is_cut_in_half(tmp_path: Path, name: str) -> None:
 
 LINES = {  # a file of lines, each a box of its own: what is lost with a line's end cannot be told
     "yolo": ("labels/train/0.txt", ["0 0.25 0.5 0.125 0.25\n", "1 0.75 0.5 0.25 0.5\n", "0 0.5 0.5 0.5 0.25\n"]),
+    "kitti": (
+        "labels/train/0.txt",
+        [f"cat 0 0 -10 {n}.5 2 {n + 20} 4{n} -1 -1 -1 -1000 -1000 -1000 0.25\n" for n in range(1, 4)],
+    ),
     "csv": (
         "train.csv",
         ["filename,class,xmin,ymin,xmax,ymax\n", *(f"0.jpg,cat,{n},2,{n + 20},4{n}\n" for n in range(1, 4))],
@@ -87,8 +91,8 @@ LINES = {  # a file of lines, each a box of its own: what is lost with a line's 
 def test_lines_that_are_cut_anywhere(tmp_path: Path, kind: str) -> None:
     """What is left out is said, and what is taken is what stands there: whole lines, and a last one whose last number
     may have lost digits, which no reader can tell."""
-    name, (file, lines) = "yolo" if kind == "yolo" else "table", LINES[kind]
-    put(tmp_path / ("images/train/0.jpg" if kind == "yolo" else "0.jpg"), picture())
+    name, (file, lines) = kind if kind in FORMATS else "table", LINES[kind]
+    put(tmp_path / ("images/train/0.jpg" if kind in FORMATS else "0.jpg"), picture())
     put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]")
     text = "".join(lines)
 
@@ -145,7 +149,7 @@ def test_text_in_another_encoding(tmp_path: Path, name: str) -> None:
 
 ODD = ["a b.jpg", "a.b.c.jpg", "\u00e4 \u7ea2.jpg", "sub dir/deep.er/x.jpg", ".hidden.jpg", "100%.jpg", "%20.jpg",
        "#1.jpg", "a#b?c=d.jpg", "a&b;c.jpg", "'q'.jpg", "-.jpg", "a:b.jpg", "x.jpg.jpg", "..a.jpg"]  # fmt: skip
-NOT_HIDDEN = ("voc", "yolo")  # they find pictures by looking, and hidden ones are not looked at
+NOT_HIDDEN = ("kitti", "voc", "yolo")  # they find pictures by looking, and hidden ones are not looked at
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -170,7 +174,7 @@ def test_odd_names_come_back(tmp_path: Path, name: str, key: str) -> None:
         assert {*shards.table.key} == {"a.jpg", key}
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "voc"])  # VOC goes by the XML files' names
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("kitti", "voc")])  # by label files' names
 @pytest.mark.parametrize("key", ODD)
 def test_odd_names_in_files_of_others(tmp_path: Path, name: str, key: str) -> None:
     if "&" in key and name == "cvat":

@@ -118,7 +118,7 @@ def test_options_are_the_keywords_of_read(name: str) -> None:
 
 def test_shared_options_name_their_formats() -> None:
     takers = options()
-    assert takers[ALLOW_OUTSIDE] == tuple(FORMATS)
+    assert takers[ALLOW_OUTSIDE] == tuple(name for name in FORMATS if name != "kitti")  # it names no pictures
     text = " ".join(run("ingest", "--help").stdout.split())
     for option, names in takers.items():
         flag = f"--{option.name.replace('_', '-')} "

@@ -71,6 +71,12 @@ def lists(root: Path) -> None:
         (root / f"T_{end}.json").rename(root / f"TRAIN_{end}.json")
 
 
+def kitti(root: Path) -> None:
+    for split, data in (("train", TRAIN), ("val", VAL)):
+        put(root / split / f"image_2/{split}.jpg", data)
+        WRITE["kitti"](root / split / "label_2", [f"{split}.jpg"])
+
+
 def labelme_below_labels(root: Path) -> None:
     one_folder_each("labelme")(root / "labels")
 
@@ -85,6 +91,7 @@ WAYS: dict[str, Callable[[Path], object]] = {
     "cvat in folders": one_folder_each("cvat"),
     "flatbuffer in folders": one_folder_each("flatbuffer"),
     "flatbuffer files": side_by_side("flatbuffer:train.db", ".db"),
+    "kitti in folders": kitti,
     "labelme in folders": one_folder_each("labelme"),
     "labelme below labels": labelme_below_labels,
     "lists in folders": one_folder_each("lists"),
@@ -129,7 +136,7 @@ def test_what_is_for_validation_is_not_trained_on(tmp_path: Path, way: str) -> N
 def test_most_ways_are_understood(tmp_path: Path) -> None:
     """The ways that formats' documents name; the others may be refused."""
     refused = {f"{name} in folders" for name in FORMATS} | {"coco files", "yolo YAML without val"}
-    for way in WAYS.keys() - refused | {f"{name} in folders" for name in ("labelme", "matlab", "table")}:
+    for way in WAYS.keys() - refused | {f"{name} in folders" for name in ("kitti", "labelme", "matlab", "table")}:
         WAYS[way](tmp_path / way)
         result = run("ingest", way.split()[0], tmp_path / way, "--out", tmp_path / "out" / way)
         assert result.exit_code == 0, (way, result.stderr)

@@ -19,7 +19,7 @@ CODES: Codes = {
     "image-not-listed": ("warning", "the image belongs to no split"),
     "splits-overlap": ("warning", "two splits contain the same images"),
     "box-one-pixel": ("info", "the box is one pixel wide or high"),
-    "filename-differs": ("warning", "a label file that names another image than the one of its own name"),
+    "filename-differs": ("warning", "the annotation names another image than the file of its own name"),
     "touches-zero": ("warning", "boxes start at 0, but the format counts from 1"),
     "flag-unknown": ("warning", "a flag is neither 0 nor 1"),
 }

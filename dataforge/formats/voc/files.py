@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
@@ -195,6 +196,21 @@ def orphans(root: Path, splits: dict[str, SplitFiles], lists: Path) -> list[Find
                 key = key_of(path, root) if what == "image" else ""
                 reason = f"is in no list of {lists.relative_to(root.parent).as_posix()}; left out"
                 findings.append(Finding("noted", f"{what}-not-listed", str(path), key, i, reason, "set"))
+    return findings
+
+
+def overlaps(ids: dict[str, set[str]], origin: Path) -> list[Finding]:
+    """Report the splits that share images.
+
+    Args:
+        ids: each split's images.
+    """
+    findings = []
+    for one, other in combinations(ids, 2):
+        common = len(ids[one] & ids[other])
+        if common:
+            value, reason = f"{one} and {other}: {common}", "images are in both splits; stored in both"
+            findings.append(Finding("noted", "splits-overlap", str(origin), "", value, reason, "set"))
     return findings
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dataforge.formats import ALLOW_OUTSIDE, Codes, on_use
 from dataforge.formats.sniff import head, matching, seen
+from dataforge.formats.voc import CODES as VOC
 
 LOOKS_FOR = "data.yaml with train, val, names; obj.data; or classes.txt and label files"
 HOLDS = frozenset({"splits", "classes"})
@@ -16,6 +17,7 @@ CODES: Codes = {
     "label-orphan": ("error", "the label file has no image"),
     "label-broken": ("error", "the label file cannot be read"),
     "class-count": ("warning", "the number of classes differs from the number stated"),
+    "splits-overlap": VOC["splits-overlap"],
     "split-missing": ("warning", "a split is named but does not exist"),
 }
 

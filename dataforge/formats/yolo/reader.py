@@ -11,7 +11,7 @@ from dataforge.errors import FormatError, ImageError
 from dataforge.files import check_root, exists, read_text
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
-from dataforge.formats.voc.files import find_unions
+from dataforge.formats.voc.files import find_unions, overlaps
 from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, key_of, label_folder, orphans
 from dataforge.images.header import read_size
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -44,6 +44,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     listed = all(path.is_file() for name in images for path in dataset.splits[name])
     unions = find_unions({name: set(map(str, paths)) for name, paths in images.items()}) if listed else {}
     images = {name: paths for name, paths in images.items() if name not in unions}
+    findings += overlaps({name: set(map(str, paths)) for name, paths in images.items()}, dataset.origin)
     parents = {path.parent for paths in images.values() for path in paths}
     folders = {folder: label_folder(folder, dataset.base) for folder in sorted(parents)}
     if not any(next(folder.glob("*.txt"), None) for folder in set(folders.values())):
