@@ -31,6 +31,7 @@ Codes = dict[str, tuple[Severity, str]]
 
 FORMATS = {
     "coco": "dataforge.formats.coco",
+    "createml": "dataforge.formats.createml",
     "cvat": "dataforge.formats.cvat",
     "flatbuffer": "dataforge.formats.flatbuffer",
     "labelme": "dataforge.formats.labelme",
