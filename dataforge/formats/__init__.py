@@ -31,6 +31,7 @@ Codes = dict[str, tuple[Severity, str]]
 
 FORMATS = {
     "coco": "dataforge.formats.coco",
+    "createml": "dataforge.formats.createml",
     "cvat": "dataforge.formats.cvat",
     "flatbuffer": "dataforge.formats.flatbuffer",
     "kitti": "dataforge.formats.kitti",
@@ -91,6 +92,7 @@ CODES: Codes = {
     "unknown-class": ("error", "the box refers to a class that is not listed"),
     "box-missing": ("error", "the annotation has no box"),
     "line-broken": ("error", "the line or row cannot be read as a box"),
+    "box-rotated": ("error", "a rotated box cannot be stored"),
     "shape-unknown": ("error", "the shape's type has no bounding box"),
     "class-twice": ("warning", "the same class is listed twice"),
     "picture-unread": ("warning", "images are named by no annotation"),

@@ -77,7 +77,8 @@ def json_splits(root: Path) -> dict[str, list[Path]]:
         return name.lower().endswith(".json") and not name.startswith(".")
 
     if root.is_file():
-        return {root.stem if WORD.fullmatch(root.stem) else "train": [root]}
+        names = (root.stem, root.absolute().parent.name)
+        return {next(filter(WORD.fullmatch, names), "train"): [root]}
     own = sorted(path for path in root.iterdir() if path.is_file() and fits(path.name))
     by_split: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):

@@ -15,6 +15,7 @@ from dataforge.files import exists, files_below, inside
 from dataforge.images.header import SUFFIXES, probe
 from dataforge.record import Finding, Record
 
+Index = dict[str, list[PurePosixPath]]  # the images below a folder, by the last part of their paths
 NOT_BELOW = "expected a path below the image folder (others need --allow-outside); left out"
 
 
@@ -54,6 +55,35 @@ def held(folder: Path, names: Iterable[str], allow_outside: bool = False) -> int
     return sum(exists(picture[1]) for picture in pictures if picture)
 
 
+def find(
+    names: Sequence[str],
+    folder: Path,
+    below: Path,
+    origin: Path,
+    allow_outside: bool = False,
+    index: Index | None = None,
+) -> tuple[dict[str, tuple[str, Path]], dict[str, Finding], list[Finding]]:
+    """Find images by names relative to one folder, without a look whether they are there, and others as `locate`.
+
+    Returns:
+        name -> (key, file); name -> the finding why it is refused; and findings about all of them.
+    """
+    pictures = {name: picture for name in names if (picture := resolve(name, folder, allow_outside))}
+    others = [name for name in names if name and inside(name) is None]
+    if not others:
+        return pictures, {}, []
+    located, findings = locate(others, [folder], below, origin, allow_outside=allow_outside, index=index)
+    refused = {finding.key: finding for finding in findings if finding.scope == "image"}
+    taken = {path for name, (_, path) in pictures.items() if name not in located}
+    for name, (key, path) in located.items():
+        if path in taken:
+            reason = f"{key} below {below} has another such name too; left out"
+            refused[name] = Finding("refused", "image-ambiguous", str(origin), name, "", reason, "image")
+    pictures = {name: picture for name, picture in (pictures | located).items() if name not in refused}
+    noted = [finding for finding in findings if finding.scope != "image" and not located.keys() <= refused.keys()]
+    return pictures, refused, noted
+
+
 def locate(
     names: Iterable[str],
     folders: Sequence[Path],
@@ -62,6 +92,7 @@ def locate(
     *,
     anywhere: bool = False,
     allow_outside: bool = False,
+    index: Index | None = None,
 ) -> tuple[dict[str, tuple[str, Path]], list[Finding]]:
     """Find the images that an annotation file names.
 
@@ -69,7 +100,7 @@ def locate(
     absolute name, usually from another machine, is searched by its last part below `below`; of several matches, the
     one that shares most of the path is used. `anywhere` also searches for missing relative names; without it, an image
     that is missing in one split cannot be taken from another. `allow_outside` uses names outside the folder as they
-    are, if the file exists.
+    are, if the file exists. `index` keeps the files below `below` for further calls.
 
     Returns:
         name -> (key, file), and the findings: a refused one for each name that is not in the mapping.
@@ -83,8 +114,8 @@ def locate(
         picture = next((candidate for candidate in tries if candidate and exists(candidate[1])), None)
         if picture:
             pictures[name] = picture
-    known: dict[str, list[PurePosixPath]] = {}
-    if len(pictures) < len(names):
+    known: Index = {} if index is None else index
+    if len(pictures) < len(names) and not known:
         for path in files_below(below, is_picture):
             known.setdefault(path.name, []).append(PurePosixPath(path.relative_to(below).as_posix()))
     wrong: list[tuple[str, str, str]] = []

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from dataforge.errors import FormatError, ImageError, TruncatedImageError
 from dataforge.images.header import ImageInfo, probe, suffix_format
 from dataforge.ingest.journal import Journal, checksum
@@ -173,7 +175,7 @@ def _begin(items: Iterable[Record | Finding], journal: Journal, summary: Summary
         if isinstance(item, Finding):
             yield _Done("found", [item])
             continue
-        summary.reach = max(summary.reach, float(item.boxes.max(initial=0)))
+        summary.reach = max(summary.reach, float(np.fmax.reduce(item.boxes, axis=None, initial=0)))
         before = journal.passed(item)
         known = check_key(item, seen)
         if before is not None:

@@ -12,6 +12,7 @@ from dataforge.cli.main import main
 from tests.formats import test_flatbuffer, test_sqlite
 from tests.formats.sets import box, coco_json, put, voc_object, voc_xml
 
+CREATEML = {"label": "cat", "coordinates": {"x": 3, "y": 3, "width": 4, "height": 4}}
 OBJECT = {"boxes": [[1, 1, 5, 5]], "labels": [1], "difficulties": [0]}
 
 
@@ -54,6 +55,9 @@ def write_yolo(root: Path, names: list[str]) -> None:
 WRITE: dict[str, Callable[[Path, list[str]], object]] = {
     "coco": lambda root, names: put(
         root / "set.json", json.dumps(coco_json(names, [box(10 + n, [1, 1, 4, 4]) for n in range(len(names))]))
+    ),
+    "createml": lambda root, names: put(
+        root / "set.json", json.dumps([{"image": name, "annotations": [CREATEML]} for name in names])
     ),
     "cvat": write_cvat,
     "flatbuffer": lambda root, names: put(

@@ -156,7 +156,14 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records] == ["sub/a.jpg"]
     assert [f.key for f in findings] == [n for n in names if n != "sub\\a.jpg"]
-    assert {(f.code, f.action, f.scope) for f in findings} == {("image-path", "refused", "image")}
+    assert {(f.action, f.scope) for f in findings} == {("refused", "image")}
+    assert {f.key: f.code for f in findings} == {
+        "../secret.jpg": "image-path",
+        "/etc/passwd": "image-missing",
+        "sub/../../x.jpg": "image-path",
+        "C:\\a.jpg": "image-ambiguous",  # its last part is that of sub\a.jpg
+        "a\0.jpg": "image-path",
+    }
 
 
 def test_byte_order_mark_strange_ids_and_sizes(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def small(root: Path, name: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", ["coco", "cvat", "kitti", "labelme", "lists", "matlab", "voc", "yolo"])
+@pytest.mark.parametrize("name", ["coco", "createml", "cvat", "kitti", "labelme", "lists", "matlab", "voc", "yolo"])
 def test_damaged_files(tmp_path: Path, name: str) -> None:
     root = small(tmp_path / "set", name)
     rng = np.random.default_rng(0)

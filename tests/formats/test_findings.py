@@ -16,6 +16,14 @@ from tests.formats.sets import box, coco, drain, picture, put, voc_object, voc_x
 GOOD, BAD = [1, 1, 5, 5], [2, 3, 6, 8]  # the first box is fine, the second's class is not known
 
 
+def write_createml(root: Path) -> object:
+    made = [
+        {"label": label, "coordinates": {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2, "width": x2 - x1, "height": y2 - y1}}
+        for label, (x1, y1, x2, y2) in (("cat", GOOD), ("", BAD))
+    ]
+    return put(root / "set.json", json.dumps([{"image": "a.jpg", "annotations": made}]))
+
+
 def write_cvat(root: Path) -> object:
     shapes = "".join(
         f'<box label="{name}" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"/>'
@@ -59,6 +67,7 @@ def write_yolo(root: Path) -> None:
 
 WRITE: dict[str, Callable[[Path], object]] = {
     "coco": lambda root: coco(root, {"a.jpg": picture()}, [box(10, [1, 1, 4, 4]), box(10, [2, 3, 4, 5], 99)]),
+    "createml": write_createml,
     "cvat": write_cvat,
     "flatbuffer": lambda root: put(
         root / "train.db",

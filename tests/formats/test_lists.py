@@ -9,7 +9,9 @@ import pytest
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import voc
 from dataforge.formats.lists import read, write
+from dataforge.ingest.run import ingest
 from dataforge.record import DIFFICULT, Source
+from dataforge.shards.reader import Shards
 from tests.cli.test_bad_input import refused
 from tests.formats.sets import drain, picture, put, voc_object, voc_xml
 from tests.formats.suite import FormatSuite
@@ -155,3 +157,14 @@ def test_byte_order_mark_and_crlf(tmp_path: Path) -> None:
 def test_a_class_called_background_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="'background'"):
         write(Source(("background",), iter(())), tmp_path / "out")
+
+
+def test_corners_are_ordered_before_the_offset(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "TRAIN_images.json", '["a.jpg"]')
+    boxes = [[39, 40, 10, 20], [10, 40, 39, 20], [10, 20, 39, 40]]
+    put(tmp_path / "TRAIN_objects.json", json.dumps([{"boxes": boxes, "labels": [1] * 3, "difficulties": [0] * 3}]))
+    put(tmp_path / "label_map.json", '{"background": 0, "cat": 1}')
+    summary = ingest(read(tmp_path), tmp_path / "out")
+    assert Shards(tmp_path / "out").table.boxes.tolist() == [[10, 20, 40, 41]] * 3
+    assert summary.findings["repaired", "box-inverted"] == 2

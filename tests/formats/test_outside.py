@@ -69,6 +69,18 @@ def test_absolute_names_of_files_inside_need_no_flag(tmp_path: Path, name: str) 
     assert {*Shards(out).table.key} == {"a.jpg", "deep/b.jpg"}
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("outside", ["/mnt/gone/set/deep/b.jpg", "D:\\gone\\deep\\b.jpg"])
+def test_absolute_names_of_another_machine_are_sought_by_their_ends(tmp_path: Path, name: str, outside: str) -> None:
+    root, out = make(tmp_path, name, outside), tmp_path / "out"
+    for folder in ("deep", "other"):  # the second shares less of the path
+        put(root / folder / "b.jpg", OUTSIDE if folder == "deep" else INSIDE)
+        put(root / folder / "b.txt", "0 .5 .5 .1 .1")
+    result = run("ingest", name, root, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert {*Shards(out).table.key} == {"a.jpg", "deep/b.jpg"}
+
+
 def test_every_format_has_a_set() -> None:
     assert WRITE.keys() == FORMATS.keys()
 

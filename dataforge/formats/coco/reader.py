@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_rea
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.coco import is_coco
 from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, plain, read_coco
-from dataforge.formats.pictures import NOT_BELOW, as_size, base_of, given, held, likeliest, resolve
+from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
 from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
@@ -83,7 +83,7 @@ def read(
         yield from noted
         for name in chosen:
             folders = [images, images / name] if images else splits[name].folders
-            how = (classes, boxes, unit, allow_outside)
+            how = (root, classes, boxes, unit, allow_outside)
             yield from _records(name, splits[name].path, folders, files.pop(name), *how)
 
     class_ids = unique_ids(numbers) if ids_are_numbers else ()
@@ -183,6 +183,7 @@ def _records(
     path: Path,
     folders: list[Path],
     file: CocoFile,
+    root: Path,
     classes: tuple[str, ...],
     form: str | None,
     unit: str | None,
@@ -197,6 +198,8 @@ def _records(
         flat = likeliest(folders, last, allow_outside)
         if held(flat, last, allow_outside) > held(folder, names, allow_outside):
             folder, names = flat, last
+    pictures, refused, noted = find(names, folder, root, path, allow_outside)
+    yield from noted
     row_of = {plain(image.id): row for row, image in enumerate(file.images)}
     if len(row_of) < len(file.images):
         twice = next(image for row, image in enumerate(file.images) if row_of[plain(image.id)] != row)
@@ -229,7 +232,7 @@ def _records(
         -1, 2
     )
     read_as = _Reading(form or "xywh", unit or "pixel", sizes)
-    yield from _odd(file, odd, row_of, label_of, path, lambda row: resolve(names[row], folder, allow_outside), read_as)
+    yield from _odd(file, odd, row_of, label_of, path, lambda row: pictures.get(names[row]), read_as)
     image_of = np.array(rows, np.int64)
     order = np.argsort(image_of, kind="stable")
     bounds = np.searchsorted(image_of[order], np.arange(len(file.images) + 1))
@@ -247,10 +250,11 @@ def _records(
     flags = flags[order]
     del file.annotations, kept
     for row, image in enumerate(file.images):
-        picture = resolve(names[row], folder, allow_outside)
+        picture = pictures.get(names[row])
         if picture is None:
-            reason = NOT_BELOW if names[row] else "expected a file_name or coco_url; left out"
-            yield Finding("refused", "image-path", str(path), names[row], f"id {image.id}", reason, "image")
+            reason = "expected a file_name or coco_url; left out"
+            nameless = Finding("refused", "image-path", str(path), names[row], "", reason, "image")
+            yield replace(refused.get(names[row], nameless), value=f"id {image.id}")
             continue
         number = plain(image.id)
         own = slice(bounds[row], bounds[row + 1])

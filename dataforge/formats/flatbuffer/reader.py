@@ -6,6 +6,7 @@ Python objects are created for one record at a time; `dlfs` gathers each column 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dataforge.files import check_root
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.flatbuffer.dlfs import Columns, load
-from dataforge.formats.pictures import NOT_BELOW, given, likeliest, picture_folders, resolve
+from dataforge.formats.pictures import NOT_BELOW, find, given, likeliest, picture_folders, resolve
 from dataforge.record import Finding, Record, Source, pick_splits
 
 EXPECTED = "a DLFS FlatBuffer, or a folder of <split>.db"
@@ -53,7 +54,7 @@ def read(
         yield from noted
         for name in chosen:
             folders = picture_folders(base, name, files[name], images)
-            yield from _records(name, sets[name], folders, classes, allow_outside)
+            yield from _records(name, sets[name], folders, base, classes, allow_outside)
 
     total = sum(len(columns.examples) for columns in sets.values())
     return Source(classes, records(), unique_ids(numbers), total=total, files=[files[name] for name in chosen])
@@ -70,7 +71,7 @@ def _files(root: Path) -> dict[str, Path]:
 
 
 def _records(
-    split: str, columns: Columns, folders: list[Path], classes: tuple[str, ...], allow_outside: bool
+    split: str, columns: Columns, folders: list[Path], base: Path, classes: tuple[str, ...], allow_outside: bool
 ) -> Iterator[Record | Finding]:
     origin = str(columns.examples.path)
     image_of = np.repeat(np.arange(len(columns.examples)), np.diff(columns.bounds))
@@ -78,12 +79,14 @@ def _records(
     for number, name in columns.names.items():
         label_of[number] = classes.index(name)
     labels = label_of[columns.cat_ids]
-    names = (columns.text(row) for row in range(len(columns.examples)))
+    names = [columns.text(row) for row in range(len(columns.examples))]
     folder = likeliest(folders or [columns.examples.path.parent], names, allow_outside)
+    pictures, refused, noted = find(names, folder, base, columns.examples.path, allow_outside)
+    yield from noted
     yield from _noted(columns, origin, image_of)
     for row in np.nonzero((labels < 0) | ~columns.boxed)[0].tolist():
         example = image_of[row]
-        picture = resolve(columns.text(example), folder, allow_outside)
+        picture = pictures.get(names[example])
         if labels[row] < 0:
             code, value, reason = (
                 "unknown-class",
@@ -102,12 +105,13 @@ def _records(
     unique, times = np.unique(columns.ids, return_counts=True)
     own = ~np.isin(columns.ids, unique[times > 1]) & (columns.ids < 1 << 63)
     for row in range(len(columns.examples)):
-        text = columns.text(row)
-        picture = resolve(text, folder, allow_outside)
-        if picture is None:
-            yield Finding("refused", "image-path", origin, text, f"Example {row}", NOT_BELOW, "image")
-            continue
         start, length = (int(column[row]) for column in columns.image)
+        text = names[row]
+        picture = resolve(text, folder, allow_outside) if length else pictures.get(text)
+        if picture is None:
+            nowhere = Finding("refused", "image-path", origin, text, "", NOT_BELOW, "image")
+            yield replace(refused.get(text, nowhere), value=f"Example {row}")
+            continue
         own_boxes = slice(bounds[row], bounds[row + 1])
         yield Record(
             key=picture[0],

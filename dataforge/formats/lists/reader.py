@@ -13,7 +13,7 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.boxes import as_xyxy, include_last
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import given, locate, picture_folders
 from dataforge.record import DIFFICULT, Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -123,4 +123,4 @@ def _record(
 
 
 def _edges(inclusive: list[list[float | None]]) -> Boxes:
-    return as_boxes(np.array(inclusive, np.float64).reshape(-1, 4) + np.array([0, 0, 1, 1]))
+    return as_boxes(include_last(np.array(inclusive, np.float64).reshape(-1, 4), 0, 1))

@@ -17,7 +17,7 @@ from dataforge.errors import FormatError
 from dataforge.files import check_root, exists
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import by_number, unique_ids, unite
-from dataforge.formats.pictures import NOT_BELOW, as_size, given, likeliest, picture_folders, resolve
+from dataforge.formats.pictures import NOT_BELOW, as_size, find, given, likeliest, picture_folders
 from dataforge.record import CROWD, Finding, Record, Source, as_boxes, pick_splits
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -77,7 +77,7 @@ def read(
             label_of = {number: classes.index(class_name) for number, class_name in names[name].items()}
             base = root.parent if root.is_file() else root
             folders = picture_folders(base, name, files[name], images)
-            yield from _records(name, files[name], folders, label_of, allow_outside)
+            yield from _records(name, files[name], folders, base, label_of, allow_outside)
 
     return Source(classes, records(), unique_ids(numbers), total=total, files=[files[name] for name in chosen])
 
@@ -154,7 +154,7 @@ def _categories(path: Path, query: Callable[[str], Iterator[Any]]) -> dict[int, 
 
 
 def _records(
-    split: str, path: Path, folders: list[Path], label_of: dict[int, int], allow_outside: bool
+    split: str, path: Path, folders: list[Path], base: Path, label_of: dict[int, int], allow_outside: bool
 ) -> Iterator[Record | Finding]:
     def refused(code: str, key: str, where: str, value: object, reason: str, **more: Any) -> Finding:
         text = repr(value)
@@ -162,15 +162,19 @@ def _records(
         return Finding("refused", code, str(path), key, f"{where}: {text}", reason, **more)
 
     with _opened(path) as query:
-        sample = (name for (name,) in query("SELECT filename FROM images LIMIT 50") if isinstance(name, str))
-        folder = likeliest(folders or [path.parent], sample, allow_outside)
+        names = [name for (name,) in query("SELECT filename FROM images") if isinstance(name, str)]
+        folder = likeliest(folders or [path.parent], names, allow_outside)
+        pictures, nowhere, noted = find(names, folder, base, path, allow_outside)
+        yield from noted
         for row, number in query(ORPHANS):
             reason = "image_coco_id is none of images' coco_id; left out"
             yield refused("unknown-image", "", f"annotations row {row}", number, reason)
         for (image, name, number, width, height), rows in groupby(query(JOIN), lambda row: row[:5]):
-            picture = resolve(name, folder, allow_outside) if isinstance(name, str) else None
+            picture = pictures.get(name) if isinstance(name, str) else None
             if picture is None:
-                yield refused("image-path", "", f"images row {image}", name, NOT_BELOW, scope="image")
+                why = nowhere.get(name) if isinstance(name, str) else None
+                code, reason = (why.code, why.reason) if why else ("image-path", NOT_BELOW)
+                yield refused(code, "", f"images row {image}", name, reason, scope="image")
                 continue
             key, file = picture
             boxes, labels, flags, areas = [], [], [], []

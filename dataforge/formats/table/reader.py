@@ -63,7 +63,7 @@ def read(
         with reading(path):
             file = open_file(path)
             mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), allow_outside)
+            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), base, allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
 from dataforge.formats.boxes import as_xyxy, check_reading, include_last, ranks
-from dataforge.formats.pictures import NOT_BELOW, as_size, held, is_picture, likeliest, resolve
+from dataforge.formats.pictures import NOT_BELOW, Index, as_size, find, held, is_picture, likeliest, resolve
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ArrowFile
@@ -33,7 +33,9 @@ class TableFile:
     split: str
     mapping: col.ColumnMap
     folders: list[Path]
+    below: Path = Path()
     allow_outside: bool = False
+    index: Index = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     label_of: dict[str, int] = field(default_factory=dict)
@@ -89,7 +91,8 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
     splits = _texts(heads, columns, "split")
     facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
-    pictures = _pictures(table, heads, numbers)
+    pictures, refused, noted = _pictures(table, heads, numbers)
+    yield from noted
     counted = ranks(image) if bad else image
     for n, (kind, value, reason) in bad.items():
         if kind:
@@ -101,7 +104,9 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     for n, (name, blob, picture) in enumerate(pictures):
         if picture is None:
             value = f"row {numbers[n]}: {name or 'no name'}"
-            yield Finding("refused", "image-path", path, "", value, NOT_BELOW, "image")
+            why = refused.get(name or "")
+            code, reason = (why.code, why.reason) if why else ("image-path", NOT_BELOW)
+            yield Finding("refused", code, path, "", value, reason, "image")
             continue
         own = order[bounds[n] : bounds[n + 1]]
         height, width, number = (int(values[n]) for values in facts)
@@ -143,18 +148,25 @@ def _names(table: TableFile, batch: Any) -> pa.Array:
 
 def _pictures(
     table: TableFile, heads: Any, numbers: NDArray[np.int64]
-) -> list[tuple[str | None, bytes | None, tuple[str, Path] | None]]:
-    """Return, per image, its name in the table, its embedded bytes, and its key and file; None for each if absent."""
+) -> tuple[list[tuple[str | None, bytes | None, tuple[str, Path] | None]], dict[str, Finding], list[Finding]]:
+    """Return, per image, its name, its embedded bytes, and its key and file; None for each if absent; as `find`."""
     columns = table.mapping.columns
     names = _names(table, heads).to_pylist() if "file" in columns else [None] * heads.num_rows
     blobs = cells.column(heads, columns["image"]).to_pylist() if "image" in columns else [None] * len(names)
     files = [name + _suffix(name, table.mapping.suffix) if name else "" for name in names]
     table.folders = [likeliest(table.folders or [table.file.path.parent], files, table.allow_outside)]
+    files = [
+        file or _unnamed(blob, f"{table.file.path.stem}-{number:08d}")
+        for file, blob, number in zip(files, blobs, numbers, strict=True)
+    ]
+    apart = [file for file, blob in zip(files, blobs, strict=True) if not blob]
+    where = (table.folders[0], table.below, table.file.path, table.allow_outside, table.index)
+    found, refused, noted = find(apart, *where)
     pictures = []
-    for name, file, blob, number in zip(names, files, blobs, numbers, strict=True):
-        file = file or _unnamed(blob, f"{table.file.path.stem}-{number:08d}")
-        pictures.append((name, blob, resolve(file, table.folders[0], table.allow_outside)))
-    return pictures
+    for file, blob in zip(files, blobs, strict=True):
+        picture = resolve(file, table.folders[0], table.allow_outside) if blob else found.get(file)
+        pictures.append((file or None, blob, picture))
+    return pictures, refused, noted
 
 
 def check_boxes(table: TableFile) -> None:

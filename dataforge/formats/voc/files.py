@@ -9,8 +9,8 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, exists, inside, read_text
-from dataforge.formats.pictures import below_its_own, is_picture, resolve
+from dataforge.files import circles, inside, read_text
+from dataforge.formats.pictures import Index, below_its_own, is_picture, locate
 from dataforge.formats.splits import split_word
 from dataforge.record import Finding
 
@@ -159,16 +159,16 @@ def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
     return by_id
 
 
-def picture_of(i: str, filename: str, files: SplitFiles, allow_outside: bool) -> Path | None:
+def picture_of(i: str, filename: str, files: SplitFiles, root: Path, allow_outside: bool, index: Index) -> Path | None:
     """Return the image with the id of the XML file; `<filename>` selects among several, or is used if there is none."""
     name = PurePosixPath(filename.replace("\\", "/")).name
     same = files.pictures.get(i, [])
     if same:
         return next((path for path in same if path.name == name), same[0])
-    picture = None if inside(filename) else resolve(filename, files.folder, allow_outside)
-    if picture and exists(picture[1]):
-        return picture[1]
-    return named_picture(filename, files)
+    if inside(filename) or not filename:
+        return named_picture(filename, files)
+    pictures, _ = locate([filename], [files.folder], root, root, allow_outside=allow_outside, index=index)
+    return pictures[filename][1] if filename in pictures else None
 
 
 def named_picture(filename: str, files: SplitFiles) -> Path | None:

@@ -13,7 +13,7 @@ import numpy as np
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import check_root, inside, reading
 from dataforge.formats.boxes import as_xyxy, include_last, is_rotated
-from dataforge.formats.pictures import as_size
+from dataforge.formats.pictures import Index, as_size
 from dataforge.formats.voc.files import (
     EXPECTED,
     SplitFiles,
@@ -95,11 +95,13 @@ def read(
             reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
             findings.append(Finding("noted", "touches-zero", str(root), "", f"{zeros} boxes", reason, "set"))
 
+    index: Index = {}  # the images below the root, among which absolute paths of other machines are sought
+
     def records() -> Iterator[Record | Finding]:
         yield from findings
         for name in stored:
             apart = _named_apart(splits[name], parsed)
-            how = (parsed, apart, classes, voc_offset, main if listed else None, allow_outside)
+            how = (parsed, apart, classes, voc_offset, main if listed else None, allow_outside, index)
             for i in splits[name].ids:
                 yield from _record(root, name, i, splits[name], *how)
 
@@ -131,11 +133,12 @@ def _record(
     offset: int,
     lists: Path | None,
     allow_outside: bool,
+    index: Index,
 ) -> Iterator[Record | Finding]:
     origin = next(iter(files.xml.get(i, ())), None)
     annotation = parsed[origin] if origin else _Annotation()
     file = str(origin or (lists / f"{split}.txt" if lists else root))
-    picture = picture_of(i, annotation.filename, files, allow_outside)
+    picture = picture_of(i, annotation.filename, files, root, allow_outside, index)
     key = key_of(picture, root) if picture else ""
     other = apart.get(i)
     if other and other.relative_to(files.folder).with_suffix("").as_posix() in files.xml:
