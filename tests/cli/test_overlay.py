@@ -251,6 +251,7 @@ def test_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'next is 3; expected "key"' in failing("annotate", folder, "--keys", tmp_path / "keys.toml")
     (tmp_path / "keys.toml").write_text("next")
     assert "not TOML" in failing("annotate", folder, "--keys", tmp_path / "keys.toml")
+    assert "no such file; expected a checkpoint" in failing("annotate", folder, "--model", tmp_path / "m.pt")
     assert "unknown format" in failing("annotate", folder, "--format", "cocoa")
     assert "is not empty" in failing("annotate", folder, "--overlay", tmp_path / "other", "--no-browser")
     assert "expected a folder made by `dataforge annotate`" in failing("overlay", "log", folder)
