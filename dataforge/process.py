@@ -19,3 +19,9 @@ def run_module(
     """
     words = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, check=False)
+
+
+def start_module(module: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start `python -m MODULE ARGUMENTS` with this Python; its output and errors are for `communicate`."""
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

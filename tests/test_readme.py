@@ -33,7 +33,8 @@ def commands() -> list[list[str]]:
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     """The click command that a command line runs, and the rest of the line."""
     if words[0] == "dataforge":
-        return main.commands[words[1]], words[2:]
+        command, rest = main.commands[words[1]], words[2:]
+        return (command.commands[rest[0]], rest[1:]) if isinstance(command, click.Group) else (command, rest)
     assert words[:2] == ["python", "-m"]
     name = words[2].removeprefix("trainers.")
     if name in DETECTORS:

@@ -190,7 +190,7 @@ def main(
     if save_json:
         with writing(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(results, names, class_ids))
+        write_json(out / "predictions.json", _coco(results, names, classes, class_ids))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
     if bad:
@@ -256,13 +256,16 @@ def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
         text.write_text(lines, "utf-8")
 
 
-def _coco(results: dict[int, Boxes], names: list[str], class_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Return COCO's rows; `image_id` is the image's index among all, sorted by path."""
+def _coco(
+    results: dict[int, Boxes], names: list[str], classes: tuple[str, ...], class_ids: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Return COCO's rows with `category_name`; `image_id` is the image's index among all, sorted by path."""
     if not results:
         return []
     boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))
     image = np.repeat(list(results), [len(labels) for _, _, labels in results.values()])
-    return coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), class_ids, names)
+    rows = coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), class_ids, names)
+    return [row | {"category_name": classes[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import socket
 import tomllib
 import webbrowser
 import zlib
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
+@click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the server (default: one that the overlay keeps).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
@@ -34,6 +35,7 @@ def annotate(
     path: Path,
     format_name: str,
     classes: tuple[str, ...],
+    model: Path | None,
     overlay: Path | None,
     port: int | None,
     no_browser: bool,
@@ -51,6 +53,7 @@ def annotate(
         raise ConfigError(f"annotate needs {error.name}; install it by: pip install 'dataforge[web]'") from None
     from dataforge.overlay.versions import is_version, open_version
     from dataforge.transform.edited import base_of, open_base
+    from dataforge.web.proposals import Proposals
     from dataforge.web.server import application
     from dataforge.web.session import Session
 
@@ -64,6 +67,8 @@ def annotate(
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
     folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
+    if model is not None and not model.is_file():
+        raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
     with (
         _listen(port, folder) as listening,
         closing(Session(base, folder, names(classes) or ())) as session,
@@ -75,7 +80,8 @@ def annotate(
         click.echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
-        _serve(application(session, token, port, rebound), listening)
+        with closing(Proposals(session, model)) if model else nullcontext() as proposals:
+            _serve(application(session, token, port, rebound, proposals), listening)
     click.echo(f"{session.edits.version} edits in {folder}")
 
 

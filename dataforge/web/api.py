@@ -140,8 +140,11 @@ class Proposal(Struct):
 
 
 class Proposals(Struct):
+    """Boxes that a model proposes; `error` says why there are none."""
+
     boxes: list[Proposal]
     pending: bool
+    error: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dataforge.images.header import probe
 from dataforge.overlay.edits import RefusedError
 from dataforge.overlay.journal import NotWrittenError
 from dataforge.web.api import BOX_PATTERN, LARGEST, MAX_COUNT, OPERATIONS, ClassChange, ImageEdits, document
+from dataforge.web.proposals import Proposals
 from dataforge.web.session import Session, StaleError, per
 
 STATIC = Path(__file__).parent / "static"
@@ -97,15 +98,22 @@ class Guard:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
 
-def application(session: Session, token: str, port: int, keys: Mapping[str, list[str]] | None = None) -> Starlette:
+def application(
+    session: Session,
+    token: str,
+    port: int,
+    keys: Mapping[str, list[str]] | None = None,
+    proposals: Proposals | None = None,
+) -> Starlette:
     """Return the server as an ASGI application.
 
     Args:
         token: the secret that the page's address has.
         port: the one that it is served at on 127.0.0.1.
         keys: action -> keys, where the user has chosen others.
+        proposals: of a model.
     """
-    pages = Pages(session, keys or {})
+    pages = Pages(session, keys or {}, proposals)
     routes = [
         Route("/", pages.page),
         *(Route(one.path, getattr(pages, one.name), methods=[one.method]) for one in OPERATIONS),
@@ -122,8 +130,8 @@ def application(session: Session, token: str, port: int, keys: Mapping[str, list
 class Pages:
     """The handlers of `api.OPERATIONS`, by name."""
 
-    def __init__(self, session: Session, keys: Mapping[str, list[str]]) -> None:
-        self._session, self._keys = session, keys
+    def __init__(self, session: Session, keys: Mapping[str, list[str]], proposals: Proposals | None) -> None:
+        self._session, self._keys, self._proposals = session, keys, proposals
 
     def page(self, request: Request) -> Response:
         return FileResponse(STATIC / "annotate.html", headers={"Cache-Control": "no-cache"})
@@ -137,7 +145,7 @@ class Pages:
                 "images": len(base.places),
                 "classes": self._classes(),
                 "splits": list(dict.fromkeys(split for split, _ in base.places)),
-                "proposals": False,
+                "proposals": self._proposals is not None,
                 "keys": self._keys,
             }
         )
@@ -222,8 +230,10 @@ class Pages:
         return Response(data, 200, {"Cache-Control": "private, max-age=3600"}, "image/jpeg")
 
     def proposals(self, request: Request) -> Response:
-        self._n(request)
-        return answer({"boxes": [], "pending": False})
+        n = self._n(request)
+        if self._proposals is None:
+            return answer({"boxes": [], "pending": False})
+        return answer(self._proposals.of(n))
 
     def openapi(self, request: Request) -> Response:
         return answer(document())
