@@ -466,6 +466,34 @@ def test_copy_from_the_previous_image(context: Any, server: Server) -> None:
     assert tab.saved() == tab.boxes()
 
 
+def test_ghosts_are_boxes_only_once_accepted(context: Any, server: Server) -> None:
+    """The answers of a model are played; `--model` is tested with the server."""
+    facts = {"boxes": [{"box": [10 * i, 10, 10 * i + 8, 20], "label": i % 5, "score": i / 10} for i in range(1, 10)]}
+    polls = iter([True, False])
+
+    def played(content: Any) -> Callable[[Any], None]:
+        return lambda route: route.fulfill(content_type="application/json", body=json.dumps(content()))
+
+    tab = Tab(context, server, 23)
+    settings = tab.get("/api/set") | {"proposals": True}
+    tab.page.route("**/api/set", played(lambda: settings))
+    tab.page.route("**/api/proposals/*", played(lambda: facts | {"pending": next(polls, False)}))
+    tab.reload()
+    tab.wait_text("#proposals output", "0.5: 5")
+    before = tab.boxes()
+    assert before == tab.saved()
+    tab.page.mouse.move(2, 2)
+    tab.keys("y", "x")
+    tab.wait_text("#proposals output", "0.5: 3")
+    assert [item["box"] for item in tab.boxes() if item not in before] == [[50, 10, 58, 20]]
+    tab.page.evaluate("const s = document.querySelector('#least'); s.value = 0.75; s.dispatchEvent(new Event('input'))")
+    tab.keys("Shift+y")
+    tab.wait_text("#proposals output", "0.75: 0")
+    assert len(tab.boxes()) == len(before) + 3 and tab.boxes() == tab.saved()
+    tab.keys("Control+z", "Control+z")
+    assert tab.boxes() == before == tab.saved() and not tab.faults
+
+
 def test_crops_are_relabelled_and_back(context: Any, server: Server) -> None:
     tab = Tab(context, server, 19)
     rows = tab.get("/api/images?from=0&count=1000")["images"]

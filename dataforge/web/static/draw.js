@@ -9,6 +9,7 @@ export class Stage {
   view = { scale: 1, x: 0, y: 0 }; // CSS pixels = image pixels * scale + (x, y)
   names = true;
   hidden = false;
+  ghosts = []; // proposals {box, label}, drawn dashed; the first is the one that is accepted next
   onpaint = () => {};
 
   #boxes = null;
@@ -200,6 +201,7 @@ export class Stage {
       const { selected } = this.#boxes;
       for (const item of items) if (!selected.has(item.id)) this.#paintBox(item, false);
       for (const item of items) if (selected.has(item.id)) this.#paintBox(item, true);
+      this.ghosts.forEach((ghost, i) => this.#paintGhost(ghost, i === 0));
     }
     pen.restore();
   }
@@ -234,6 +236,18 @@ export class Stage {
       }
     }
     if (this.names && (selected || (this.#named && x2 - x1 > 24))) this.#paintName(label, x1, y1, colour);
+  }
+
+  #paintGhost({ box, label }, first) {
+    const { ink: pen, unit } = this;
+    const [x1, y1, x2, y2] = this.onScreen(box);
+    const { colour } = this.look(label);
+    pen.setLineDash([3 * unit, 4 * unit]);
+    pen.lineWidth = (first ? 3 : 1.75) * unit;
+    pen.strokeStyle = colour;
+    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    pen.setLineDash([]);
+    if (first) this.#paintName(label, x1, y1, colour);
   }
 
   #paintName(label, x, y, colour) {

@@ -7,7 +7,8 @@ import { Classes } from "./classes.js";
 import { choose } from "./conflict.js";
 import { Documents } from "./documents.js";
 import { Stage } from "./draw.js";
-import { isBox, moved, nearestEdge, parts, resized, snapped } from "./geometry.js";
+import { Ghosts } from "./ghosts.js";
+import { between, isBox, moved, nearestEdge, parts, resized, snapped } from "./geometry.js";
 import { bound, keymap, keyOf, listKeys, shown } from "./keys.js";
 import { ImageList } from "./list.js";
 import { Pictures } from "./pictures.js";
@@ -107,6 +108,17 @@ const boxRows = new Rows($("#box-rows"), {
   },
 });
 
+const ghosts = new Ghosts({
+  slider: $("#least"),
+  say,
+  onchange(shown) {
+    stage.ghosts = shown;
+    $("#proposals output").textContent = `${$("#least").value}: ${shown.length}`;
+    stage.redraw();
+  },
+});
+$("#proposals").hidden = !set.proposals;
+
 const bulk = new Bulk({ classes, load: (n) => documents.get(n), flush: () => sync.idle(), keymap: keys });
 
 classes.onchange = async (change) => {
@@ -161,6 +173,7 @@ async function bring(n, wanted) {
   if (boxes.n !== n) left = { n: boxes.n, ids: [...boxes.selected] };
   boxes = loaded;
   stage.show(boxes, quick);
+  if (set.proposals && !loaded.wrong) ghosts.show(loaded);
   later();
   history.replaceState(null, "", `#${n + 1}`);
   $("#wrong").textContent = loaded.wrong ?? "";
@@ -389,6 +402,14 @@ async function copy(all) {
   say(`${inside.length} boxes copied`);
 }
 
+function accept(all) {
+  if (!set.proposals) return say("no model proposes boxes");
+  const taken = ghosts.take(pointer.place, all);
+  const { width, height } = boxes;
+  const edits = taken.map(({ box, label }) => ({ op: "add", id: newId(), box: between(...box, width, height), label, flags: 0 }));
+  boxes.edit(edits.filter(({ box }) => isBox(box)));
+}
+
 function setState(state) {
   if (boxes.state !== state && !boxes.wrong) boxes.edit([{ op: "state", state }]);
 }
@@ -420,6 +441,9 @@ const run = {
   "split-y": () => split(1),
   "copy-selected": () => copy(false),
   "copy-all": () => copy(true),
+  accept: () => accept(false),
+  "accept-all": () => accept(true),
+  reject: () => set.proposals && ghosts.take(pointer.place),
   delete: () => boxes.edit([...boxes.selected].map((id) => ({ op: "delete", id }))),
   undo: () => boxes.undo() || say("nothing to undo"),
   redo: () => boxes.redo() || say("nothing to redo"),
