@@ -12,6 +12,7 @@ from dataforge.files import files_below
 from dataforge.formats.pictures import is_picture
 from dataforge.record import Finding, Record, Source
 
+REPORT = "ingest.jsonl"  # is in every shard folder; one may be below the root
 EXAMPLES = 3  # names shown per finding
 # not part of any set: hidden files, texts about the set, and files that systems and tools leave behind
 _ASIDE = re.compile(
@@ -51,7 +52,11 @@ def leftovers(root: Path, used: set[str]) -> Iterator[Finding]:
         used: absolute paths.
     """
     unread: dict[tuple[Path, str], list[str]] = {}
-    for path in files_below(root, lambda name: not _ASIDE.match(name)):
+    files = files_below(root, lambda name: not _ASIDE.match(name))
+    shards = {path.parent for path in files if path.name == REPORT}
+    for path in files:
+        if shards and not shards.isdisjoint(path.parents):
+            continue
         if os.path.abspath(path) not in used:  # noqa: PTH100
             below = path.relative_to(root)
             if any(map(_ASIDE.match, below.parts[:-1])):
@@ -67,7 +72,7 @@ def leftovers(root: Path, used: set[str]) -> Iterator[Finding]:
         )
         value = f"{len(names)} files {suffix or 'without suffix'}: {listed}"
         yield Finding("noted", code, str(folder), "", value, f"{reason}; not read", "set")
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not _ASIDE.match(name))
-        if not folders and not files:
+    for place, folders, held in os.walk(root):
+        folders[:] = sorted(name for name in folders if not _ASIDE.match(name)) if REPORT not in held else []
+        if not folders and not held:
             yield Finding("noted", "folder-empty", place, "", "", "the folder has no files", "set")

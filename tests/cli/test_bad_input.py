@@ -132,7 +132,7 @@ def test_bad_images(tmp_path: Path, name: str, kind: str) -> None:
         bad = root / "images/bad.jpg"
     if data is None:
         bad.unlink()
-        reason = "no picture has this name" if name == "voc" else reason
+        reason = {"voc": "no picture has this name", "yolo": "no such picture"}.get(name, reason)
     text = refused(out, name, root)
     assert "refused images: 1, --max-bad allows 0; nothing was published" in text and "bad" in text
     assert re.search(reason, text)
@@ -263,7 +263,10 @@ def test_a_full_disk(tmp_path: Path, limit: int) -> None:
     """A limit on the size of files stands for it: 100 bytes stop the report, 30,000 the images."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     pictures = {f"{n}.png": tiny.encode(noise, "PNG") for n in range(10)}
-    root, out = coco(tmp_path / "in", pictures, [box(10, [70, 1, 5, 5])] * 5), tmp_path / "out"
+    root, out = (
+        coco(tmp_path / "in", pictures, [*[box(10, [70, 1, 5, 5])] * 5, box(11, [1, 1, 5, 5])]),
+        tmp_path / "out",
+    )
     setup = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     process = command("coco", root, "--out", out, before=setup)
     stdout, stderr = process.communicate(timeout=60)

@@ -80,6 +80,14 @@ def test_a_picture_that_is_not_read_is_named(tmp_path: Path, name: str, suffix: 
     assert result.exit_code == 0 or (suffix == ".heic" and "is HEIC, which is not read here" in result.stderr)
 
 
+def test_shards_below_the_root_are_no_leftovers(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    WRITE["coco"](tmp_path, ["a.jpg"])
+    for name in ("older", "newer"):
+        assert run("ingest", "coco", tmp_path, "--out", tmp_path / name).exit_code == 0
+        assert noted(tmp_path / name) == []
+
+
 def test_files_of_findings_and_of_the_source_are_accounted_for(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
         put(tmp_path / name, "")
