@@ -68,10 +68,12 @@ def find(
     Returns:
         name -> (key, file); name -> the finding why it is refused; and findings about all of them.
     """
-    pictures = {name: picture for name in names if (picture := resolve(name, folder, allow_outside))}
-    others = [name for name in names if name and inside(name) is None]
+    keys = {name: inside(name) for name in names}
+    pictures = {name: (key, folder / key) for name, key in keys.items() if key is not None}
+    others = [name for name, key in keys.items() if name and key is None]
     if not others:
         return pictures, {}, []
+    pictures |= {name: picture for name in others if (picture := resolve(name, folder, allow_outside))}
     located, findings = locate(others, [folder], below, origin, allow_outside=allow_outside, index=index)
     refused = {finding.key: finding for finding in findings if finding.scope == "image"}
     taken = {path for name, (_, path) in pictures.items() if name not in located}

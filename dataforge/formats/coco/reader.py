@@ -207,30 +207,31 @@ def _records(
     label_of = {plain(category.id): classes.index(category.name) for category in file.categories}
     kept: list[Annotation] = []
     rows: list[int] = []  # rows of their images
+    numbered: list[int] = []  # labels
     odd: list[int] = []  # positions in the list
     seen = set()
     for place, annotation in enumerate(file.annotations):
-        row, bbox = row_of.get(annotation.image_id), annotation.bbox
-        if row is None or annotation.category_id not in label_of:
+        row, label, bbox = row_of.get(annotation.image_id), label_of.get(annotation.category_id), annotation.bbox
+        if row is None or label is None:
             annotation.image_id, annotation.category_id = plain(annotation.image_id), plain(annotation.category_id)
-            row = row_of.get(annotation.image_id)
+            row, label = row_of.get(annotation.image_id), label_of.get(annotation.category_id)
         if (
             row is not None
             and bbox is not None
             and len(bbox) == 4
-            and annotation.category_id in label_of
+            and label is not None
             and (annotation.attributes is None or not _rotation(annotation))
         ):
             kept.append(annotation)
             rows.append(row)
+            numbered.append(label)
             if annotation.id is not None and annotation.id in seen:
                 odd.append(place)
             seen.add(annotation.id)
         else:
             odd.append(place)
-    sizes = np.array([(as_size(image.width), as_size(image.height)) for image in file.images], np.float64).reshape(
-        -1, 2
-    )
+    measured = [(as_size(image.width), as_size(image.height)) for image in file.images]
+    sizes = np.array(measured, np.float64).reshape(-1, 2)
     read_as = _Reading(form or "xywh", unit or "pixel", sizes)
     yield from _odd(file, odd, row_of, label_of, path, lambda row: pictures.get(names[row]), read_as)
     image_of = np.array(rows, np.int64)
@@ -243,7 +244,7 @@ def _records(
     boxes = read_as.boxes(numbers, image_of, path)[order]
     with np.errstate(all="ignore"):
         areas = stated.astype(np.float32)[order]
-    labels = np.array([label_of[annotation.category_id] for annotation in kept], np.int32)[order]
+    labels = np.array(numbered, np.int32)[order]
     flags = np.zeros(len(kept), np.uint8)
     for name, flag in (("iscrowd", CROWD), ("difficult", DIFFICULT), ("truncated", TRUNCATED)):
         flags[np.fromiter(map(bool, map(attrgetter(name), kept)), bool, len(kept))] |= flag
@@ -262,8 +263,8 @@ def _records(
             key=picture[0],
             split=split,
             image=picture[1],
-            height=as_size(image.height),
-            width=as_size(image.width),
+            height=measured[row][1],
+            width=measured[row][0],
             boxes=boxes[own],
             labels=labels[own],
             flags=flags[own],
