@@ -2,8 +2,9 @@
 
     python bench/int8.py FP32.onnx INT8.onnx --shards DIR --split val --data WORDS --results bench/results/DATE.jsonl
 
-Both were written by `trainers.export`. They take turns on the same images, one at a time, preprocessing included, on
-one thread; "processor ms" is processor time, since other work may run beside it.
+INT8.onnx was written by `trainers.export --int8`, FP32.onnx by the same command without that option. They take turns
+on the same images, one at a time, preprocessing included, on one thread; "processor ms" is processor time, since other
+work may run beside it. AP is that of the certificate, on the whole split.
 """
 
 from __future__ import annotations
@@ -19,10 +20,7 @@ import onnxruntime
 
 from dataforge.bench.measure import record_rows
 from dataforge.shards.reader import Shards
-from trainers.results import metrics
-from trainers.results.evaluation import by_name
-from trainers.results.exported import Exported, evaluate, load_onnx, picture, run_of
-from trainers.results.truth import truth_of_shards
+from trainers.results.exported import Exported, load_onnx, picture, run_of
 
 LOW_CONF, LOW_IOU = 0.001, 0.5  # as `trainers.evaluate`
 
@@ -48,19 +46,19 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 if turn:
                     times.setdefault((name, "ms"), []).append((time.perf_counter() - clock) * 1e3)
                     times.setdefault((name, "processor ms"), []).append((time.process_time() - cpu) * 1e3)
-    truth = truth_of_shards(shards)
     facts = models["INT8"].facts
+    report = facts["certificate"]["int8"]
     how = {
         "data": given.data,
         "size": facts["size"],
-        "float_layers": len(facts["certificate"]["int8"]["float"]),
-        "layers": facts["certificate"]["int8"]["layers"],
+        "split": given.split,
+        "layers": report["layers"],
+        "float_layers": len(report["float"]),
         "note": given.note,
     }
-    for name, model in models.items():
-        detections = by_name(evaluate(model, shards, LOW_CONF, LOW_IOU), model.classes, truth)
+    for name, row in zip(models, report["table"], strict=True):
         title = f"{facts['detector']} as ONNX in {name}"
-        yield {"name": f"{title}, AP", "value": round(metrics.coco(truth, detections)["AP"], 4), "unit": "AP", **how}
+        yield {"name": f"{title}, AP", "value": round(row["map"], 4), "unit": "AP", **how}
         size = round(paths[name].stat().st_size / 2**20, 3)
         yield {"name": f"{title}, size", "value": size, "unit": "MiB", **how}
         for unit in ("ms", "processor ms"):

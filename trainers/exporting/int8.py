@@ -59,7 +59,11 @@ class Layers(NamedTuple):
 def layers_of(model: onnx.ModelProto) -> Layers:
     """Find the layers between the first ones, which no layer precedes, and the last ones, which no layer follows."""
     weights = {initializer.name for initializer in model.graph.initializer}
-    uses = [node for node in model.graph.node if node.op_type in LAYERS and node.input[1] in weights and _module(node)]
+    uses = [  # a convolution's weights may be computed, a product of activations is no layer
+        node
+        for node in model.graph.node
+        if node.op_type in LAYERS and _module(node) and (node.op_type == "Conv" or node.input[1] in weights)
+    ]
     own = {node.name for node in uses}
     behind: set[str] = set()  # tensors that depend on a layer
     for node in model.graph.node:
@@ -79,7 +83,7 @@ def layers_of(model: onnx.ModelProto) -> Layers:
         output = node.output[0]
         if output not in before:
             last.append(output)
-        elif node.input[0] in behind:
+        elif node.input[0] in behind and node.input[1] in weights:
             name = node.input[1] if node.input[1].startswith(MODULE) else _module(node)
             name = name.removeprefix(f"{MODULE}.").removesuffix(".weight")
             followed = len(readers[output]) == 1 and readers[output][0].op_type in ACTIVATIONS
