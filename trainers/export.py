@@ -8,6 +8,7 @@ unusual sizes.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import json
@@ -20,31 +21,35 @@ import click
 import torch
 
 import dataforge
+from dataforge import registry
 from dataforge.command import Command
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
 from trainers.checkpoint import detector_of, load
-from trainers.exporting.certificate import CPU, certify
+from trainers.exporting import FORMATS
+from trainers.exporting.certificate import certify
 from trainers.exporting.graph import SLOTS, Graph
-from trainers.exporting.onnx_file import OPSET, describe, save
+from trainers.exporting.onnx_file import OPSET
+from trainers.models import lora
 from trainers.models.detector import Detector
-from trainers.results.exported import FORMAT, Exported, checksum, load_onnx, run_of, session_of
+from trainers.results.exported import FORMAT, Exported, checksum
 
-DETECTORS = ("dense", "ssd", "yolov2")  # detectors whose exports are certified by a test
-NEEDS = ("onnx", "onnxruntime", "onnxscript")
+DETECTORS = ("dense", "faster_rcnn", "ssd", "vit", "yolov2")  # detectors whose exports are certified by a test
 CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, the same as in `trainers.predict`
 Size = tuple[int, int]
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), default="onnx", show_default=True)
 @click.option("--shards", required=True, type=click.Path(path_type=Path), help="Shards to certify the export on.")
 @click.option("--split", default="val", show_default=True, help="Split of the shards.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: beside CHECKPOINT.")
 @click.option("--size", nargs=2, type=click.IntRange(1), help="HEIGHT WIDTH: a static graph for images of this size.")
 @click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
 @click.option("--batch", default="any", show_default=True, help="Images in a batch: a number, or any.")
+@click.option("--half", is_flag=True, help="Weights and network in float16; pre- and post-processing in float32.")
 @click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="Pictures to certify on.")
 @click.option("--int8", is_flag=True, help="Quantise to INT8; only if AP on the split stays nearly the same.")
 @click.option("--calibrate", type=click.IntRange(1), default=128, show_default=True, help="Pictures to calibrate on.")
@@ -52,19 +57,21 @@ Size = tuple[int, int]
 @click.option("--max-map-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="Loss of AP by INT8.")
 def main(
     checkpoint: Path,
+    format_name: str,
     shards: Path,
     split: str,
     out: Path | None,
     size: Size | None,
     any_size: bool,
     batch: str,
+    half: bool,
     images: int,
     int8: bool,
     calibrate: int,
     calibrate_split: str,
     max_map_drop: float,
 ) -> None:
-    """Export CHECKPOINT to ONNX and certify that the result detects the same.
+    """Export CHECKPOINT and certify that the result detects the same.
 
     The graph takes images (B, height, width, 3) uint8 RGB and gives boxes (B, K, 4) xyxy in their pixels, scores (B, K)
     and labels (B, K), -1 for none. Its further inputs conf (0.25), iou (0.45) and top (the detector's own) have these
@@ -72,35 +79,43 @@ def main(
     """
     if size and any_size:
         raise ConfigError("--size and --any-size: expected one of them")
+    if int8 and (half or format_name != "onnx"):
+        raise ConfigError("--int8: expected --format onnx without --half")
     if batch != "any" and not (batch.isdecimal() and int(batch)):
         raise ConfigError(f"--batch {batch}: expected a number from 1 on, or any")
-    for package in NEEDS:
+    form = registry.load("format", format_name, FORMATS)
+    for package in form.NEEDS:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the export needs {package}; pip install 'dataforge[export]'")
-    target = out or checkpoint.with_suffix(".onnx")
-    if target.suffix != ".onnx":
-        raise ConfigError(f"--out {target}: expected a name that ends in .onnx")
+            raise ConfigError(f"the export needs {package}; pip install 'dataforge[{form.EXTRA}]'")
+    target = out or checkpoint.with_suffix(form.SUFFIX)
+    if target.suffix != form.SUFFIX:
+        raise ConfigError(f"--out {target}: expected a name that ends in {form.SUFFIX}")
     state = load(checkpoint)
     name = state["detector"]
     if name not in DETECTORS:
         raise ConfigError(f"{checkpoint}: detector {name!r} cannot be exported; expected one of {', '.join(DETECTORS)}")
     detector = detector_of(state, checkpoint)
+    if state["config"].get("lora"):
+        lora.merge(detector)
     records = Shards(shards, split)
     calibration = Shards(shards, calibrate_split) if int8 else records
-    how = facts_of(detector, state, size, batch)
+    how = facts_of(detector, state, size, batch, half)
+    network = copy.deepcopy(detector).half() if half else detector
     with writing(target.parent, ConfigError):
         folder = tempfile.TemporaryDirectory(prefix=".export", dir=target.parent)
     with folder:
         temporary = Path(folder.name) / target.name
-        save(Graph(detector, tuple(how["size"]), None if size else how["fit"]), how, temporary)
-        model = Exported(how, run_of(session_of(temporary, CPU)))
-        how["certificate"] = certify(detector, model, records, images, Path(folder.name))
+        graph = Graph(network, tuple(how["size"]), None if size else how["fit"])
+        click.echo(f"tracing {name} and writing {format_name} ...", err=True)
+        _save(form, graph, how, temporary, checkpoint)
+        model = Exported(how, form.running(temporary))
+        how["certificate"] = certify(detector, model, records, images, form, Path(folder.name))
         if int8:
             from trainers.exporting.int8 import quantise
 
             how["certificate"]["int8"] = quantise(temporary, how, records, calibration, calibrate, max_map_drop)
-        describe(temporary, how)
-        load_onnx(temporary, "cpu")
+        form.describe(temporary, how)
+        form.load(temporary)
         report = json.dumps(how, indent=1, ensure_ascii=False)
         with writing(target, ConfigError):
             certificate_file(temporary).write_text(report + "\n", "utf-8")
@@ -108,8 +123,9 @@ def main(
                 if file.stem.startswith(target.stem):
                     os.replace(file, target.with_name(file.name))
     done = how["certificate"]
+    size_of_files = sum(f.stat().st_size for f in {target, target.with_suffix(".bin")} if f.exists())
     click.echo(
-        f"{target}: {target.stat().st_size / 2**20:.1f} MiB; {done['detections']} detections on "
+        f"{target}: {size_of_files / 2**20:.1f} MiB; {done['detections']} detections on "
         f"{len(done['images'])} pictures are those of {checkpoint}, to {done['box_difference']:.2g} pixels and "
         f"{done['score_difference']:.2g} in score; {done['excused']} at a threshold; AP {done['map_exported']:.4f} "
         f"({done['map_pytorch']:.4f})"
@@ -133,12 +149,31 @@ def told(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _save(form: Any, graph: Graph, facts: dict[str, Any], path: Path, checkpoint: Path) -> None:
+    """Write a graph in a format.
+
+    Raises:
+        ConfigError: the exporter does not support something in it; the message is the exporter's own first line.
+    """
+    try:
+        form.save(graph, facts, path)
+    except OSError:
+        raise
+    except Exception as error:  # torch's and the converters' exceptions have no common base class
+        while error.__cause__:
+            error = error.__cause__  # type: ignore[assignment]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"{checkpoint}: its {facts['detector']} cannot be written as {path.suffix}: {reason}"
+        ) from None
+
+
 def certificate_file(model: Path) -> Path:
     """Return the path of a model's certificate."""
     return model.with_suffix(".certificate.json")
 
 
-def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch: str) -> dict[str, Any]:
+def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch: str, half: bool) -> dict[str, Any]:
     own = list(size or saved["size"])
     if any(side % detector.stride or side < detector.least for side in own):
         least = f" and at least {detector.least}" if detector.least > 1 else ""
@@ -156,6 +191,7 @@ def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch
         "iou": IOU,
         "top": inspect.signature(detector.decode).parameters["top"].default,
         "slots": SLOTS,
+        "half": half,
         "opset": OPSET,
         "versions": {"dataforge": dataforge.__version__, "torch": torch.__version__},
     }

@@ -185,7 +185,7 @@ class FasterRCNN(Detector):
             for level in maps:
                 inner = functional.relu(self.rpn_conv(level))
                 logits.append(self.rpn_logits(inner).permute(0, 2, 3, 1).flatten(1).float())
-                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(len(images), -1, 4).float())
+                offsets.append(self.rpn_offsets(inner).permute(0, 2, 3, 1).reshape(images.shape[0], -1, 4).float())
             proposals, real = propose(logits, offsets, fixed, edge, *KEEP[self.neck][not self.training])
         return Raw(maps, torch.cat(logits, 1), torch.cat(offsets, 1), torch.cat(fixed), edge, proposals, real)
 
@@ -207,9 +207,10 @@ class FasterRCNN(Detector):
     def second_stage(self, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Map regions to class logits (B, R, 1+C), the background first, and offsets (B, R, 1 or 1+C, 4)."""
         pooled, row = pool(self.pooler, maps[: len(self.strides)], self.strides, boxes)
-        dtype = maps[0].dtype  # the large layers run in the maps' precision; the loss is outside of autocast
-        with nullcontext() if dtype == torch.float32 else torch.autocast(pooled.device.type, dtype):
-            features = self.tail(pooled)
+        dtype, own = maps[0].dtype, self.classify.weight.dtype
+        # the large layers run in the maps' precision; the loss is outside of autocast
+        with nullcontext() if dtype == own else torch.autocast(pooled.device.type, dtype):
+            features = self.tail(pooled.to(own))
             logits, offsets = self.classify(features).float(), self.regress(features).float()
         return logits[row], offsets[row].unflatten(2, (-1, 4))
 

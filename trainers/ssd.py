@@ -178,7 +178,7 @@ class SSD(Detector):
         """Return the input maps of the heads, finest first."""
         maps = list(self.backbone(unit(images)))
         for i, scale in enumerate(self.scales):
-            maps[i] = scale.view(-1, 1, 1) * functional.normalize(maps[i], eps=1e-10)
+            maps[i] = scale.view(-1, 1, 1) * functional.normalize(maps[i].float(), eps=1e-10).to(maps[i].dtype)
         if self.backbone.name == "vgg16":
             maps[1] = self.fc(maps[1])
         for block in self.extra:

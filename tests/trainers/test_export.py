@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from dataforge.errors import ConfigError
 from dataforge.images.decode import decode
+from dataforge.registry import load
 from tests import tiny
-from trainers import checkpoint, export, registry
+from trainers import checkpoint, export, exporting, registry
 from trainers import evaluate as evaluate_command
 from trainers import predict as predict_command
 from trainers.exporting.comparison import Tolerance, awkward, compare, spread
@@ -39,14 +40,21 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {
     "dense": ({"width": 8, "sizes": [[16, 32], [32, 64]]}, (64, 128), "stretch"),
     "yolov2": ({"width": 0.125}, (64, 96), "letterbox"),
     "ssd": ({"backbone": "test_efficientnet"}, (288, 320), "stretch"),
+    "faster_rcnn": ({"backbone": "test_resnet", "width": 16}, (64, 96), "stretch"),
+    "vit": ({"backbone": "test_vit", "width": 16, "depth": 1, "window": 3, "global_blocks": 2}, (64, 96), "letterbox"),
 }
+STATIC = [  # more kinds of network, exported without preprocessing, which takes less time
+    ("vit", {"ffn": "mix", "window": 2}),
+    ("vit", {"lora": "r=2,alpha=4"}),
+]
 
 
 def lively(detector: nn.Module, size: tuple[int, int]) -> None:
     """Scale each layer so that its outputs differ from place to place: new weights give nearly the same everywhere."""
 
     def scale(layer: Any, given: Any, out: Tensor) -> Tensor:
-        bias = 0 if layer.bias is None else layer.bias.view(-1, *[1] * (out.dim() - 2))
+        shape = [-1] + [1] * (out.dim() - 2 if isinstance(layer, nn.Conv2d) else 0)
+        bias = 0 if layer.bias is None else layer.bias.view(shape)
         spread = (out - bias).std().clamp(min=1e-6)
         layer.weight.data /= spread
         return (out - bias) / spread + bias
@@ -60,12 +68,18 @@ def lively(detector: nn.Module, size: tuple[int, int]) -> None:
         hook.remove()
 
 
-def saved(file: Path, name: str) -> Path:
+def saved(file: Path, name: str, **options: Any) -> Path:
     """A checkpoint of a small detector with lively weights."""
     config, size, fit = MODELS[name]
+    config = config | options
     torch.manual_seed(0)
     detector = registry.detector_class(name)(classes=3, **config).eval()
+    for weight in (weight for key, weight in detector.named_parameters() if "lora_B" in key):
+        nn.init.normal_(weight)  # new adapters change nothing
     lively(detector, size)
+    if name == "faster_rcnn":  # otherwise rounding decides which proposals remain
+        detector.rpn_offsets.weight.data *= 0.05
+        detector.regress.weight.data *= 0.05
     facts = {"classes": list(tiny.CLASSES), "class_ids": list(tiny.CLASS_IDS), "size": list(size), "fit": fit}
     config = {"classes": 3, **config}
     checkpoint.save(file, {"detector": name, "config": config, "model": detector.state_dict(), **facts})
@@ -182,6 +196,69 @@ def test_every_detector_is_certified(name: str, tiny_shards: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert json.loads(export.certificate_file(tmp_path / "best.onnx").read_text())["certificate"]["detections"] > 50
     assert "GridSample" not in {node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), STATIC)
+def test_every_kind_of_network_is_certified(
+    name: str, options: dict[str, Any], tiny_shards: Path, tmp_path: Path
+) -> None:
+    if "lora" in options:
+        pytest.importorskip("peft", reason="peft is not installed")
+    file = saved(tmp_path / "best.pt", name, **options)
+    result = call(export.main, file, "--shards", tiny_shards, "--size", *MODELS[name][1])
+    assert result.exit_code == 0, result.output
+    assert json.loads(export.certificate_file(tmp_path / "best.onnx").read_text())["certificate"]["detections"] > 50
+    nodes = onnx.load(tmp_path / "best.onnx").graph.node
+    assert "GridSample" not in {node.op_type for node in nodes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [name for name in exporting.FORMATS if name != "onnx"])
+def test_other_formats_are_certified(form: str, tiny_shards: Path, tmp_path: Path) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    module = load("format", form, exporting.FORMATS)
+    file = saved(tmp_path / "best.pt", "dense")
+    result = call(export.main, file, "--shards", tiny_shards, "--format", form, "--size", *MODELS["dense"][1])
+    assert result.exit_code == 0, result.output
+    model = module.load(tmp_path / f"best{module.SUFFIX}")
+    assert model.facts == json.loads(export.certificate_file(file).read_text("utf-8"))
+    assert model.facts["certificate"]["detections"] > 100 and model.classes == tuple(tiny.CLASSES)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".pt", ".json", ".bin", module.SUFFIX}
+    module.describe(tmp_path / f"best{module.SUFFIX}", model.facts | {"classes": ["dog", "cat", "bird"]})
+    with pytest.raises(ConfigError, match="altered after the export"):
+        module.load(tmp_path / f"best{module.SUFFIX}")
+
+
+@pytest.mark.slow
+def test_float16(tiny_shards: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "best.pt", "vit")
+    result = call(export.main, file, "--shards", tiny_shards, "--half", "--size", *MODELS["vit"][1])
+    assert result.exit_code == 0, result.output
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "best.onnx"))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    kinds = {(node.op_type, types.get(node.input[0])) for node in model.graph.node if node.input}
+    assert ("Conv", onnx.TensorProto.FLOAT16) in kinds and ("MatMul", onnx.TensorProto.FLOAT16) in kinds
+    assert ("Exp", onnx.TensorProto.FLOAT) in kinds and ("Exp", onnx.TensorProto.FLOAT16) not in kinds
+    halves = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT16]
+    floats = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT]
+    assert sum(np.prod(x.dims) for x in halves) > 100 * sum(np.prod(x.dims) for x in floats)
+    certificate = json.loads(export.certificate_file(file).read_text())["certificate"]
+    assert certificate["tolerance"]["score"] == 0.02 and certificate["detections"] > 50
+
+
+@pytest.mark.slow
+def test_an_operator_that_cannot_be_exported(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainers import dense
+
+    file, plain = saved(tmp_path / "best.pt", "dense"), dense.Residual.forward
+    monkeypatch.setattr(dense.Residual, "forward", lambda self, x: plain(self, x) + torch.linalg.eigvals(x).real.sum())
+    result = call(export.main, file, "--shards", tiny_shards, "--size", *MODELS["dense"][1])
+    assert result.exit_code == 1 and "best.pt: its dense cannot be written as .onnx: " in result.stderr, result.output
+    assert "eigvals" in result.stderr and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.slow
@@ -310,18 +387,13 @@ def test_wrong_models(exported: tuple[Path, Path], tmp_path: Path, monkeypatch: 
 def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
     file, _ = exported
     facts = torch.load(file, weights_only=True)
-    others = ("faster_rcnn", "vit", "detr")
-    for name in others:
-        torch.save(facts | {"detector": name}, tmp_path / f"{name}.pt")
+    torch.save(facts | {"detector": "detr"}, tmp_path / "detr.pt")
     torch.save({"model": {}}, tmp_path / "none.pt")
     torch.save({key: value for key, value in facts.items() if key != "class_ids"}, tmp_path / "older.pt")
     torch.save(facts | {"config": facts["config"] | {"stem": 5}}, tmp_path / "newer.pt")
     shards = ("--shards", tiny_shards)
     for arguments, message in (
-        *(
-            ((tmp_path / f"{name}.pt", *shards), f"detector '{name}' cannot be exported; expected one of dense")
-            for name in others
-        ),
+        ((tmp_path / "detr.pt", *shards), "detector 'detr' cannot be exported; expected one of dense"),
         ((tmp_path / "none.pt", *shards), "not a checkpoint of these trainers"),
         ((tmp_path / "older.pt", *shards), "a checkpoint of another version: it has no class_ids"),
         ((tmp_path / "newer.pt", *shards), "a checkpoint of another version: "),
@@ -331,6 +403,7 @@ def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: P
         ((file, *shards, "--size", 64, 96, "--any-size"), "expected one of them"),
         ((file, *shards, "--batch", 0), "expected a number from 1 on, or any"),
         ((file, *shards, "--out", tmp_path / "model.pt"), "ends in .onnx"),
+        ((file, *shards, "--format", "torch", "--out", tmp_path / "model.onnx"), "ends in .pt2"),
         ((file, *shards, "--out", tmp_path / "none" / "model.onnx"), "cannot be written"),
     ):
         result = call(export.main, *arguments)
@@ -339,6 +412,10 @@ def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: P
         without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
         stderr = call(export.main, file, *shards).stderr
     assert "the export needs onnxscript; pip install 'dataforge[export]'" in stderr
+    with monkeypatch.context() as without:
+        without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "openvino" else name)
+        stderr = call(export.main, file, *shards, "--format", "openvino").stderr
+    assert "the export needs openvino; pip install 'dataforge[openvino]'" in stderr
 
 
 def test_a_video_is_one_batch() -> None:

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from dataforge.images.draw import Pixels
 from trainers.results.exported import Boxes
 
-OVERLAP = 0.01  # an IoU this close to the NMS threshold may be above or below it
-SLIVER = 0.05  # pixels; rounding may remove thinner boxes
-
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -24,11 +21,18 @@ class Tolerance:
 
     Attributes:
         box: pixels of the source image, on any edge; score; map: of the mean average precisions.
+        overlap: an IoU this close to the NMS threshold may be above or below it.
+        sliver: pixels; rounding may remove thinner boxes.
     """
 
     box: float = 0.5
     score: float = 1e-3
     map: float = 1e-3
+    overlap: float = 0.01
+    sliver: float = 0.05
+
+
+HALF = Tolerance(2.0, 2e-2, 1e-2, 0.05, 2.0)  # of networks in float16; pixels of their input
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ def compare(
 
     A pair has equal labels and both differences within the tolerance; the order is ignored, so that equal scores may
     be in any order. An unpaired detection is excused in four cases: its score is within the tolerance of `conf`; the
-    other run has `top` detections and its last score is within the tolerance; it is thinner than 0.05 pixels; or NMS
-    was ambiguous: in the other run a box of its class whose score is not lower overlaps it by `iou` +- 0.01, or one of
-    equal score, within the tolerance, by more; or one that is itself excused this way overlaps it by more. In the last
-    case the exported model's box must be among `candidates`: NMS may select another box, but boxes may not move.
+    other run has `top` detections and its last score is within the tolerance; it is a sliver; or NMS
+    was ambiguous: in the other run a box of its class whose score is not lower overlaps it by `iou` +- its tolerance,
+    or one of equal score, within the tolerance, by more; or one that is itself excused this way overlaps it by more. In
+    the last case the exported model's box must be among `candidates`: NMS may select another box, but boxes may not
+    move.
 
     Args:
         expected, actual: boxes (K, 4), scores (K,), labels (K,) each.
@@ -96,14 +101,16 @@ def compare(
         own, other = both[side], both[1 - side]
         box, score, label = own[0][row], own[1][row], own[2][row]
         full = len(other[1]) >= top and score <= other[1].min() + tolerance.score
-        thin = (box[2:] - box[:2]).min() < SLIVER
+        thin = (box[2:] - box[:2]).min() < tolerance.sliver
         undecided = False
         if candidates is not None and (side == 0 or known[row]):
             near = (other[2] == label) & (other[1] >= score - tolerance.score)
             near = near & known if side == 0 else near
             shared, tied = overlaps(box, other[0]), other[1] <= score + tolerance.score
-            undecided = bool((near & ((np.abs(shared - iou) <= OVERLAP) | (tied & (shared > iou)))).any()) or any(
-                both[s][2][r] == label and overlaps(box, both[s][0][r : r + 1])[0] >= iou - OVERLAP for s, r in excused
+            doubtful = (np.abs(shared - iou) <= tolerance.overlap) | (tied & (shared > iou))
+            undecided = bool((near & doubtful).any()) or any(
+                both[s][2][r] == label and overlaps(box, both[s][0][r : r + 1])[0] >= iou - tolerance.overlap
+                for s, r in excused
             )
         if score <= conf + tolerance.score or full or thin or undecided:
             excused.append((side, row))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dataforge.augment.preprocess import Preprocess
-from trainers.models.detector import Detector
+from trainers.models.detector import Detector, unit
 
 SLOTS = 300  # K, unless there are fewer candidates
+NAMES = ("boxes", "scores", "labels")  # of the outputs
 
 
 class Graph(nn.Module):
@@ -43,12 +44,16 @@ class Graph(nn.Module):
             (B, K) int64, -1 for none.
         """
         fitted, affine = self.fit(images)
-        return self.finish(self.detector(fitted), affine, images, conf, iou, top)
+        return self.finish(self.raw(fitted), affine, images, conf, iou, top)
 
     def fit(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the detector's input (B, 3, H, W), and the matrices from source pixels to its pixels (B, 3, 3)."""
         pixels = images.permute(0, 3, 1, 2)
         return self.preprocess(pixels) if self.preprocess else (pixels, None)
+
+    def raw(self, fitted: Tensor) -> Any:
+        """Return the raw outputs of the network, which is computed in the type of its weights."""
+        return self.detector(unit(fitted).to(next(self.detector.parameters()).dtype))
 
     def finish(
         self, raw: Any, affine: Tensor | None, images: Tensor, conf: Tensor, iou: Tensor, top: Tensor
@@ -75,7 +80,7 @@ class Stages(Graph):
         maps: list[Tensor] = []
         backbone = getattr(self.detector, "backbone", None)
         hook = backbone.register_forward_hook(lambda _, given, out: maps.extend(out)) if backbone else None
-        raw = self.detector(fitted)
+        raw = self.raw(fitted)
         if hook:
             hook.remove()
         head = [x for x in tree_leaves(raw) if isinstance(x, Tensor)]
@@ -92,3 +97,17 @@ class Flat(torch.nn.Module):
 
     def forward(self, images: Any, conf: Any, iou: Any, top: Any) -> tuple[Any, ...]:
         return tuple(x for part in self.stages(images, conf, iou, top).values() for x in part)
+
+
+def program_of(graph: torch.nn.Module, facts: dict[str, Any]) -> torch.export.ExportedProgram:
+    """Return the graph as traced by torch, for the inputs that a model's metadata state."""
+    static = facts["input"] != "any"
+    height, width = facts["size"] if static else (151, 211)
+    count = 2 if facts["batch"] == "any" else facts["batch"]
+    axes: dict[int, Any] = {} if static else {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    if facts["batch"] == "any":
+        axes[0] = torch.export.Dim("batch")
+    example = torch.zeros(count, height, width, 3, dtype=torch.uint8)
+    given = (example, torch.tensor(facts["conf"]), torch.tensor(facts["iou"]), torch.tensor(facts["top"]))
+    with torch.no_grad():
+        return torch.export.export(graph.eval(), given, dynamic_shapes=(axes, None, None, None), strict=False)

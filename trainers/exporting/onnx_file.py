@@ -13,52 +13,53 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.results.exported import KEY
+from trainers.exporting.graph import NAMES, program_of
+from trainers.results.exported import KEY, Exported, Run, load_onnx, run_of, session_of
 
+SUFFIX, EXTRA, NEEDS = ".onnx", "export", ("onnx", "onnxruntime", "onnxscript")
 OPSET = 20
-NAMES = ("boxes", "scores", "labels")
 
 
-def program_of(graph: torch.nn.Module, how: dict[str, Any]) -> torch.export.ExportedProgram:
-    """Return the graph as traced by torch."""
-    static = how["input"] != "any"
-    height, width = how["size"] if static else (151, 211)
-    count = 2 if how["batch"] == "any" else how["batch"]
-    axes: dict[int, Any] = {} if static else {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
-    if how["batch"] == "any":
-        axes[0] = torch.export.Dim("batch")
-    example = torch.zeros(count, height, width, 3, dtype=torch.uint8)
-    given = (example, torch.tensor(how["conf"]), torch.tensor(how["iou"]), torch.tensor(how["top"]))
-    with torch.no_grad():
-        return torch.export.export(graph.eval(), given, dynamic_shapes=(axes, None, None, None), strict=False)
-
-
-def save(graph: torch.nn.Module, how: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
+def save(graph: torch.nn.Module, facts: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
     """Export a graph to a file, without its metadata."""
+    import onnxscript.optimizer
+
     with quiet():
         program = torch.onnx.export(
-            program_of(graph, how),
+            program_of(graph, facts),
             dynamo=True,
             opset_version=OPSET,
             custom_translation_table=translations(),
             input_names=["images", "conf", "iou", "top"],
             output_names=list(outputs),
+            optimize=False,
             verbose=False,
         )
         assert program is not None
+        onnxscript.optimizer.optimize(program.model, num_iterations=1)  # a second one takes long and finds little
         program.save(path)
 
 
-def describe(path: Path, how: dict[str, Any]) -> None:
+def describe(path: Path, facts: dict[str, Any]) -> None:
     """Write a model's metadata and the defaults of its inputs."""
     import onnx
 
     model = onnx.load(path)
     for name, kind in (("conf", np.float32), ("iou", np.float32), ("top", np.int64)):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(how[name], kind), name))
-    onnx.helper.set_model_props(model, {KEY: json.dumps(how, ensure_ascii=False)})
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(facts[name], kind), name))
+    onnx.helper.set_model_props(model, {KEY: json.dumps(facts, ensure_ascii=False)})
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def running(path: Path) -> Run:
+    """Return the `run` function of an `Exported` for a file that has no metadata yet."""
+    return run_of(session_of(path, ("CPUExecutionProvider",)))
+
+
+def load(path: Path) -> Exported:
+    """Load a model for the CPU and check its metadata."""
+    return load_onnx(path, "cpu")
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -86,7 +87,15 @@ def translations() -> dict[Any, Callable[..., Any]]:
         count = op.Shape(values, start=dim, end=dim + 1 or None)  # of equal values TopK takes the first one first
         return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.dataforge.suppress.default: suppress, torch.ops.aten.sort.stable: sort}
+    def roi_pool(maps: Any, regions: Any, scale: float, height: int, width: int) -> Any:
+        pooled = op.MaxRoiPool(maps, regions, pooled_shape=[height, width], spatial_scale=scale)
+        return pooled, op.Identity(pooled)  # the second is the places of the maxima, which only a gradient needs
+
+    return {
+        torch.ops.dataforge.suppress.default: suppress,
+        torch.ops.aten.sort.stable: sort,
+        torch.ops.torchvision.roi_pool.default: roi_pool,
+    }
 
 
 @contextlib.contextmanager

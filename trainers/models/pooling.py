@@ -41,7 +41,7 @@ class Crop(Pool):
     """Crop and resize to twice the bins, then 2x2 max pooling (Huang et al., arXiv 1611.10012, 3.1)."""
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        points = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
+        points = _bins(self.size, regions).expand(regions.shape[0], -1, -1, -1)
         return functional.max_pool2d(_sample(features, regions, scale, points), SAMPLES)
 
 
@@ -58,7 +58,7 @@ class Deform(Pool):
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        plain = _bins(self.size, regions).expand(len(regions), -1, -1, -1)
+        plain = _bins(self.size, regions).expand(regions.shape[0], -1, -1, -1)
         still = functional.avg_pool2d(_sample(features, regions, scale, plain), SAMPLES)
         moves = self.offsets(still.flatten(1)).view(-1, self.size, self.size, 2) * self.gamma
         moves = moves.repeat_interleave(SAMPLES, 1).repeat_interleave(SAMPLES, 2)
@@ -117,17 +117,22 @@ def _sample(features: Tensor, regions: Tensor, scale: float, points: Tensor) -> 
         (N, C, h, w).
     """
     count, channels, rows, columns = features.shape
-    column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
     corner, size = (
         regions[:, None, None, 1:3] * scale,
         (regions[:, None, None, 3:] - regions[:, None, None, 1:3]) * scale,
     )
     point = corner + points * size.clamp(min=1.0)
-    x = point[..., 0].clamp(0, columns - 1) + 0.5
-    y = point[..., 1].clamp(0, rows - 1) + 0.5 + regions[:, None, None, 0] * rows
+    x, y = point[..., 0].clamp(0, columns - 1), point[..., 1].clamp(0, rows - 1)
+    if torch.compiler.is_compiling():
+        # exported graphs have no GridSample: each point is a region of one bin and one sample, in the bin's middle
+        image = regions[:, None, None, 0].expand_as(x)
+        bins = torch.stack([image, x - 0.5, y - 0.5, x + 0.5, y + 0.5], -1).flatten(0, 2)
+        return roi_align(features, bins, 1, 1.0, 1).view(*point.shape[:3], channels).permute(0, 3, 1, 2)
+    column = features.permute(1, 0, 2, 3).reshape(1, channels, count * rows, columns)
+    x, y = x + 0.5, y + 0.5 + regions[:, None, None, 0] * rows
     grid = torch.stack([x * (2 / columns) - 1, y * (2 / (count * rows)) - 1], -1)
     sampled = functional.grid_sample(column, grid.flatten(0, 1).unsqueeze(0).to(column.dtype), align_corners=False)
-    return sampled.view(channels, len(regions), *points.shape[1:3]).transpose(0, 1)
+    return sampled.view(channels, regions.shape[0], *points.shape[1:3]).transpose(0, 1)
 
 
 def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,17 +150,17 @@ def pool(pooler: nn.Module, maps: Sequence[Tensor], strides: Sequence[int], boxe
     regions = torch.cat([image.unsqueeze(1).to(boxes.dtype), boxes.flatten(0, 1)], 1)
     maps = [features.float() for features in maps]  # half precision would shift a region's corner by pixels
     if len(maps) == 1:
-        return pooler(maps[0], regions, 1 / strides[0]), torch.arange(len(regions), device=boxes.device).view(count, -1)
+        return pooler(maps[0], regions, 1 / strides[0]), torch.arange(regions.shape[0], device=boxes.device).view(
+            count, -1
+        )
     side = (regions[:, 3:] - regions[:, 1:3]).prod(1).clamp(min=0).sqrt()
     wanted = (4 + (side / 224).log2() + 1e-6).floor()  # the logarithm of the stride
     first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
     level = wanted.clamp(first, last).long() - first
-    order = level.argsort(stable=True)
-    parts = regions[order].split(level.bincount(minlength=len(maps)).tolist())
-    pooled = [pooler(x, part, 1 / stride) for x, part, stride in zip(maps, parts, strides, strict=True)]
-    return torch.cat(pooled), torch.empty_like(order).scatter_(
-        0, order, torch.arange(len(order), device=order.device)
-    ).view(count, -1)
+    rows = [(level == number).nonzero().squeeze(1) for number in range(len(maps))]
+    pooled = [pooler(x, regions[row], 1 / stride) for x, row, stride in zip(maps, rows, strides, strict=True)]
+    place = torch.arange(level.shape[0], device=level.device)
+    return torch.cat(pooled), torch.empty_like(level).scatter_(0, torch.cat(rows), place).view(count, -1)
 
 
 class Rows(nn.Module):
