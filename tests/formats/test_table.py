@@ -294,7 +294,7 @@ def test_wrong_rows_are_listed_with_their_place_and_the_rest_kept(tmp_path: Path
         ("unknown-class", "a.jpg", 3, "row 7"),
         ("line-broken", "a.jpg", 4, "row 8"),
         ("image-path", "", None, "row 10"),
-        ("image-path", "", None, "row 11"),
+        ("image-missing", "", None, "row 11"),
     ]
     assert {(f.action, f.file) for f in findings} == {("refused", str(file))}
     assert findings[3].value == "row 3: 1,5, 2, 3, 4" and "points for decimals" in findings[3].reason
