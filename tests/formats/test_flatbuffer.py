@@ -290,7 +290,7 @@ def test_what_is_wrong_in_a_file_is_listed(tmp_path: Path) -> None:
         ("refused", "unknown-class", "0.jpg"),
         ("refused", "box-missing", "0.jpg"),
         ("refused", "image-path", "../out.jpg"),
-        ("refused", "image-path", "/etc/x.jpg"),
+        ("refused", "image-missing", "/etc/x.jpg"),
         ("refused", "image-path", ""),
     ]
     assert [f.box for f in findings] == [None] * 5 + [0, 2] + [None] * 3

@@ -85,7 +85,7 @@ def test_folders_are_splits_and_one_file_will_do(tmp_path: Path) -> None:
     ]
     assert [r.split for r in drain(read(tmp_path, split=("val",)))[0]] == ["val"]
     (record,), _ = drain(read(tmp_path / "val/labels.json"))
-    assert (record.split, record.image) == ("train", tmp_path / "val/a.jpg")
+    assert (record.split, record.image) == ("val", tmp_path / "val/a.jpg")
 
 
 def test_pictures_of_another_machine_are_found_by_name(tmp_path: Path) -> None:

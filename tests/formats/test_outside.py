@@ -69,7 +69,7 @@ def test_absolute_names_of_files_inside_need_no_flag(tmp_path: Path, name: str) 
     assert {*Shards(out).table.key} == {"a.jpg", "deep/b.jpg"}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMING)
 @pytest.mark.parametrize("outside", ["/mnt/gone/set/deep/b.jpg", "D:\\gone\\deep\\b.jpg"])
 def test_absolute_names_of_another_machine_are_sought_by_their_ends(tmp_path: Path, name: str, outside: str) -> None:
     root, out = make(tmp_path, name, outside), tmp_path / "out"

@@ -88,6 +88,7 @@ YAML = "names: [cat]\ntrain: {}\nval: {}\n"
 WAYS: dict[str, Callable[[Path], object]] = {
     "coco in folders": one_folder_each("coco"),
     "coco files": side_by_side("coco:set.json", ".json"),
+    "createml in folders": one_folder_each("createml"),
     "cvat in folders": one_folder_each("cvat"),
     "flatbuffer in folders": one_folder_each("flatbuffer"),
     "flatbuffer files": side_by_side("flatbuffer:train.db", ".db"),

@@ -112,7 +112,9 @@ def test_rows_that_name_nothing_are_refused(tmp_path: Path) -> None:
         ("unknown-image", "", None, "annotations row 4"),
         ("unknown-class", "a.jpg", 0, "annotations row 1"),
         ("unknown-class", "a.jpg", 1, "annotations row 2"),
-        *(("image-path", "", None, f"images row {n}") for n in (2, 3, 4, 5, 6)),
+        ("image-path", "", None, "images row 2"),
+        ("image-missing", "", None, "images row 3"),
+        *(("image-path", "", None, f"images row {n}") for n in (4, 5, 6)),
     ]
 
 
