@@ -66,8 +66,9 @@ def move_boxes(
     if not straight.all():
         inside[~straight] = _clipped(boxes[~straight], moved[~straight], limit[~straight])
     side = (inside[:, 2:] - inside[:, :2]).T
-    seen = side.min(0, initial=np.inf) > 0
-    inside = np.where(seen[:, None], inside, 0.0)
+    stored = inside.astype(np.float32)
+    seen = (stored[:, 2:] > stored[:, :2]).all(1)  # as rounded: a sliver at the edge has no area any more
+    stored = np.where(seen[:, None], stored, np.float32(0))
     keep = seen & (side.min(0, initial=np.inf) >= min_size)
     if min_visible > 0:
         with np.errstate(invalid="ignore"):
@@ -75,7 +76,7 @@ def move_boxes(
     if centre:
         middle = project(((boxes[:, None, :2] + boxes[:, None, 2:]) / 2).astype(np.float64), moved)[:, 0]
         keep &= (middle >= limit[:, :2]).all(1) & (middle <= limit[:, 2:]).all(1)
-    return inside.astype(np.float32), keep
+    return stored, keep
 
 
 def _moved_straight(boxes: NDArray[np.float32], matrix: Floats) -> Floats:

@@ -21,6 +21,7 @@ UNITS = {"pixel": "pixels", "unit": "fractions of the image"}
 SAMPLE = 10_000  # boxes that are looked at, evenly spaced
 FAIL, FIT = 0.2, 0.98  # fractions of boxes: so many contradict a reading; so many make another one fit
 USUAL = 0.35, 0.5  # a median object covers less of its box than the first: doubtful; more than the second: usual
+LEAST = 10  # boxes with areas of masks from which a part of the box may be usual
 CERTAIN = 0.9  # fraction of boxes whose stated areas confirm a reading
 
 
@@ -154,7 +155,8 @@ def check_reading(
         changes_unit = other[1] != unit
         by_area = stated.sum() > 1 and confirmed <= 1 - CERTAIN
         by_area = by_area and (
-            agree(*other) >= CERTAIN or (filled(*other) >= USUAL[1] and filled(form, unit) < USUAL[0])
+            agree(*other) >= CERTAIN
+            or (stated.sum() >= LEAST and filled(*other) >= USUAL[1] and filled(form, unit) < USUAL[0])
         )
         enough = known.sum() >= (1 if changes_unit else 10 if named else 3)
         if by_area:
