@@ -13,7 +13,7 @@ import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import circles, files_below, reading
-from dataforge.formats.splits import WORD
+from dataforge.formats.splits import NO_SPLIT, WORD
 
 T = TypeVar("T")
 
@@ -64,9 +64,6 @@ def entry(where: str, number: object) -> str:
     return f"{where} entry {number}".strip()
 
 
-_PLAIN = ("annotations", "labels", "json")  # folders of all files, not of a split
-
-
 def json_splits(root: Path) -> dict[str, list[Path]]:
     """Find JSON files by split: `<split>.json`, those in `<split>/`, or all as "train" if the root contains some.
 
@@ -82,7 +79,7 @@ def json_splits(root: Path) -> dict[str, list[Path]]:
     own = sorted(path for path in root.iterdir() if path.is_file() and fits(path.name))
     by_split: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
-        plain = folder.name.lower() in _PLAIN
+        plain = folder.name.lower() in NO_SPLIT
         inner = json_splits(folder) if plain else {}
         if any(map(WORD.fullmatch, inner)):
             parts = inner
