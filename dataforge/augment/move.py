@@ -67,7 +67,8 @@ def move_boxes(
         inside[~straight] = _clipped(boxes[~straight], moved[~straight], limit[~straight])
     side = (inside[:, 2:] - inside[:, :2]).T
     stored = inside.astype(np.float32)
-    seen = (stored[:, 2:] > stored[:, :2]).all(1)  # as rounded: a sliver at the edge has no area any more
+    # as rounded: a sliver at the edge has no area any more
+    seen = (stored[:, 2:] - stored[:, :2]).min(1, initial=np.inf) > 0
     stored = np.where(seen[:, None], stored, np.float32(0))
     keep = seen & (side.min(0, initial=np.inf) >= min_size)
     if min_visible > 0:
