@@ -11,6 +11,7 @@ export class Bulk {
   #focus = 0;
   #from = 0; // where a range that Shift extends began
   #past = []; // the images of each change
+  #turn = 0; // changes when other crops are to be shown, so that late answers for earlier ones are dropped
 
   /**
    * classes: Classes; load(n) resolves to Boxes, whose edits are sent; flush() resolves when they are saved;
@@ -44,17 +45,22 @@ export class Bulk {
   }
 
   async #show() {
+    this.#turn += 1;
+    const turn = this.#turn;
     await this.flush(); // the server's list of crops is that of saved boxes
+    if (turn !== this.#turn) return;
     this.#crops = [];
     this.#chosen.clear();
     this.#focus = this.#from = 0;
     this.grid.replaceChildren();
     await this.#more();
-    this.#move(0);
+    if (turn === this.#turn) this.#move(0);
   }
 
   async #more() {
-    const { crops } = await get(`/api/crops?label=${this.field.value}&from=${this.#crops.length}&count=${PAGE}`);
+    const [turn, from] = [this.#turn, this.#crops.length];
+    const { crops } = await get(`/api/crops?label=${this.field.value}&from=${from}&count=${PAGE}`);
+    if (turn !== this.#turn || from !== this.#crops.length) return;
     for (const crop of crops) {
       const cell = document.createElement("div");
       cell.setAttribute("role", "option");
