@@ -116,8 +116,7 @@ def _serve(application: Starlette, listening: socket.socket) -> None:
 def _read_keys(path: Path) -> dict[str, list[str]]:
     from dataforge.web.server import STATIC
 
-    page = STATIC / "keys.json"
-    known = [action["id"] for action in json.loads(page.read_text("utf-8"))] if page.is_file() else None
+    known = [action["id"] for action in json.loads((STATIC / "keys.json").read_text("utf-8"))]
     try:
         with reading(path, ConfigError):
             facts = tomllib.loads(path.read_text("utf-8-sig"))
@@ -127,6 +126,6 @@ def _read_keys(path: Path) -> dict[str, list[str]]:
     for action, given in keys.items():
         if not isinstance(given, list) or not all(isinstance(key, str) and key for key in given):
             raise ConfigError(f'{path}: {action} is {given!r}; expected "key" or ["key", ...]')
-        if known is not None and action not in known:
+        if action not in known:
             raise ConfigError(f"{path}: {unknown('action', action, known)}")
     return keys

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.info import describe
-from dataforge.cli.options import json_option, polite_kill, progress_bar, store_option, view_options
+from dataforge.cli.options import json_option, out_option, polite_kill, progress_bar, store_option, view_options
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@out_option
 @click.option(
     "--side",
     "shorter",

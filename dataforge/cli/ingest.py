@@ -14,8 +14,10 @@ from dataforge.cli.info import describe
 from dataforge.cli.options import (
     SourceCommand,
     json_option,
+    max_bad_option,
     names,
     open_source,
+    out_option,
     polite_kill,
     progress_bar,
     source_options,
@@ -31,17 +33,12 @@ if TYPE_CHECKING:
 @click.command(cls=SourceCommand)
 @click.argument("format_name", metavar="FORMAT")
 @click.argument("root", default=".", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@out_option
 @click.option(
     "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
 )
 @source_options
-@click.option(
-    "--max-bad",
-    type=click.IntRange(0),
-    default=0,
-    help="Leave out up to this many unreadable images instead of failing.",
-)
+@max_bad_option
 @click.option(
     "--max-bad-boxes",
     type=click.IntRange(0),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, store_option
+from dataforge.cli.options import json_option, out_option, store_option
 
 if TYPE_CHECKING:
     from dataforge.record import Source
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
-)
+@out_option
 @click.option(
     "--on-same-key",
     type=click.Choice(["prefix", "unite", "refuse"]),

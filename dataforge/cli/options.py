@@ -27,6 +27,16 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
+def out_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    path = click.Path(path_type=Path)
+    return click.option("--out", required=True, type=path, help="Output folder, new or empty.")(command)
+
+
+def max_bad_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = "Leave out up to this many unreadable images instead of failing."
+    return click.option("--max-bad", type=click.IntRange(0), default=0, help=text)(command)
+
+
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option(
         "--store",

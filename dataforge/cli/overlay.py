@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, store_option
+from dataforge.cli.options import json_option, max_bad_option, out_option, store_option
 from dataforge.command import Group
 
 if TYPE_CHECKING:
@@ -101,16 +101,9 @@ def tag(version: Path, name: str) -> None:
 
 @overlay.command()
 @_version
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
-)
+@out_option
 @_untouched
-@click.option(
-    "--max-bad",
-    type=click.IntRange(0),
-    default=0,
-    help="Leave out up to this many unreadable images instead of failing.",
-)
+@max_bad_option
 @store_option
 @json_option
 def apply(version: Path, out: Path, untouched: bool | None, max_bad: int, store_name: str, as_json: bool) -> None:
@@ -138,16 +131,9 @@ def _source(version: Path, untouched: bool | None) -> Source:
 @overlay.command()
 @_version
 @click.option("--format", "format_name", required=True, help="A format that can be written: coco, voc, yolo, ...")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; must not exist or be empty."
-)
+@out_option
 @_untouched
-@click.option(
-    "--max-bad",
-    type=click.IntRange(0),
-    default=0,
-    help="Leave out up to this many unreadable images instead of failing.",
-)
+@max_bad_option
 @json_option
 def export(version: Path, format_name: str, out: Path, untouched: bool | None, max_bad: int, as_json: bool) -> None:
     """Write a version as annotated images, and report what the format cannot store."""

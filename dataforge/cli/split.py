@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, progress_bar, store_option
+from dataforge.cli.options import json_option, out_option, progress_bar, store_option
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder, new or empty.")
+@out_option
 @click.option(
     "--val",
     type=float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +29,7 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
     Raises:
         FormatError: a split is a union in one source, and not the same union in another.
     """
-    classes = tuple(dict.fromkeys(name for _, source in sources for name in source.classes))
-    numbers: dict[str, int] = {}
-    for _, source in sources:
-        for name, number in zip(source.classes, source.class_ids, strict=bool(source.class_ids)):
-            numbers.setdefault(name, number)
-    ids = tuple(numbers[name] for name in classes if name in numbers)
+    classes, ids = unite_classes([(source.classes, source.class_ids) for _, source in sources])
     unions: dict[str, tuple[str, ...]] = {}
     for name, source in sources:
         for union, parts in source.unions.items():
@@ -81,7 +76,26 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
 
     whole = all(source.total for _, source in sources)
     total = sum(source.total for _, source in sources) if whole else 0
-    return Source(classes, records(), ids if len(set(ids)) == len(classes) else (), unions, total)
+    return Source(classes, records(), ids, unions, total)
+
+
+def unite_classes(lists: Iterable[tuple[Sequence[str], Sequence[int]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Merge lists of classes by name, in the order of their first occurrence.
+
+    Args:
+        lists: names and their ids, or () if there are none.
+
+    Returns:
+        The names and their first ids; () unless each name has an id of its own.
+    """
+    classes: dict[str, None] = {}
+    numbers: dict[str, int] = {}
+    for names, ids in lists:
+        classes.update(dict.fromkeys(names))
+        for name, number in zip(names, ids, strict=bool(ids)):
+            numbers.setdefault(name, number)
+    own = tuple(numbers[name] for name in classes if name in numbers)
+    return tuple(classes), own if len(set(own)) == len(classes) else ()
 
 
 def _apart(split: str, key: str, *taken: set[tuple[str, str]]) -> str:

@@ -13,7 +13,7 @@ from dataforge.record import Finding, Record, Source
 from dataforge.shards.as_source import chosen_splits, source_of
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
-from dataforge.sources.join import join
+from dataforge.sources.join import join, unite_classes
 
 OnSameKey = Literal["prefix", "unite", "refuse"]
 
@@ -64,11 +64,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
             f"{taken[0]}, and {len(taken) - 1} more; --on-same-key prefix keeps both images, unite joins their boxes"
         )
 
-    classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
-    numbers: dict[str, int] = {}
-    for part in parts:
-        for name, number in zip(part.classes, part.class_ids, strict=True):
-            numbers.setdefault(name, number)
+    classes, class_ids = unite_classes([(part.classes, part.class_ids) for part in parts])
     label_of = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
 
     def record(place: _Row, split: str = "") -> Record:
@@ -101,8 +97,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
     def source(n: int, part: Shards) -> Source:
         original = source_of(part)
         total = original.total - sum(place[0] == n for place in gone)
-        ids = tuple(numbers[name] for name in classes)
-        return replace(original, classes=classes, class_ids=ids, records=records(n, part), total=total)
+        return replace(original, classes=classes, class_ids=class_ids, records=records(n, part), total=total)
 
     return join([(part.path.resolve().name, source(n, part)) for n, part in enumerate(parts)])
 
