@@ -1,11 +1,12 @@
 """What a program pays before its first batch, and what a batch costs beside its pixels.
 
-    python bench/startup.py SHARDS RAW [--before DIR BEFORE_RAW] [--results FILE]
+    python bench/startup.py SHARDS RAW [--before DIR BEFORE_RAW] [--only PART] [--results FILE]
 
 SHARDS is any shard folder; RAW a cache of it, by `dataforge bake SHARDS --raw --size 320 320`. DIR is another checkout,
 and BEFORE_RAW a cache that it baked: both are measured in turn, and rows are added for each.
 
-* "import dataforge", "dataforge --help", "first batch": processes of their own, wall and CPU time (user and system).
+* "import dataforge", "dataforge --help", a trainer's help and wrong option, "first batch": processes of their own, wall
+  and CPU time (user and system).
 * "import X after Y": CPU time in a process of its own.
 * "raw cache": img/s (wall and CPU) of shuffled epochs in batches of 32 at 320x320; the two checkouts take turns, in
   processes that stay, so that both meet the same load of the machine.
@@ -31,9 +32,13 @@ HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
 REPEATS, TURNS = 5, 21
+TRAINER = "import runpy, sys\n"
+START = "try: runpy.run_module('trainers.yolov2', {}, '__main__')\nexcept SystemExit: pass"
 STARTS = {
     "import dataforge": "import dataforge",
     "dataforge --help": "import sys; sys.argv[1:] = ['--help']; import dataforge.__main__",
+    "trainers.yolov2 --help": f"{TRAINER}sys.argv[1:] = ['--help']\n{START}",
+    "trainers.yolov2 --lr nan": f"{TRAINER}sys.argv[1:] = ['--lr', 'nan']\n{START}",
     "first batch": "import sys; from dataforge import Loader; next(iter(Loader(sys.argv[1], batch_size=4)))",
 }
 IMPORTS = (
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("shards")
     parser.add_argument("raw")
     parser.add_argument("--before", nargs=2, metavar=("DIR", "BEFORE_RAW"))
+    parser.add_argument("--only", choices=("epochs", "starts", "imports", "batches"), help="measure this alone")
     parser.add_argument("--epochs", type=int, default=10, help="in a turn")
     parser.add_argument("--note", help="what else a reader of the rows has to know")
     parser.add_argument("--results", type=Path)
@@ -181,7 +187,13 @@ def main() -> None:
         checkouts = {"before": Path(chosen.before[0]).resolve(), **checkouts}
         caches["before"] = str(Path(chosen.before[1]).resolve())
     shards = str(Path(chosen.shards).resolve())
-    for measured in chain(epochs(checkouts, caches, chosen.epochs), starts(checkouts, shards), imports(), batches()):
+    parts = {
+        "epochs": epochs(checkouts, caches, chosen.epochs),
+        "starts": starts(checkouts, shards),
+        "imports": imports(),
+        "batches": batches(),
+    }
+    for measured in chain.from_iterable([parts[chosen.only]] if chosen.only else parts.values()):
         print(json.dumps(measured), flush=True)
         record_rows([measured | ({"note": chosen.note} if chosen.note else {})], chosen.results)
 

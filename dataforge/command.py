@@ -1,27 +1,165 @@
-"""Click's command and group, reporting each user error as one line on stderr with exit code 1."""
+"""Click's commands, options and numbers as every command of this project has them.
+
+Exit codes: 0 fine; 1 findings, or a difference; 2 trouble: a wrong option, file or record, or a bug; 130 interrupted.
+Trouble is one line on stderr; with `--json`, also an object `{"error": ...}` on stdout.
+"""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
+import json
+import math
+import operator
 import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError
+from dataforge.errors import DataforgeError, StoppedError
+
+TROUBLE = DataforgeError.exit_code
+NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
+BOUNDS = {
+    "above": ("above", operator.gt),
+    "least": ("of at least", operator.ge),
+    "below": ("below", operator.lt),
+    "most": ("at most", operator.le),
+}
 
 
-class _OneLineErrors(click.Command):
-    def invoke(self, ctx: click.Context) -> Any:
+class Number(click.ParamType):
+    """A number in a range. nan is in none, and infinity only where `infinite`.
+
+    Args:
+        kind: int or float.
+        bounds: any of "above", "least", "below" and "most".
+    """
+
+    def __init__(self, kind: type[int] | type[float], *, infinite: bool = False, **bounds: float) -> None:
+        self.kind, self.bounds, self.infinite = kind, bounds, infinite
+        self.name = "integer" if kind is int else "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return super().invoke(ctx)
+            number = self.kind(value)
+        except ValueError:
+            number = math.nan
+        finite = math.isfinite(number) or (self.infinite and not math.isnan(number))
+        if not finite or not all(BOUNDS[key][1](number, bound) for key, bound in self.bounds.items()):
+            self.fail(f"{value!r} is not {self.expected()}", param, ctx)
+        return number
+
+    def expected(self) -> str:
+        """Describe the range: "an integer of at least 1"."""
+        kind = "an integer" if self.kind is int else "a number"
+        bounds = " and ".join(f"{BOUNDS[key][0]} {bound}" for key, bound in self.bounds.items())
+        return f"{kind} {bounds}".strip()
+
+
+def natural(least: int = 1, most: float = math.inf) -> Number:
+    """Return the type of whole numbers from `least` to `most`."""
+    return Number(int, least=least) if most == math.inf else Number(int, least=least, most=most)
+
+
+def real(*, infinite: bool = False, **bounds: float) -> Number:
+    """Return the type of numbers in a range, as in `Number`."""
+    return Number(float, infinite=infinite, **bounds)
+
+
+class Option(click.Option):
+    """An option that help lists under a heading: `@click.option(..., cls=Option, group="Data")`."""
+
+    def __init__(self, *args: Any, group: str = "Options", **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command with `-h`, options in groups, errors in one line, and the exit codes above."""
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        return ["-h", "--help"]
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        run = super().main
+        if not standalone_mode:
+            return run(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code: Any = run(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.exit(code if isinstance(code, int) else 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(TROUBLE)
         except DataforgeError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
+            text, code, facts = str(error), error.exit_code, error.facts
+        except click.ClickException as error:
+            text, code, facts = _message(error), TROUBLE, {}
+        except click.Abort:
+            text, code, facts = "interrupted", StoppedError.exit_code, {}
+        except Exception:
+            if args is not None:  # called from Python
+                raise
+            traceback.print_exc()
+            sys.exit(TROUBLE)
+        if "--json" in (sys.argv if args is None else args):
+            echo_json({"error": text, **facts})
+        click.echo(f"error: {text}" if code == TROUBLE else text, err=True)
+        sys.exit(code)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
 
 
-class Command(_OneLineErrors):
-    """A single command: `@click.command(cls=Command)`."""
+class Group(Command, click.Group):
+    """A command with subcommands, listed with the whole first paragraph of their help."""
+
+    command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            subcommand = self.get_command(ctx, name)
+            assert subcommand is not None
+            paragraph = inspect.cleandoc(subcommand.help or "").partition("\n\n")[0]
+            rows.append((name, " ".join(paragraph.split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
-class Group(_OneLineErrors, click.Group):
-    """A command with subcommands: `@click.group(cls=Group)`."""
+command = functools.partial(click.command, cls=Command)
+
+
+def echo_json(facts: Mapping[str, Any]) -> None:
+    """Print the one JSON object of a command's `--json`."""
+    click.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+
+
+def _message(error: click.ClickException) -> str:
+    """Return click's message, with the command whose help has more; suggest only options that are spelt alike."""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        near = difflib.get_close_matches(error.option_name, error.possibilities, cutoff=NEAR)
+        error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx:
+        end = "" if message.endswith(("?", ".")) else "."
+        message = f"{message}{end} See `{error.ctx.command_path} --help`."
+    return message

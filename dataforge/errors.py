@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -14,7 +17,15 @@ __all__ = [
 
 
 class DataforgeError(Exception):
-    """Base class; its message names the file, the key, the value and what was expected."""
+    """Base class; its message names the file, the key, the value and what was expected.
+
+    Attributes:
+        exit_code: of the command that the error ends.
+        facts: what else a command's `--json` prints beside the message.
+    """
+
+    exit_code = 2
+    facts: Mapping[str, Any] = {}
 
 
 class FormatError(DataforgeError):
@@ -39,6 +50,12 @@ class ConfigError(DataforgeError):
 
 class DataError(DataforgeError):
     """A record is found to be invalid during training or evaluation."""
+
+
+class StoppedError(DataforgeError):
+    """The user stopped a command; the message says what was kept."""
+
+    exit_code = 130
 
 
 def unknown(kind: str, name: str, known: object) -> ConfigError:

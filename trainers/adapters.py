@@ -6,29 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import click
-import safetensors.torch
 
-from dataforge.command import Command
+from dataforge.command import Group
 from dataforge.errors import ConfigError
 from dataforge.files import writing
-from trainers import checkpoint
-from trainers.models import lora
-from trainers.models.pretrained import read_state
 
 HEADS = ("pyramid.", "classify.", "regress.", "scale")  # parts of the detector that are trained with the adapters
 
 
-@click.group()
+@click.group(cls=Group)
 def main() -> None:
     """Save, load or merge the LoRA adapters of a checkpoint of `python -m trainers.vit --train lora`."""
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--heads", is_flag=True, help="The pyramid and the heads too: all that has learnt.")
 def save(ckpt: Path, out: Path, heads: bool) -> None:
     """Write the adapters of CKPT to OUT (.safetensors)."""
+    import safetensors.torch
+
+    from trainers import checkpoint
+    from trainers.models import lora
+
     state = checkpoint.load(ckpt)
     tensors = lora.adapters(state["model"])
     if not tensors:
@@ -41,12 +42,16 @@ def save(ckpt: Path, out: Path, heads: bool) -> None:
     click.echo(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def load(ckpt: Path, file: Path, out: Path) -> None:
     """Write CKPT, a checkpoint of --train lora, to OUT with the adapters in FILE."""
+    from trainers import checkpoint
+    from trainers.models import lora
+    from trainers.models.pretrained import read_state
+
     state = checkpoint.load(ckpt)
     tensors = read_state(file)
     expected = {name: state["model"][name].shape for name in lora.adapters(state["model"])}
@@ -62,7 +67,7 @@ def load(ckpt: Path, file: Path, out: Path) -> None:
     _publish(state | {"model": state["model"] | tensors}, out)
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def merge(ckpt: Path, out: Path) -> None:
@@ -76,6 +81,9 @@ def merged(ckpt: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the checkpoint has no adapters.
     """
+    from trainers import checkpoint
+    from trainers.models import lora
+
     detector, state = checkpoint.load_detector(ckpt)
     if not state["config"].get("lora"):
         raise ConfigError(f"{ckpt}: has no LoRA adapters; expected a checkpoint of --train lora")
@@ -85,6 +93,8 @@ def merged(ckpt: Path) -> dict[str, Any]:
 
 def _publish(state: dict[str, Any], out: Path) -> None:
     """Write a checkpoint for evaluation; training cannot resume from it."""
+    from trainers import checkpoint
+
     with writing(out, ConfigError):
         checkpoint.save(out, {name: value for name, value in state.items() if name != "train"})
     click.echo(str(out))

@@ -5,15 +5,39 @@ The last line of the output is a JSON object.
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dataforge.command import Command
+from dataforge.command import command, natural, real
+
+
+@command()
+@click.argument("detector")
+@click.option("--config", "toml", type=click.Path(path_type=Path), help="Flat TOML file, as for the trainers.")
+@click.option("--shards", required=True)
+@click.option("--split", default="train", show_default=True)
+@click.option("--size", type=natural(), nargs=2, help="Height and width.")
+@click.option("--batch-size", type=natural())
+@click.option("--augment", help="Recipe.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--threads", type=natural(0), default=0, help="Decoding threads; 0 for one per core.")
+@click.option("--seconds", type=real(above=0), default=10.0, show_default=True, help="Seconds per measured part.")
+def main(**given: Any) -> None:
+    """Measure the images a second of DETECTOR's training step, alone and with the loader."""
+    from trainers import bench
+
+    bench.measure(**given)
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    main(prog_name="python -m trainers.bench")
+
+import json
+import statistics
+import time
+
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, read_toml
@@ -77,25 +101,10 @@ def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
     }
 
 
-@click.command(cls=Command)
-@click.argument("detector")
-@click.option("--config", "toml", type=click.Path(path_type=Path), help="Flat TOML file, as for the trainers.")
-@click.option("--shards", required=True)
-@click.option("--split", default="train", show_default=True)
-@click.option("--size", type=int, nargs=2, help="Height and width.")
-@click.option("--batch-size", type=click.IntRange(1))
-@click.option("--augment", help="Recipe.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=int, default=0, help="Decoding threads; 0 for one per core.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Seconds per measured part.")
-def main(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
-    """Measure the images a second of DETECTOR's training step, alone and with the loader."""
+def measure(detector: str, toml: Path | None, split: str, seconds: float, **flags: Any) -> None:
+    """Carry out the command; the options are those of `main`."""
     kind = registry.config_class(detector)
     values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
     values |= {"train_split": split, "val_split": "", "multiscale": []}
     values["size"] = list(values.get("size", kind().size))
     click.echo(json.dumps(time_steps(kind(**values), detector, seconds)))
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m trainers.bench")

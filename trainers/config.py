@@ -6,8 +6,6 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-import math
-import operator
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,31 +14,39 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
+from dataforge.command import NEAR, Number, Option, natural, real
 from dataforge.errors import ConfigError
 from dataforge.files import reading
 from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
+RANGE = real(least=0, infinite=True)
 LOGGERS = ("tensorboard", "wandb", "mlflow")  # package names
-
-
-BOUNDS = {  # of a number, or of each number of a list: description and test
-    "above": ("above", operator.gt),
-    "least": ("at least", operator.ge),
-    "below": ("below", operator.lt),
-    "most": ("at most", operator.le),
+GROUPS = {"shards": "Data", "size": "Images", "epochs": "Optimisation", "seed": "Run"}  # first field -> heading in help
+ALIASES = {  # other programs' names of these options
+    "shards": "data",
+    "size": "imgsz",
+    "batch_size": "batch",
+    "threads": "workers",
+    "runs": "project",
+    "backbone": "model",
 }
 
 
-def value(default: Any, text: str, **bounds: float) -> Any:
-    """Return a field with its help text and the bounds of its numbers.
+def value(default: Any, text: str, kind: click.ParamType | None = None) -> Any:
+    """Return a field with its help text and the type of its value, or of each value of a list.
 
     Args:
-        bounds: any of "above", "least", "below" and "most".
+        kind: a `Number` for numbers; texts and switches need none.
     """
-    make = (lambda: list(default)) if isinstance(default, list) else None
-    keywords: dict[str, Any] = {"default_factory": make} if make else {"default": default}
-    return field(**keywords, metadata={"help": text, "bounds": bounds})
+    how: dict[str, Any] = {"default_factory": lambda: list(default)} if isinstance(default, list) else {}
+    return field(**(how or {"default": default}), metadata={"help": text, "type": kind})
+
+
+def default(name: str, other: Any, text: str = "") -> Any:
+    """Return the field `name` of `Config` with another default, and another help text where one is given."""
+    metadata = Config.__dataclass_fields__[name].metadata
+    return value(other, text or metadata["help"], metadata["type"])
 
 
 @dataclass
@@ -53,90 +59,87 @@ class Config:
     train_split: str = value("train", "split to train on")
     val_split: str = value("val", "split to evaluate on; empty to skip")
     classes: list[str] = value([], "only these classes, in this order; none for all")
-    area: list[float] = value([], "minimum,maximum: only objects of this area, in square pixels of the source image")
-    side: list[float] = value(
-        [], "minimum,maximum: only boxes whose shorter side has this length, in pixels of the source image"
+    area: list[float] = value(
+        [], "only objects of this area, in square pixels of the source image; inf for no limit", RANGE
     )
-    empty: str = value("keep", "keep or drop images without boxes")
-    size: list[int] = value([416, 416], "network input, height,width (or one number)")
-    fit: str = value("letterbox", "letterbox or stretch")
+    side: list[float] = value(
+        [], "only boxes whose shorter side has this length, in pixels of the source image; inf for no limit", RANGE
+    )
+    empty: str = value("keep", "images without boxes", click.Choice(["keep", "drop"]))
+    size: list[int] = value([416, 416], "network input, height,width (or one number)", natural(32))
+    fit: str = value("letterbox", "how images are brought to the size", click.Choice(["letterbox", "stretch"]))
     buckets: str = value(
         "", "train at several sizes, chosen by aspect ratio: auto (with the area of size), or h,w,h,w,..."
     )
-    multiscale: list[float] = value([], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels")
+    multiscale: list[float] = value(
+        [], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels", real(above=0, most=4)
+    )
     augment: str = value("yolo", "augmentation recipe")
-    sampling: str = value("none", "none, or repeat-factor: repeat images of rare classes within an epoch")
+    sampling: str = value(
+        "none",
+        "repeat-factor: repeat images of rare classes within an epoch",
+        click.Choice(["none", "repeat-factor"]),
+    )
     repeat_threshold: float = value(
-        0.001, "with repeat-factor: fraction of images below which a class is rare", above=0
+        0.001, "with repeat-factor: fraction of images below which a class is rare", real(above=0)
     )
     on_error: str = value(
-        "raise", "raise an error at a damaged image, or skip it: a grey image without boxes, listed after each epoch"
+        "raise",
+        "raise an error at a damaged image, or skip it: a grey image without boxes, listed after each epoch",
+        click.Choice(["raise", "skip"]),
     )
-    epochs: int = value(160, "passes over the training split", least=1)
-    batch_size: int = value(16, "images per step, over all processes", least=1)
-    budget: int = value(0, "instead of batch_size: pixels per step, over all processes; 0 for none", least=0)
-    accumulate: int = value(1, "number of parts in which a step's images are processed, to save memory", least=1)
-    optimizer: str = value("sgd", "sgd or adamw")
-    lr: float = value(1e-3, "learning rate", least=0, below=math.inf)
-    bias_lr: float = value(1.0, "factor of the learning rate of biases (not those of norms)", least=0, below=math.inf)
+    epochs: int = value(160, "passes over the training split", natural())
+    batch_size: int = value(16, "images per step, over all processes", natural())
+    budget: int = value(0, "instead of batch_size: pixels per step, over all processes; 0 for none", natural(0))
+    accumulate: int = value(1, "number of parts in which a step's images are processed, to save memory", natural())
+    optimizer: str = value("sgd", "optimizer", click.Choice(["sgd", "adamw"]))
+    lr: float = value(1e-3, "learning rate", real(least=0))
+    bias_lr: float = value(1.0, "factor of the learning rate of biases (not those of norms)", real(least=0))
     layer_decay: float = value(
-        1.0, "factor of the learning rate per backbone unit, from the last to the first", above=0, most=1
+        1.0, "factor of the learning rate per backbone unit, from the last to the first", real(above=0, most=1)
     )
-    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta", least=0, below=1)
-    weight_decay: float = value(5e-4, "weight decay of weights; biases and norms have none", least=0, below=math.inf)
-    schedule: str = value("step", "step (x0.1 at milestones), cosine or constant")
-    milestones: list[int] = value([60, 90], "epochs at which the learning rate drops", least=0)
-    warmup_steps: int = value(100, "steps over which the learning rate grows from 0", least=0)
-    amp: str = value("none", "none, bf16 or fp16")
+    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta", real(least=0, below=1))
+    weight_decay: float = value(5e-4, "weight decay of weights; biases and norms have none", real(least=0))
+    schedule: str = value(
+        "step", "of the learning rate; step is x0.1 at milestones", click.Choice(["step", "cosine", "constant"])
+    )
+    milestones: list[int] = value([60, 90], "epochs at which the learning rate drops", natural(0))
+    warmup_steps: int = value(100, "steps over which the learning rate grows from 0", natural(0))
+    amp: str = value("none", "mixed precision", click.Choice(["none", "bf16", "fp16"]))
     ema: float = value(
         0.9998,
         "decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 for none",
-        least=0,
-        below=1,
+        real(least=0, below=1),
     )
     compile: bool = value(False, "compile the network with torch.compile, once for each batch shape")
-    clip: float = value(10.0, "clip the gradient to this norm; 0 for none", least=0)
-    seed: int = value(0, "seed of initial weights, order and augmentation", least=0)
-    device: str = value("auto", "auto, cpu, cuda, cuda:1, ...")
-    threads: int = value(0, "decoding threads; 0 for one per core", least=0)
-    decode: str = value("host", "host, or device to decode JPEGs on a CUDA device")
+    clip: float = value(10.0, "clip the gradient to this norm; 0 for none", real(least=0, infinite=True))
+    seed: int = value(0, "seed of initial weights, order and augmentation", natural(0))
+    device: str = value("auto", "auto, cpu, cuda, cuda:1 (or 1), ...")
+    threads: int = value(0, "decoding threads; 0 for one per core", natural(0))
+    decode: str = value("host", "device decodes JPEGs on a CUDA device", click.Choice(["host", "device"]))
     cache: bool = value(False, "train from a cache beside the shards with images shrunk to the training size")
-    keep: int = value(4, "number of newest checkpoints to keep", least=1)
-    save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", least=0)
-    eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", least=1)
-    patience: int = value(0, "stop after this many evaluations without a better mAP50-95; 0 never stops early", least=0)
+    keep: int = value(4, "number of newest checkpoints to keep", natural())
+    save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", natural(0))
+    eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", natural())
+    patience: int = value(
+        0, "stop after this many evaluations without a better mAP50-95; 0 never stops early", natural(0)
+    )
     logger: str = value("tensorboard", "tensorboard, wandb or mlflow")
     profile: bool = value(False, "write trace.json of three steps, for chrome://tracing or Perfetto")
 
     def check(self) -> None:
-        """Validate the values.
+        """Convert and validate the values.
 
         Raises:
             ConfigError: a value is invalid; the message names the key, its value and what was expected.
         """
-        choices = {
-            "fit": ("letterbox", "stretch"),
-            "sampling": ("none", "repeat-factor"),
-            "on_error": ("raise", "skip"),
-            "decode": ("host", "device"),
-            "optimizer": ("sgd", "adamw"),
-            "schedule": ("step", "cosine", "constant"),
-            "amp": ("none", "bf16", "fp16"),
-        }
-        for key, known in choices.items():
-            if getattr(self, key) not in known:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
-        for item in dataclasses.fields(self):
-            given, bounds = getattr(self, item.name), item.metadata["bounds"]
-            numbers = given if isinstance(given, list) else [given]
-            if not all(BOUNDS[key][1](number, bound) for key, bound in bounds.items() for number in numbers):
-                expected = " and ".join(f"{BOUNDS[key][0]} {bound}" for key, bound in bounds.items())
-                raise ConfigError(f"{item.name} is {given}; expected {expected}")
+        for name, given in vars(self).items():
+            setattr(self, name, convert(type(self), name, given))
         if len(self.size) == 1:
             self.size = self.size * 2
-        if len(self.size) != 2 or min(self.size) < 32:
+        if len(self.size) != 2:
             raise ConfigError(f"size is {self.size}; expected height,width of at least 32")
-        if self.multiscale and (len(self.multiscale) != 2 or not 0 < self.multiscale[0] <= self.multiscale[1] <= 4):
+        if self.multiscale and (len(self.multiscale) != 2 or self.multiscale[0] > self.multiscale[1]):
             raise ConfigError(f"multiscale is {self.multiscale}; expected two factors of the size, such as 0.75,1.45")
         if self.accumulate > self.batch_size and not self.budget:
             raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
@@ -176,30 +179,45 @@ class Config:
         return View(tuple(self.classes), area, side, empty=self.empty)  # type: ignore[arg-type]
 
 
+def convert(kind: type[Config], name: str, given: Any) -> Any:
+    """Return the value of a field in the field's own type.
+
+    Raises:
+        ConfigError: it has another type, or is out of range; the message names the field, the value and the range.
+    """
+    hint = get_type_hints(kind)[name]
+    item_type = kind.__dataclass_fields__[name].metadata["type"] or (click.BOOL if hint is bool else click.STRING)
+    items = list(given) if isinstance(given, list | tuple) else [given]
+    if isinstance(given, dict) or (isinstance(given, list | tuple) and not get_args(hint)):
+        raise ConfigError(f"{name} is {given!r}; expected one value")
+    texts = [item if isinstance(item, str) else json.dumps(item, default=str) for item in items]
+    try:
+        converted = [item_type(text) for text in texts]
+    except click.BadParameter as error:
+        raise ConfigError(f"{name}: {error.message}") from None
+    return converted if get_args(hint) else converted[0]
+
+
 def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
     """Read the values in a TOML file and check them against a configuration's fields.
 
     Raises:
-        ConfigError: the file is not readable or not TOML, a key is unknown, or a value has the wrong type.
+        ConfigError: the file is not readable or not TOML, a key is unknown, or a value is invalid.
     """
     try:
         with reading(path, ConfigError):
             values = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    types = get_type_hints(kind)
+    known = kind.__dataclass_fields__
     for key, given in values.items():
-        if key not in types:
-            near = difflib.get_close_matches(key, types, 1)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, NEAR)
             raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        item_type = (get_args(types[key]) or [types[key]])[0]
-        items = given if isinstance(given, list) else [given]
-        known = (int, float) if item_type is float else (item_type,)
-        if isinstance(given, list) != bool(get_args(types[key])) or any(type(item) not in known for item in items):
-            expected = types[key] if get_args(types[key]) else item_type.__name__
-            raise ConfigError(f"{path}: {key} is {given!r}; expected {expected}")
-        items = [item_type(item) for item in items]
-        values[key] = items if isinstance(given, list) else items[0]
+        try:
+            values[key] = convert(kind, key, given)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
     return values
 
 
@@ -214,14 +232,12 @@ def write_toml(config: Config, path: Path) -> None:
 class _List(click.ParamType):
     """Comma-separated numbers or names."""
 
-    def __init__(self, kind: type[int] | type[float] | type[str]) -> None:
-        self.kind, self.name = kind, "NAME,NAME" if kind is str else "N,N"
+    def __init__(self, item: click.ParamType) -> None:
+        self.item = item
+        self.name = "N,N" if isinstance(item, Number) else "NAME,NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
-        try:
-            return [self.kind(item) for item in str(value).split(",") if item]
-        except ValueError:
-            self.fail(f"{value!r} is not a list of {self.kind.__name__}, such as 320,416", param, ctx)
+        return [self.item(item, param, ctx) for item in str(value).split(",") if item]
 
 
 def _as_list(context: click.Context, param: click.Parameter, pair: tuple[float, float] | None) -> list[float] | None:
@@ -230,20 +246,26 @@ def _as_list(context: click.Context, param: click.Parameter, pair: tuple[float, 
 
 def options(kind: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator with Click options for all fields of a configuration; a flag that is not given is None."""
-    types, defaults = get_type_hints(kind), kind()
+    hints, common = get_type_hints(kind), Config.__dataclass_fields__
+    group, made = "", []
+    for item in dataclasses.fields(kind):
+        group = GROUPS.get(item.name, group) if item.name in common else "Detector"
+        flags = [f"--{name.replace('_', '-')}" for name in (item.name, ALIASES.get(item.name)) if name]
+        shown = item.default_factory() if callable(item.default_factory) else item.default
+        text = item.metadata["help"]
+        if shown not in ("", []):
+            text += f"  [default: {','.join(map(str, shown)) if isinstance(shown, list) else shown}]"
+        item_type = item.metadata["type"] or click.STRING
+        how: dict[str, Any] = {"type": _List(item_type) if get_args(hints[item.name]) else item_type}
+        if hints[item.name] is bool:
+            flags, how = [f"{flags[0]}/--no-{flags[0][2:]}"], {}
+        elif item.name in RANGES:
+            how = {"type": item_type, "nargs": 2, "metavar": "MIN MAX", "callback": _as_list}
+        made.append(click.option(*flags, item.name, cls=Option, group=group, default=None, help=text, **how))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for item in reversed(dataclasses.fields(kind)):
-            shown = getattr(defaults, item.name)
-            text = f"{item.metadata['help']}  [{','.join(map(str, shown)) if isinstance(shown, list) else shown}]"
-            flag, listed = item.name.replace("_", "-"), get_args(types[item.name])
-            if types[item.name] is bool:
-                command = click.option(f"--{flag}/--no-{flag}", default=None, help=text)(command)
-                continue
-            how: dict[str, Any] = {"type": _List(listed[0]) if listed else types[item.name]}
-            if item.name in RANGES:
-                how = {"type": float, "nargs": 2, "metavar": "MIN MAX", "callback": _as_list}
-            command = click.option(f"--{flag}", help=text, **how)(command)
+        for option in reversed(made):
+            command = option(command)
         return command
 
     return decorate

@@ -5,13 +5,53 @@ python -m trainers.darknet import|export
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
+from typing import Any
 
 import click
+
+from dataforge.command import Group, natural
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Darknet's YOLOv2 weights to a checkpoint of these trainers, and back."""
+
+
+@main.command("import")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with one class name per line")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint to write")
+@click.option("--anchors", default="voc", show_default=True, help="voc, or w,h,w,h,... as in the .cfg")
+@click.option(
+    "--size", type=natural(), default=416, show_default=True, help="side of the network's input, a multiple of 32"
+)
+def import_weights(**given: Any) -> None:
+    """Turn Darknet's WEIGHTS of YOLOv2 into a checkpoint for trainers.evaluate and trainers.predict."""
+    from trainers import darknet
+
+    darknet.import_file(**given)
+
+
+@main.command("export")
+@click.argument("file", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="folder for yolov2.weights, .cfg and .names"
+)
+def export_weights(**given: Any) -> None:
+    """Write a CHECKPOINT of YOLOv2 on darknet19 as Darknet's files."""
+    from trainers import darknet
+
+    darknet.export_file(**given)
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    main()
+
+import struct
+
 from torch import nn
 
-from dataforge.command import Group
 from dataforge.errors import ConfigError
 from dataforge.files import reading, writing
 from trainers import checkpoint
@@ -103,20 +143,8 @@ def _need_darknet(model: YOLOv2) -> None:
         raise ConfigError(f"Darknet files hold YOLOv2 on darknet19 alone; this is {name!r}")
 
 
-@click.group(cls=Group)
-def main() -> None:
-    """Darknet's YOLOv2 weights to a checkpoint of these trainers, and back."""
-
-
-@main.command("import")
-@click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with one class name per line")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint to write")
-@click.option("--anchors", default="voc", show_default=True, help="voc, or w,h,w,h,... as in the .cfg")
-@click.option("--size", default=416, show_default=True, help="side of the network's input, a multiple of 32")
-def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:
-    """Turn Darknet's WEIGHTS of YOLOv2 into a checkpoint for trainers.evaluate and trainers.predict."""
-
+def import_file(weights: Path, names: Path, out: Path, anchors: str, size: int) -> None:
+    """Carry out `import`."""
     with reading(names, ConfigError):
         classes = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
     config = {"classes": len(classes), "anchors": [list(pair) for pair in anchor_sets.parse(anchors)]}
@@ -126,14 +154,8 @@ def import_weights(weights: Path, names: Path, out: Path, anchors: str, size: in
     checkpoint.save(out, {"detector": "yolov2", "config": config, **facts, "model": model.state_dict()})
 
 
-@main.command("export")
-@click.argument("file", metavar="CHECKPOINT", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="folder for yolov2.weights, .cfg and .names"
-)
-def export_weights(file: Path, out: Path) -> None:
-    """Write a CHECKPOINT of YOLOv2 on darknet19 as Darknet's files."""
-
+def export_file(file: Path, out: Path) -> None:
+    """Carry out `export`."""
     model, facts = checkpoint.load_detector(file)
     _need_darknet(model)  # type: ignore[arg-type]
     with writing(out, ConfigError):
@@ -142,7 +164,3 @@ def export_weights(file: Path, out: Path) -> None:
         write_cfg(model, out / "yolov2.cfg", tuple(facts["size"]))  # type: ignore[arg-type]
         (out / "yolov2.names").write_text("\n".join(facts["classes"]) + "\n", "utf-8")
     click.echo(f"{out}: yolov2.weights, yolov2.cfg, yolov2.names")
-
-
-if __name__ == "__main__":
-    main()

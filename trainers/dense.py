@@ -8,9 +8,43 @@ the assignment of objects to anchors, and two losses.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from dataforge.command import natural
+from trainers.command import command
+from trainers.config import Config, default, value
+
+
+@dataclass
+class DenseConfig(Config):
+    """Configuration whose defaults train on a laptop; `configs/retinanet.toml` contains RetinaNet's."""
+
+    size: list[int] = default("size", [64, 128])
+    fit: str = default("fit", "stretch")
+    augment: str = default("augment", "flip")
+    optimizer: str = default("optimizer", "adamw")
+    schedule: str = default("schedule", "cosine")
+    epochs: int = default("epochs", 40)
+    ema: float = default("ema", 0.998)
+    channels: int = value(1, "1 for grey images, 3 for RGB", natural())
+    backbone: str = value("plain", "plain (a few residual blocks), or a timm model such as resnet50")
+    levels: int = value(
+        1, "feature maps, each half as large: plain's begin at stride 4, timm's at 8 (RetinaNet has 5)", natural()
+    )
+    width: int = value(32, "channels of the plain network, the pyramid and the heads (RetinaNet has 256)", natural())
+    depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", natural(0))
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
+    frozen_norm: bool = value(False, "freeze the backbone's batch norms (as RetinaNet does)")
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    from trainers.training.database import with_database
+
+    with_database(command("dense", DenseConfig))(prog_name="python -m trainers.dense")
+
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +56,6 @@ from dataforge.errors import ConfigError
 from dataforge.images.draw import Pixels
 from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers.config import Config, value
 from trainers.models import anchors, assign, backbones, losses, pretrained
 from trainers.models.convolution import Conv3x3
 from trainers.models.detector import Detections, Detector, limit, select, unit
@@ -31,32 +64,6 @@ from trainers.results import dense_pictures
 POSITIVE, NEGATIVE = 0.5, 0.4  # an anchor is positive from the first overlap on, and background below the second
 PRIOR = 0.01  # initial probability of a class at an anchor (arXiv 1708.02002, section 3.3)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-@dataclass
-class DenseConfig(Config):
-    """Configuration whose defaults train on a laptop; `configs/retinanet.toml` contains RetinaNet's."""
-
-    size: list[int] = value([64, 128], "network input, height,width (or one number)")
-    fit: str = value("stretch", "letterbox or stretch")
-    augment: str = value("flip", "augmentation recipe")
-    optimizer: str = value("adamw", "sgd or adamw")
-    schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
-    epochs: int = value(40, "passes over the training split", least=1)
-    ema: float = value(
-        0.998,
-        "decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 for none",
-        least=0,
-        below=1,
-    )
-    channels: int = value(1, "1 for grey images, 3 for RGB")
-    backbone: str = value("plain", "plain (a few residual blocks), or a timm model such as resnet50")
-    levels: int = value(1, "feature maps, each half as large: plain's begin at stride 4, timm's at 8 (RetinaNet has 5)")
-    width: int = value(32, "channels of the plain network, the pyramid and the heads (RetinaNet has 256)", least=1)
-    depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", least=0)
-    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
-    frozen_norm: bool = value(False, "freeze the backbone's batch norms (as RetinaNet does)")
 
 
 class Raw(NamedTuple):
@@ -239,10 +246,3 @@ class Dense(Detector):
             "heat maps": dense_pictures.heat(batch, raw.logits, [level.shape[2:] for level in raw.maps], names),
             "feature maps": dense_pictures.features(raw.maps[0][0]),
         }
-
-
-if __name__ == "__main__":
-    from trainers.training.database import with_database
-    from trainers.training.engine import command
-
-    with_database(command("dense", DenseConfig))(prog_name="python -m trainers.dense")

@@ -10,13 +10,12 @@ torch is imported only where a model runs, so that the second form starts quickl
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
 
-from dataforge.command import Command
+from dataforge.command import command, echo_json, natural, real
 from dataforge.errors import ConfigError
 from dataforge.shards.reader import Shards
 from trainers.results.evaluation import by_name, report, run
@@ -32,16 +31,16 @@ from trainers.results.truth import (
 )
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@command()
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), help="Shards to evaluate on.")
 @click.option("--truth", type=click.Path(path_type=Path), help="COCO instances.json or shards, with --predictions.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="COCO-format detections, instead of a checkpoint.")
 @click.option("--split", help="Split of the shards; default: val with a checkpoint, all with --truth.")
 @click.option("--protocol", type=click.Choice(["coco", "voc07", "voc12"]), default="coco", show_default=True)
-@click.option("--conf", type=click.FloatRange(0, 1), default=0.001, show_default=True, help="Lowest score kept.")
-@click.option("--iou", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Overlap for NMS.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--conf", type=real(least=0, most=1), default=0.001, show_default=True, help="Lowest score kept.")
+@click.option("--iou", type=real(least=0, most=1), default=0.5, show_default=True, help="Overlap for NMS.")
+@click.option("--batch-size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--save-json", type=click.Path(path_type=Path), help="Write the detections in COCO's result format.")
@@ -81,7 +80,7 @@ def main(
     if save_json:
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
     result, text = report(known, detections, protocol)
-    click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
+    echo_json(result) if as_json else click.echo(text)
 
 
 def _truth(path: Path, split: str | None) -> Truth:

@@ -8,26 +8,60 @@ unusual sizes.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataforge.command import command, natural, real
+from trainers.exporting import FORMATS
+
+
+@command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), default="onnx", show_default=True)
+@click.option("--shards", required=True, type=click.Path(path_type=Path), help="Shards to certify the export on.")
+@click.option("--split", default="val", show_default=True, help="Split of the shards.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: beside CHECKPOINT.")
+@click.option("--size", nargs=2, type=natural(), help="HEIGHT WIDTH: a static graph for images of this size.")
+@click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
+@click.option("--batch", default="any", show_default=True, help="Images in a batch: a number, or any.")
+@click.option("--half", is_flag=True, help="Weights and network in float16; pre- and post-processing in float32.")
+@click.option("--images", type=natural(), default=64, show_default=True, help="Pictures to certify on.")
+@click.option("--int8", is_flag=True, help="Quantise to INT8; only if AP on the split stays nearly the same.")
+@click.option("--calibrate", type=natural(), default=128, show_default=True, help="Pictures to calibrate on.")
+@click.option("--calibrate-split", default="train", show_default=True, help="Split of those pictures.")
+@click.option("--max-map-drop", type=real(least=0), default=0.01, show_default=True, help="Loss of AP by INT8.")
+def main(**given: Any) -> None:
+    """Export CHECKPOINT and certify that the result detects the same.
+
+    The graph takes images (B, height, width, 3) uint8 RGB and gives boxes (B, K, 4) xyxy in their pixels, scores (B, K)
+    and labels (B, K), -1 for none. Its further inputs conf (0.25), iou (0.45) and top (the detector's own) have these
+    defaults.
+    """
+    from trainers import export
+
+    export.export(**given)
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    main()
+
 import copy
 import importlib.util
 import inspect
 import json
 import os
 import tempfile
-from pathlib import Path
-from typing import Any
 
-import click
 import torch
 
 import dataforge
 from dataforge import registry
-from dataforge.command import Command
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
 from trainers.checkpoint import detector_of, load
-from trainers.exporting import FORMATS
 from trainers.exporting.certificate import certify
 from trainers.exporting.graph import SLOTS, Graph
 from trainers.exporting.onnx_file import OPSET
@@ -40,22 +74,7 @@ CONF, IOU = 0.25, 0.45  # defaults of the graph's inputs, the same as in `traine
 Size = tuple[int, int]
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), default="onnx", show_default=True)
-@click.option("--shards", required=True, type=click.Path(path_type=Path), help="Shards to certify the export on.")
-@click.option("--split", default="val", show_default=True, help="Split of the shards.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: beside CHECKPOINT.")
-@click.option("--size", nargs=2, type=click.IntRange(1), help="HEIGHT WIDTH: a static graph for images of this size.")
-@click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
-@click.option("--batch", default="any", show_default=True, help="Images in a batch: a number, or any.")
-@click.option("--half", is_flag=True, help="Weights and network in float16; pre- and post-processing in float32.")
-@click.option("--images", type=click.IntRange(1), default=64, show_default=True, help="Pictures to certify on.")
-@click.option("--int8", is_flag=True, help="Quantise to INT8; only if AP on the split stays nearly the same.")
-@click.option("--calibrate", type=click.IntRange(1), default=128, show_default=True, help="Pictures to calibrate on.")
-@click.option("--calibrate-split", default="train", show_default=True, help="Split of those pictures.")
-@click.option("--max-map-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="Loss of AP by INT8.")
-def main(
+def export(
     checkpoint: Path,
     format_name: str,
     shards: Path,
@@ -71,12 +90,7 @@ def main(
     calibrate_split: str,
     max_map_drop: float,
 ) -> None:
-    """Export CHECKPOINT and certify that the result detects the same.
-
-    The graph takes images (B, height, width, 3) uint8 RGB and gives boxes (B, K, 4) xyxy in their pixels, scores (B, K)
-    and labels (B, K), -1 for none. Its further inputs conf (0.25), iou (0.45) and top (the detector's own) have these
-    defaults.
-    """
+    """Carry out the command; the options are those of `main`."""
     if size and any_size:
         raise ConfigError("--size and --any-size: expected one of them")
     if int8 and (half or format_name != "onnx"):
@@ -196,7 +210,3 @@ def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch
         "versions": {"dataforge": dataforge.__version__, "torch": torch.__version__},
     }
     return facts | {"checksum": checksum(facts)}
-
-
-if __name__ == "__main__":
-    main()

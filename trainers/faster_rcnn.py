@@ -6,10 +6,40 @@ Faster R-CNN (Ren et al., arXiv 1506.01497) on a stride-16 map ("c4") or a featu
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+
+from dataforge.command import natural
+from trainers.command import command
+from trainers.config import Config, default, value
+
+
+@dataclass
+class FasterRCNNConfig(Config):
+    """Configuration with defaults for ResNet-50 with a pyramid; `configs/` contains recipes."""
+
+    size: list[int] = default("size", [608, 1024])
+    augment: str = default("augment", "flip")
+    batch_size: int = default("batch_size", 4)
+    lr: float = default("lr", 5e-3)
+    weight_decay: float = default("weight_decay", 1e-4)
+    epochs: int = default("epochs", 12)
+    milestones: list[int] = default("milestones", [8, 11])
+    neck: str = value("fpn", "fpn (a pyramid), or c4 (one map at stride 16, for vgg16 and ResNets)")
+    backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
+    frozen_norm: bool = value(True, "freeze batch norms: stored statistics and weights")
+    pooling: str = value("align", "pool, align, crop or deform: how regions are pooled to 7x7")
+    class_agnostic: bool = value(False, "predict one box per region instead of one per class")
+    regions: int = value(512, "number of regions per image that the second stage is trained on", natural())
+    width: int = value(256, "channels of the pyramid (fpn); its two last layers have four times as many", natural())
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    command("faster_rcnn", FasterRCNNConfig)(prog_name="python -m trainers.faster_rcnn")
+
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +51,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers.config import Config, value
 from trainers.distributed import shared
 from trainers.models import anchors, assign, backbones, pretrained
 from trainers.models.boxes import nms
@@ -38,28 +67,6 @@ MIN_PROPOSAL, MIN_BOX = 1e-3, 1e-2  # pixels; thinner boxes are discarded
 KEEP = {"fpn": ((2000, 2000), (1000, 1000)), "c4": ((12000, 2000), (6000, 300))}
 STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,)}  # of the maps that have anchors; regions are cut from the first four
 SIZES = {"fpn": [[32], [64], [128], [256], [512]], "c4": [[64, 128, 256, 512]]}
-
-
-@dataclass
-class FasterRCNNConfig(Config):
-    """Configuration with defaults for ResNet-50 with a pyramid; `configs/` contains recipes."""
-
-    size: list[int] = value([608, 1024], "network input, height,width (or one number)")
-    augment: str = value("flip", "augmentation recipe")
-    batch_size: int = value(4, "images per step, over all processes", least=1)
-    lr: float = value(5e-3, "learning rate", least=0, below=math.inf)
-    weight_decay: float = value(1e-4, "weight decay of weights; biases and norms have none", least=0, below=math.inf)
-    epochs: int = value(12, "passes over the training split", least=1)
-    milestones: list[int] = value([8, 11], "epochs at which the learning rate drops", least=0)
-    neck: str = value("fpn", "fpn (a pyramid), or c4 (one map at stride 16, for vgg16 and ResNets)")
-    backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
-    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
-    frozen_norm: bool = value(True, "freeze batch norms: stored statistics and weights")
-    pooling: str = value("align", "pool, align, crop or deform: how regions are pooled to 7x7")
-    class_agnostic: bool = value(False, "predict one box per region instead of one per class")
-    regions: int = value(512, "number of regions per image that the second stage is trained on", least=1)
-    width: int = value(256, "channels of the pyramid (fpn); its two last layers have four times as many", least=1)
 
 
 class Raw(NamedTuple):
@@ -303,9 +310,3 @@ def propose(
     score = torch.cat(scores, 1)
     number = score.topk(min(an_image, score.shape[1])).indices
     return torch.cat(boxes, 1).gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), torch.cat(real, 1).gather(1, number)
-
-
-if __name__ == "__main__":
-    from trainers.training.engine import command
-
-    command("faster_rcnn", FasterRCNNConfig)(prog_name="python -m trainers.faster_rcnn")

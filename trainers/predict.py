@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from dataforge.command import Command
+from dataforge.command import TROUBLE, command, natural, real
 from dataforge.errors import ConfigError, ImageError
 from dataforge.files import writing
 from dataforge.images.decode import decode
@@ -65,7 +65,7 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     return "".join(f"{c} " + " ".join(f"{v:.6f}" for v in [*box, score]) + "\n" for c, box, score in rows)
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--source",
@@ -73,10 +73,10 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     help="An image, a folder, a pattern such as 'photos/*.jpg', a video, a camera number, or a stream's URL.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder for the drawn images.")
-@click.option("--conf", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Lowest score kept.")
-@click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Overlap for NMS.")
-@click.option("--batch-size", type=click.IntRange(1), help="Images per batch [default: 8; 1 for a camera or stream].")
-@click.option("--frames", type=click.IntRange(1), help="Stop after this many frames of a video.")
+@click.option("--conf", type=real(least=0, most=1), default=0.25, show_default=True, help="Lowest score kept.")
+@click.option("--iou", type=real(least=0, most=1), default=0.45, show_default=True, help="Overlap for NMS.")
+@click.option("--batch-size", type=natural(), help="Images per batch [default: 8; 1 for a camera or stream].")
+@click.option("--frames", type=natural(), help="Stop after this many frames of a video.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--save-video", is_flag=True, help="Write a video to OUT/NAME.mp4 instead of one image per frame.")
 @click.option("--save-json", is_flag=True, help="Write OUT/predictions.json in COCO's result format.")
@@ -152,7 +152,7 @@ def main(
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
     if bad:
-        sys.exit(1)
+        sys.exit(TROUBLE)
 
 
 def _model(

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+
+from dataforge.command import command, echo_json, natural
+
+
+@command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--step", type=natural(), required=True, help="Step number as in RUN/steps.csv, from 1.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output image [default: RUN/step-N.png].")
+@click.option("--shards", default="", help="Current path of the run's shards, if they were moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def main(**given: Any) -> None:
+    """Draw the images and boxes that RUN learned from at a step, and name the records."""
+    from trainers import replay
+
+    replay.draw(**given)
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    main(prog_name="dataforge replay")
+
+import dataclasses
+
 import PIL.Image
 import torch
 
-from dataforge.command import Command
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.loading.batch import Batch
@@ -56,14 +75,8 @@ def batch_at(folder: Path, step: int, shards: str = "") -> tuple[Loader, Batch]:
     return loader, next(iter(loader))
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--step", type=click.IntRange(1), required=True, help="Step number as in RUN/steps.csv, from 1.")
-@click.option("--out", type=click.Path(path_type=Path), help="Output image [default: RUN/step-N.png].")
-@click.option("--shards", default="", help="Current path of the run's shards, if they were moved.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) -> None:
-    """Draw the images and boxes that RUN learned from at a step, and name the records."""
+def draw(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) -> None:
+    """Carry out the command; the options are those of `main`."""
     loader, batch = batch_at(folder, step, shards)
     out = out or folder / f"step-{step}.png"
     drawn = plots.sheet(batch.images, batch.boxes, batch.labels, loader.classes, side=SIDE)
@@ -79,13 +92,9 @@ def main(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) 
         columns = zip(batch.index.tolist(), keys, boxes, strict=True)
         records = [{"split": split, "record": i, "key": key, "boxes": n} for i, key, n in columns]
         facts: dict[str, Any] = {"step": step, "epoch": epoch, "size": size, "records": records, "out": str(out)}
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     click.echo(f"step {step}, epoch {epoch}, {size[0]}x{size[1]}; left to right, line by line:")
     for key, n in zip(keys, boxes, strict=True):
         click.echo(f"{split}  {key}  {n} boxes")
     click.echo(f"{out}: {drawn.shape[1]}x{drawn.shape[0]}")
-
-
-if __name__ == "__main__":
-    main(prog_name="dataforge replay")

@@ -6,10 +6,37 @@ from 512 pixels on), and priors of several shapes at each of their cells.
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+
+from dataforge.command import natural
+from trainers.command import command
+from trainers.config import Config, default, value
+
+
+@dataclass
+class SSDConfig(Config):
+    """Configuration with the paper's values for SSD300 on VOC; `configs/` contains recipes for smaller machines."""
+
+    size: list[int] = default(
+        "size", [300, 300], "network input, height,width (or one number); from 512 on there are 7 maps"
+    )
+    fit: str = default("fit", "stretch")
+    augment: str = default("augment", "ssd")
+    batch_size: int = default("batch_size", 32)
+    epochs: int = default("epochs", 232, "passes over the training split (120,000 steps on VOC 2007 + 2012)")
+    milestones: list[int] = default("milestones", [155, 193])
+    bias_lr: float = default("bias_lr", 2.0)
+    backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
+    pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
+    style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    command("ssd", SSDConfig)(prog_name="python -m trainers.ssd")
+
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +47,6 @@ from torch.nn import functional
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
-from trainers.config import Config, value
 from trainers.distributed import shared
 from trainers.models import anchors, assign, backbones, losses, pretrained
 from trainers.models.convolution import conv3x3
@@ -38,23 +64,6 @@ PIXELS = {  # mean and standard deviation for normalisation
     "paper": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "torchvision": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
 }
-
-
-@dataclass
-class SSDConfig(Config):
-    """Configuration with the paper's values for SSD300 on VOC; `configs/` contains recipes for smaller machines."""
-
-    size: list[int] = value([300, 300], "network input, height,width (or one number); from 512 on there are 7 maps")
-    fit: str = value("stretch", "letterbox or stretch")
-    augment: str = value("ssd", "augmentation recipe")
-    batch_size: int = value(32, "images per step, over all processes", least=1)
-    epochs: int = value(232, "passes over the training split (120,000 steps on VOC 2007 + 2012)", least=1)
-    milestones: list[int] = value([155, 193], "epochs at which the learning rate drops", least=0)
-    bias_lr: float = value(2.0, "factor of the learning rate of biases (not those of norms)", least=0, below=math.inf)
-    backbone: str = value("vgg16", "vgg16, or a timm model with maps at strides 8, 16 and 32")
-    pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
-    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
-    style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
 
 
 class Raw(NamedTuple):
@@ -268,9 +277,3 @@ def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = 
         step = (height / rows, width / columns) if style == "paper" else (STEPS[level], STEPS[level])
         boxes.append(anchors.grid(pixels, rows, columns, step, 0.5))
     return torch.cat(boxes)
-
-
-if __name__ == "__main__":
-    from trainers.training.engine import command
-
-    command("ssd", SSDConfig)(prog_name="python -m trainers.ssd")

@@ -7,20 +7,91 @@ sides of a box (FCOS, arXiv 1904.01355), and one location for each box (OneNet, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import click
+
+from dataforge.command import natural, real
+from dataforge.errors import ConfigError
+from trainers.command import command
+from trainers.config import Config, default, value
+
+
+@dataclass
+class ViTConfig(Config):
+    """Configuration whose defaults fine-tune CLIP's ViT-B/16; `configs/vit_*.toml` are for smaller machines."""
+
+    size: list[int] = default("size", [640, 640], "network input, height,width (or one number), multiples of 32")
+    augment: str = default("augment", "lsj")
+    epochs: int = default("epochs", 50)
+    optimizer: str = default("optimizer", "adamw")
+    lr: float = default("lr", 1e-4)
+    momentum: float = default("momentum", 0.9)
+    weight_decay: float = default("weight_decay", 0.05)
+    schedule: str = default("schedule", "cosine")
+    warmup_steps: int = default("warmup_steps", 250)
+    clip: float = default("clip", 1.0)
+    layer_decay: float = default(
+        "layer_decay", 0.7, "with train all, factor of the learning rate per backbone unit, from the last to the first"
+    )
+    backbone: str = value("vit_base_patch16_clip_224", "a vision transformer of timm, or a model with a stride-16 map")
+    ffn: str = value(
+        "mlp",
+        "mlp, or mix for convolutions in the MLPs in place of the position embedding",
+        click.Choice(["mlp", "mix"]),
+    )
+    window: int = value(14, "side of the attention windows, in patches of 16 pixels", natural())
+    global_blocks: int = value(4, "how many blocks attend to the whole image, evenly spaced", natural(0))
+    drop_path: float = value(
+        0.1, "how likely a branch of the last block is left out in training", real(least=0, below=1)
+    )
+    recompute: bool = value(False, "compute blocks again in the backward pass instead of keeping their activations")
+    strides: list[int] = value([4, 8, 16, 32], "of the pyramid's levels: some of 4, 8, 16, 32", natural())
+    width: int = value(256, "channels of the pyramid and the heads, a multiple of 8", natural(8))
+    depth: int = value(4, "convolutions in each head before its last", natural(0))
+    cost: list[float] = value(
+        [2.0, 5.0, 2.0], "weights of class, L1 and GIoU, in the assignment and the loss", real(least=0)
+    )
+    pretrained: str = value("true", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    train: str = value(
+        "neck",
+        "what learns besides the heads: neck (the pyramid), lora (adapters too), all",
+        click.Choice(["neck", "lora", "all"]),
+    )
+    lora: str = value("r=8,alpha=16", "rank and scale of the adapters of train lora")
+    freeze: int = value(0, "with train all, how many of the backbone's first units keep their weights", natural(0))
+    frozen_norm: bool = value(False, "with train all, keep the batch norms of a convolutional backbone")
+    teacher: str = value("", "checkpoint of a larger vit with the same classes and strides, to learn from as well")
+
+    def check(self) -> None:
+        super().check()
+        if len(self.cost) != 3:
+            raise ConfigError(f"cost is {self.cost}; expected three weights of at least 0, such as 2,5,2")
+        if self.width % 8:
+            raise ConfigError(f"width is {self.width}; expected a multiple of 8")
+        if self.train != "all":
+            if not self.pretrained:
+                raise ConfigError(
+                    f"train is {self.train!r} and pretrained empty: a backbone of random weights would stay as it is; "
+                    "pass --pretrained, or --train all"
+                )
+            self.layer_decay = 1.0
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    command("vit", ViTConfig)(prog_name="python -m trainers.vit")
+
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
 from trainers.checkpoint import load_detector
-from trainers.config import Config, value
 from trainers.distributed import shared
 from trainers.models import assign, losses, one_to_one, pretrained, vit_backbone
 from trainers.models.boxes import giou
@@ -34,60 +105,6 @@ PRIOR = 0.01  # initial probability of a class at a location (arXiv 1708.02002, 
 REACH = 4  # initial distance from a location to each side of its box, in strides
 _MAX_LOG = 7.0  # of a distance in strides: keeps it finite in half precision
 TRAIN = ("neck", "lora", "all")
-
-
-@dataclass
-class ViTConfig(Config):
-    """Configuration whose defaults fine-tune CLIP's ViT-B/16; `configs/vit_*.toml` are for smaller machines."""
-
-    size: list[int] = value([640, 640], "network input, height,width (or one number), multiples of 32")
-    augment: str = value("lsj", "augmentation recipe")
-    epochs: int = value(50, "passes over the training split", least=1)
-    optimizer: str = value("adamw", "sgd or adamw")
-    lr: float = value(1e-4, "learning rate")
-    momentum: float = value(0.9, "SGD's momentum, AdamW's first beta")
-    weight_decay: float = value(0.05, "weight decay of weights; biases and norms have none")
-    schedule: str = value("cosine", "step (x0.1 at milestones), cosine or constant")
-    warmup_steps: int = value(250, "steps over which the learning rate grows from 0")
-    clip: float = value(1.0, "clip the gradient to this norm; 0 for none")
-    layer_decay: float = value(
-        0.7, "with train all, factor of the learning rate per backbone unit, from the last to the first"
-    )
-    backbone: str = value("vit_base_patch16_clip_224", "a vision transformer of timm, or a model with a stride-16 map")
-    ffn: str = value("mlp", "mlp, or mix for convolutions in the MLPs in place of the position embedding")
-    window: int = value(14, "side of the attention windows, in patches of 16 pixels", least=1)
-    global_blocks: int = value(4, "how many blocks attend to the whole image, evenly spaced", least=0)
-    drop_path: float = value(0.1, "how likely a branch of the last block is left out in training", least=0)
-    recompute: bool = value(False, "compute blocks again in the backward pass instead of keeping their activations")
-    strides: list[int] = value(list(STRIDES), "of the pyramid's levels: some of 4, 8, 16, 32")
-    width: int = value(256, "channels of the pyramid and the heads, a multiple of 8", least=8)
-    depth: int = value(4, "convolutions in each head before its last", least=0)
-    cost: list[float] = value(list(one_to_one.WEIGHTS), "weights of class, L1 and GIoU, in the assignment and the loss")
-    pretrained: str = value("true", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    train: str = value("neck", "what learns besides the heads: neck (the pyramid), lora (adapters too), all")
-    lora: str = value("r=8,alpha=16", "rank and scale of the adapters of train lora")
-    freeze: int = value(0, "with train all, how many of the backbone's first units keep their weights", least=0)
-    frozen_norm: bool = value(False, "with train all, keep the batch norms of a convolutional backbone")
-    teacher: str = value("", "checkpoint of a larger vit with the same classes and strides, to learn from as well")
-
-    def check(self) -> None:
-        super().check()
-        for key, known in (("train", TRAIN), ("ffn", ("mlp", "mix"))):
-            if getattr(self, key) not in known:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
-        if len(self.cost) != 3 or min(self.cost) < 0:
-            raise ConfigError(f"cost is {self.cost}; expected three weights of at least 0, such as 2,5,2")
-        if self.width % 8:
-            raise ConfigError(f"width is {self.width}; expected a multiple of 8")
-        if not self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; expected 0 to below 1")
-        if self.train != "all":
-            if not self.pretrained:
-                raise ConfigError(
-                    f"train is {self.train!r} and pretrained empty: a backbone of random weights would stay as it is; "
-                    "pass --pretrained, or --train all"
-                )
-            self.layer_decay = 1.0
 
 
 class Raw(NamedTuple):
@@ -279,9 +296,3 @@ def _points(rows: int, columns: int, stride: int, device: torch.device) -> Tenso
     y = (torch.arange(rows, device=device) + 0.5) * stride
     x = (torch.arange(columns, device=device) + 0.5) * stride
     return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)], -1).flatten(0, 1)
-
-
-if __name__ == "__main__":
-    from trainers.training.engine import command
-
-    command("vit", ViTConfig)(prog_name="python -m trainers.vit")

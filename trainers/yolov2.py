@@ -6,9 +6,32 @@ passthrough from stride 16, and A anchor boxes per cell of 32 x 32 pixels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from dataforge.command import natural, real
+from trainers.command import command
+from trainers.config import Config, default, value
+
+
+@dataclass
+class YOLOv2Config(Config):
+    """Configuration with the paper's defaults for VOC; `configs/` contains recipes for smaller machines."""
+
+    multiscale: list[float] = default(
+        "multiscale", [0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)"
+    )
+    backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
+    width: float = value(1.0, "factor of the channels of darknet19 and of the head", real(above=0))
+    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
+    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
+    anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
+    num_anchors: int = value(5, "number of anchors of auto", natural())
+
+
+if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
+    command("yolov2", YOLOv2Config)(prog_name="python -m trainers.yolov2")
+
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -19,7 +42,6 @@ from torch.nn import functional
 from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
-from trainers.config import Config, value
 from trainers.distributed import world_size
 from trainers.models import anchors as anchor_sets
 from trainers.models import assign, backbones, pretrained
@@ -31,19 +53,6 @@ IGNORE_IOU = 0.6
 PRIOR_IMAGES = 12800
 _MAX_LOG = 8.0  # larger values are clamped to avoid overflow of exp
 _MIN_CELLS = 0.01  # lower bound of a box side in the logarithm (0.3 pixels), for boxes cropped by augmentation
-
-
-@dataclass
-class YOLOv2Config(Config):
-    """Configuration with the paper's defaults for VOC; `configs/` contains recipes for smaller machines."""
-
-    multiscale: list[float] = value([0.75, 1.45], "low,high: every 10 steps draw a factor of the size (416: 320..608)")
-    backbone: str = value("darknet19", "darknet19, or a timm model with maps at strides 16 and 32")
-    width: float = value(1.0, "factor of the channels of darknet19 and of the head", above=0, below=math.inf)
-    pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
-    freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
-    anchors: str = value("auto", "auto (k-means on the training boxes), voc, or w,h,w,h,... in units of 32 pixels")
-    num_anchors: int = value(5, "number of anchors of auto", least=1)
 
 
 def reorg(x: Tensor) -> Tensor:
@@ -214,9 +223,3 @@ class YOLOv2(Detector):
 def _corners(centre: Tensor, log_size: Tensor, anchor: Tensor) -> Tensor:
     half = anchor * log_size.clamp(max=_MAX_LOG).exp() / 2
     return torch.cat([centre - half, centre + half], -1)
-
-
-if __name__ == "__main__":
-    from trainers.training.engine import command
-
-    command("yolov2", YOLOv2Config)(prog_name="python -m trainers.yolov2")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.options import names, polite_kill
+from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 
-@click.command()
+@command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Of the server (default: one that the overlay keeps).")
+@click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the overlay keeps).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--keys", type=click.Path(path_type=Path), help='TOML of action = "key" or ["key", ...].')
 def annotate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +12,25 @@ import click
 
 from dataforge.cli.info import describe
 from dataforge.cli.options import json_option, out_option, polite_kill, progress_bar, store_option, view_options
-from dataforge.errors import ConfigError
+from dataforge.command import command, echo_json, natural, real
+from dataforge.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
     from dataforge.transform.bake import Form
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @out_option
 @click.option(
     "--side",
     "shorter",
-    type=int,
+    type=natural(),
     metavar="N",
     help="Shrink the shorter side to N pixels; smaller images are not enlarged.",
 )
-@click.option("--size", type=int, nargs=2, metavar="H W", help="Resize every image to this shape.")
+@click.option("--size", type=natural(), nargs=2, metavar="H W", help="Resize every image to this shape.")
 @click.option("--buckets", metavar="HxW,HxW,...", help="Resize each image to the shape of the nearest aspect ratio.")
 @click.option(
     "--fit",
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     help="letterbox keeps the aspect ratio and pads; stretch fills the shape.",
 )
 @click.option("--gray", is_flag=True, help="Store one grey channel.")
-@click.option("--quality", type=int, help="JPEG quality, 1 to 100 [default: 92].")
+@click.option("--quality", type=natural(1, 100), help="JPEG quality, 1 to 100 [default: 92].")
 @click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: larger, but need no decoding.")
 @click.option(
     "--target-imgs-per-s",
     "target",
-    type=float,
+    type=real(above=0),
     metavar="N",
     help="Choose the side and codec that reach N images per second on this machine.",
 )
 @click.option("--split", help="Only this split.")
-@click.option("--jobs", type=click.IntRange(1), help="Threads [default: one per core].")
+@click.option("--jobs", type=natural(), help="Threads [default: one per core].")
 @store_option
 @functools.partial(view_options, side="--box-side")
 @json_option
@@ -88,10 +88,9 @@ def bake(
             with progress_bar(len(shards), hidden=as_json) as progress:
                 run(shards, out, form, store_name=store_name, jobs=jobs, progress=progress)
     except KeyboardInterrupt:
-        click.echo("interrupted; nothing was published", err=True)
-        sys.exit(130)
+        raise StoppedError("interrupted; nothing was published") from None
     facts = Shards(out).info()
-    click.echo(json.dumps(facts | measured, ensure_ascii=False) if as_json else describe(facts))
+    echo_json(facts | measured) if as_json else click.echo(describe(facts))
 
 
 def _form(

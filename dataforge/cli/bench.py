@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dataforge.cli.options import json_option
+from dataforge.command import command, echo_json, natural, real
 
 _OWN = "default: {}, or the value of --trainer"
 
 
-@click.command()
+@command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--size", type=int, nargs=2, metavar="H W", help=f"Size of the batches; {_OWN.format('320 320')}.")
-@click.option("--batch-size", type=click.IntRange(1), help=f"Images per batch; {_OWN.format(32)}.")
+@click.option("--size", type=natural(), nargs=2, metavar="H W", help=f"Size of the batches; {_OWN.format('320 320')}.")
+@click.option("--batch-size", type=natural(), help=f"Images per batch; {_OWN.format(32)}.")
 @click.option("--augment", help=f"Recipe, or none; {_OWN.format('yolo')}.")
 @click.option("--device", default="cpu", show_default=True, help="Device of the batches.")
-@click.option("--threads", type=click.IntRange(1), help="Decoding threads [default: one per core].")
-@click.option("--images", type=click.IntRange(1), default=640, show_default=True, help="Number of images to measure.")
-@click.option("--repeats", type=int, default=5, show_default=True, help="Number of measured passes over the images.")
+@click.option("--threads", type=natural(), help="Decoding threads [default: one per core].")
+@click.option("--images", type=natural(), default=640, show_default=True, help="Number of images to measure.")
+@click.option(
+    "--repeats", type=natural(5), default=5, show_default=True, help="Number of measured passes over the images."
+)
 @click.option("--sweep/--no-sweep", default=True, help="Also measure with other numbers of threads.")
 @click.option(
     "--cold",
@@ -32,7 +34,7 @@ _OWN = "default: {}, or the value of --trainer"
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file of the trainer; options given here override it."
 )
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long to measure the trainer.")
+@click.option("--seconds", type=real(above=0), default=10.0, show_default=True, help="How long to measure the trainer.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the stages as a chart into this PNG file.")
 @json_option
 def bench(
@@ -70,15 +72,15 @@ def bench(
             how |= trained["loader"]
         given = stages.setting(path, images=images, **how)
         rows = stages.rows(given, repeats=repeats, sweep=sweep, cold=cold)
-        for row in rows if as_json else ():
-            click.echo(json.dumps(row, ensure_ascii=False))
+        facts: dict[str, Any] = {"rows": rows}
         if not as_json:
             click.echo(show.describe(rows))
         if plot:
             show.plot(rows, plot)
         if trained:
             weighed = training.figures(given, rows, trained, repeats)
-            if as_json:
-                click.echo(json.dumps({"name": "verdict", "text": verdict(weighed), **vars(weighed)} | machine()))
-            else:
-                click.echo(verdict(weighed))
+            facts["verdict"] = {"name": "verdict", "text": verdict(weighed), **vars(weighed)} | machine()
+            if not as_json:
+                click.echo(facts["verdict"]["text"])
+        if as_json:
+            echo_json(facts)

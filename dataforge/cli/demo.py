@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from dataforge.command import command
 from dataforge.errors import ConfigError, DataError
 from dataforge.process import run_module
 
@@ -49,8 +50,8 @@ def run(out: Path) -> dict[str, Any]:
     }
     seconds: dict[str, float] = {}
     numbers: dict[str, float] = {}
-    for number, (name, command) in enumerate(steps.items(), 1):
-        words = [str(word) for word in command]
+    for number, (name, line) in enumerate(steps.items(), 1):
+        words = [str(word) for word in line]
         click.secho(f"\n[{number}/{len(steps)}] {name}: {shlex.join(words)}", bold=True)
         started = time.perf_counter()
         printed = _call(words, quiet=name in ("evaluate", "predict"))
@@ -95,7 +96,7 @@ def _call(words: list[str], quiet: bool) -> str:
     return done.stdout or ""
 
 
-@click.command()
+@command()
 @click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 def demo(out: Path) -> None:
     """Run the whole data path without any data of your own: draw, ingest, train, evaluate, predict."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import json_option
+from dataforge.command import command, echo_json, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 SHOWN = 24  # images in the report
 
 
-@click.command()
+@command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
     "--iou",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=real(above=0, most=1),
     default=0.5,
     show_default=True,
     help="Least IoU at which two boxes count as the same box, moved.",
@@ -34,7 +34,7 @@ SHOWN = 24  # images in the report
 def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> None:
     """Report what was added, removed, moved and relabelled from shard folder A to shard folder B.
 
-    Exits with 0 if they are equal, and with 1 if they differ or after an error, which is printed on stderr.
+    Exits with 0 if they are equal, with 1 if they differ, and with 2 if they cannot be compared.
     """
     from dataforge.analysis.diff import diff as compare
     from dataforge.analysis.diff import text
@@ -47,7 +47,7 @@ def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> No
         html = _page(facts, old, new)
         with writing(f"--report {report}", ConfigError):
             report.write_text(html, "utf-8")
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else text(facts))
+    echo_json(facts) if as_json else click.echo(text(facts))
     if not difference.equal:
         sys.exit(1)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dataforge.cli.options import json_option, names, polite_kill, progress_bar, view_options
+from dataforge.command import command, echo_json
+from dataforge.errors import StoppedError
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
@@ -43,6 +43,5 @@ def export(
         with polite_kill(), progress_bar(total, hidden=as_json) as progress:
             done = run(shards, format_name, out, split=wanted, allow_cache=allow_cache, progress=progress)
     except KeyboardInterrupt:
-        click.echo("interrupted; nothing was written", err=True)
-        sys.exit(130)
-    click.echo(json.dumps(vars(done) | {"out": str(out)}, ensure_ascii=False) if as_json else done.text())
+        raise StoppedError("interrupted; nothing was written") from None
+    echo_json(vars(done) | {"out": str(out)}) if as_json else click.echo(done.text())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dataforge.cli.options import json_option, view_options
+from dataforge.command import command, echo_json
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @view_options
 @json_option
@@ -23,7 +23,7 @@ def info(directory: Path, view: View, as_json: bool) -> None:
     from dataforge.shards.reader import Shards
 
     facts = Shards(directory, view=view).info()
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else describe(facts))
+    echo_json(facts) if as_json else click.echo(describe(facts))
 
 
 def describe(facts: dict[str, Any]) -> str:

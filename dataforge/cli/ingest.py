@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,8 @@ from dataforge.cli.options import (
     source_options,
     store_option,
 )
-from dataforge.errors import DataforgeError
+from dataforge.command import echo_json, natural
+from dataforge.errors import DataforgeError, StoppedError
 
 if TYPE_CHECKING:
     from dataforge.record import Source
@@ -41,11 +40,11 @@ if TYPE_CHECKING:
 @max_bad_option
 @click.option(
     "--max-bad-boxes",
-    type=click.IntRange(0),
+    type=natural(0),
     help="Leave out up to this many unusable boxes [default: any number, unless no box is left].",
 )
 @click.option("--decode-check", is_flag=True, help="Also decode every image.")
-@click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images [default: one per core].")
+@click.option("--jobs", type=natural(), help="Threads that read and check images [default: one per core].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
 @store_option
 @json_option
@@ -90,8 +89,6 @@ def publish(
     from dataforge.shards.index import JOURNAL
     from dataforge.shards.reader import Shards
 
-    failed: dict[str, Any] = {"out": str(out)}
-    code = 1
     try:
         with polite_kill():
             source, source_name = make()
@@ -99,22 +96,17 @@ def publish(
                 summary = run(source, out, source_name=source_name, progress=progress, **how)
     except KeyboardInterrupt:
         kept = "; continue with --resume" if (out / JOURNAL).exists() else ""
-        failed["error"], code = f"interrupted; nothing was published{kept}", 130
+        error: DataforgeError = StoppedError(f"interrupted; nothing was published{kept}")
+        error.facts = {"out": str(out)}
+        raise error from None
     except DataforgeError as error:
-        failed["error"] = str(error)
-        if isinstance(error, IngestError):
-            failed |= error.summary.facts()
-    if "error" not in failed:
-        facts = Shards(out).info()
-        if as_json:
-            for new_splits in dealt:
-                facts |= new_splits.facts()
-            click.echo(json.dumps(facts | summary.facts(), ensure_ascii=False))
-        else:
-            tables = [new_splits.text() for new_splits in dealt] or [describe(facts)]
-            click.echo("\n\n".join([*tables, summary.text()]))
-        return
+        error.facts = {"out": str(out), **(error.summary.facts() if isinstance(error, IngestError) else {})}
+        raise
+    facts = Shards(out).info()
     if as_json:
-        click.echo(json.dumps(failed, ensure_ascii=False))
-    click.echo(f"error: {failed['error']}" if code == 1 else failed["error"], err=True)
-    sys.exit(code)
+        for new_splits in dealt:
+            facts |= new_splits.facts()
+        echo_json(facts | summary.facts())
+    else:
+        tables = [new_splits.text() for new_splits in dealt] or [describe(facts)]
+        click.echo("\n\n".join([*tables, summary.text()]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
+from dataforge.command import echo_json
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -47,7 +47,8 @@ def lint(
 ) -> None:
     """Report mistakes in annotated images, before ingest (ROOT) or after it (DIR, a shard folder).
 
-    Decodes the images to find damage and near-duplicates. Exits with 1 if there are errors.
+    Decodes the images to find damage and near-duplicates. Exits with 1 if there are errors, and with 2
+    if ROOT cannot be read.
     """
     from dataforge.analysis.lint.codes import SEVERITIES
     from dataforge.analysis.lint.run import lint as check
@@ -74,7 +75,7 @@ def lint(
             result = check(opened, str(root), progress=progress)
     if report is not None:
         _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
-    click.echo(json.dumps(result.facts(), ensure_ascii=False) if as_json else text(result))
+    echo_json(result.facts()) if as_json else click.echo(text(result))
     if any(result.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
         sys.exit(1)
 

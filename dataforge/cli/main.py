@@ -27,7 +27,6 @@ from dataforge.command import Group
 
 @click.group(
     cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
     commands=(
         ingest,
         annotate,

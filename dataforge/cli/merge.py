@@ -9,12 +9,13 @@ import click
 
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import json_option, out_option, store_option
+from dataforge.command import command
 
 if TYPE_CHECKING:
     from dataforge.record import Source
 
 
-@click.command()
+@command()
 @click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
 @out_option
 @click.option(

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.command import Command, Option, natural, real
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dataforge.formats import Option
+    from dataforge.formats import Option as FormatOption
     from dataforge.record import Source
     from dataforge.sources.view import View
 
@@ -34,7 +35,7 @@ def out_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def max_bad_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "Leave out up to this many unreadable images instead of failing."
-    return click.option("--max-bad", type=click.IntRange(0), default=0, help=text)(command)
+    return click.option("--max-bad", type=natural(0), default=0, help=text)(command)
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +50,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
-class SourceCommand(click.Command):
+class SourceCommand(Command):
     """A command that reads a source, with `source_options` and the options of all formats, passed as `**given`.
 
     The formats are imported only when this command is parsed or its help is shown, so that `dataforge --help` is fast.
@@ -60,7 +61,8 @@ class SourceCommand(click.Command):
 
         *own, help_option = super().get_params(ctx)
         formats = [_click_option(option, takers, len(FORMATS)) for option, takers in options().items()]
-        return [*own, *formats, help_option]
+        formats.sort(key=lambda option: option.group)
+        return [*own, help_option, *formats]
 
 
 class _FractionOrCount(click.ParamType):
@@ -76,16 +78,17 @@ class _FractionOrCount(click.ParamType):
 
 
 @functools.cache  # click compares parameters by identity, and requests them several times
-def _click_option(option: Option, takers: tuple[str, ...], formats: int) -> click.Option:
-    """Create a format's option; its help begins with the formats that accept it, unless all do."""
+def _click_option(option: FormatOption, takers: tuple[str, ...], formats: int) -> Option:
+    """Create a format's option, in the group of the format; or in one of all, with the formats that accept it."""
     flag = option.type is bool
-    return click.Option(
+    return Option(
         [f"--{option.name.replace('_', '-')}", option.name],
-        type=click.Path(path_type=Path) if option.type is Path else option.type,
+        type={Path: click.Path(path_type=Path), int: natural(0)}.get(option.type, option.type),
         is_flag=flag,
         default=None,
         metavar=option.metavar,
-        help=option.help if len(takers) == formats else f"{', '.join(takers)}: {option.help}",
+        help=option.help if len(takers) in (1, formats) else f"{option.help} ({', '.join(takers)})",
+        group=f"Format {takers[0]}" if len(takers) == 1 else "Annotation formats",
     )
 
 
@@ -96,8 +99,9 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
         side: another name for `--side`, if the command has its own `--side`.
     """
 
+    option = functools.partial(click.option, cls=Option, group="Selection")
     policy = click.Choice(["keep", "drop"])
-    between: dict[str, Any] = {"type": float, "nargs": 2, "metavar": "MIN MAX"}
+    between: dict[str, Any] = {"type": real(least=0, infinite=True), "nargs": 2, "metavar": "MIN MAX"}
 
     @functools.wraps(command)
     def with_view(
@@ -118,59 +122,52 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
         view = View(names(classes) or (), area, side, crowd, difficult, empty, limit, sample, sample_seed)
         return command(*args, view=view, **others)
 
-    for option in reversed(
+    for add in reversed(
         (
-            click.option(
-                "--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."
-            ),
-            click.option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
-            click.option(
-                side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."
-            ),
-            click.option(
+            option("--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."),
+            option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
+            option(side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."),
+            option(
                 "--crowd", type=policy, default="keep", show_default=True, help="Keep or drop boxes flagged as crowd."
             ),
-            click.option(
+            option(
                 "--difficult",
                 type=policy,
                 default="keep",
                 show_default=True,
                 help="Keep or drop boxes flagged as difficult.",
             ),
-            click.option(
+            option(
                 "--empty",
                 type=policy,
                 default="keep",
                 show_default=True,
                 help="Keep or drop images without boxes (after the other filters).",
             ),
-            click.option(
-                "--limit", type=int, help="Keep the first N images of each split that pass the other filters."
+            option(
+                "--limit", type=natural(), help="Keep the first N images of each split that pass the other filters."
             ),
-            click.option(
+            option(
                 "--sample",
                 type=_FractionOrCount(),
                 default=1.0,
                 help="Keep a random fraction (0.1; 1.0 for all), or a number of images of each split (500).",
             ),
-            click.option("--sample-seed", type=int, default=0, show_default=True, help="Seed of --sample."),
+            option("--sample-seed", type=natural(0), default=0, show_default=True, help="Seed of --sample."),
         )
     ):
-        with_view = option(with_view)
+        with_view = add(with_view)
     return with_view
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add options to join, rename and filter sources. For a `SourceCommand`, which adds the formats' own options."""
-    for option in reversed(
+    option = functools.partial(click.option, cls=Option, group="Join and rename")
+    for add in reversed(
         (
-            click.option(
-                "--add", multiple=True, metavar="FORMAT:ROOT", help="Join another set; classes are united by name."
-            ),
-            click.option(
-                "--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'
-            ),
-            click.option(
+            option("--add", multiple=True, metavar="FORMAT:ROOT", help="Join another set; classes are united by name."),
+            option("--class-map", type=click.Path(path_type=Path), help='TOML of old = "new"; old = "" drops a class.'),
+            option(
                 "--split-map",
                 multiple=True,
                 metavar="OLD=NEW",
@@ -178,7 +175,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
         )
     ):
-        command = option(command)
+        command = add(command)
     return view_options(command)
 
 
@@ -269,7 +266,7 @@ def polite_kill() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal, or else a line for each tenth of the images, at most every 0.5 seconds."""
+    """Show a bar on a terminal, or else a line each tenth of the images and 0.5 seconds at most, and a last one."""
     if hidden:
         yield None
     elif sys.stderr.isatty():
@@ -282,12 +279,18 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
 
             yield advance
     else:
-        last, printed = 0, time.monotonic()
+        last, done, printed = 0, 0, time.monotonic()
 
-        def show(done: int) -> None:
-            nonlocal last, printed
+        def line() -> None:
+            click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
+
+        def show(count: int) -> None:
+            nonlocal last, done, printed
+            done = count
             if done - last >= max(total / 10, 1) and time.monotonic() - printed > 0.5:
                 last, printed = done, time.monotonic()
-                click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
+                line()
 
         yield show
+        if 0 < last < done:
+            line()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import click
 
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import json_option, max_bad_option, out_option, store_option
-from dataforge.command import Group
+from dataforge.command import Group, echo_json
 
 if TYPE_CHECKING:
     from dataforge.record import Source
@@ -46,7 +45,7 @@ def log(version: Path, as_json: bool) -> None:
     if as_json:
         of = {"path": opened.edits.path, "format": opened.header["format"]}
         facts = {**of, "version": newest, "conflicts": opened.edits.conflicts, "tags": known}
-        click.echo(json.dumps({**facts, "sittings": [one.facts() for one in sittings(lines)]}, ensure_ascii=False))
+        echo_json({**facts, "sittings": [one.facts() for one in sittings(lines)]})
         return
     click.echo(f"{opened.folder}: version {newest}, of {opened.edits.path} ({opened.header['format']})")
     for sitting in sittings(lines):
@@ -66,8 +65,12 @@ def diff(version: Path, since: str, as_json: bool) -> None:
 
     folder, _ = split(version)
     new, old = open_version(version), open_version(folder.with_name(f"{folder.name}@{since}"))
-    for change in changes(old.edits, new.edits):
-        click.echo(json.dumps(change, ensure_ascii=False) if as_json else _line(change))
+    differences = list(changes(old.edits, new.edits))
+    if as_json:
+        echo_json({"changes": differences})
+    else:
+        for change in differences:
+            click.echo(_line(change))
 
 
 def _line(change: dict[str, Any]) -> str:
@@ -147,4 +150,4 @@ def export(version: Path, format_name: str, out: Path, untouched: bool | None, m
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as folder:
         ingest(source, Path(folder, "shards"), max_bad=max_bad)
         done = run(Shards(Path(folder, "shards")), format_name, out)
-    click.echo(json.dumps(vars(done) | {"out": str(out)}, ensure_ascii=False) if as_json else done.text())
+    echo_json(vars(done) | {"out": str(out)}) if as_json else click.echo(done.text())

@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import view_options
+from dataforge.command import command, natural
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("show.jpg"), show_default=True, help="The picture."
 )
-@click.option("--n", type=click.IntRange(1, 400), default=16, show_default=True, help="How many images.")
+@click.option("--n", type=natural(1, 400), default=16, show_default=True, help="How many images.")
 @click.option("--split", help="Only images of this split.")
 @click.option("--class", "class_name", help="Only images with boxes of this class.")
 @click.option("--augment", metavar="RECIPE", help="Show the images augmented by this recipe.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the selection and of the augmentation.")
+@click.option(
+    "--seed", type=natural(0), default=0, show_default=True, help="Seed of the selection and of the augmentation."
+)
 @view_options
 def show(directory: Path, out: Path, split: str | None, view: View, **what: Any) -> None:
     """Write a contact sheet: images with their boxes and class names."""

@@ -9,6 +9,7 @@ import click
 
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import json_option, out_option, progress_bar, store_option
+from dataforge.command import command, natural, real
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,20 +17,24 @@ if TYPE_CHECKING:
     from dataforge.transform.split import Dealt
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @out_option
 @click.option(
     "--val",
-    type=float,
+    type=real(least=0, below=1),
     default=0.1,
     show_default=True,
     help="Fraction of the images for the validation split; 0 for none.",
 )
 @click.option(
-    "--test", type=float, default=0.0, show_default=True, help="Fraction for the test split; the rest becomes train."
+    "--test",
+    type=real(least=0, below=1),
+    default=0.0,
+    show_default=True,
+    help="Fraction for the test split; the rest becomes train.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the assignment.")
+@click.option("--seed", type=natural(0), default=0, show_default=True, help="Seed of the assignment.")
 @click.option("--from", "old", metavar="SPLIT", help="Divide only this split [default: all splits together].")
 @click.option(
     "--group-by",
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--similar",
-    type=click.IntRange(-1, 64),
+    type=natural(-1, 64),
     default=4,
     show_default=True,
     help="Keep images together whose 64-bit perceptual hashes differ in at most this many bits; -1 disables this.",

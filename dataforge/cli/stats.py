@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from dataforge.cli.options import json_option
+from dataforge.command import command, echo_json, natural
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
 
-@click.command()
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--split", help="Only this split.")
 @click.option(
@@ -24,13 +24,13 @@ from dataforge.files import writing
 )
 @click.option(
     "--size",
-    type=(click.IntRange(1), click.IntRange(1)),
+    type=(natural(), natural()),
     metavar="HEIGHT WIDTH",
     default=(320, 320),
     show_default=True,
     help="Of the padding's plan.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Of the padding's plan.")
+@click.option("--batch-size", type=natural(), default=32, show_default=True, help="Of the padding's plan.")
 @json_option
 def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], batch_size: int, as_json: bool) -> None:
     """Compute statistics of a shard folder: classes, sizes, shapes, positions, and the share of padding.
@@ -73,4 +73,4 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
         for file, (_, png) in charts.items():
             (out / file).write_bytes(png)
         (out / "index.html").write_text(html, "utf-8")
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else f"{text(facts)}\n\n{out / 'index.html'}")
+    echo_json(facts) if as_json else click.echo(f"{text(facts)}\n\n{out / 'index.html'}")

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
+from dataforge.command import command, natural
 
-@click.command()
+
+@command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
-    "--images", type=int, default=640, show_default=True, help="Number of images; one fifth goes to split val."
+    "--images", type=natural(), default=640, show_default=True, help="Number of images; one fifth goes to split val."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed; the same seed gives the same bytes.")
+@click.option("--seed", type=natural(0), default=0, show_default=True, help="Seed; the same seed gives the same bytes.")
 @click.option(
     "--size",
-    type=int,
+    type=natural(),
     nargs=2,
     default=(200, 320),
     show_default=True,

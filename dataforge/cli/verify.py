@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import SourceCommand, format_and_root, json_option, open_source, progress_bar, source_options
+from dataforge.command import echo_json
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 @source_options
 @json_option
 def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> None:
-    """Read, check and decode every record; exit with 1 if one is bad. Or compare all with what it was made from."""
+    """Read, check and decode every record, or compare all with what they were made from.
+
+    Exits with 1 if a record is bad or differs, and with 2 if DIRECTORY or the source cannot be read.
+    """
     from dataforge.shards.reader import Shards
     from dataforge.shards.verify import verify as check
     from dataforge.sources.view import View
@@ -41,7 +44,7 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
         raise ConfigError(f"{what}: needs --source")
     faults = list(check(shards))
     if as_json:
-        click.echo(json.dumps({"images": len(shards), "faults": [vars(fault) for fault in faults]}, ensure_ascii=False))
+        echo_json({"images": len(shards), "faults": [vars(fault) for fault in faults]})
     else:
         for fault in faults:
             click.echo(f"{fault.place}: {fault.reason}", err=True)
@@ -60,7 +63,7 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     with progress_bar(len(shards), hidden=as_json) as progress:
         first = first_difference(shards, source, progress)
     if as_json:
-        click.echo(json.dumps({"images": len(shards), "difference": first and vars(first)}, ensure_ascii=False))
+        echo_json({"images": len(shards), "difference": first and vars(first)})
     elif first is None:
         click.echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
     else:

@@ -247,7 +247,7 @@ def test_the_command(tiny_shards: Path, tmp_path: Path) -> None:
     assert html.count("data:image/jpeg") == 18 and "cmyk.jpg" in html
 
     done = run(main, ["diff", str(tiny_shards), str(tmp_path / "b"), "--report", str(tmp_path / "no/r.html")])
-    assert done.exit_code == 1 and "--report" in done.stderr and not done.stdout
+    assert done.exit_code == 2 and "--report" in done.stderr and not done.stdout
     for flags, words in (([str(tmp_path)], "holds no index.json"), ([str(tiny_shards), "--iou", "0"], "--iou")):
         done = run(main, ["diff", str(tiny_shards), *flags])
         assert done.exit_code != 0 and words in done.stderr and "Traceback" not in done.output

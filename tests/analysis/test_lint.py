@@ -460,12 +460,12 @@ def test_the_exit_code_follows_fail_on(tmp_path: Path) -> None:
 
 def test_wrong_use(tmp_path: Path, tiny_shards: Path) -> None:
     result = run(tiny_shards, "--classes", "cat")
-    assert result.exit_code == 1 and "is a shard folder" in result.stderr
+    assert result.exit_code == 2 and "is a shard folder" in result.stderr
     result = run(tmp_path / "nowhere")
-    assert result.exit_code == 1 and result.stderr.startswith("error: ")
+    assert result.exit_code == 2 and result.stderr.startswith("error: ")
     coco.write(as_source(clean()), tmp_path / "coco")
     result = run(tmp_path / "coco", "--report", tmp_path / "no/folder.html")
-    assert result.exit_code == 1 and "cannot be written" in result.stderr
+    assert result.exit_code == 2 and "cannot be written" in result.stderr
 
 
 def test_an_own_readers_code_goes_by_what_was_done() -> None:

@@ -62,7 +62,7 @@ def test_augmented_boxes_lie_where_the_loader_puts_them(tiny_shards: Path) -> No
 def test_wrong_values(tiny_shards: Path, tmp_path: Path, flags: list[str], words: str) -> None:
     out = [] if "--out" in flags else ["--out", str(tmp_path / "sheet.png")]
     done = CliRunner().invoke(main, ["show", str(tiny_shards), *out, *(flag.format(tmp=tmp_path) for flag in flags)])
-    assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.output
+    assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
 
 

@@ -117,7 +117,7 @@ def test_the_command(tiny_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for flags, words in ((["--out", str(tmp_path / "file")], "cannot be written"), (["--split", "x"], "unknown split")):
         done = run(main, ["stats", str(tiny_shards), *flags])
-        assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.output
+        assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.output
 
 
 def test_a_union_is_its_parts(tiny_shards: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def setting(shards: Path) -> stages.Setting:
 def test_rows(shards: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["bench", str(shards), "--json", *SMALL, "--plot", str(tmp_path / "stages.png")])
     assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = json.loads(result.stdout)["rows"]
     names = [row["name"] for row in rows if not row["name"].endswith(" threads")]
     assert names == ["read", "decode", "resize", "collate", "all", "all, yolo"]
     swept = [row["threads"] for row in rows if row["name"].startswith("all, yolo")]
@@ -55,7 +55,7 @@ def test_rows(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--repeats", "4"], "repeats is 4"),
+        (["--repeats", "4"], "'--repeats': '4' is not an integer of at least 5"),
         (["--config", "x.toml"], "needs --trainer"),
         (["--augment", "yollo"], "unknown augmentation recipe 'yollo'"),
         (["--trainer", "yolov9", "--no-sweep", "--images", "8"], "unknown detector 'yolov9'"),
@@ -63,7 +63,7 @@ def test_rows(shards: Path, tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_line(shards: Path, options: list[str], says: str) -> None:
     result = CliRunner().invoke(main, ["bench", str(shards), *SMALL, *options])
-    assert result.exit_code == 1 and says in result.stderr and len(result.stderr.splitlines()) == 1, result.output
+    assert result.exit_code == 2 and says in result.stderr and len(result.stderr.splitlines()) == 1, result.output
 
 
 def test_a_set_is_drawn_when_none_is_given() -> None:

@@ -32,7 +32,7 @@ def run(*arguments: object) -> Result:
 
 def refused(out: Path, *arguments: object) -> str:
     result = run(*arguments, "--out", out)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
     assert not (out / "index.json").exists()
     assert not out.is_dir() or [p.name for p in out.iterdir()] in ([], ["ingest.jsonl"])
@@ -213,12 +213,12 @@ def test_output_folders_that_are_taken(tmp_path: Path) -> None:
     put(tmp_path / "mine/notes.txt", "mine")
     for out, reason in (("file", "is a file"), ("file/sub", "Not a directory"), ("mine", "was not made by `dataforge")):
         result = run("coco", root, "--out", tmp_path / out)
-        assert result.exit_code == 1 and reason in result.stderr
+        assert result.exit_code == 2 and reason in result.stderr
     assert (tmp_path / "mine/notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert run("coco", root, "--out", tmp_path / "out").exit_code == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     result = run("coco", root, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "already holds shards" in result.stderr
+    assert result.exit_code == 2 and "already holds shards" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
@@ -227,7 +227,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     root = coco(tmp_path / "in", {"a.jpg": picture()})
     (tmp_path / "locked").mkdir(mode=0o555)
     result = run("coco", root, "--out", tmp_path / "locked")
-    assert result.exit_code == 1 and "cannot be written: Permission denied" in result.stderr
+    assert result.exit_code == 2 and "cannot be written: Permission denied" in result.stderr
 
 
 def test_options_that_the_format_does_not_take(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_refusal_for_machines(tmp_path: Path) -> None:
     root = coco(tmp_path / "in", {"a.jpg": b""})
     result = run("coco", root, "--out", tmp_path / "out", "--json")
     facts = json.loads(result.stdout)
-    assert result.exit_code == 1 and "the file is empty" in facts["error"]
+    assert result.exit_code == 2 and "the file is empty" in facts["error"]
     assert facts["findings"]["refused"] == {"image-unreadable": 1} and facts["out"] == str(tmp_path / "out")
     result = run("coco", tmp_path / "nowhere", "--out", tmp_path / "out", "--json")
     assert "does not exist" in json.loads(result.stdout)["error"]
@@ -271,7 +271,7 @@ def test_a_full_disk(tmp_path: Path, limit: int) -> None:
     setup = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     process = command("coco", root, "--out", out, before=setup)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1 and stdout == ""
+    assert process.returncode == 2 and stdout == ""
     assert stderr.startswith("error: ") and "cannot be " in stderr and "Traceback" not in stderr
     assert [path.name for path in out.iterdir()] == ["ingest.jsonl"]
     assert run("coco", root, "--out", out).exit_code == 0 and len(Shards(out)) == 10

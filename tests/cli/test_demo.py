@@ -34,7 +34,7 @@ def fake(ap50: float, failing: str = "") -> Callable[[list[str], bool], str]:
 
 
 @pytest.mark.parametrize(
-    ("ap50", "failing", "code"), [(0.9, "", 0), (0.6, "", 0), (0.59, "", 1), (float("nan"), "", 1), (0.9, "bench", 1)]
+    ("ap50", "failing", "code"), [(0.9, "", 0), (0.6, "", 0), (0.59, "", 2), (float("nan"), "", 2), (0.9, "bench", 2)]
 )
 def test_a_failing_step_or_a_low_score_fails_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ap50: float, failing: str, code: int
@@ -46,7 +46,7 @@ def test_a_failing_step_or_a_low_score_fails_it(
 
 
 def test_a_step_that_fails_is_named() -> None:
-    with pytest.raises(DataError, match="dataforge info nowhere: ended with exit code 1"):
+    with pytest.raises(DataError, match="dataforge info nowhere: ended with exit code 2"):
         demo._call(["dataforge", "info", "nowhere"], quiet=True)
 
 
@@ -61,4 +61,4 @@ def test_it_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path, monkeypatc
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.txt").write_text("years of work")
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "other")])
-    assert result.exit_code == 1 and "is not empty" in result.stderr
+    assert result.exit_code == 2 and "is not empty" in result.stderr

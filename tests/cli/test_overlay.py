@@ -36,7 +36,7 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 
 def failing(*arguments: object) -> str:
-    text = run(*arguments, code=1).stderr
+    text = run(*arguments, code=2).stderr
     assert text.startswith("error: ") and "Traceback" not in text
     return text
 
@@ -117,7 +117,7 @@ def test_log_and_diff(drawn: Path) -> None:
         "train rotated.jpg: x added: dog [0, 0, 44, 72] flags 1",
         "train rotated.jpg: new -> edited",
     ]
-    assert run("overlay", "diff", drawn, "--since", "clean", "--json").stdout == ""
+    assert run("overlay", "diff", drawn, "--since", "clean", "--json").stdout == '{"changes": []}\n'
 
 
 def test_a_version_of_shards_is_read_as_shards(tiny_shards: Path, tmp_path: Path) -> None:

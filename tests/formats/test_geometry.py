@@ -25,7 +25,7 @@ def test_fractions_taken_for_pixels_are_never_published(tmp_path: Path, name: st
     records = [Record("a.png", "train", picture(), 48, 64, UNIT, labels, labels.astype(np.uint8))]
     writer(name)(Source(("cat",), iter(records)), tmp_path / "set")
     result = run("ingest", name, tmp_path / "set", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and not (tmp_path / "out/index.json").exists()
+    assert result.exit_code == 2 and not (tmp_path / "out/index.json").exists()
     assert "8, 12, 32, 36" in result.stderr  # the other reading
 
 

@@ -63,7 +63,7 @@ def test_a_folder_that_is_cut_in_half(tmp_path: Path, name: str) -> None:
     for path in [path for path in root.rglob("*") if path.is_file() and path.suffix not in (".jpg", ".png")]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result = run("ingest", name, root, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and result.stderr.startswith("error: ") and str(root) in result.stderr
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and str(root) in result.stderr
     assert not (tmp_path / "out/index.json").exists()
 
 
@@ -143,7 +143,7 @@ def test_text_in_another_encoding(tmp_path: Path, name: str) -> None:
         path.write_bytes(data.replace(b"cat", "c\u00e4t".encode("latin-1")))
     assert changed
     result = run("ingest", "table" if name in ("csv", "jsonl") else name, root, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and result.stderr.startswith("error: ") and str(root) in result.stderr
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and str(root) in result.stderr
     assert not (tmp_path / "out/index.json").exists()
 
 
@@ -217,7 +217,7 @@ def test_entity_bombs(tmp_path: Path, name: str) -> None:
     for path in root.rglob("*.xml"):
         path.write_text(bomb + "]><annotation><filename>&j;</filename></annotation>")
     result = run("ingest", name, root, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "declares a" in result.stderr
+    assert result.exit_code == 2 and "declares a" in result.stderr
     assert not (tmp_path / "out/index.json").exists()
 
 
@@ -254,7 +254,7 @@ def test_images_that_state_more_pixels_than_the_limit(
     put(root / "bomb.png", bomb)
     put(root / "bomb.txt", "0 .5 .5 .1 .1")
     result = run("ingest", name, root, "--out", tmp_path / "out", *options)
-    assert result.exit_code == 1 and "bomb.png" in result.stderr and "pixel" in result.stderr
+    assert result.exit_code == 2 and "bomb.png" in result.stderr and "pixel" in result.stderr
     assert not (tmp_path / "out/index.json").exists()
 
 
@@ -270,7 +270,7 @@ def test_the_same_within_the_annotations(tmp_path: Path, name: str, bomb: bytes)
         writer(name)(Source(("cat",), iter([record]), total=1), tmp_path / "in")
     assert not [*(tmp_path / "in").rglob("*.png")]
     result = run("ingest", name, tmp_path / "in", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "bomb.png" in result.stderr and "pixel" in result.stderr
+    assert result.exit_code == 2 and "bomb.png" in result.stderr and "pixel" in result.stderr
 
 
 @pytest.mark.parametrize("name", [*(n for n in FORMATS if n not in ("flatbuffer", "sqlite", "table")), "csv"])

@@ -29,7 +29,7 @@ def make(root: Path, name: str) -> Path:
 def test_all_boxes_lost_publishes_nothing(tmp_path: Path, name: str) -> None:
     root, out = make(tmp_path / "set", name), tmp_path / "out"
     result = run("ingest", name, root, "--out", out)
-    assert result.exit_code == 1 and not (out / "index.json").exists()
+    assert result.exit_code == 2 and not (out / "index.json").exists()
     assert "no box is left of those annotated, 1 were refused" in result.stderr and "box 0: xyxy" in result.stderr
     result = run("ingest", name, root, "--out", out, "--max-bad-boxes", 1)
     assert result.exit_code == 0 and Shards(out).info()["boxes"] == 0
@@ -40,7 +40,7 @@ def test_a_limit_of_boxes_holds_with_others_left(tmp_path: Path) -> None:
     assert run("ingest", "coco", root, "--out", tmp_path / "1").exit_code == 0
     assert run("ingest", "coco", root, "--out", tmp_path / "2", "--max-bad-boxes", 1).exit_code == 0
     result = run("ingest", "coco", root, "--out", tmp_path / "3", "--max-bad-boxes", 0, "--json")
-    assert result.exit_code == 1 and "refused boxes: 1, --max-bad-boxes allows 0" in result.stderr
+    assert result.exit_code == 2 and "refused boxes: 1, --max-bad-boxes allows 0" in result.stderr
     facts = json.loads(result.stdout)
     assert (facts["refused_boxes"], facts["findings"]["refused"]) == (1, {"box-outside": 1})
 

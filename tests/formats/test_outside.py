@@ -34,7 +34,7 @@ def make(tmp_path: Path, name: str, outside: str) -> Path:
 def test_outside_names_are_refused_without_the_flag(tmp_path: Path, name: str, outside: str) -> None:
     root, out = make(tmp_path, name, outside), tmp_path / "out"
     result = run("ingest", name, root, "--out", out)
-    assert result.exit_code == 1 and "--allow-outside" in result.stderr and not (out / "index.json").exists()
+    assert result.exit_code == 2 and "--allow-outside" in result.stderr and not (out / "index.json").exists()
     assert "1.xml" in result.stderr if name == "voc" else "secret.jpg" in result.stderr
     assert run("ingest", name, root, "--out", out, "--max-bad", 1).exit_code == 0
     shards = Shards(out)
@@ -87,7 +87,7 @@ def test_every_format_has_a_set() -> None:
 
 def test_the_flag_reaches_the_sets_that_are_added(tmp_path: Path) -> None:
     root, other, out = make(tmp_path / "1", "coco", NAMES[0]), make(tmp_path / "2", "table", NAMES[0]), tmp_path / "out"
-    assert run("ingest", "coco", root, "--add", f"table:{other}", "--out", out).exit_code == 1
+    assert run("ingest", "coco", root, "--add", f"table:{other}", "--out", out).exit_code == 2
     assert run("ingest", "coco", root, "--add", f"table:{other}", "--out", out, "--allow-outside").exit_code == 0
     assert len(Shards(out)) == 4
 
@@ -108,7 +108,7 @@ def test_a_yolo_file_that_leads_out(tmp_path: Path, entry: str, expected: str) -
         assert result.exit_code == 0 and list(Shards(out).table.key) == ["a.jpg"]
         put(root / "data.yaml", "path: ../other\ntrain: secret.txt\nnames: [cat]")
         result = run("ingest", "yolo", root, "--out", tmp_path / "out2")
-    assert result.exit_code == 1 and expected in result.stderr and "--allow-outside" in result.stderr
+    assert result.exit_code == 2 and expected in result.stderr and "--allow-outside" in result.stderr
     put(root / "data.yaml", entry.format(tmp_path) + "\nnames: [cat]")
     assert run("ingest", "yolo", root, "--out", tmp_path / "out3", "--allow-outside").exit_code == 0
     (key,) = Shards(tmp_path / "out3").table.key

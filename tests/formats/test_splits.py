@@ -122,7 +122,7 @@ def test_what_is_for_validation_is_not_trained_on(tmp_path: Path, way: str) -> N
     WAYS[way](root)
     result = run("ingest", name, root, "--out", out)
     if result.exit_code:
-        assert result.exit_code == 1 and "error: " in result.stderr and not (out / "index.json").exists()
+        assert result.exit_code == 2 and "error: " in result.stderr and not (out / "index.json").exists()
         return
     shards = Shards(out)
     pictures = {split: [bytes(shards.blob(i)) for i in rows] for split, rows in shards.splits.items()}

@@ -193,5 +193,5 @@ def test_through_the_command(tmp_path: Path) -> None:
     assert "refused box-text: 1" in result.stdout and "'no box'" in result.stdout
     put(folder / "train.db", b"x" * 1000)
     result = CliRunner().invoke(main, ["ingest", "sqlite", str(folder), "--out", str(tmp_path / "bad")])
-    assert result.exit_code == 1 and result.stderr.startswith("error: ") and "file is not a database" in result.stderr
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and "file is not a database" in result.stderr
     assert not (tmp_path / "bad").exists()

@@ -526,10 +526,10 @@ def test_through_the_command(tmp_path: Path) -> None:
     assert "refused line-broken: 1" in result.stdout and "a b.jpg box 1: row 3: 0,25, 0,5, 0,25, 0,5" in result.stdout
     assert Shards(tmp_path / "out").table.boxes.tolist() == [[16, 24, 32, 48]]
     result = CliRunner().invoke(main, ["ingest", "coco", str(tmp_path), "--inclusive", "--out", str(tmp_path / "bad")])
-    assert result.exit_code == 1 and "--inclusive: format 'coco' does not take it" in result.stderr
+    assert result.exit_code == 2 and "--inclusive: format 'coco' does not take it" in result.stderr
     result = CliRunner().invoke(main, ["ingest", "table", str(tmp_path / "in"), "--out", str(tmp_path / "bad")])
     assert (
-        result.exit_code == 1 and result.stderr.startswith("error: ") and "columns found: img, kind, l" in result.stderr
+        result.exit_code == 2 and result.stderr.startswith("error: ") and "columns found: img, kind, l" in result.stderr
     )
     assert not (tmp_path / "bad").exists()
 

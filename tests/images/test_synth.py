@@ -103,7 +103,7 @@ def test_an_object_differs_from_the_ground_around_it() -> None:
 )
 def test_values_that_cannot_work(tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = CliRunner().invoke(main, ["synth", str(tmp_path / "s"), *arguments])
-    assert result.exit_code == 1 and result.stderr.startswith("error: ") and expected in result.stderr
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and expected in result.stderr
     assert not (tmp_path / "s").exists()
 
 

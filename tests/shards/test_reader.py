@@ -151,7 +151,7 @@ def test_a_deleted_part(copy: Path, remove: str, expected: str) -> None:
     else:
         (copy / remove).unlink()
     assert any(re.search(expected, fault) for fault in faults(copy))
-    assert run("info", copy).exit_code == ("blobs" not in remove)
+    assert run("info", copy).exit_code == 2 * ("blobs" not in remove)
 
 
 def test_a_store_that_is_cut_short(copy: Path) -> None:
@@ -223,13 +223,13 @@ def test_an_index_that_is_wrong(copy: Path, change: dict[str, object], expected:
     kept = {key: value for key, value in index.items() if value is not None or key == "format_version"}
     (copy / "index.json").write_text(json.dumps(kept))
     result = run("verify", copy)
-    assert result.exit_code == 1 and expected in result.stderr and result.stderr.startswith("error: ")
+    assert result.exit_code == 2 and expected in result.stderr and result.stderr.startswith("error: ")
 
 
 def test_an_index_that_is_no_json(copy: Path) -> None:
     (copy / "index.json").write_text('{"format_version": 1,')
     result = run("info", copy)
-    assert result.exit_code == 1 and "index.json: not JSON" in result.stderr
+    assert result.exit_code == 2 and "index.json: not JSON" in result.stderr
 
 
 def test_an_index_that_counts_other_than_the_tables(copy: Path) -> None:
@@ -246,7 +246,7 @@ def test_folders_that_hold_no_shards(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     for command in ("info", "verify"):
         result = run(command, tmp_path / name)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert re.fullmatch(
             rf"error: {tmp_path}/{name}: .*; expected a folder written by `dataforge ingest`\n", result.stderr
         )

@@ -37,5 +37,5 @@ def test_ingest_and_merge_into_a_store(pictures: Path, tmp_path: Path, name: str
 
 def test_a_store_that_is_not_known(pictures: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["ingest", "coco", str(pictures), "--store", "tape", "--out", str(tmp_path / "s")])
-    assert done.exit_code == 1 and "unknown store 'tape'; known: lmdb, memmap, rows, zarr" in done.stderr
+    assert done.exit_code == 2 and "unknown store 'tape'; known: lmdb, memmap, rows, zarr" in done.stderr
     assert not (tmp_path / "s").exists()

@@ -232,7 +232,7 @@ def test_the_command_with_split_names(tmp_path: Path) -> None:
     assert same.exit_code == 0, same.output
     for text, message in (("train2017", "expected OLD=NEW"), ("x=train", "no such split: 'x'; known: train")):
         wrong = run("coco", one, "--out", tmp_path / "wrong", "--split-map", text)
-        assert wrong.exit_code == 1 and message in wrong.output and not (tmp_path / "wrong/index.json").exists()
+        assert wrong.exit_code == 2 and message in wrong.output and not (tmp_path / "wrong/index.json").exists()
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -276,4 +276,4 @@ def test_merging_shard_folders(tmp_path: Path) -> None:
                 assert np.array_equal(getattr(mine, name), getattr(its, name))
     assert "keys-prefixed" in done.output
     again = CliRunner().invoke(main, ["merge", str(a), str(tmp_path / "nothing"), "--out", str(tmp_path / "d")])
-    assert again.exit_code == 1 and "nothing: does not exist" in again.stderr and not (tmp_path / "d").exists()
+    assert again.exit_code == 2 and "nothing: does not exist" in again.stderr and not (tmp_path / "d").exists()

@@ -279,7 +279,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert command("export", whole, *view, "--format", "coco", "--out", back).exit_code == 0
     assert command("verify", out, "--source", f"coco:{back}", "--classes", "dog,cat").exit_code == 0
     wrong = command("info", whole, "--classes", "cow")
-    assert wrong.exit_code == 1 and "unknown class 'cow'" in wrong.stderr
+    assert wrong.exit_code == 2 and "unknown class 'cow'" in wrong.stderr
 
 
 def test_verify_takes_what_ingest_takes(tmp_path: Path) -> None:

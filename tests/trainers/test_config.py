@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from dataforge.augment.recipes import recipe
 from trainers import registry
+from trainers.command import command as trainer
 from trainers.config import read_toml, write_toml
 from trainers.training import engine, run
 from trainers.training.data import make_loaders
@@ -24,44 +25,53 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "nowhere"], "nowhere: does not exist"),
         (["--shards", "{shards}", "--val-split", "test"], "unknown split 'test'; known: train, val"),
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
-        (["--shards", "{shards}", "--optimizer", "adam"], "optimizer is 'adam'; expected one of sgd, adamw"),
-        (["--shards", "{shards}", "--batch-size", "0"], "batch_size is 0"),
-        (["--shards", "{shards}", "--accumulate", "0"], "accumulate is 0; expected at least 1"),
+        (["--shards", "{shards}", "--optimizer", "adam"], "'--optimizer': 'adam' is not one of 'sgd', 'adamw'"),
+        (
+            ["--shards", "{shards}", "--batch-size", "0"],
+            "'--batch': '0' is not an integer of at least 1",
+        ),
+        (["--shards", "{shards}", "--accumulate", "0"], "'--accumulate': '0' is not an integer of at least 1"),
         (["--shards", "{shards}", "--accumulate", "17"], "accumulate is 17; expected at most batch_size, 16"),
         (["--shards", "{shards}", "--patience", "3", "--val-split", ""], "patience is 3; .* a val_split"),
-        (["--shards", "{shards}", "--layer-decay", "1.5"], "layer_decay is 1.5"),
-        (["--shards", "{shards}", "--ema", "1.5"], r"ema is 1\.5; expected at least 0 and below 1"),
-        (["--shards", "{shards}", "--ema", "1"], "ema is 1.0; expected"),
-        (["--shards", "{shards}", "--ema", "-0.1"], "ema is -0.1; expected"),
-        (["--shards", "{shards}", "--ema", "nan"], "ema is nan; expected"),
-        (["--shards", "{shards}", "--momentum", "1"], "momentum is 1.0; expected at least 0 and below 1"),
-        (["--shards", "{shards}", "--lr", "-0.1"], "lr is -0.1; expected at least 0"),
-        (["--shards", "{shards}", "--lr", "inf"], "lr is inf; expected at least 0 and below inf"),
-        (["--shards", "{shards}", "--bias-lr", "-1"], "bias_lr is -1.0; expected at least 0"),
-        (["--shards", "{shards}", "--layer-decay", "0"], "layer_decay is 0.0; expected above 0 and at most 1"),
-        (["--shards", "{shards}", "--weight-decay", "-1"], "weight_decay is -1.0; expected at least 0"),
-        (["--shards", "{shards}", "--clip", "-1"], "clip is -1.0; expected at least 0"),
-        (["--shards", "{shards}", "--clip", "nan"], "clip is nan; expected at least 0"),
-        (["--shards", "{shards}", "--warmup-steps", "-1"], "warmup_steps is -1; expected at least 0"),
-        (["--shards", "{shards}", "--milestones", "3,-1"], r"milestones is \[3, -1\]; expected at least 0"),
-        (["--shards", "{shards}", "--save-steps", "-1"], "save_steps is -1; expected at least 0"),
-        (["--shards", "{shards}", "--threads", "-1"], "threads is -1; expected at least 0"),
-        (["--shards", "{shards}", "--seed", "-1"], "seed is -1; expected at least 0"),
-        (["--shards", "{shards}", "--freeze", "-1"], "freeze is -1; expected at least 0"),
-        (["--shards", "{shards}", "--width", "0"], "width is 0.0; expected above 0"),
-        (["--shards", "{shards}", "--num-anchors", "0"], "num_anchors is 0; expected at least 1"),
-        (["--shards", "{shards}", "--sampling", "rare"], "sampling is 'rare'; expected one of none, repeat-factor"),
+        (
+            ["--shards", "{shards}", "--layer-decay", "1.5"],
+            "'1.5' is not a number above 0 and at most 1",
+        ),
+        (["--shards", "{shards}", "--ema", "1.5"], "'1.5' is not a number of at least 0 and below 1"),
+        (["--shards", "{shards}", "--ema", "1"], "'--ema': '1' is not a number"),
+        (["--shards", "{shards}", "--ema", "-0.1"], "'--ema': '-0.1' is not a number"),
+        (["--shards", "{shards}", "--ema", "nan"], "'--ema': 'nan' is not a number"),
+        (["--shards", "{shards}", "--momentum", "1"], "'--momentum': '1' is not a number of at least 0 and below 1"),
+        (["--shards", "{shards}", "--lr", "-0.1"], "'--lr': '-0.1' is not a number of at least 0"),
+        (["--shards", "{shards}", "--lr", "inf"], "'--lr': 'inf' is not a number of at least 0"),
+        (["--shards", "{shards}", "--bias-lr", "-1"], "'--bias-lr': '-1' is not a number of at least 0"),
+        (["--shards", "{shards}", "--layer-decay", "0"], "'--layer-decay': '0' is not a number above 0 and at most 1"),
+        (["--shards", "{shards}", "--weight-decay", "-1"], "'--weight-decay': '-1' is not a number of at least 0"),
+        (["--shards", "{shards}", "--clip", "-1"], "'--clip': '-1' is not a number of at least 0"),
+        (["--shards", "{shards}", "--clip", "nan"], "'--clip': 'nan' is not a number of at least 0"),
+        (["--shards", "{shards}", "--warmup-steps", "-1"], "'--warmup-steps': '-1' is not an integer of at least 0"),
+        (["--shards", "{shards}", "--milestones", "3,-1"], "'--milestones': '-1' is not an integer of at least 0"),
+        (["--shards", "{shards}", "--save-steps", "-1"], "'--save-steps': '-1' is not an integer of at least 0"),
+        (
+            ["--shards", "{shards}", "--threads", "-1"],
+            "'--workers': '-1' is not an integer of at least 0",
+        ),
+        (["--shards", "{shards}", "--seed", "-1"], "'--seed': '-1' is not an integer of at least 0"),
+        (["--shards", "{shards}", "--freeze", "-1"], "'--freeze': '-1' is not an integer of at least 0"),
+        (["--shards", "{shards}", "--width", "0"], "'--width': '0' is not a number above 0"),
+        (["--shards", "{shards}", "--num-anchors", "0"], "'--num-anchors': '0' is not an integer of at least 1"),
+        (["--shards", "{shards}", "--sampling", "rare"], "'--sampling': 'rare' is not one of 'none', 'repeat-factor'"),
         (
             ["--shards", "{shards}", "--sampling", "repeat-factor", "--repeat-threshold", "0"],
-            "repeat_threshold is 0.0; expected above 0",
+            "'--repeat-threshold': '0' is not a number above 0",
         ),
-        (["--shards", "{shards}", "--on-error", "stop"], "on_error is 'stop'; expected one of raise, skip"),
-        (["--shards", "{shards}", "--decode", "gpu"], "decode is 'gpu'; expected one of host, device"),
+        (["--shards", "{shards}", "--on-error", "stop"], "'--on-error': 'stop' is not one of 'raise', 'skip'"),
+        (["--shards", "{shards}", "--decode", "gpu"], "'--decode': 'gpu' is not one of 'host', 'device'"),
         (
             ["--shards", "{shards}", "--decode", "device", "--device", "cpu"],
             "decode is 'device' on cpu; expected a CUDA",
         ),
-        (["--shards", "{shards}", "--budget", "-1"], "budget is -1; expected at least 0"),
+        (["--shards", "{shards}", "--budget", "-1"], "'--budget': '-1' is not an integer of at least 0"),
         (["--shards", "{shards}", "--budget", "9"], "budget 9; expected at least the 369664 pixels of one image"),
         (["--shards", "{shards}", "--buckets", "a"], "buckets is 'a'; expected auto, or heights and widths"),
         (["--shards", "{shards}", "--logger", "tb"], "logger is 'tb'; expected one of tensorboard"),
@@ -69,7 +79,13 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "{shards}", "--backbone", "resnet81", "--size", "64"], "unknown backbone 'resnet81'.*resnet18"),
         (["--shards", "{shards}", "--augment", "wild", "--size", "64"], "unknown augmentation recipe 'wild'"),
         (["--config", "{tmp}/typo.toml"], "unknown key 'epoch'; did you mean 'epochs'"),
-        (["--config", "{tmp}/type.toml"], "epochs is 'ten'; expected int"),
+        (["--config", "{tmp}/type.toml"], r"type.toml: epochs: 'ten' is not an integer of at least 1"),
+        (["--config", "{tmp}/half.toml"], "half.toml: epochs: '1.5' is not an integer"),
+        (["--config", "{tmp}/true.toml"], "true.toml: keep: 'true' is not an integer"),
+        (["--config", "{tmp}/nan.toml"], "nan.toml: lr: 'NaN' is not a number of at least 0"),
+        (["--config", "{tmp}/list.toml"], r"list.toml: epochs is \[3\]; expected one value"),
+        (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
+        (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
         (["--resume", "{tmp}"], "holds no args.toml"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
@@ -78,16 +94,19 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path, flags: list[str], words: str) -> None:
     (tmp_path / "typo.toml").write_text("epoch = 3\n")
-    (tmp_path / "type.toml").write_text('epochs = "ten"\n')
+    lines = {"type": 'epochs = "ten"', "half": "epochs = 1.5", "true": "keep = true", "nan": "lr = nan"}
+    lines["list"] = "epochs = [3]"
+    for name, line in lines.items():
+        (tmp_path / f"{name}.toml").write_text(line)
     (tmp_path / "dense").mkdir()
     write_toml(registry.config_class("dense")(), tmp_path / "dense/args.toml")
     run.begin(tmp_path / "dense", "dense", {})
     arguments = [flag.format(shards=tiny_shards, tmp=tmp_path) for flag in flags]
     result = CliRunner().invoke(
-        engine.command("yolov2", YOLOv2Config),
+        trainer("yolov2", YOLOv2Config),
         [*arguments, *([] if "--resume" in flags else ["--runs", str(tmp_path / "runs")])],
     )
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert re.search(words, result.stderr), result.stderr
     assert "Traceback" not in result.output and result.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
@@ -106,12 +125,14 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
     kind, taken = registry.config_class(detector), []
     monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
-    command = engine.command(detector, kind)
+    command = trainer(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
-    assert CliRunner().invoke(command, [*flags, "--no-cache"]).exit_code == 0
+    assert CliRunner().invoke(command, ["--data", "x", *flags, "--no-cache"]).exit_code == 0
     [config] = taken
-    expected = {"compile": True, "buckets": "64,96,96,64", "accumulate": 2, "patience": 5, "size": [300]}
-    assert vars(config) == vars(kind()) | expected
+    values = {"compile": True, "buckets": "64,96,96,64", "accumulate": 2, "patience": 5, "size": [300]}
+    expected = kind(shards="x", **values)
+    expected.check()
+    assert config == expected and config.size == [300, 300]
     shown = CliRunner().invoke(command, ["--help"]).output
     assert all(f"--{name.replace('_', '-')}" in shown for name in vars(kind()))
 
@@ -141,5 +162,5 @@ def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: 
 )
 def test_numbers_that_are_too_small(detector: str, key: str, given: int, least: int, tiny_shards: Path) -> None:
     flags = ["--shards", str(tiny_shards), f"--{key}", str(given)]
-    result = CliRunner().invoke(engine.command(detector, registry.config_class(detector)), flags)
-    assert result.exit_code == 1 and result.stderr == f"error: {key} is {given}; expected at least {least}\n"
+    result = CliRunner().invoke(trainer(detector, registry.config_class(detector)), flags)
+    assert result.exit_code == 2 and f"'--{key}': '{given}' is not an integer of at least {least}" in result.stderr

@@ -197,4 +197,4 @@ def test_the_command_line_takes_weights_in_and_out(tmp_path: Path) -> None:
     assert (tmp_path / "back/yolov2.weights").read_bytes() == (tmp_path / "in.weights").read_bytes()
     assert (tmp_path / "back/yolov2.names").read_text() == "cat\ndog\n"
     wrong = run(darknet.main, ["import", str(tmp_path / "in.weights"), *names, *out])
-    assert wrong.exit_code == 1 and "values" in wrong.stderr and "Traceback" not in wrong.output
+    assert wrong.exit_code == 2 and "values" in wrong.stderr and "Traceback" not in wrong.output

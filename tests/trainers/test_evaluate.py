@@ -234,7 +234,7 @@ def test_bad_predictions_are_named(content: object, message: str, tmp_path: Path
     with pytest.raises(FormatError, match=r"found\.json: .*" + message):
         read_predictions(found, truth_of_coco(truth))
     result = call("--truth", truth, "--predictions", found, "--json")
-    assert result.exit_code == 1 and result.stdout == "" and result.stderr.startswith("error: ")
+    assert result.exit_code == 2 and result.stdout == "" and result.stderr.startswith("error: ")
 
 
 def spoiled(where: str, **keys: Any) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def test_wrong_calls(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     for arguments, message in wrong:
         result = call(*arguments)
-        assert result.exit_code == 1 and message in result.stderr and result.stdout == "", (arguments, result.output)
+        assert result.exit_code == 2 and message in result.stderr and result.stdout == "", (arguments, result.output)
     assert call(file, "--shards", shards, "--protocol", "mine").exit_code == 2
     assert "CHECKPOINT" in call("--help").stdout and os.environ.get("RANK") is None
 

@@ -259,7 +259,7 @@ def test_an_operator_that_cannot_be_exported(
         dense.Residual, "forward", lambda self, x: plain(self, x) + torch.linalg.eigvals(x[..., :4, :4]).real.sum()
     )
     result = call(export.main, file, "--shards", tiny_shards, "--size", *MODELS["dense"][1])
-    assert result.exit_code == 1 and "best.pt: its dense cannot be written as .onnx: " in result.stderr, result.output
+    assert result.exit_code == 2 and "best.pt: its dense cannot be written as .onnx: " in result.stderr, result.output
     assert "linalg_eig" in result.stderr and list(tmp_path.iterdir()) == [file]
 
 
@@ -313,7 +313,7 @@ def test_a_wrong_graph_is_not_published(
     # a graph without preprocessing is exported in less time
     size = () if stage == "preprocessing" else ("--size", *MODELS["dense"][1])
     result = call(export.main, file, "--shards", tiny_shards, "--images", 3, *size)
-    assert result.exit_code == 1 and re.search(rf"part in (the )?{stage}", result.stderr), result.output
+    assert result.exit_code == 2 and re.search(rf"part in (the )?{stage}", result.stderr), result.output
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -409,7 +409,7 @@ def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: P
         ((file, *shards, "--out", tmp_path / "none" / "model.onnx"), "cannot be written"),
     ):
         result = call(export.main, *arguments)
-        assert result.exit_code == 1 and message in result.stderr, result.output
+        assert result.exit_code == 2 and message in result.stderr, result.output
     with monkeypatch.context() as without:
         without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
         stderr = call(export.main, file, *shards).stderr

@@ -91,7 +91,7 @@ def test_unreadable_files_are_named_skipped_and_counted(checkpoint: Path, tmp_pa
     (source / "text.png").write_text("not a picture")
     (source / "notes.txt").write_text("not asked for")
     result = call(checkpoint, "--source", source, "--out", out)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     for name in ("zero.jpg: the file is empty", "cut.jpg: ", "text.png: not an image"):
         assert f"error: {source / name}" in result.stderr
     assert "notes" not in result.output and "5 pictures, 7 boxes, 3 files could not be read" in result.stdout
@@ -153,5 +153,5 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path) -> None:
         ((checkpoint, "--source", source, "--out", checkpoint), "cannot be written"),
     ):
         result = call(*arguments)
-        assert result.exit_code == 1 and message in result.stderr, result.output
+        assert result.exit_code == 2 and message in result.stderr, result.output
     assert call(checkpoint, "--out", out).exit_code == 2

@@ -88,7 +88,7 @@ def test_what_cannot_be_drawn_again_is_refused(twenty: Path, seen: tuple[Path, l
     with pytest.raises(ConfigError, match="cannot be drawn again"):
         batch_at(changed, 1)
     done = command(tmp_path, "--step", 1)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}: holds no start.json")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}: holds no start.json")
 
 
 def test_a_loss_that_is_not_finite_names_the_command(twenty: Path, tmp_path: Path) -> None:

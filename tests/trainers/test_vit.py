@@ -231,7 +231,7 @@ def test_adapters_that_do_not_fit(tuned: Path, tmp_path: Path) -> None:
         (["merge", tuned, tmp_path / "none" / "x"], "cannot be written"),
     ):
         result = CliRunner().invoke(adapters.main, list(map(str, words)))
-        assert result.exit_code == 1 and re.search(message, result.stderr) and "Traceback" not in result.output, message
+        assert result.exit_code == 2 and re.search(message, result.stderr) and "Traceback" not in result.output, message
 
 
 @pytest.mark.parametrize("text", ["8", "r=0,alpha=1", "r=8", "r=a,alpha=2"])

@@ -52,7 +52,7 @@ def run(*arguments: object) -> Result:
 
 def refused(*arguments: object) -> str:
     result = run(*arguments)
-    assert result.exit_code == 1 and result.stderr.startswith("error: "), result.output
+    assert result.exit_code == 2 and result.stderr.startswith("error: "), result.output
     return result.stderr
 
 

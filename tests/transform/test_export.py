@@ -125,9 +125,9 @@ def test_a_format_without_write(tiny_shards: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "readable", SimpleNamespace(read=None))  # type: ignore[arg-type]
     monkeypatch.setitem(FORMATS, "readable", "readable")
     result = run("export", tiny_shards, "--format", "readable", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and result.stderr == "error: format 'readable' can be read, but not written\n"
+    assert result.exit_code == 2 and result.stderr == "error: format 'readable' can be read, but not written\n"
     result = run("export", tiny_shards, "--format", "vocc", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "unknown format 'vocc'; known: coco" in result.stderr
+    assert result.exit_code == 2 and "unknown format 'vocc'; known: coco" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +135,7 @@ def test_folders_that_are_taken_stay_as_they_are(joined: Path, tmp_path: Path) -
     put(tmp_path / "mine/notes.txt", "mine")
     for out, reason in (("mine", "is not empty"), ("mine/notes.txt", "is not empty"), ("shards/x", "lies within")):
         result = run("export", joined, "--format", "coco", "--out", tmp_path / out)
-        assert result.exit_code == 1 and reason in result.stderr, result.stderr
+        assert result.exit_code == 2 and reason in result.stderr, result.stderr
     assert (tmp_path / "mine/notes.txt").read_text() == "mine" and not (joined / "x").exists()
 
 
@@ -159,7 +159,7 @@ def test_half_an_export_is_removed(
     if isinstance(error, KeyboardInterrupt):
         assert result.exit_code == 130 and result.stderr == "interrupted; nothing was written\n"
     else:
-        assert result.exit_code == 1 and result.stderr.startswith("error: ")
+        assert result.exit_code == 2 and result.stderr.startswith("error: ")
     assert out.exists() == there and not (there and any(out.iterdir()))
     monkeypatch.undo()
     assert run("export", joined, "--format", "voc", "--out", out).exit_code == 0
@@ -171,7 +171,7 @@ def test_a_full_disk(joined: Path, tmp_path: Path, name: str) -> None:
     code += "from dataforge.cli.main import main\nmain()"
     arguments = ["export", joined, "--format", name, "--out", tmp_path / "out"]
     done = start([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and "cannot be written" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "cannot be written" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -192,13 +192,13 @@ def test_a_caches_pictures_are_not_published_as_originals(joined: Path, tmp_path
     bake(Shards(joined), cache, Form(shapes=((24, 32),), raw=True) if raw else Form(side=24))
     for command in ("split", "merge"):
         done = run(command, cache, "--out", out)
-        assert done.exit_code == 1 and f"take what it was baked from, {joined.resolve()}" in done.stderr
+        assert done.exit_code == 2 and f"take what it was baked from, {joined.resolve()}" in done.stderr
         assert not (out / "index.json").exists()
     done = run("export", cache, "--format", "coco", "--out", out / "coco")
-    assert done.exit_code == 1 and f"take what it was baked from, {joined.resolve()}" in done.stderr
+    assert done.exit_code == 2 and f"take what it was baked from, {joined.resolve()}" in done.stderr
     done = run("export", cache, "--format", "coco", "--out", out / "coco", "--allow-cache")
     if raw:
-        assert done.exit_code == 1 and "raw pixels" in done.stderr
+        assert done.exit_code == 2 and "raw pixels" in done.stderr
         return
     assert done.exit_code == 0
     ingest(reader("coco")(out / "coco"), tmp_path / "again")

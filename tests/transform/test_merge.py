@@ -72,7 +72,7 @@ def test_three_annotators(two: list[Path], tmp_path: Path) -> None:
 
 def test_refuse_names_the_first(two: list[Path], tmp_path: Path) -> None:
     result = run("merge", *two, "--out", tmp_path / "out", "--on-same-key", "refuse")
-    assert result.exit_code == 1 and not (tmp_path / "out/index.json").exists()
+    assert result.exit_code == 2 and not (tmp_path / "out/index.json").exists()
     assert f"train: a.jpg: in {two[0]} and {two[1]}, and 1 more; --on-same-key prefix" in result.stderr
     other = shards(tmp_path / "other", {"z.jpg": picture(9)}, 3)
     assert run("merge", two[0], other, "--out", tmp_path / "out", "--on-same-key", "refuse").exit_code == 0

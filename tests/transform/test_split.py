@@ -203,8 +203,8 @@ def test_only_of_one_split(old: Shards, tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--val", 0.6, "--test", 0.5], "expected fractions of at least 0 whose sum is below 1"),
-        (["--val", -0.1], "expected fractions of at least 0"),
-        (["--val", "nan"], "expected fractions of at least 0"),
+        (["--val", -0.1], "is not a number of at least 0 and below 1"),
+        (["--val", "nan"], "is not a number of at least 0 and below 1"),
         (["--from", "new"], "unknown split 'new'; known: all, old1, old2"),
         (["--group-by", "("], "expected folder or a regular expression"),
         (["--group-by", "jpg"], "val would get no image of 80, with 10.0% wanted; the largest group has 80 images"),
@@ -213,7 +213,7 @@ def test_only_of_one_split(old: Shards, tmp_path: Path) -> None:
 )
 def test_what_cannot_be(old: Shards, tmp_path: Path, options: list[object], said: str) -> None:
     done = run("split", old.path, "--out", tmp_path / "new", "--similar", -1, *options)
-    assert done.exit_code == 1 and said in done.stderr and not (tmp_path / "new" / "index.json").exists()
+    assert done.exit_code == 2 and said in done.stderr and not (tmp_path / "new" / "index.json").exists()
 
 
 def test_what_could_not_be_as_wanted_is_said(old: Shards) -> None:

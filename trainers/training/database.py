@@ -14,6 +14,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from dataforge.command import natural
 from dataforge.errors import ConfigError, ShardError
 from dataforge.formats import reader
 from dataforge.formats.sniff import detect
@@ -140,6 +141,6 @@ def with_database(command: click.Command) -> click.Command:
     command.params[:0] = [
         click.Option(["--db"], type=path, help="FlatBuffer or SQLite file (or folder of them), instead of --shards"),
         click.Option(["--images"], type=path, help="folder of its images, if not inside or beside it"),
-        click.Option(["--resize"], type=int, nargs=2, metavar="W H", help="the same as --size H,W"),
+        click.Option(["--resize"], type=natural(32), nargs=2, metavar="W H", help="the same as --size H,W"),
     ]
     return command

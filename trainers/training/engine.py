@@ -7,19 +7,16 @@ a function of (seed, epoch, record) or saved with it.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
-from dataforge.command import Command
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import DataError, StoppedError
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
-from trainers.config import Config, options, read_toml
+from trainers.config import Config
 from trainers.results.report import draw_inputs, score
 from trainers.training import run
 from trainers.training.data import make_loaders, skipped, timed
@@ -43,7 +40,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
 
     Raises:
         ConfigError: a value is invalid, or the memory too small. DataError: the loss is not a number, or a record is
-            damaged. ClickException: training was stopped; a checkpoint was written.
+            damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
     with distributed.joined(config.device) as (rank, world, device):
@@ -57,9 +54,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             if not stopped:
                 log.end()
     if stopped:
-        raise click.ClickException(
-            f"stopped after step {training.progress.step}; go on with --resume {training.folder}"
-        )
+        raise StoppedError(f"stopped after step {training.progress.step}; go on with --resume {training.folder}")
     return training.folder
 
 
@@ -163,30 +158,3 @@ def evaluate(training: Training) -> dict[str, float] | None:
     perhaps_last = last or 0 < config.patience <= progress.stale + 1
     folder = training.folder if training.rank == 0 and perhaps_last else None
     return score(training.learner.judged, training.val_loader, folder)
-
-
-def command(detector: str, kind: type[Config]) -> click.Command:
-    """Return the command of a trainer: `python -m trainers.<detector> --shards DIR`.
-
-    Args:
-        kind: the detector's configuration, whose fields become flags.
-    """
-
-    @click.command(cls=Command, help=f"Train {detector}. Flags override the values of --config.")
-    @click.option("--config", "toml", type=click.Path(path_type=Path), help="flat TOML file with any of these values")
-    @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run to continue")
-    @options(kind)
-    def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
-        given = {key: value for key, value in flags.items() if value is not None}
-        if resume:
-            if toml or given.keys() - {"shards", "device", "threads", "decode", "on_error"}:
-                raise ConfigError(
-                    "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
-                )
-            toml = run.arguments(resume)
-            if (owner := run.start(resume)["detector"]) != detector:
-                raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
-        values = (read_toml(kind, toml) if toml else {}) | given
-        train(dataclasses.replace(kind(), **values), detector, resume)
-
-    return run_it

@@ -126,7 +126,7 @@ def test_what_is_not_there_is_told_in_one_line(checkpoint: Path, tmp_path: Path)
         (("--source", source, "--frames", 3), "is no video"),
     ):
         result = call(checkpoint, *arguments, "--out", tmp_path / "out")
-        assert result.exit_code == 1 and message in result.stderr, result.output
+        assert result.exit_code == 2 and message in result.stderr, result.output
         assert not (tmp_path / "out").exists()
 
 

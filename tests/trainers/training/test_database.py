@@ -23,10 +23,10 @@ from dataforge.images import synth
 from dataforge.ingest.run import ingest
 from dataforge.record import Source
 from tests import tiny
+from trainers.command import command
 from trainers.config import read_toml
 from trainers.dense import DenseConfig
 from trainers.training.database import shards_of, with_database
-from trainers.training.engine import command
 
 WRITERS: dict[str, Any] = {"flatbuffer": flatbuffer.write, "sqlite": sqlite.write}
 
@@ -185,7 +185,7 @@ def test_wrong_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: lis
     monkeypatch.chdir(tmp_path)
     Path("set.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     done = run(*words)
-    assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["set.json"]
 
 
@@ -203,7 +203,7 @@ def test_a_laptops_memory_is_enough(tmp_path: Path) -> None:
     train = (
         "import re, sys; from trainers.dense import DenseConfig; from trainers.training.database import with_database; "
     )
-    train += "from trainers.training.engine import command; "
+    train += "from trainers.command import command; "
     train += "with_database(command('dense', DenseConfig)).main(sys.argv[1:], standalone_mode=False); "
     peaks = [
         int(subprocess.check_output([sys.executable, "-c", code + PEAK, *map(str, more)], text=True).split()[-1]) * 1024

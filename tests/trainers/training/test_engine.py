@@ -23,6 +23,7 @@ from dataforge.errors import ConfigError, DataError
 from tests import tiny
 from tests.trainers.runs import config, rows, small, steps
 from trainers import checkpoint, distributed
+from trainers.command import command as trainer
 from trainers.config import read_toml, write_toml
 from trainers.training import engine, log, optim, run
 from trainers.yolov2 import YOLOv2, YOLOv2Config
@@ -100,7 +101,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
         assert len(steps(folder)) == 2 and not list((folder / "weights").iterdir())
     capsys.readouterr()
     if by == "resume":
-        done = CliRunner().invoke(engine.command("yolov2", YOLOv2Config), ["--resume", str(folder)])
+        done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(folder)])
         assert done.exit_code == 0, done.output
         output = done.output
     else:
@@ -381,6 +382,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(twenty: Path, finished: Path, tmp_pa
         time.sleep(0.01)
     trained.send_signal(signal.SIGINT)
     _, said = trained.communicate(timeout=200)
-    assert trained.returncode == 1 and f"go on with --resume {folder}" in said and "Traceback" not in said
+    assert trained.returncode == 2 and f"go on with --resume {folder}" in said and "Traceback" not in said
     subprocess.run(command("--resume", folder), check=True, stdout=subprocess.DEVNULL, timeout=200)
     assert steps(folder) == steps(finished)

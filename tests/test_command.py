@@ -1,0 +1,125 @@
+"""What all commands share: ranges of numbers, exit codes, errors in one line and in JSON, help without torch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataforge.cli.main import main
+from dataforge.cli.options import progress_bar
+from dataforge.command import Command, Number, natural, real
+from dataforge.errors import ConfigError, StoppedError
+from trainers.command import command
+from trainers.config import _List
+from trainers.registry import DETECTORS, config_class
+
+PROGRAMS = ("adapters", "bench", "darknet", "evaluate", "export", "predict", "replay")
+
+
+def all_commands(group: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, group
+    for name, child in getattr(group, "commands", {}).items():
+        yield from all_commands(child, f"{path} {name}")
+
+
+COMMANDS = dict(all_commands(main, "dataforge"))
+for name in PROGRAMS:
+    COMMANDS |= all_commands(importlib.import_module(f"trainers.{name}").main, name)
+COMMANDS |= {name: command(name, config_class(name)) for name in DETECTORS}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_number_has_a_range_and_every_command_short_help(path: str) -> None:
+    made = COMMANDS[path]
+    for option in made.get_params(click.Context(made)):
+        kind = option.type.item if isinstance(option.type, _List) else option.type
+        kinds = kind.types if isinstance(kind, click.Tuple) else [kind]
+        assert not any(isinstance(one, click.types.IntParamType | click.types.FloatParamType) for one in kinds), option
+        assert all(one.bounds for one in kinds if isinstance(one, Number)), option
+    assert isinstance(made, Command)
+    text = CliRunner().invoke(made, ["-h"])
+    assert text.exit_code == 0 and "..." not in text.output.partition("Commands:")[2]
+
+
+@given(st.integers() | st.floats(), st.floats(0, 5), st.floats(5, 9))
+def test_a_number_is_in_its_range_or_named_with_it(number: float, least: float, most: float) -> None:
+    kind = real(least=least, most=most)
+    try:
+        assert kind(str(number)) == float(number) and least <= number <= most
+    except click.BadParameter as error:
+        assert not least <= number <= most
+        assert error.message == f"'{number}' is not a number of at least {least} and at most {most}"
+
+
+def test_integers_and_infinity() -> None:
+    assert natural(0)("7") == 7 and real(least=0, infinite=True)("inf") == float("inf")
+    for kind, text in ((natural(), "1.5"), (natural(), "0"), (natural(1, 9), "10"), (real(least=0), "inf")):
+        with pytest.raises(click.BadParameter, match=f"'{text}' is not a"):
+            kind(text)
+    with pytest.raises(click.BadParameter, match="'nan'"):
+        real(infinite=True)("nan")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "stderr"),
+    [
+        (None, 0, ""),
+        (ConfigError("x: is y"), 2, "error: x: is y\n"),
+        (click.ClickException("x"), 2, "error: x\n"),
+        (StoppedError("stopped after step 3"), 130, "stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (SystemExit(1), 1, ""),
+    ],
+)
+def test_exit_codes(raised: BaseException | None, code: int, stderr: str) -> None:
+    @click.command(cls=Command)
+    @click.option("--json", is_flag=True)
+    def run(json: bool) -> None:
+        if raised:
+            raise raised
+
+    for options in ([], ["--json"]):
+        result = CliRunner().invoke(run, options)
+        assert (result.exit_code, result.stderr) == (code, stderr)
+        message = stderr.strip().removeprefix("error: ")
+        assert result.stdout == (json.dumps({"error": message}) + "\n" if options and message else "")
+    result = CliRunner().invoke(run, ["--jsn"])
+    assert result.exit_code == 2 and "Did you mean '--json'? See `run --help`." in result.stderr
+
+
+def test_a_bug_is_trouble_and_no_finding(tmp_path: Path) -> None:
+    code = "from dataforge.command import command\n@command()\ndef run(): 1 / 0\nrun()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *PROGRAMS])
+@pytest.mark.parametrize("option", ["--help", "--no-such-option"])
+def test_help_and_wrong_options_import_no_torch(name: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    words = [sys.executable, "-m", f"trainers.{name}", option]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == (0 if option == "--help" else 2), done.stderr
+    assert done.stdout.startswith("Usage: ") if option == "--help" else done.stderr.startswith("error: No such option")
+
+
+def test_progress_lines_end_at_the_total(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress_bar(67, hidden=False) as progress:
+        assert progress
+        for done in range(0, 68):
+            progress(done)
+    assert capsys.readouterr().err.splitlines()[-1] == "67 of 67 images"

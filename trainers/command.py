@@ -1,0 +1,46 @@
+"""The command of a trainer. It imports torch only once all options are known to be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataforge.command import Command
+from dataforge.errors import ConfigError
+from trainers.config import Config, options, read_toml
+
+RESUME = {"shards", "device", "threads", "decode", "on_error"}  # what may differ from the stopped run
+
+
+def command(detector: str, kind: type[Config]) -> click.Command:
+    """Return the command of a trainer: `python -m trainers.<detector> --shards DIR`.
+
+    Args:
+        kind: the detector's configuration, whose fields become flags.
+    """
+
+    @click.command(cls=Command, help=f"Train {detector}. Flags override the values of --config.")
+    @click.option("--config", "toml", type=click.Path(path_type=Path), help="flat TOML file with any of these values")
+    @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run to continue")
+    @options(kind)
+    def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
+        given = {key: value for key, value in flags.items() if value is not None}
+        if resume:
+            from trainers.training import run
+
+            if toml or given.keys() - RESUME:
+                raise ConfigError(
+                    "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
+                )
+            toml = run.arguments(resume)
+            if (owner := run.start(resume)["detector"]) != detector:
+                raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
+        config = kind(**(read_toml(kind, toml) if toml else {}) | given)
+        config.check()
+        from trainers.training import engine
+
+        engine.train(config, detector, resume)
+
+    return run_it
