@@ -65,6 +65,10 @@ class Predictions:
     scores: Floats
     labels: Ints
 
+    def where(self, keep: NDArray[np.bool_] | Ints) -> Predictions:
+        """Return the detections that `keep` selects, a mask (K,) or indices."""
+        return Predictions(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+
 
 def truth_of_shards(shards: Shards) -> Truth:
     """Return the truth of shards, in source pixels; an image's row is its record number.
