@@ -5,14 +5,14 @@ The costs of a table sum to the difference that it explains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from trainers.results.matching import rank
-from trainers.results.protocol import COCO_IOUS, Protocol, average_precision
+from trainers.results.protocol import COCO_IOUS, PROTOCOLS, Protocol, average_precision, protocol_of
 from trainers.results.truth import Predictions, Truth
 
 RULES = {
@@ -157,3 +157,27 @@ def _shown(protocol: Protocol, rule: str) -> str:
         per = "image and class" if protocol.limit_of == "class" else "image"
         return "no limit" if value is None else f"{value} per {per}"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(steps: Sequence[Step]) -> str:
+    """Return the steps as lines of text, with the costs in points (hundredths of AP)."""
+    rows = [(step.rule, f"{step.before} -> {step.after}" if step.before else "") for step in steps]
+    wide = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    return "\n".join(
+        f"  {rule:<{wide[0]}}  {change:<{wide[1]}}  {step.cost * 100:+7.2f}"
+        for (rule, change), step in zip(rows, steps, strict=True)
+    )
+
+
+def text(truth: Truth, predictions: Predictions, base: str = "coco50") -> str:
+    """Return why each known protocol gives another number than `base`, and what each rule alone costs."""
+    start = protocol_of(base)
+    value = average_precision(truth, predictions, start)
+    parts = [f"{base}: {value * 100:.2f}; costs in points of average precision"]
+    for name, protocol in PROTOCOLS.items():
+        if name != base:
+            _, steps, end = between_protocols(truth, predictions, start, protocol)
+            parts.append(f"{base} {value * 100:.2f} -> {name} {end * 100:.2f} ({(end - value) * 100:+.2f})")
+            parts.append(table(steps))
+    parts += [f"each rule of {base} alone", table(single_rules(truth, predictions, start))]
+    return "\n".join(parts)

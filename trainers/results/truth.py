@@ -48,6 +48,8 @@ class Truth:
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
     ids: Ints | None = None  # (N,) the boxes' ids in the source, if unique
+    names: tuple[str, ...] = ()  # (I,) the images' keys or file names
+    sizes: Ints | None = None  # (I, 2) (height, width) in pixels, 0 where unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,8 @@ def truth_of_shards(shards: Shards) -> Truth:
         areas=table.areas.astype(np.float64),
         classes=shards.classes,
         class_ids=shards.class_ids,
+        names=tuple(table.key),
+        sizes=np.stack([table.height, table.width], 1).astype(np.int64),
     )
 
 
@@ -131,6 +135,8 @@ def truth_of_coco(file: Path) -> Truth:
         classes=tuple(category.name for category in coco_file.categories),
         class_ids=tuple(class_ids.tolist()),
         ids=_integers(file, "annotations", "id", [row.id for row in rows]) if len(ids) == len(rows) else None,
+        names=tuple(image.name for image in coco_file.images),
+        sizes=np.array([(i.height or 0, i.width or 0) for i in coco_file.images], np.int64).reshape(-1, 2),
     )
 
 
