@@ -21,6 +21,7 @@ RULES = {
     "images": "images",
     "limit": "detections at most",
     "ties": "equal scores",
+    "area": "area of a box",
     "extent": "IoU: added to the sides",
     "crowd": "crowd boxes",
     "difficult": "difficult boxes",
@@ -79,6 +80,7 @@ def single_rules(truth: Truth, predictions: Predictions, protocol: Protocol) -> 
         "images": ("annotated",),
         "limit": ((100, "image"), (300, "image"), (None, "class")),
         "ties": ("image id", "file", "reverse"),
+        "area": ((32**2, 1e10),),
         "extent": (1.0,),
         "crowd": ("count",),
         "difficult": ("count", "ignore"),
@@ -153,6 +155,8 @@ def _shown(protocol: Protocol, rule: str) -> str:
     value = getattr(protocol, rule)
     if rule == "ious":
         return f"{value[0]:.2f}" if len(value) == 1 else f"{value[0]:.2f}:{value[-1]:.2f}, {len(value)} values"
+    if rule == "area":
+        return f"{value[0]:g} to {value[1]:g}"
     if rule == "limit":
         per = "image and class" if protocol.limit_of == "class" else "image"
         return "no limit" if value is None else f"{value} per {per}"

@@ -5,12 +5,14 @@ Which detection is matched to which true box, by the rules of COCO, PASCAL VOC a
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.results.truth import Floats, Ints, Predictions, Truth
+from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
 
 _PAIRS = 1 << 21  # pairs of a detection and a box compared at a time
 
@@ -27,8 +29,8 @@ class Pairs:
     box: Ints
     iou: Floats
 
-    def where(self, keep: NDArray[np.bool_]) -> Pairs:
-        """Return the pairs for which `keep` (P,) is true."""
+    def where(self, keep: NDArray[np.bool_] | Ints) -> Pairs:
+        """Return the pairs that `keep` selects, a mask (P,) or indices."""
         return Pairs(self.detection[keep], self.box[keep], self.iou[keep])
 
 
@@ -79,44 +81,54 @@ def pair_iou(a: Floats, b: Floats, *, extent: float = 0.0, crowd: NDArray[np.boo
     Args:
         extent, crowd: as in `overlaps`; `crowd` (P,) marks rows of `b`.
     """
-    sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extent).clip(0)
-    inner = sides.prod(1)
-    area = (a[:, 2:] - a[:, :2] + extent).prod(1)
-    outer = area + (b[:, 2:] - b[:, :2] + extent).prod(1) - inner
+    overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extent).clip(0).prod(1)
+    areas = [(sides(boxes) + extent).prod(1) for boxes in (a, b)]
+    union = areas[0] + areas[1] - overlap
     if crowd is not None:
-        outer = np.where(crowd, area, outer)
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)
+        union = np.where(crowd, areas[0], union)
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
 def rank(image: Ints, labels: Ints, scores: Floats) -> Ints:
     """Return (K,), each detection's rank by score within its image and class; ties keep their order."""
-    order = np.lexsort((-scores, labels, image))
-    new = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
+    group = image * (labels.max(initial=0) + 1) + labels
+    order = np.lexsort((-scores, group))
+    new = np.flatnonzero(np.diff(group[order], prepend=-1))
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order)) - np.repeat(new, np.diff(new, append=len(order)))
     return ranks
 
 
 def match_best_free(
-    pairs: Pairs, predictions: Predictions, ignored: NDArray[np.bool_], crowd: NDArray[np.bool_]
+    pairs: Pairs, ranks: Ints, ious: Sequence[float], ignored: NDArray[np.bool_], crowd: NDArray[np.bool_]
 ) -> Ints:
     """Match as COCO does: by falling score, each detection to the free box of its class with the highest IoU.
 
     Boxes that count go before ignored ones (N,); a crowd box (N,) is never used up; of equal IoUs the later box counts.
 
+    Args:
+        ranks: (K,) as `rank` returns them.
+        ious: T thresholds; each is a matching of its own.
+
     Returns:
-        (K,) the box of each detection, -1 for none.
+        (T, K) the box of each detection, -1 for none.
     """
-    box_of, free = np.full(len(predictions.scores), -1), np.ones(len(ignored), bool)
-    ranks = rank(predictions.image, predictions.labels, predictions.scores)[pairs.detection]
-    order = np.lexsort((-pairs.box, -pairs.iou, ignored[pairs.box], pairs.detection, ranks))
-    ends = np.flatnonzero(np.diff(ranks[order])) + 1
-    for part in np.split(order, ends):  # the detections of one rank are of different images or classes
-        open_pairs = part[free[pairs.box[part]] | crowd[pairs.box[part]]]
-        first = open_pairs[np.flatnonzero(np.diff(pairs.detection[open_pairs], prepend=-1))]
-        box_of[pairs.detection[first]] = pairs.box[first]
-        free[pairs.box[first]] = False
-    return box_of
+    keys = (-pairs.box, -pairs.iou, ignored[pairs.box], pairs.detection, ranks[pairs.detection])
+    pairs = pairs.where(np.lexsort(keys))
+    matched = np.full((len(ious), len(ranks)), -1)
+    for box_of, iou in zip(matched, ious, strict=True):
+        near = pairs.where(pairs.iou >= iou)
+        free = np.ones(len(ignored), bool)
+        ends = np.flatnonzero(np.diff(ranks[near.detection])) + 1
+        # the detections of one rank are of different images or classes: they do not compete
+        for start, end in itertools.pairwise([0, *ends.tolist(), len(near.box)]):
+            detection, box = near.detection[start:end], near.box[start:end]
+            is_open = free[box] | crowd[box]
+            detection, box = detection[is_open], box[is_open]
+            first = np.flatnonzero(np.diff(detection, prepend=-1))
+            box_of[detection[first]] = box[first]
+            free[box[first]] = False
+    return matched
 
 
 def match_best(pairs: Pairs, predictions: Predictions) -> tuple[Ints, NDArray[np.bool_]]:

@@ -5,20 +5,21 @@ Average precision of COCO and PASCAL VOC, and the curves and counts for plots.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from numpy.typing import NDArray
 
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.matching import match_best, match_highest_iou, overlaps, rank
-from trainers.results.truth import Floats, Ints, Predictions, Truth, xywh
+from trainers.results.matching import match_best, match_highest_iou, overlaps
+from trainers.results.protocol import COCO_IOUS, Protocol, at_recalls, by_class, ceiling
+from trainers.results.protocol import judge as judge_by
+from trainers.results.truth import Floats, Ints, Predictions, Truth
 
+AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large; pixels
+LIMITS = (1, 10, 100)  # detections of an image and class
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -35,51 +36,23 @@ def coco_per_class(
     truth: Truth, predictions: Predictions
 ) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
     """Compute COCO's 12 metrics, and each class's AP (C,) and AP50 (C,), NaN where a class has no box."""
-    # A class without boxes changes none of the numbers, and no image and class uses more than 100 detections.
-    wanted = np.bincount(truth.labels, minlength=len(truth.classes))[predictions.labels] > 0
-    keep = np.flatnonzero(wanted)
-    keep = keep[rank(predictions.image[keep], predictions.labels[keep], predictions.scores[keep]) < 100]
-    shared: dict[str, Any] = {
-        "images": [{"id": i} for i in truth.image_ids.tolist()],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
-    }
-    numbered = np.arange(1, len(truth.boxes) + 1) if truth.ids is None else truth.ids
-    true = {
-        "id": numbered.tolist(),
-        "iscrowd": (truth.flags & CROWD).tolist(),
-        "area": truth.areas.tolist(),
-        "image_id": truth.image_ids[truth.image].tolist(),
-        "category_id": truth.labels.tolist(),
-        "bbox": xywh(truth.boxes).tolist(),
-    }
-    boxes = xywh(predictions.boxes[keep])
-    detected = {
-        "id": list(range(1, len(keep) + 1)),
-        "iscrowd": [0] * len(keep),
-        "area": boxes[:, 2:].prod(1).tolist(),
-        "image_id": truth.image_ids[predictions.image[keep]].tolist(),
-        "category_id": predictions.labels[keep].tolist(),
-        "bbox": boxes.tolist(),
-        "score": predictions.scores[keep].tolist(),
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` prints its own warning
-        evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(detected)), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = np.asarray(evaluation.eval["precision"])  # (10 IoUs, 101 recalls, C, 4 sizes, 3 limits)
-    recall = np.asarray(evaluation.eval["recall"])  # (10 IoUs, C, 4 sizes, 3 limits)
-    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    values += [precision[..., size, 2] for size in (1, 2, 3)]
-    values += [recall[..., 0, limit] for limit in (0, 1, 2)] + [recall[..., size, 2] for size in (1, 2, 3)]
+    classes = len(truth.classes)
+    precision = np.full((len(AREAS), len(COCO_IOUS), 101, classes), -1.0)
+    recall = np.full((len(AREAS), len(LIMITS), len(COCO_IOUS), classes), -1.0)
+    for a, area in enumerate(AREAS):
+        judged = judge_by(truth, predictions, Protocol(area=area))
+        labels, ranks = judged.predictions.labels, judged.rank
+        found = np.array(
+            [[np.bincount(labels[hit & (ranks < limit)], minlength=classes) for hit in judged.hit] for limit in LIMITS]
+        )
+        for c, boxes, hits, total in by_class(judged, np.ones(len(truth.image_ids))):
+            highest = ceiling(hits, total)
+            precision[a, :, :, c] = [at_recalls(*row, boxes) for row in zip(hits, highest, strict=True)]
+            recall[a, :, :, c] = found[:, :, c] / boxes
+    values = [precision[0], precision[0, 0], precision[0, 5], *precision[1:], *recall[0], *recall[1:, -1]]
     numbers = dict(zip(COCO_KEYS, (float(v[v > -1].mean()) if (v > -1).any() else -1.0 for v in values), strict=True))
-    per_class = np.where(precision > -1, precision, np.nan)[..., 0, 2]
+    per_class = np.where(precision[0] > -1, precision[0], np.nan)
     return numbers, per_class.mean((0, 1)), per_class[0].mean(0)
-
-
-def _rows(columns: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Convert columns to COCO's annotations."""
-    return {"annotations": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 @dataclass(frozen=True, eq=False)

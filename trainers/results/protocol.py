@@ -7,6 +7,7 @@ Every choice that an average precision depends on, as one value, so that two too
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
 from trainers.results.matching import match_best, match_best_free, overlaps, rank
-from trainers.results.truth import Floats, Ints, Predictions, Truth
+from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
 
 COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
@@ -41,6 +42,8 @@ class Protocol:
         duplicates: "keep", or "drop" detections with the image, class and box of one with a higher score.
         images: "all", or "annotated": detections in images without boxes do not count.
         classes: "annotated": the mean is over the classes that have boxes; "all": others count as 0.
+        area: the least and the largest area of a box in pixels; others, and detections outside that match none, are
+            ignored.
         ties: what orders equal scores: the "image id" (COCO), the order in the "file", or its "reverse".
     """
 
@@ -56,6 +59,7 @@ class Protocol:
     duplicates: Literal["keep", "drop"] = "keep"
     images: Literal["all", "annotated"] = "all"
     classes: Literal["annotated", "all"] = "annotated"
+    area: tuple[float, float] = (0.0, 1e10)
     ties: Literal["image id", "file", "reverse"] = "image id"
 
 
@@ -100,6 +104,7 @@ class Judged:
         hit: (T, K) whether each is a true positive; counts: (T, K) whether it counts at all (neither matched to an
             ignored box nor left out).
         box: (T, K) the true box matched, -1 for none.
+        rank: (K,) each detection's rank by score in its image and class.
         countable: (N,) the true boxes that are to be found.
         truth: the truth they were judged against; ious: the T thresholds.
     """
@@ -109,6 +114,7 @@ class Judged:
     hit: NDArray[np.bool_]
     counts: NDArray[np.bool_]
     box: Ints
+    rank: Ints
     countable: NDArray[np.bool_]
     ious: tuple[float, ...]
 
@@ -116,21 +122,26 @@ class Judged:
 def judge(truth: Truth, predictions: Predictions, protocol: Protocol) -> Judged:
     """Match detections to true boxes by a protocol, at each of its IoU thresholds."""
     predictions = _limited(truth, predictions, protocol)
+    low, high = protocol.area
     crowd = (truth.flags & CROWD > 0) & (protocol.crowd == "ignore")
     ignored = crowd | ((truth.flags & DIFFICULT > 0) & (protocol.difficult == "ignore"))
-    shared_crowd = crowd if protocol.matching == "best-free" else None
-    pairs = overlaps(truth, predictions, least=min(protocol.ious), crowd=shared_crowd, extent=protocol.extent)
-    shape = (len(protocol.ious), len(predictions.scores))
-    hit, box = np.zeros(shape, bool), np.full(shape, -1)
-    for t, iou in enumerate(protocol.ious):
-        near = pairs.where(pairs.iou >= iou)
-        if protocol.matching == "best":
-            box[t], hit[t] = match_best(near, predictions)
-        else:
-            box[t] = match_best_free(near, predictions, ignored, crowd)
-            hit[t] = box[t] >= 0
-    counts = ~(np.append(ignored, False)[box])
-    return Judged(truth, predictions, hit & counts, counts, box, ~ignored, protocol.ious)
+    ignored |= (truth.areas < low) | (truth.areas > high)
+    is_coco = protocol.matching == "best-free"
+    pairs = overlaps(
+        truth, predictions, least=min(protocol.ious), crowd=crowd if is_coco else None, extent=protocol.extent
+    )
+    ranks = rank(predictions.image, predictions.labels, predictions.scores)
+    if is_coco:
+        box = match_best_free(pairs, ranks, protocol.ious, ignored, crowd)
+        # as in pycocotools, a box whose annotation id is 0 never counts as found
+        hit = (box >= 0) & (np.append(np.ones(len(ignored)) if truth.ids is None else truth.ids, 0)[box] != 0)
+    else:
+        matches = [match_best(pairs.where(pairs.iou >= iou), predictions) for iou in protocol.ious]
+        box, hit = (np.stack(part) for part in zip(*matches, strict=True))
+    areas = sides(predictions.boxes).prod(1)
+    counts = ~np.append(ignored, False)[box]
+    counts &= (hit if is_coco else box >= 0) | ((areas >= low) & (areas <= high))
+    return Judged(truth, predictions, hit & counts, counts, box, ranks, ~ignored, protocol.ious)
 
 
 def _limited(truth: Truth, predictions: Predictions, protocol: Protocol) -> Predictions:
@@ -169,6 +180,39 @@ def mean_of_classes(per_class: Floats) -> float:
     return float(measured.mean()) if len(measured) else float("nan")
 
 
+def by_class(judged: Judged, weights: Floats) -> Iterator[tuple[int, float, Floats, Floats]]:
+    """Yield for each class with boxes: its label, its boxes, and (T, k) true positives and detections so far.
+
+    Args:
+        weights: (I,) how often each image counts.
+    """
+    truth, predictions = judged.truth, judged.predictions
+    classes = len(truth.classes)
+    countable = np.flatnonzero(judged.countable)
+    boxes = np.bincount(truth.labels[countable], weights[truth.image[countable]], minlength=classes)
+    order = np.argsort(predictions.labels, kind="stable")
+    ends = np.searchsorted(predictions.labels[order], np.arange(classes + 1))
+    weight = weights[predictions.image]
+    for c in np.flatnonzero(boxes).tolist():
+        own = order[ends[c] : ends[c + 1]]
+        hits = np.cumsum(judged.hit[:, own] * weight[own], 1)
+        yield c, float(boxes[c]), hits, np.cumsum(judged.counts[:, own] * weight[own], 1)
+
+
+def ceiling(hits: Floats, total: Floats) -> Floats:
+    """Return (T, k), the highest precision at each detection or any later one, rounded as pycocotools rounds."""
+    precision = hits / (total + np.spacing(1))
+    return np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+
+
+def at_recalls(hits: Floats, highest: Floats, boxes: float) -> Floats:
+    """Return (101,), the `ceiling` (k,) of one threshold at the recalls 0, 0.01, ... 1; 0 where that is not reached."""
+    return np.append(highest, 0.0)[np.searchsorted(hits / boxes, _RECALLS)]
+
+
+_RECALLS = np.linspace(0, 1, 101)
+
+
 def weighted_precision(judged: Judged, weights: Floats, points: str) -> Floats:
     """Return (T, C), the average precision of each threshold and class; NaN where a class has no box.
 
@@ -176,36 +220,22 @@ def weighted_precision(judged: Judged, weights: Floats, points: str) -> Floats:
         weights: (I,) how often each image counts.
         points: as in `Protocol`.
     """
-    truth, predictions = judged.truth, judged.predictions
-    classes = len(truth.classes)
-    countable = np.flatnonzero(judged.countable)
-    boxes = np.bincount(truth.labels[countable], weights[truth.image[countable]], minlength=classes)
-    result = np.full((len(judged.hit), classes), np.nan)
-    by_class = np.argsort(predictions.labels, kind="stable")
-    ends = np.searchsorted(predictions.labels[by_class], np.arange(classes + 1))
-    weight = weights[predictions.image]
-    for c in np.flatnonzero(boxes):
-        own = by_class[ends[c] : ends[c + 1]]
-        for t in range(len(result)):
-            rows = own[judged.counts[t, own]]
-            hits = np.cumsum(weight[rows] * judged.hit[t, rows])
-            total = np.cumsum(weight[rows])
-            precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-            result[t, c] = _area(hits, precision, float(boxes[c]), points)
+    result = np.full((len(judged.hit), len(judged.truth.classes)), np.nan)
+    for c, boxes, hits, total in by_class(judged, weights):
+        highest = ceiling(hits, total)
+        result[:, c] = [_area(*row, boxes, points) for row in zip(hits, highest, strict=True)]
     return result
 
 
-def _area(hits: Floats, precision: Floats, boxes: float, points: str) -> float:
-    """Average a curve: (k,) true positives so far, (k,) precision, and the number of boxes."""
-    ceiling = np.maximum.accumulate(precision[::-1])[::-1]
+def _area(hits: Floats, highest: Floats, boxes: float, points: str) -> float:
+    """Average a curve: (k,) true positives so far, (k,) `ceiling`, and the number of boxes."""
     if points == "all":
-        return float((ceiling * np.diff(hits, prepend=0)).sum() / boxes)
+        return float((highest * np.diff(hits, prepend=0)).sum() / boxes)
     if points == "trapezoid":
         recall = np.concatenate([[0.0], hits / boxes, [1.0]])
-        at = np.linspace(0, 1, 101)
-        return float(np.trapezoid(np.interp(at, recall, np.concatenate([[1.0], ceiling, [0.0]])), at))
+        at = np.interp(_RECALLS, recall, np.concatenate([[1.0], highest, [0.0]]))
+        return float(np.trapezoid(at, _RECALLS))
     if points == "101":
-        first = np.searchsorted(hits / boxes, np.linspace(0, 1, 101))  # rounded as pycocotools rounds
-    else:
-        first = np.searchsorted(hits * 10, np.arange(11) * boxes)  # hits / boxes >= 0.3, which has no exact binary form
-    return float(np.append(ceiling, 0.0)[first].mean())
+        return float(at_recalls(hits, highest, boxes).mean())
+    first = np.searchsorted(hits * 10, np.arange(11) * boxes)  # hits / boxes >= 0.3, which has no exact binary form
+    return float(np.append(highest, 0.0)[first].mean())

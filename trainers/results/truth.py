@@ -189,11 +189,16 @@ def coco_rows(
 
 
 def xywh(boxes: Floats) -> Floats:
-    """Convert xyxy to COCO's x, y, width, height.
+    """Convert xyxy (n, 4) to COCO's x, y, width, height."""
+    return np.concatenate([boxes[:, :2], sides(boxes)], 1)
 
-    The sides are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
+
+def sides(boxes: Floats) -> Floats:
+    """Return (n, 2), the widths and heights of xyxy boxes (n, 4).
+
+    They are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
     """
-    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], 1)
+    return np.round(boxes[:, 2:] - boxes[:, :2], 9)
 
 
 def _corners(file: Path, where: str, boxes: Sequence[Sequence[float | None] | None]) -> Floats:

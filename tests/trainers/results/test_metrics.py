@@ -80,7 +80,7 @@ def load(tmp: Path, instances: Json, found: list[Json]) -> tuple[Truth, Predicti
 
 def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert list(ours) == list(COCO_KEYS)
-    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-6)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))
