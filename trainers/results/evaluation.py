@@ -5,6 +5,7 @@ Evaluation of a detector on shards, and its average precision as numbers and as 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,8 +126,7 @@ def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) ->
             "in common"
         )
     labels = label[predictions.labels]
-    keep = labels >= 0
-    return Predictions(predictions.image[keep], predictions.boxes[keep], predictions.scores[keep], labels[keep])
+    return replace(predictions, labels=labels).where(labels >= 0)
 
 
 def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[str, Any], str]:

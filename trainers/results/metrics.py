@@ -5,21 +5,22 @@ Average precision of COCO and PASCAL VOC, and the curves and counts for plots.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from numpy.typing import NDArray
 
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.truth import Floats, Ints, Predictions, Truth, xywh
+from trainers.results.matching import match_best, match_highest_iou, overlaps
+from trainers.results.protocol import COCO_IOUS, Protocol, at_recalls, by_class, ceiling
+from trainers.results.protocol import judge as judge_by
+from trainers.results.truth import Floats, Ints, Predictions, Truth
 
+AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large; pixels
+LIMITS = (1, 10, 100)  # detections of an image and class
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_PAIRS = 1 << 21  # pairs of a detection and a box compared at a time
 
 
 def coco(truth: Truth, predictions: Predictions) -> dict[str, float]:
@@ -35,60 +36,23 @@ def coco_per_class(
     truth: Truth, predictions: Predictions
 ) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
     """Compute COCO's 12 metrics, and each class's AP (C,) and AP50 (C,), NaN where a class has no box."""
-    # A class without boxes changes none of the numbers, and no image and class uses more than 100 detections.
-    wanted = np.bincount(truth.labels, minlength=len(truth.classes))[predictions.labels] > 0
-    keep = np.flatnonzero(wanted)
-    keep = keep[_rank(predictions.image[keep], predictions.labels[keep], predictions.scores[keep]) < 100]
-    shared: dict[str, Any] = {
-        "images": [{"id": i} for i in truth.image_ids.tolist()],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
-    }
-    numbered = np.arange(1, len(truth.boxes) + 1) if truth.ids is None else truth.ids
-    true = {
-        "id": numbered.tolist(),
-        "iscrowd": (truth.flags & CROWD).tolist(),
-        "area": truth.areas.tolist(),
-        "image_id": truth.image_ids[truth.image].tolist(),
-        "category_id": truth.labels.tolist(),
-        "bbox": xywh(truth.boxes).tolist(),
-    }
-    boxes = xywh(predictions.boxes[keep])
-    detected = {
-        "id": list(range(1, len(keep) + 1)),
-        "iscrowd": [0] * len(keep),
-        "area": boxes[:, 2:].prod(1).tolist(),
-        "image_id": truth.image_ids[predictions.image[keep]].tolist(),
-        "category_id": predictions.labels[keep].tolist(),
-        "bbox": boxes.tolist(),
-        "score": predictions.scores[keep].tolist(),
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found annotation id 0")  # `evaluate` prints its own warning
-        evaluation = COCOeval_faster(COCO(shared | _rows(true)), COCO(shared | _rows(detected)), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = np.asarray(evaluation.eval["precision"])  # (10 IoUs, 101 recalls, C, 4 sizes, 3 limits)
-    recall = np.asarray(evaluation.eval["recall"])  # (10 IoUs, C, 4 sizes, 3 limits)
-    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    values += [precision[..., size, 2] for size in (1, 2, 3)]
-    values += [recall[..., 0, limit] for limit in (0, 1, 2)] + [recall[..., size, 2] for size in (1, 2, 3)]
+    classes = len(truth.classes)
+    precision = np.full((len(AREAS), len(COCO_IOUS), 101, classes), -1.0)
+    recall = np.full((len(AREAS), len(LIMITS), len(COCO_IOUS), classes), -1.0)
+    for a, area in enumerate(AREAS):
+        judged = judge_by(truth, predictions, Protocol(area=area))
+        labels, ranks = judged.predictions.labels, judged.rank
+        found = np.array(
+            [[np.bincount(labels[hit & (ranks < limit)], minlength=classes) for hit in judged.hit] for limit in LIMITS]
+        )
+        for c, boxes, hits, total in by_class(judged, np.ones(len(truth.image_ids))):
+            highest = ceiling(hits, total)
+            precision[a, :, :, c] = [at_recalls(*row, boxes) for row in zip(hits, highest, strict=True)]
+            recall[a, :, :, c] = found[:, :, c] / boxes
+    values = [precision[0], precision[0, 0], precision[0, 5], *precision[1:], *recall[0], *recall[1:, -1]]
     numbers = dict(zip(COCO_KEYS, (float(v[v > -1].mean()) if (v > -1).any() else -1.0 for v in values), strict=True))
-    per_class = np.where(precision > -1, precision, np.nan)[..., 0, 2]
+    per_class = np.where(precision[0] > -1, precision[0], np.nan)
     return numbers, per_class.mean((0, 1)), per_class[0].mean(0)
-
-
-def _rows(columns: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Convert columns to COCO's annotations."""
-    return {"annotations": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
-
-
-def _rank(image: Ints, labels: Ints, scores: Floats) -> Ints:
-    """Return (K,), each detection's rank by score within its image and class; ties keep their order."""
-    order = np.lexsort((-scores, labels, image))
-    new = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(new, np.diff(new, append=len(order)))
-    return rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,61 +81,13 @@ def judge(truth: Truth, predictions: Predictions, iou: float = 0.5) -> list[Rank
     """
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
     to_find = np.bincount(truth.labels[~ignored], minlength=len(truth.classes))
+    box, hit = match_best(overlaps(truth, predictions, least=iou), predictions)
+    counts = (box < 0) | ~np.append(ignored, False)[box]
     order = np.lexsort((-predictions.scores, predictions.labels))
-    best, overlap = _best_box(truth, predictions, order)
-    reached = overlap >= iou
-    firsts = np.full(len(truth.boxes), len(order))  # the first in the order that reaches a box is matched to it
-    np.minimum.at(firsts, best[reached], np.flatnonzero(reached))
-    hit = reached.copy()
-    hit[reached] = firsts[best[reached]] == np.flatnonzero(reached)
-    counts = ~reached
-    counts[reached] = ~ignored[best[reached]]
+    order = order[counts[order]]
     ends = np.searchsorted(predictions.labels[order], np.arange(len(truth.classes) + 1))
-    scores = predictions.scores[order]
-    return [
-        Ranked(scores[a:b][counts[a:b]], hit[a:b][counts[a:b]], int(n))
-        for a, b, n in zip(ends[:-1], ends[1:], to_find, strict=True)
-    ]
-
-
-def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints, Floats]:
-    """Return for each detection in `order` the box of its image and class of highest IoU, and that IoU (0 for none)."""
-    classes = len(truth.classes)
-    key = truth.image * classes + truth.labels
-    by_key = np.argsort(key, kind="stable")
-    wanted = (predictions.image * classes + predictions.labels)[order]
-    low, high = np.searchsorted(key[by_key], wanted), np.searchsorted(key[by_key], wanted, "right")
-    best, overlap = np.zeros(len(order), np.int64), np.zeros(len(order))
-    with_box = np.flatnonzero(high > low)
-    pairs = np.cumsum((high - low)[with_box])
-    parts = np.split(with_box, np.searchsorted(pairs, np.arange(_PAIRS, pairs[-1] if len(pairs) else 0, _PAIRS)))
-    for part in parts:
-        if not len(part):
-            continue
-        row, position = _spread(low[part], high[part])
-        box = by_key[position]
-        ious = pair_iou(predictions.boxes[order[part]][row], truth.boxes[box])
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        overlap[part] = np.maximum.reduceat(ious, starts)
-        top = np.flatnonzero(ious == overlap[part][row])  # several where boxes tie; the first counts
-        _, first = np.unique(row[top], return_index=True)
-        best[part] = box[top[first]]
-    return best, overlap
-
-
-def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """Return the pairs (i, j) with low[i] <= j < high[i], ordered by i."""
-    counts = high - low
-    row = np.repeat(np.arange(len(low)), counts)
-    return row, np.arange(len(row)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
-
-
-def pair_iou(a: Floats, b: Floats) -> Floats:
-    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area."""
-    sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
-    inner = sides.prod(1)
-    outer = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)
+    scores, hit = predictions.scores[order], hit[order]
+    return [Ranked(scores[a:b], hit[a:b], int(n)) for a, b, n in zip(ends[:-1], ends[1:], to_find, strict=True)]
 
 
 def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict[str, Any]:
@@ -278,28 +194,12 @@ def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: f
         (C + 1, C + 1) counts: rows the true class, columns the detected one, the last of each the background.
     """
     classes = len(truth.classes)
-    chosen = np.flatnonzero(predictions.scores >= conf)
-    by_image = np.argsort(truth.image, kind="stable")
-    image = predictions.image[chosen]
-    low, high = np.searchsorted(truth.image[by_image], [image, image + 1])
-    row, position = _spread(low, high)
-    box = by_image[position]
-    ious = pair_iou(predictions.boxes[chosen][row], truth.boxes[box])
-    order = np.argsort(-ious, kind="stable")
-    order = order[ious[order] >= iou]
-    row, box = row[order], box[order]
-    detection_of, box_of = np.full(len(truth.boxes), -1), np.full(len(chosen), -1)
-    while len(row):
-        # a pair that is first for both its detection and its box is accepted; the rest is processed again
-        first_row, first_box = np.unique(row, return_index=True)[1], np.unique(box, return_index=True)[1]
-        taken = np.intersect1d(first_row, first_box)
-        detection_of[box[taken]], box_of[row[taken]] = row[taken], box[taken]
-        free = (box_of[row] < 0) & (detection_of[box] < 0)
-        row, box = row[free], box[free]
+    chosen = predictions.where(predictions.scores >= conf)
+    pairs = overlaps(truth, chosen, least=iou, any_class=True)
+    box_of = match_highest_iou(pairs, len(chosen.scores), len(truth.boxes))
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
     labels = np.append(truth.labels, classes)[box_of]  # -1, unpaired, is the appended background
-    labels_found = predictions.labels[chosen]
     kept = ~np.append(ignored, False)[box_of]
-    missed = truth.labels[(detection_of < 0) & ~ignored]
-    cells = np.concatenate([labels[kept] * (classes + 1) + labels_found[kept], missed * (classes + 1) + classes])
+    missed = truth.labels[~np.isin(np.arange(len(truth.boxes)), box_of) & ~ignored]
+    cells = np.concatenate([labels[kept] * (classes + 1) + chosen.labels[kept], missed * (classes + 1) + classes])
     return np.bincount(cells, minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)

@@ -9,19 +9,22 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dataforge.analysis import charts
 from dataforge.analysis.stats import statistics
 from dataforge.images.draw import Pixels, colour, contact_sheet
 from dataforge.shards.table import Table
 from trainers.results.metrics import Curves
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def mosaic(
@@ -104,7 +107,7 @@ def results(table: Path, file: Path) -> None:
     _save(figure, file)
 
 
-def pr_curve(file: Path, curves: Curves, names: Sequence[str]) -> None:
+def pr_curve(file: Path | BinaryIO, curves: Curves, names: Sequence[str]) -> None:
     """Write precision against recall, a line for each class with boxes and one for their mean."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axis = figure.subplots()
@@ -125,7 +128,7 @@ def pr_curve(file: Path, curves: Curves, names: Sequence[str]) -> None:
     _save(figure, file)
 
 
-def confusion_matrix(file: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
+def confusion_matrix(file: Path | BinaryIO, counts: NDArray[np.int64], names: Sequence[str]) -> None:
     """Write the confusion matrix.
 
     Args:
@@ -158,5 +161,5 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure: Figure, file: Path | BinaryIO) -> None:
     figure.savefig(file, dpi=120, bbox_inches="tight")

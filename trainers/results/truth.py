@@ -48,6 +48,8 @@ class Truth:
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
     ids: Ints | None = None  # (N,) the boxes' ids in the source, if unique
+    names: tuple[str, ...] = ()  # (I,) the images' keys or file names
+    sizes: Ints | None = None  # (I, 2) (height, width) in pixels, 0 where unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,10 @@ class Predictions:
     boxes: Floats
     scores: Floats
     labels: Ints
+
+    def where(self, keep: NDArray[np.bool_] | Ints) -> Predictions:
+        """Return the detections that `keep` selects, a mask (K,) or indices."""
+        return Predictions(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
 
 
 def truth_of_shards(shards: Shards) -> Truth:
@@ -82,6 +88,8 @@ def truth_of_shards(shards: Shards) -> Truth:
         areas=table.areas.astype(np.float64),
         classes=shards.classes,
         class_ids=shards.class_ids,
+        names=tuple(table.key),
+        sizes=np.stack([table.height, table.width], 1).astype(np.int64),
     )
 
 
@@ -127,6 +135,8 @@ def truth_of_coco(file: Path) -> Truth:
         classes=tuple(category.name for category in coco_file.categories),
         class_ids=tuple(class_ids.tolist()),
         ids=_integers(file, "annotations", "id", [row.id for row in rows]) if len(ids) == len(rows) else None,
+        names=tuple(image.name for image in coco_file.images),
+        sizes=np.array([(i.height or 0, i.width or 0) for i in coco_file.images], np.int64).reshape(-1, 2),
     )
 
 
@@ -179,11 +189,16 @@ def coco_rows(
 
 
 def xywh(boxes: Floats) -> Floats:
-    """Convert xyxy to COCO's x, y, width, height.
+    """Convert xyxy (n, 4) to COCO's x, y, width, height."""
+    return np.concatenate([boxes[:, :2], sides(boxes)], 1)
 
-    The sides are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
+
+def sides(boxes: Floats) -> Floats:
+    """Return (n, 2), the widths and heights of xyxy boxes (n, 4).
+
+    They are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
     """
-    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], 1)
+    return np.round(boxes[:, 2:] - boxes[:, :2], 9)
 
 
 def _corners(file: Path, where: str, boxes: Sequence[Sequence[float | None] | None]) -> Floats:

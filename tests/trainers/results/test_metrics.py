@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.metrics import COCO_KEYS, coco, coco_per_class, confusion, curves, judge, pair_iou, voc
+from trainers.results.matching import pair_iou
+from trainers.results.metrics import COCO_KEYS, coco, coco_per_class, confusion, curves, judge, voc
 from trainers.results.truth import Predictions, Truth, coco_rows, read_predictions, truth_of_coco
 
 Json = dict[str, Any]
@@ -79,7 +80,7 @@ def load(tmp: Path, instances: Json, found: list[Json]) -> tuple[Truth, Predicti
 
 def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert list(ours) == list(COCO_KEYS)
-    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-6)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -357,7 +358,7 @@ def test_pair_iou_of_boxes_without_area() -> None:
 def test_many_pairs_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     truth, found = load(tmp_path, *random_set(5))
     whole = voc(truth, found, "voc12")
-    monkeypatch.setattr("trainers.results.metrics._PAIRS", 7)
+    monkeypatch.setattr("trainers.results.matching._PAIRS", 7)
     np.testing.assert_equal(voc(truth, found, "voc12"), whole)
 
 
