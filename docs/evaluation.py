@@ -15,7 +15,7 @@ from trainers.checkpoint import load_detector
 from trainers.results import evaluation_charts
 from trainers.results.diagnosis import calibration, errors
 from trainers.results.evaluation import run
-from trainers.results.explain import text
+from trainers.results.explain import explanation, explanation_text
 from trainers.results.protocol import PROTOCOLS, average_precision, judge
 from trainers.results.truth import truth_of_shards
 
@@ -45,7 +45,7 @@ def main(checkpoint: Path, shards: Path, split: str, data: str, results: Path, p
     name = f"{facts['detector']} on {data.partition(',')[0]}"
     rows = [{"name": f"{name}: {what}", "value": round(v, 4), "unit": "", "runs": 1} for what, v in values.items()]
     record_rows([row | {"data": data} for row in rows], results)
-    click.echo(text(truth, predictions))
+    click.echo(explanation_text(explanation(truth, predictions)))
 
 
 if __name__ == "__main__":

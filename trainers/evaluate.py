@@ -17,8 +17,11 @@ import click
 
 from dataforge.command import command, echo_json, natural, real
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 from dataforge.shards.reader import Shards
 from trainers.results.evaluation import by_name, report, run
+from trainers.results.evaluation_page import evaluation_page
+from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
 from trainers.results.exported import evaluate, load_onnx
 from trainers.results.truth import (
     Predictions,
@@ -29,13 +32,19 @@ from trainers.results.truth import (
     truth_of_shards,
     write_json,
 )
+from trainers.results.yolo_predictions import read_yolo_predictions
 
 
 @command()
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), help="Shards to evaluate on.")
 @click.option("--truth", type=click.Path(path_type=Path), help="COCO instances.json or shards, with --predictions.")
-@click.option("--predictions", type=click.Path(path_type=Path), help="COCO-format detections, instead of a checkpoint.")
+@click.option(
+    "--predictions",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Detections instead of a checkpoint: COCO's format, or a folder of YOLO text files. A second one is compared.",
+)
 @click.option("--split", help="Split of the shards; default: val with a checkpoint, all with --truth.")
 @click.option("--protocol", type=click.Choice(["coco", "voc07", "voc12"]), default="coco", show_default=True)
 @click.option("--conf", type=real(least=0, most=1), default=0.001, show_default=True, help="Lowest score kept.")
@@ -43,12 +52,16 @@ from trainers.results.truth import (
 @click.option("--batch-size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--explain", is_flag=True, help="Print what each rule of other protocols costs.")
+@click.option(
+    "--report", "report_file", type=click.Path(path_type=Path), help="Write an HTML page with errors by kind."
+)
 @click.option("--save-json", type=click.Path(path_type=Path), help="Write the detections in COCO's result format.")
 def main(
     checkpoint: Path | None,
     shards: Path | None,
     truth: Path | None,
-    predictions: Path | None,
+    predictions: tuple[Path, ...],
     split: str | None,
     protocol: str,
     conf: float,
@@ -56,19 +69,22 @@ def main(
     batch_size: int,
     device: str,
     as_json: bool,
+    explain: bool,
+    report_file: Path | None,
     save_json: Path | None,
 ) -> None:
     """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
-    if checkpoint and shards and not truth and not predictions:
+    if checkpoint and shards and not truth and len(predictions) < 2:
         if checkpoint.suffix.lower() == ".onnx":
             known, detections = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
         else:
             known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
         if int(os.environ.get("RANK", "0")):
             return
-    elif truth and predictions and not checkpoint and not shards:
+        others = predictions
+    elif truth and 1 <= len(predictions) <= 2 and not checkpoint and not shards:
         known = _truth(truth, split)
-        detections = read_predictions(predictions, known)
+        detections, others = _predictions(predictions[0], known), predictions[1:]
         if protocol == "coco" and known.ids is not None and not known.ids.all():
             click.echo(
                 f"note: {truth}: like COCO's own evaluation, this one never counts the box with annotation id 0 as "
@@ -76,11 +92,30 @@ def main(
                 err=True,
             )
     else:
-        raise ConfigError("expected either CHECKPOINT and --shards, or --truth and --predictions")
+        raise ConfigError(
+            "expected either CHECKPOINT and --shards, or --truth and --predictions; at most two to compare"
+        )
     if save_json:
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
-    result, text = report(known, detections, protocol)
-    echo_json(result) if as_json else click.echo(text)
+    facts, text = report(known, detections, protocol)
+    parts = [text]
+    if explain:
+        facts["explanation"] = explanation(known, detections)
+        parts.append(explanation_text(facts["explanation"]))
+    for other in others:
+        facts["comparison"] = comparison(known, detections, _predictions(other, known), protocol, explain)
+        parts.append(comparison_text(facts["comparison"]))
+    if report_file:
+        folder = truth or shards
+        pixels = Shards(folder, split if truth else split or "val") if folder and folder.is_dir() else None
+        page = evaluation_page(f"{checkpoint or predictions[0]} on {folder}", known, detections, pixels)
+        with writing(report_file, ConfigError):
+            report_file.write_text(page, encoding="utf-8")
+    echo_json(facts) if as_json else click.echo("\n\n".join(parts))
+
+
+def _predictions(path: Path, truth: Truth) -> Predictions:
+    return read_yolo_predictions(path, truth) if path.is_dir() else read_predictions(path, truth)
 
 
 def _truth(path: Path, split: str | None) -> Truth:

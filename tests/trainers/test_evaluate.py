@@ -189,7 +189,9 @@ def test_without_a_model(tmp_path: Path) -> None:
     truth, found = write(tmp_path / "truth.json", INSTANCES), write(tmp_path / "found.json", FOUND)
     result = call("--truth", truth, "--predictions", found, "--json")
     numbers = json.loads(result.stdout)
-    assert numbers["AP"] == pytest.approx(0.5) and numbers["APs"] == -1 and numbers["AR1"] == 0.5 and result.stderr == ""
+    assert (
+        numbers["AP"] == pytest.approx(0.5) and numbers["APs"] == -1 and numbers["AR1"] == 0.5 and result.stderr == ""
+    )
     result = call("--truth", truth, "--predictions", found, "--json", "--protocol", "voc07")
     assert json.loads(result.stdout) == {"mAP": 0.5, "per_class": {"cat": 1, "dog": 0, "cow": None}}
     text = call("--truth", truth, "--predictions", found, "--protocol", "voc07").stdout
@@ -234,7 +236,7 @@ def test_bad_predictions_are_named(content: object, message: str, tmp_path: Path
     with pytest.raises(FormatError, match=r"found\.json: .*" + message):
         read_predictions(found, truth_of_coco(truth))
     result = call("--truth", truth, "--predictions", found, "--json")
-    assert result.exit_code == 2 and result.stdout == "" and result.stderr.startswith("error: ")
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and "error" in json.loads(result.stdout)
 
 
 def spoiled(where: str, **keys: Any) -> dict[str, Any]:
@@ -304,3 +306,26 @@ def test_finished_detections_need_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == ""
     assert json.loads(done.stdout)["AP"] == pytest.approx(0.5)
+
+
+def test_explain_compare_and_report(shards: Path, tmp_path: Path) -> None:
+    truth, found = write(tmp_path / "truth.json", INSTANCES), write(tmp_path / "found.json", FOUND)
+    worse = write(tmp_path / "worse.json", FOUND[1:])
+    page = tmp_path / "eval.html"
+    options = ("--truth", truth, "--predictions", found, "--predictions", worse, "--explain", "--report", page)
+    result = call(*options)
+    assert result.exit_code == 0, result.output
+    assert "coco50 50.00 -> voc07 50.00 (+0.00)" in result.stdout
+    assert "  difference   -50.00" in result.stdout and "what makes the difference" in result.stdout
+    assert "</html>" in page.read_text("utf-8")
+    facts = json.loads(call(*options, "--json").stdout)
+    assert facts["comparison"]["second"]["value"] == 0
+    costs = [step["cost"] for step in facts["comparison"]["steps"]]
+    assert sum(costs) == pytest.approx(facts["comparison"]["difference"]["value"])
+    assert facts["explanation"]["protocols"]["coco50"]["difference"] == 0
+
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "absent.txt").write_text("0 .5 .5 .1 .1 .9")
+    result = call("--truth", shards, "--split", "val", "--predictions", folder)
+    assert result.exit_code == 2 and "absent.txt" in result.stderr

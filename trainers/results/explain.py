@@ -5,6 +5,7 @@ The costs of a table sum to the difference that it explains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from trainers.results.matching import rank
-from trainers.results.protocol import COCO_IOUS, PROTOCOLS, Protocol, average_precision, protocol_of
+from trainers.results.protocol import COCO_IOUS, PROTOCOLS, Protocol, average_precision
+from trainers.results.significance import compare
 from trainers.results.truth import Predictions, Truth
 
 RULES = {
@@ -163,25 +165,74 @@ def _shown(protocol: Protocol, rule: str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def table(steps: Sequence[Step]) -> str:
-    """Return the steps as lines of text, with the costs in points (hundredths of AP)."""
-    rows = [(step.rule, f"{step.before} -> {step.after}" if step.before else "") for step in steps]
-    wide = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
-    return "\n".join(
-        f"  {rule:<{wide[0]}}  {change:<{wide[1]}}  {step.cost * 100:+7.2f}"
-        for (rule, change), step in zip(rows, steps, strict=True)
-    )
-
-
-def text(truth: Truth, predictions: Predictions, base: str = "coco50") -> str:
-    """Return why each known protocol gives another number than `base`, and what each rule alone costs."""
-    start = protocol_of(base)
-    value = average_precision(truth, predictions, start)
-    parts = [f"{base}: {value * 100:.2f}; costs in points of average precision"]
+def explanation(truth: Truth, predictions: Predictions) -> dict[str, Any]:
+    """Return what COCO's AP50 costs by the rules of each other protocol, and each rule alone, as `--json` prints it."""
+    base = PROTOCOLS["coco50"]
+    protocols = {}
     for name, protocol in PROTOCOLS.items():
-        if name != base:
-            _, steps, end = between_protocols(truth, predictions, start, protocol)
-            parts.append(f"{base} {value * 100:.2f} -> {name} {end * 100:.2f} ({(end - value) * 100:+.2f})")
-            parts.append(table(steps))
-    parts += [f"each rule of {base} alone", table(single_rules(truth, predictions, start))]
-    return "\n".join(parts)
+        value, steps, end = between_protocols(truth, predictions, base, protocol)
+        protocols[name] = {"AP": _number(end), "difference": _number(end - value), "steps": _facts(steps)}
+    return {"protocols": protocols, "single_rules": _facts(single_rules(truth, predictions, base))}
+
+
+def explanation_text(facts: dict[str, Any]) -> str:
+    """Return an `explanation` as text, in points (hundredths of AP)."""
+    protocols = dict(facts["protocols"])
+    base = protocols.pop("coco50")["AP"]
+    parts = ["Average precision by other rules, and what each rule costs, in points"]
+    for name, end in protocols.items():
+        parts.append(f"coco50 {_points(base)} -> {name} {_points(end['AP'])} ({_points(end['difference'], '+')})")
+        parts.append(_table(end["steps"]))
+    return "\n".join([*parts, "each rule of coco50 alone", _table(facts["single_rules"])])
+
+
+def comparison(
+    truth: Truth, first: Predictions, second: Predictions, protocol: str, explain: bool = False
+) -> dict[str, Any]:
+    """Return the difference of two sets of detections, as `--json` prints it.
+
+    Args:
+        explain: add what makes the difference.
+    """
+    compared = compare(truth, first, second, PROTOCOLS[protocol])
+    facts: dict[str, Any] = {
+        name: {key: _number(value) for key, value in vars(getattr(compared, name)).items()}
+        for name in ("first", "second", "difference")
+    }
+    facts["p"] = compared.p
+    if explain:
+        facts["steps"] = _facts(between_predictions(truth, first, second, PROTOCOLS[protocol])[1])
+    return facts
+
+
+def comparison_text(facts: dict[str, Any]) -> str:
+    """Return a `comparison` as text, in points (hundredths of AP)."""
+    lines = ["Comparison, in points of average precision; intervals contain 95 % of 1,000 bootstrap resamples"]
+    for name, sign in (("first", ""), ("second", ""), ("difference", "+")):
+        value, low, high = (_points(facts[name][key], sign) for key in ("value", "low", "high"))
+        lines.append(f"  {name:<10}  {value:>7}  ({low} to {high})")
+    lines.append(f"  p {facts['p']:.3f}, two-sided: the chance of such a difference between equally good detectors")
+    if "steps" in facts:
+        lines += ["what makes the difference", _table(facts["steps"])]
+    return "\n".join(lines)
+
+
+def _facts(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [vars(step) | {"cost": _number(step.cost)} for step in steps]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _points(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value * 100:{sign}.2f}"
+
+
+def _table(steps: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (step["rule"], f"{step['before']} -> {step['after']}" if step["before"] else "", _points(step["cost"], "+"))
+        for step in steps
+    ]
+    wide = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    return "\n".join(f"  {rule:<{wide[0]}}  {change:<{wide[1]}}  {cost:>7}" for rule, change, cost in rows)

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
 from trainers.results.matching import match_best, match_best_free, overlaps, rank
 from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
@@ -82,17 +81,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "ultralytics50": Protocol(**_ULTRALYTICS, ious=(0.5,)),  # type: ignore[arg-type]
     "conf25": Protocol(ious=(0.5,), conf=0.25),
 }
-
-
-def protocol_of(name: str) -> Protocol:
-    """Return a protocol by name.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from dataforge.shards.reader import Shards
 from tests.trainers import fake
 from tests.trainers.results.test_protocol import mixed
 from trainers.results.evaluation_page import evaluation_page
-from trainers.results.explain import text
+from trainers.results.explain import explanation, explanation_text
 from trainers.results.protocol import PROTOCOLS
 from trainers.results.truth import Predictions, truth_of_shards
 
@@ -51,4 +51,4 @@ def test_a_set_without_boxes_or_detections_has_a_page(boxes: int) -> None:
     )
     for found in (predictions, predictions.where(np.zeros(len(predictions.scores), bool))):
         assert "</html>" in evaluation_page("little", truth, found)
-        assert "each rule of coco50 alone" in text(truth, found)
+        assert "each rule of coco50 alone" in explanation_text(explanation(truth, found))

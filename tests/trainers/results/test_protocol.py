@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.results.test_metrics import load, oracle, random_set
 from trainers.results.explain import RULES, between_predictions, between_protocols, single_rules
 from trainers.results.metrics import voc
-from trainers.results.protocol import COCO_IOUS, PROTOCOLS, Protocol, average_precision, protocol_of
+from trainers.results.protocol import PROTOCOLS, Protocol, average_precision
 from trainers.results.truth import Predictions, Truth
 
 
@@ -160,9 +159,3 @@ def test_each_rule_alone_changes_what_it_should() -> None:
     assert value(limit=1) == pytest.approx(1 / 2)
     rules = {step.rule for step in single_rules(truth, predictions, half)}
     assert rules == set(RULES.values())
-
-
-def test_a_protocol_of_another_name_is_refused() -> None:
-    assert protocol_of("coco") == Protocol(ious=COCO_IOUS)
-    with pytest.raises(ConfigError, match="voc08"):
-        protocol_of("voc08")
