@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from dataforge.errors import DataforgeError as DataforgeError
+    from dataforge.loading.batch import Batch as Batch
+    from dataforge.loading.loader import Loader as Loader
+    from dataforge.shards.reader import Shards as Shards
+    from dataforge.shards.writer import ShardWriter as ShardWriter
 
 __version__ = "0.1.0"
 __all__ = ["Batch", "DataforgeError", "Loader", "ShardWriter", "Shards"]
@@ -22,3 +29,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dataforge' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import dataforge
+import trainers
 
 TEXT = (Path(__file__).resolve().parents[1] / "dataforge/README.md").read_text("utf-8")
 SECTION = TEXT.partition("## Public modules")[2].partition("\n## ")[0]
@@ -37,3 +41,13 @@ def test_the_table_of_rooms_names_every_room() -> None:
     table = TEXT.partition("## Rooms")[2].partition("\n## ")[0]
     named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE))))
     assert rooms - {"__init__", "__main__"} <= named
+
+
+def test_editors_and_type_checkers_see_the_names() -> None:
+    for package in (dataforge, trainers):
+        assert package.__file__ and set(package.__all__) <= set(dir(package))
+        assert Path(package.__file__).with_name("py.typed").is_file()
+    tree = ast.parse(Path(str(dataforge.__file__)).read_text("utf-8"))
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    assert {f"{home}.{name}" for name, home in dataforge._HOMES.items()} <= seen

@@ -35,12 +35,21 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         os.replace(temporary, path)
 
 
+def weights_of(path: str | Path) -> Path:
+    """Return `weights/best.pt` of a run's folder, or `last.pt` before its first evaluation; another path as it is."""
+    weights = Path(path) / "weights"
+    if not weights.is_dir():
+        return Path(path)
+    return next((file for file in (weights / "best.pt", weights / "last.pt") if file.is_file()), weights / "best.pt")
+
+
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint.
+    """Read a checkpoint, or the best one of a run's folder.
 
     Raises:
         ConfigError: the file is missing, truncated, or not a checkpoint of these trainers.
     """
+    path = weights_of(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -20,13 +20,15 @@ from trainers.config import Config
 
 
 def device_of(name: str) -> torch.device:
-    """Return a device by name; "auto" is the CUDA device of the local rank where CUDA is available.
+    """Return a device by name. "1" is "cuda:1", "auto" the CUDA device of the local rank where CUDA is available.
 
     Raises:
         ConfigError: the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.isdecimal():
+        name = f"cuda:{name}"
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:

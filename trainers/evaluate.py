@@ -37,7 +37,7 @@ from trainers.results.yolo_predictions import read_yolo_predictions
 
 @command()
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), help="Shards to evaluate on.")
+@click.option("--shards", "--data", "shards", type=click.Path(path_type=Path), help="Shards to evaluate on.")
 @click.option("--truth", type=click.Path(path_type=Path), help="COCO instances.json or shards, with --predictions.")
 @click.option(
     "--predictions",
@@ -49,7 +49,7 @@ from trainers.results.yolo_predictions import read_yolo_predictions
 @click.option("--protocol", type=click.Choice(["coco", "voc07", "voc12"]), default="coco", show_default=True)
 @click.option("--conf", type=real(least=0, most=1), default=0.001, show_default=True, help="Lowest score kept.")
 @click.option("--iou", type=real(least=0, most=1), default=0.5, show_default=True, help="Overlap for NMS.")
-@click.option("--batch-size", type=natural(), default=16, show_default=True)
+@click.option("--batch-size", "--batch", "batch_size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--explain", is_flag=True, help="Print what each rule of other protocols costs.")
@@ -75,6 +75,8 @@ def main(
 ) -> None:
     """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
     if checkpoint and shards and not truth and len(predictions) < 2:
+        for path in predictions:
+            _predictions(path, truth_of_shards(Shards(shards, split or "val")))  # an error shows before a model runs
         if checkpoint.suffix.lower() == ".onnx":
             known, detections = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
         else:

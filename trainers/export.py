@@ -61,7 +61,7 @@ from dataforge import registry
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
-from trainers.checkpoint import detector_of, load
+from trainers.checkpoint import detector_of, load, weights_of
 from trainers.exporting.certificate import certify
 from trainers.exporting.graph import SLOTS, Graph
 from trainers.exporting.onnx_file import OPSET
@@ -97,6 +97,7 @@ def export(
         raise ConfigError("--int8: expected --format onnx without --half")
     if batch != "any" and not (batch.isdecimal() and int(batch)):
         raise ConfigError(f"--batch {batch}: expected a number from 1 on, or any")
+    checkpoint = weights_of(checkpoint)
     form = registry.load("format", format_name, FORMATS)
     for package in form.NEEDS:
         if importlib.util.find_spec(package) is None:

@@ -1,14 +1,21 @@
 """Detect objects in images, a video or a camera, and draw them:
 
-python -m trainers.predict CKPT|MODEL.onnx --source FILE|DIR|GLOB|VIDEO|0|rtsp://... --out DIR
+python -m trainers.predict CKPT|RUN|MODEL.onnx --source FILE|DIR|GLOB|VIDEO|0|rtsp://...
+
+In Python:
+
+    detector = trainers.load_detector("runs/yolov2/mine")
+    [(boxes, scores, labels)] = detector.predict(["photo.jpg"])
 """
 
 from __future__ import annotations
 
 import glob
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +36,65 @@ from trainers.results.truth import Predictions, coco_rows, write_json
 from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
+CONF, IOU = 0.25, 0.45
 Picture = tuple[int, str, Pixels]  # index among all, name, (height, width, 3) RGB
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained detector.
+
+    Attributes:
+        classes: the names by label; class_ids: the source's numbers of the classes.
+        detect: images (H, W, 3) uint8 RGB, conf, iou -> as `predict`.
+    """
+
+    classes: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    detect: Callable[[Sequence[Pixels], float, float], list[Boxes]]
+
+    def predict(self, images: Sequence[Pixels | str | Path], conf: float = CONF, iou: float = IOU) -> list[Boxes]:
+        """Detect on a batch of images of any sizes.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, or paths of files.
+            conf: the lowest score kept; iou: the overlap from which on NMS drops a box.
+
+        Returns:
+            For each image: boxes (n, 4) float64 xyxy in its pixels, scores (n,) best first, labels (n,).
+
+        Raises:
+            ImageError: a file is damaged or no image. OSError: it cannot be read.
+        """
+        pixels = [image if isinstance(image, np.ndarray) else _pixels(Path(image)) for image in images]
+        return self.detect(pixels, conf, iou)
+
+
+def load_detector(path: str | Path, device: str = "auto") -> Predictor:
+    """Load a checkpoint, the best one of a run's folder, or an exported .onnx, which does not need torch.
+
+    Args:
+        device: auto, cpu, cuda, cuda:1, ...
+
+    Raises:
+        ConfigError: the file cannot be read, or the device not be used.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".onnx":
+        model = load_onnx(path, device)
+        return Predictor(model.classes, model.class_ids, model.detect)
+    from trainers import checkpoint
+    from trainers.distributed import device_of
+
+    detector, facts = checkpoint.load_detector(path)
+    torch_device = device_of(device)
+    detector.to(torch_device)
+    size, fit = tuple(facts["size"]), facts["fit"]
+    return Predictor(
+        tuple(facts["classes"]),
+        tuple(facts["class_ids"]),
+        lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
+    )
 
 
 def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
@@ -72,13 +137,28 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     required=True,
     help="An image, a folder, a pattern such as 'photos/*.jpg', a video, a camera number, or a stream's URL.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder for the drawn images.")
-@click.option("--conf", type=real(least=0, most=1), default=0.25, show_default=True, help="Lowest score kept.")
-@click.option("--iou", type=real(least=0, most=1), default=0.45, show_default=True, help="Overlap for NMS.")
-@click.option("--batch-size", type=natural(), help="Images per batch [default: 8; 1 for a camera or stream].")
+@click.option(
+    "--out",
+    "--project",
+    "out",
+    default=Path("predictions"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Output folder for the drawn images.",
+)
+@click.option("--conf", type=real(least=0, most=1), default=CONF, show_default=True, help="Lowest score kept.")
+@click.option("--iou", type=real(least=0, most=1), default=IOU, show_default=True, help="Overlap for NMS.")
+@click.option(
+    "--batch-size",
+    "--batch",
+    "batch_size",
+    type=natural(),
+    help="Images per batch [default: 8; 1 for a camera or stream].",
+)
 @click.option("--frames", type=natural(), help="Stop after this many frames of a video.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--save-video", is_flag=True, help="Write a video to OUT/NAME.mp4 instead of one image per frame.")
+@click.option("--save-crops", is_flag=True, help="Write each detected object to OUT/crops/CLASS/NAME-N.jpg.")
 @click.option("--save-json", is_flag=True, help="Write OUT/predictions.json in COCO's result format.")
 @click.option("--save-txt", is_flag=True, help="Write OUT/labels/NAME.txt: class cx cy width height confidence.")
 def main(
@@ -91,6 +171,7 @@ def main(
     frames: int | None,
     device: str,
     save_video: bool,
+    save_crops: bool,
     save_json: bool,
     save_txt: bool,
 ) -> None:
@@ -102,7 +183,8 @@ def main(
     moving = is_video(source)
     if not moving and (save_video or frames):
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
-    classes, class_ids, detect_all = _model(checkpoint, device)
+    detector = load_detector(checkpoint, device)
+    classes = detector.classes
     bad: list[Path] = []
     names: list[str] = []
     if moving:
@@ -120,7 +202,7 @@ def main(
     boxes_found = 0
     try:
         while batch := list(itertools.islice(pictures, batch_size)):
-            answers = detect_all([pixels for *_, pixels in batch], conf, iou)
+            answers = detector.predict([pixels for *_, pixels in batch], conf, iou)
             for (i, name, pixels), answer in zip(batch, answers, strict=True):
                 boxes, scores, labels = answer
                 if save_json:
@@ -130,6 +212,8 @@ def main(
                     drawn_video.add(drawing)
                 else:
                     _save(out, name, drawing)
+                if save_crops:
+                    _save_crops(out, name, pixels, boxes, [classes[label] for label in labels.tolist()])
                 if save_txt:
                     _save_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
                 counts = np.bincount(labels, minlength=len(classes))
@@ -148,43 +232,26 @@ def main(
     if save_json:
         with writing(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(results, names, classes, class_ids))
+        write_json(out / "predictions.json", _coco(results, names, classes, detector.class_ids))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
-    click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; drawn in {out}")
+    click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
     if bad:
         sys.exit(TROUBLE)
-
-
-def _model(
-    path: Path, device: str
-) -> tuple[tuple[str, ...], tuple[int, ...], Callable[[Sequence[Pixels], float, float], list[Boxes]]]:
-    """Return a model's classes, their ids, and a function that detects; an exported model does not need torch."""
-    if path.suffix.lower() == ".onnx":
-        model = load_onnx(path, device)
-        return model.classes, model.class_ids, model.detect
-    from trainers.checkpoint import load_detector
-    from trainers.distributed import device_of
-
-    detector, facts = load_detector(path)
-    torch_device = device_of(device)
-    detector.to(torch_device)
-    size, fit = tuple(facts["size"]), facts["fit"]
-    return (
-        tuple(facts["classes"]),
-        tuple(facts["class_ids"]),
-        lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
-    )
 
 
 def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[Picture]:
     """Yield the readable images with their indices; print an error for each of the others and add it to `bad`."""
     for i, (file, name) in enumerate(zip(files, names, strict=True)):
         try:
-            data = file.read_bytes()
-            yield i, name, decode(data, probe(data).orientation)
+            yield i, name, _pixels(file)
         except (ImageError, OSError) as error:
             click.echo(f"error: {file}: {getattr(error, 'strerror', None) or error}", err=True)
             bad.append(file)
+
+
+def _pixels(file: Path) -> Pixels:
+    data = file.read_bytes()
+    return decode(data, probe(data).orientation)
 
 
 def _frames(video: Video, limit: int | None) -> Iterator[Picture]:
@@ -197,6 +264,17 @@ def _save(out: Path, name: str, drawing: Pixels) -> None:
     with writing(drawn, ConfigError):
         drawn.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(drawing).save(drawn, quality=92)
+
+
+def _save_crops(out: Path, name: str, pixels: Pixels, boxes: NDArray[np.float64], names: Sequence[str]) -> None:
+    """Write the pixels of each box, at least one, to crops/<its class>."""
+    for n, (box, folder) in enumerate(zip(boxes, names, strict=True), 1):
+        (x1, y1), (x2, y2) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
+        _save(
+            out / "crops" / re.sub(r"[^\w. -]", "_", folder),
+            f"{Path(name).with_suffix('')}-{n}.jpg",
+            pixels[y1:y2, x1:x2],
+        )
 
 
 def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:

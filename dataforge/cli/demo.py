@@ -58,7 +58,7 @@ def run(out: Path) -> dict[str, Any]:
         seconds[name] = round(time.perf_counter() - started, 1)
         if name == "evaluate":
             numbers = json.loads(printed)
-            click.echo(", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
+            click.echo(", ".join(f"{key} {value:.4f}" for key, value in numbers.items() if key != "best"))
         elif name == "predict":
             click.echo(printed.splitlines()[-1])
     result = {"mAP50": numbers["AP50"], "seconds": round(sum(seconds.values()), 1), "steps": seconds}

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from dataforge.errors import ConfigError, DataError, FormatError
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
+from tests.cli.test_json import check
 from tests.trainers import fake
 from trainers.evaluate import main
 from trainers.results.evaluation import by_name, run
@@ -116,7 +117,8 @@ def test_checkpoint_on_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.
     result = call(file, "--shards", shards, "--split", "val", "--json", "--save-json", saved, "--device", "cpu")
     assert result.exit_code == 0, result.output
     numbers = json.loads(result.stdout)
-    assert list(numbers) == list(COCO_KEYS)
+    assert list(numbers) == [*COCO_KEYS, "best"] and numbers["best"]["F1"] == 1
+    check("evaluate", result.stdout)
     assert numbers["AP50"] == 1 and numbers["AP"] > 0.9 and numbers["APl"] == -1
     rows = json.loads(saved.read_text())
     assert {row["image_id"] for row in rows} == {500, 499, 497, 496}  # the source's ids, not row numbers
@@ -276,7 +278,8 @@ def test_wrong_calls(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     wrong: list[tuple[list[object], str]] = [
         ([], "expected either"),
         ([file], "expected either"),
-        ([file, "--shards", shards, "--predictions", found], "expected either"),
+        ([file, "--shards", shards, "--predictions", found], "image_id is 7; expected one of the truth's"),
+        ([file, "--shards", shards, "--predictions", found, "--predictions", found], "expected either"),
         (["--truth", truth], "expected either"),
         (["--truth", truth, "--predictions", tmp_path / "none.json"], "none.json: cannot be read"),
         (["--truth", tmp_path / "none.json", "--predictions", found], "none.json: cannot be read"),

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from click.testing import CliRunner, Result
 
+import trainers
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests import tiny
@@ -155,3 +157,26 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path) -> None:
         result = call(*arguments)
         assert result.exit_code == 2 and message in result.stderr, result.output
     assert call(checkpoint, "--out", out).exit_code == 2
+
+
+def test_a_run_folder_default_output_crops_and_the_function(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = fake.files(tmp_path / "photos"), tmp_path / "runs/mine"
+    (folder / "weights").mkdir(parents=True)
+    assert "weights/best.pt: no such checkpoint" in call(folder, "--source", source).stderr
+    (folder / "weights/last.pt").write_bytes(checkpoint.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    result = call(folder, "--source", source, "--save-crops", "--batch", 2)
+    assert result.exit_code == 0 and result.stdout.endswith("results saved to predictions\n"), result.output
+    detector = trainers.load_detector(folder, device="cpu")
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    every = detector.predict([str(files[0]), *files[1:]])
+    for (boxes, scores, labels), file in zip(every, files, strict=True):
+        assert boxes.shape == (len(scores), 4) and len(labels) == len(scores) and (np.diff(scores) <= 0).all()
+        name = file.relative_to(source).with_suffix("")
+        for n, (box, label) in enumerate(zip(boxes, labels.tolist(), strict=True), 1):
+            with PIL.Image.open(tmp_path / "predictions/crops" / detector.classes[label] / f"{name}-{n}.jpg") as crop:
+                assert np.allclose(crop.size, box[2:] - box[:2], atol=2)
+    crops = list((tmp_path / "predictions/crops").rglob("*.jpg"))
+    assert len(crops) == sum(len(scores) for _, scores, _ in every) > 0

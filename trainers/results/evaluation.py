@@ -150,8 +150,27 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
             for n, b, x in zip(names, boxes, average["per_class"].values(), strict=True)
         ]
         result = finite_or_none({"mAP": average["mAP"]}) | {"per_class": finite_or_none(average["per_class"])}
+    result["best"] = best = best_threshold(truth, predictions)
+    if best["conf"] is not None:
+        words = ", ".join(f"{name} {best[name]:.4f}" for name in ("precision", "recall", "F1"))
+        head += ["", f"best F1 at --conf {best['conf']:.3f}: {words} (IoU 0.5, mean of the classes)"]
     images = f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections"
     return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", title, *table])
+
+
+def best_threshold(truth: Truth, predictions: Predictions) -> dict[str, float | None]:
+    """Return the score threshold "conf" of the highest mean F1 at an IoU of 0.5, and the means there.
+
+    Returns:
+        "conf", "precision", "recall" and "F1"; None without boxes.
+    """
+    curves = metrics.curves(truth, predictions)
+    measured, at = ~np.isnan(curves.ap), int(np.searchsorted(curves.conf, curves.best))
+    means = {"precision": curves.precision, "recall": curves.recall_at, "F1": curves.f1}
+    if not measured.any():
+        return dict.fromkeys(("conf", *means))
+    best: dict[str, float | None] = {"conf": curves.best}
+    return best | {name: float(values[measured, at].mean()) for name, values in means.items()}
 
 
 def _cell(value: float) -> str:

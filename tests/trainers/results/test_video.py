@@ -55,7 +55,7 @@ def test_a_video_gives_a_video(checkpoint: Path, video: Path, tmp_path: Path, ba
     result = call(checkpoint, "--source", video, "--out", out, *more)
     assert result.exit_code == 0, result.output
     assert "walk/000003.jpg 200x120: 1 red" in result.stdout
-    assert f"{FRAMES} frames, {FRAMES} boxes; drawn in" in result.stdout
+    assert f"{FRAMES} frames, {FRAMES} boxes; results saved to" in result.stdout
     drawn = Video(str(out / "walk.mp4"))
     frames = list(drawn.frames())
     assert drawn.rate == 12.5 and len(frames) == FRAMES and frames[0].shape == (*SHAPE, 3)
