@@ -39,7 +39,6 @@ class Annotated:
         origin: the annotation file.
         width, height: pixels; 0 if unknown.
         unit: the numbers of boxes are fractions of the image's size, not pixels.
-        id: the file's number for the image, or -1.
         names, boxes, flags: of the boxes that are kept: class names, edges (4 numbers each) and flags.
         findings: about the others; their keys, and pixels for fractions, are added with the record.
         count: annotations seen so far.
@@ -50,7 +49,6 @@ class Annotated:
     width: int = 0
     height: int = 0
     unit: bool = False
-    id: int = -1
     names: list[str] = field(default_factory=list)
     boxes: array = field(default_factory=lambda: array("d"))
     flags: bytearray = field(default_factory=bytearray)
@@ -101,6 +99,22 @@ def xywh(x: float | None, y: float | None, width: float | None, height: float | 
     if x is None or y is None or width is None or height is None:
         return NAN
     return x, y, x + width, y + height
+
+
+def cxcywh(cx: float | None, cy: float | None, width: float | None, height: float | None) -> Numbers:
+    """Return the edges of a box given by its center and its size; NaN if a number is missing."""
+    if cx is None or cy is None or width is None or height is None:
+        return NAN
+    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+
+
+def first_last(x1: float | None, y1: float | None, x2: float | None, y2: float | None) -> Numbers:
+    """Return the edges of a box given by its first and last pixels, as `boxes.include_last`; NaN if one is missing."""
+    if x1 is None or y1 is None or x2 is None or y2 is None:
+        return NAN
+    x1, x2 = (x1, x2 + 1) if x1 < x2 + 1 else (x1 + 1, x2)
+    y1, y2 = (y1, y2 + 1) if y1 < y2 + 1 else (y1 + 1, y2)
+    return x1, y1, x2, y2
 
 
 def hull(xs: Sequence[float], ys: Sequence[float]) -> Numbers:
@@ -154,7 +168,6 @@ def source(
     allow_outside: bool,
     *,
     classes: Iterable[str] = (),
-    class_ids: tuple[int, ...] = (),
     files: Iterable[Path] = (),
     places: Sequence[str] = (),
 ) -> Source:
@@ -165,7 +178,6 @@ def source(
         splits: each split's images, and findings about others; only those of the selected splits are iterated.
         split, images, allow_outside: as given to `read`.
         classes: names in their order; others in use follow, sorted.
-        class_ids: the numbers of `classes`; left out if other classes are in use.
         files: the files that were read.
         places: folders of images besides the usual ones: patterns below the folder, {} for the split.
 
@@ -174,16 +186,8 @@ def source(
     """
     images = given(root, images, "--images")
     base = base_of(root)
-    parts: dict[str, dict[str, Annotated]] = {name: {} for name in pick_splits(split, splits)}
     noted: list[Finding] = []
-    for name, part in parts.items():
-        for item in splits[name]:
-            if isinstance(item, Finding):
-                noted.append(item)
-            elif item.name in part:
-                part[item.name].unite(item)
-            else:
-                part[item.name] = item
+    parts = {name: _united(splits[name], noted) for name in pick_splits(split, splits)}
     used = {one for part in parts.values() for item in part.values() for one in item.names}
     listed = dict.fromkeys(classes)
     label_of = {one: label for label, one in enumerate([*listed, *sorted(used - listed.keys())])}
@@ -203,8 +207,20 @@ def source(
                 if item.name in pictures:
                     yield from _record(name, *pictures[item.name], item, label_of)
 
-    ids = class_ids if len(class_ids) == len(label_of) else ()
-    return Source(tuple(label_of), records(), ids, total=sum(map(len, parts.values())), files=list(files))
+    return Source(tuple(label_of), records(), total=sum(map(len, parts.values())), files=list(files))
+
+
+def _united(items: Iterable[Annotated | Finding], noted: list[Finding]) -> dict[str, Annotated]:
+    """Return images by name; findings are added to `noted`."""
+    images: dict[str, Annotated] = {}
+    for item in items:
+        if isinstance(item, Finding):
+            noted.append(item)
+        elif item.name in images:
+            images[item.name].unite(item)
+        else:
+            images[item.name] = item
+    return images
 
 
 def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[str, int]) -> Iterator[Record | Finding]:
@@ -230,7 +246,6 @@ def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[s
         boxes=boxes,
         labels=np.array([label_of[name] for name in item.names], np.int32),
         flags=np.frombuffer(bytes(item.flags), np.uint8),
-        id=item.id,
         origin=str(item.origin),
     )
 

@@ -63,6 +63,8 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], where: str, expected: 
         except msgspec.MsgspecError:
             # the slow path accepts the NaN that Python's json writes, and locates the error and its value
             plain = json.loads(data)
+        if "msgspec.Raw" in repr(decoder):  # text that is decoded later, which NaN cannot be
+            return decoder.decode(json.dumps(json.loads(data, parse_constant=lambda constant: None)))
         return msgspec.convert(plain, type=decoder.type)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         reason, _, position = str(error).partition(" - at `$")

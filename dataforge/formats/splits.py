@@ -7,7 +7,10 @@ import re
 WORD = re.compile(
     r"(?<![a-z0-9])(train|trainval|val|valid|validation|test|dev|minival|eval)(_?(19|20)\d\d|\d*)(?![a-z0-9])", re.I
 )
-NO_SPLIT = ("annotations", "annotation", "labels", "json", "images", "data", "dataset")  # common names of folders
+NO_SPLIT = (  # common names of folders
+    *("annotations", "annotation", "labels", "json", "images", "data", "dataset"),
+    *("vott-json-export", "vott-csv-export", "manifests"),  # of VoTT and Ground Truth
+)
 
 
 def split_word(name: str) -> str:

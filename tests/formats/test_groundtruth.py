@@ -54,6 +54,15 @@ def test_the_documented_line(tmp_path: Path) -> None:
     assert [f.code for f in findings] == ["not-annotated", "images-by-name"]
 
 
+def test_the_folders_of_a_job(tmp_path: Path) -> None:
+    write(tmp_path, LINE)
+    (tmp_path / "manifests/output").mkdir(parents=True)
+    (tmp_path / "output.manifest").rename(tmp_path / "manifests/output/output.manifest")
+    put(tmp_path / "annotations/consolidated-annotation/0.json", '[{"datasetObjectId": "0"}]')
+    assert detect(tmp_path)[0] == "groundtruth"
+    assert [r.split for r in drain(read(tmp_path))[0]] == ["train"]
+
+
 def test_several_jobs(tmp_path: Path) -> None:
     write(tmp_path, {**LINE, "checked": {"annotations": []}, "checked-metadata": LINE["bounding-box-metadata"]})
     with pytest.raises(ConfigError, match="line 1: labels bounding-box, checked; say which with --attribute"):

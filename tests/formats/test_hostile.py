@@ -149,6 +149,35 @@ def test_text_in_another_encoding(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out/index.json").exists()
 
 
+NAN = {  # what Python's json writes for a number that there is not
+    "bdd100k": ("set.json", '"x1": 1,'),
+    "coco": ("set.json", '"bbox": [1,'),
+    "createml": ("set.json", '"x": 3,'),
+    "crowdhuman": ("set.odgt", '"fbox": [1.0,'),
+    "datumaro": ("default.json", '"bbox": [1,'),
+    "groundtruth": ("set.manifest", '"left": 1,'),
+    "labelbox": ("set.ndjson", '"left": 1.0,'),
+    "labelstudio": ("set.json", '"x": 1.5625,'),
+    "ultralytics": ("set.ndjson", "[[0, 0.046875,"),
+    "via": ("set.json", '"x": 1,'),
+    "vott": ("set.json", '"left": 1.0,'),
+}
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_a_box_with_nan_is_refused_alone(tmp_path: Path, name: str) -> None:
+    for n, key in enumerate(("a.jpg", "b.jpg")):
+        put(tmp_path / "in" / key, picture(n))
+    WRITE[name](tmp_path / "in", ["a.jpg", "b.jpg"])
+    file, number = NAN[name]
+    text = (tmp_path / "in" / file).read_text()
+    assert text.count(number) == 2
+    put(tmp_path / "in" / file, text.replace(number, re.sub(r"[\d.]+,$", "NaN,", number), 1))
+    result = run("ingest", name, tmp_path / "in", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "refused box-nan: 1" in result.stdout, result.output
+    assert Shards(tmp_path / "out").info()["boxes"] == 1
+
+
 ODD = ["a b.jpg", "a.b.c.jpg", "\u00e4 \u7ea2.jpg", "sub dir/deep.er/x.jpg", ".hidden.jpg", "100%.jpg", "%20.jpg",
        "#1.jpg", "a#b?c=d.jpg", "a&b;c.jpg", "'q'.jpg", "-.jpg", "a:b.jpg", "x.jpg.jpg", "..a.jpg"]  # fmt: skip
 NOT_HIDDEN = ("kitti", "supervisely", "voc", "yolo")  # they find pictures by looking, and hidden ones are not looked at

@@ -47,6 +47,7 @@ def test_the_documented_figures(tmp_path: Path) -> None:
     figures = [
         figure(),
         figure(exterior=[[13, 27], [4, 8]]),
+        figure(exterior=[[4, 8], [13, 8], [13, 27], [4, 27]]),
         figure("polygon", [[4, 8], [13, 8], [9, 27]]),
         figure("bitmap", (), bitmap=bitmap),
     ]
@@ -54,9 +55,9 @@ def test_the_documented_figures(tmp_path: Path) -> None:
     assert detect(tmp_path)[0] == "supervisely"
     source = read(tmp_path)
     (record,), findings = drain(source)
-    assert source.classes == ("dog", "cat") and not findings and record.labels.tolist() == [1] * 4
+    assert source.classes == ("dog", "cat") and not findings and record.labels.tolist() == [1] * 5
     boxes = np.sort(record.boxes.reshape(-1, 2, 2), 1).reshape(-1, 4).tolist()  # ingest puts corners in order
-    assert boxes == [[4, 8, 14, 28]] * 4 and (record.split, record.key) == ("train", "ds0/img/a.jpg")
+    assert boxes == [[4, 8, 14, 28]] * 5 and (record.split, record.key) == ("train", "ds0/img/a.jpg")
 
 
 def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:

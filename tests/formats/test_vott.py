@@ -46,6 +46,7 @@ def test_an_export(tmp_path: Path) -> None:
     assert detect(file)[0] == detect(tmp_path)[0] == "vott"
     source = read(tmp_path, images=tmp_path)
     (record, empty), findings = drain(source)
+    assert record.split == "train"
     assert source.classes == ("dog", "cat") and (record.width, record.height) == (64, 48)
     assert record.boxes.tolist() == [[4, 8, 14, 28]] * 4 and record.labels.tolist() == [1, 0, 1, 1]
     assert (empty.key, len(empty.boxes)) == ("c.jpg", 0)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, files_below
-from dataforge.formats.annotated import Annotated, by_split, source
+from dataforge.formats.annotated import Annotated, by_split, first_last, source
 from dataforge.formats.bdd100k import is_bdd
-from dataforge.formats.boxes import include_last
 from dataforge.formats.json_files import read_json
 from dataforge.formats.sniff import is_json, outline
 from dataforge.formats.splits import WORD, split_word
@@ -110,9 +108,8 @@ def _items(paths: list[Path]) -> Iterator[Annotated | Finding]:
                     without[label.category or "no category"] += 1
                     continue
                 box, about = label.box2d, label.attributes or Attributes()
-                corners = np.array([(box.x1, box.y1, box.x2, box.y2)], np.float64)
                 flag = CROWD * bool(about.crowd or about.ignored) | TRUNCATED * bool(about.truncated)
-                item.add(label.category, include_last(corners, 0, 1)[0].tolist(), flag)
+                item.add(label.category, first_last(box.x1, box.y1, box.x2, box.y2), flag)
             yield item
         for name, count in sorted(without.items()):
             reason = "have no box2d; left out"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Object(msgspec.Struct, gc=False):
 
 class Annotations(msgspec.Struct):
     objects: list[Object] = []
-    frames: dict[str, msgspec.Raw] | None = None  # of a video
+    frames: dict[str, Any] | None = None  # of a video
 
 
 class Details(msgspec.Struct):
@@ -64,7 +65,6 @@ class Details(msgspec.Struct):
 class Label(msgspec.Struct):
     annotations: Annotations
     label_details: Details | None = None
-    performance_details: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Project(msgspec.Struct):

@@ -19,6 +19,7 @@ from dataforge.formats.annotated import Annotated, Numbers, files_of, hull, sour
 from dataforge.formats.json_files import decode, entry, read_json
 from dataforge.formats.labelstudio import is_tasks
 from dataforge.formats.pictures import as_size, base_of, is_picture, path_of
+from dataforge.formats.sniff import outline
 from dataforge.record import Finding, Source
 
 EXPECTED = "Label Studio's JSON or JSON-min: a list of tasks with data and annotations"
@@ -101,14 +102,12 @@ def read(
 
 
 def _tasks(path: Path, known: set[str]) -> Iterator[Annotated | Finding]:
+    if "data" not in outline(path)[1]:
+        yield from _minimal(path, known)
+        return
     unlabeled = 0
-    for n, row in enumerate(read_json(path, list[msgspec.Raw], EXPECTED)):
+    for n, task in enumerate(read_json(path, list[Task], EXPECTED)):
         where = f"{path}: {entry('', n)}"
-        keys = decode(bytes(row), msgspec.json.Decoder(dict[str, msgspec.Raw]), where, EXPECTED)
-        if "data" not in keys:
-            yield _minimal(path, where, keys, known)
-            continue
-        task = decode(bytes(row), msgspec.json.Decoder(Task), where, EXPECTED)
         item = Annotated(_name(task.data, where, known), path, unit=True)
         done = [one for one in task.annotations or task.completions or [] if not (one.was_cancelled or one.skipped)]
         if not done:
@@ -132,17 +131,19 @@ def _tasks(path: Path, known: set[str]) -> Iterator[Annotated | Finding]:
         yield Finding("noted", "not-annotated", str(path), "", f"{unlabeled} tasks", reason, "set")
 
 
-def _minimal(path: Path, where: str, keys: dict[str, msgspec.Raw], known: set[str]) -> Annotated:
-    """Read a row of JSON-min: the task's data and, by the names of the labeling tags, lists of values."""
-    texts = {name: msgspec.json.decode(raw) for name, raw in keys.items() if bytes(memoryview(raw)[:1]) == b'"'}
-    item = Annotated(_name(texts, where, known), path, unit=True)
-    for raw in map(bytes, keys.values()):
-        if re.match(rb"\[\s*\{", raw):
-            for value in decode(raw, msgspec.json.Decoder(list[Value]), where, EXPECTED):
-                _add(item, value, "", None)
-                item.width = item.width or as_size(value.original_width)
-                item.height = item.height or as_size(value.original_height)
-    return item
+def _minimal(path: Path, known: set[str]) -> Iterator[Annotated]:
+    """Read rows of JSON-min: the task's data and, by the names of the labeling tags, lists of values."""
+    for n, row in enumerate(read_json(path, list[dict[str, msgspec.Raw]], EXPECTED)):
+        where = f"{path}: {entry('', n)}"
+        texts = {name: msgspec.json.decode(raw) for name, raw in row.items() if bytes(memoryview(raw)[:1]) == b'"'}
+        item = Annotated(_name(texts, where, known), path, unit=True)
+        for raw in map(bytes, row.values()):
+            if re.match(rb"\[\s*\{", raw):
+                for value in decode(raw, msgspec.json.Decoder(list[Value]), where, EXPECTED):
+                    _add(item, value, "", None)
+                    item.width = item.width or as_size(value.original_width)
+                    item.height = item.height or as_size(value.original_height)
+        yield item
 
 
 def _add(item: Annotated, value: Value, kind: str, image_rotation: float | None) -> None:

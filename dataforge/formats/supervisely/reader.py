@@ -14,12 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, exists, files_below
-from dataforge.formats.annotated import Annotated, Numbers, by_split, hull, source
-from dataforge.formats.boxes import include_last
+from dataforge.formats.annotated import Annotated, Numbers, by_split, first_last, hull, source
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import as_size, is_picture
 from dataforge.formats.splits import WORD
@@ -129,16 +127,15 @@ def _folder(root: Path, folder: Path, alone: bool) -> Iterator[tuple[str, Annota
 
 def _edges(one: Object) -> Numbers | None:
     if one.kind in ("rectangle", "polygon") and one.points and len(one.points.exterior) >= 2:
-        if one.kind == "polygon":
-            corners = hull(*zip(*one.points.exterior, strict=True))
-        else:
-            corners = [*one.points.exterior[0], *one.points.exterior[1]]
-        return include_last(np.array([corners], np.float64), 0, 1)[0].tolist()
+        points = one.points.exterior
+        two = (
+            one.kind == "rectangle" and len(points) == 2
+        )  # in any order, and less than a pixel apart if `write` made it
+        return first_last(*points[0], *points[1]) if two else first_last(*hull(*zip(*points, strict=True)))
     if one.kind == "bitmap" and one.bitmap:
         with suppress(ValueError, zlib.error, struct.error):
-            head = zlib.decompressobj().decompress(
-                base64.b64decode(one.bitmap.data), 24
-            )  # a PNG as large as its object
+            data = base64.b64decode(one.bitmap.data)
+            head = zlib.decompressobj().decompress(data, 24)  # of a PNG as large as its object
             width, height = struct.unpack(">II", head[16:24])
             x, y = one.bitmap.origin
             return x, y, x + width, y + height

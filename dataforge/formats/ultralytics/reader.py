@@ -13,7 +13,7 @@ import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, files_below
-from dataforge.formats.annotated import NAN, Annotated, Numbers, by_split, hull, source
+from dataforge.formats.annotated import NAN, Annotated, Numbers, by_split, cxcywh, hull, source
 from dataforge.formats.json_files import read_lines
 from dataforge.formats.pictures import as_size
 from dataforge.formats.splits import split_word
@@ -99,11 +99,7 @@ def _add(item: Annotated, row: list[float | None], are_points: bool, names: dict
     edges: Numbers = NAN
     values = [number for number in numbers if number is not None]
     if len(values) == len(numbers) and len(values) >= (6 if are_points else 4):
-        if are_points:
-            edges = hull(values[0::2], values[1::2])
-        else:
-            cx, cy, width, height = values[:4]
-            edges = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+        edges = hull(values[0::2], values[1::2]) if are_points else cxcywh(*values[:4])
     name = names.get(int(label)) if label is not None and float(label).is_integer() else None
     if name is None:
         item.refuse(

@@ -15,7 +15,7 @@ import msgspec
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import read_text
-from dataforge.formats.annotated import Annotated, Numbers, files_of, hull, source, xywh
+from dataforge.formats.annotated import NAN, Annotated, Numbers, files_of, hull, source, xywh
 from dataforge.formats.json_files import decode, read_json
 from dataforge.formats.via import is_via
 from dataforge.record import Finding, Source
@@ -177,6 +177,9 @@ def _edges(shape: Shape) -> Numbers | None:
     rx, ry = (shape.r, shape.r) if shape.name == "circle" else (shape.rx, shape.ry)
     if rx is None or ry is None:
         return None
-    sine, cosine = math.sin(shape.theta or 0), math.cos(shape.theta or 0)
+    theta = shape.theta or 0.0
+    if not math.isfinite(theta):
+        return NAN
+    sine, cosine = math.sin(theta), math.cos(theta)
     wide, high = math.hypot(rx * cosine, ry * sine), math.hypot(rx * sine, ry * cosine)
     return shape.cx - wide, shape.cy - high, shape.cx + wide, shape.cy + high
