@@ -57,22 +57,19 @@ class Annotated:
 
     def add(self, name: str | None, xyxy: Numbers, flag: int = 0, *, rotation: object = None) -> None:
         """Add a box of four edges, where None is no number. One without a class, or rotated, is refused."""
-        edges = [math.nan if number is None else number for number in xyxy]
         if not name:
-            self.refuse("unknown-class", "", "expected a class's name", edges)
-        elif _turned(rotation):
-            self.refuse(
-                "box-rotated", name, f"the box is rotated by {rotation} degrees; only upright ones are held", edges
-            )
+            self.refuse("unknown-class", "", "expected a class's name", xyxy)
+        elif rotation and _turned(rotation):
+            self.refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held", xyxy)
         else:
             self.names.append(name)
-            self.boxes.extend(edges)
+            self.boxes.extend(math.nan if number is None else number for number in xyxy)
             self.flags.append(flag)
             self.count += 1
 
-    def refuse(self, code: str, value: str, reason: str, xyxy: Sequence[float] | None = None) -> None:
+    def refuse(self, code: str, value: str, reason: str, xyxy: Numbers = NAN) -> None:
         """Leave an annotation out, with a finding."""
-        box = as_xyxy(xyxy) if xyxy is not None and np.isfinite(xyxy).all() else None
+        box = as_xyxy(numbers) if len(numbers := [n for n in xyxy if n is not None and math.isfinite(n)]) == 4 else None
         value = f"annotation {self.count}: {value}" if value else f"annotation {self.count}"
         reason = f"{reason}; left out"
         self.findings.append(Finding("refused", code, str(self.origin), "", value, reason, box=self.count, xyxy=box))
@@ -89,7 +86,7 @@ class Annotated:
 
 def _turned(rotation: object) -> bool:
     try:
-        return bool(rotation) and is_rotated(rotation)
+        return is_rotated(rotation)
     except (TypeError, ValueError):
         return True
 

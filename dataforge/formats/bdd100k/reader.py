@@ -19,7 +19,7 @@ from dataforge.formats.annotated import Annotated, by_split, first_last, source
 from dataforge.formats.bdd100k import is_bdd
 from dataforge.formats.json_files import read_json
 from dataforge.formats.sniff import is_json, outline
-from dataforge.formats.splits import WORD, split_word
+from dataforge.formats.splits import split_of
 from dataforge.record import CROWD, TRUNCATED, Finding, Source
 
 EXPECTED = "BDD100K's JSON: frames of name and labels with category and box2d"
@@ -88,14 +88,9 @@ def read(
     paths = [path for path in paths if is_bdd(path) or not is_json(path)]
     if not paths:
         raise FormatError(f"{root}: no such JSON file found; expected {EXPECTED}")
-    files = by_split((_split(path), path) for path in paths)
+    files = by_split((split_of(path), path) for path in paths)
     parts = {name: _items(own) for name, own in files.items()}
     return source(root, parts, split, images, allow_outside, files=paths, places=PLACES)
-
-
-def _split(path: Path) -> str:
-    folders = [folder.name for folder in list(path.absolute().parents)[:3]]
-    return split_word(path.stem) or next(filter(WORD.fullmatch, folders), "train")
 
 
 def _items(paths: list[Path]) -> Iterator[Annotated | Finding]:

@@ -19,6 +19,7 @@ from dataforge.formats.datumaro import is_datumaro
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import as_size
 from dataforge.formats.sniff import is_json
+from dataforge.formats.splits import split_of
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Source
 
 EXPECTED = "annotations/<subset>.json of Datumaro (categories, items), with images/<subset>/"
@@ -69,8 +70,8 @@ def read(
 ) -> Source:
     """Read boxes; polygons and ellipses become theirs. Rotated boxes, masks, points and cuboids are refused.
 
-    The name of a file is its subset, "default" is "train". Classes are the labels in their order; the attributes
-    is_crowd, difficult and truncated are flags.
+    The name of a file is its subset; "default" is what its folders say, or "train". Classes are the labels in their
+    order; the attributes is_crowd, difficult and truncated are flags.
 
     Args:
         root: a folder of files, or one file.
@@ -89,7 +90,7 @@ def read(
         raise FormatError(f"{root}: no such JSON file found; expected {EXPECTED}")
     parts: dict[str, list[Path]] = {}
     for path in files:
-        parts.setdefault("train" if path.stem == "default" else path.stem, []).append(path)
+        parts.setdefault(split_of(path) if path.stem == "default" else path.stem, []).append(path)
     united, noted = unite({p: dict(enumerate(one.name for one in f.categories.label.labels)) for p, f in files.items()})
 
     def items(own: list[Path]) -> Iterator[Annotated | Finding]:

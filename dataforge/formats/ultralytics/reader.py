@@ -16,7 +16,7 @@ from dataforge.files import check_root, files_below
 from dataforge.formats.annotated import NAN, Annotated, Numbers, by_split, cxcywh, hull, source
 from dataforge.formats.json_files import read_lines
 from dataforge.formats.pictures import as_size
-from dataforge.formats.splits import split_word
+from dataforge.formats.splits import split_of
 from dataforge.formats.ultralytics import is_set
 from dataforge.record import Source
 
@@ -47,7 +47,8 @@ def read(
 ) -> Source:
     """Read boxes, segments, poses and oriented boxes; points become the box around them.
 
-    Splits are those of the lines, else the word for one in the file's name, else "train". Classes are in their order.
+    Splits are those of the lines, else what the names of the file and its folders say, else "train". Classes are in
+    their order.
 
     Args:
         root: a folder of files, or one file.
@@ -91,7 +92,7 @@ def _items(path: Path, classes: dict[str, None]) -> Iterator[tuple[str, Annotate
             for rows, are_points in ((own.boxes, False), (own.pose, False), (own.segments, True), (own.obb, True)):
                 for row in rows:
                     _add(item, row, are_points, names)
-            yield line.split or split_word(path.stem) or "train", item
+            yield line.split or split_of(path), item
 
 
 def _add(item: Annotated, row: list[float | None], are_points: bool, names: dict[int, str]) -> None:
@@ -102,11 +103,6 @@ def _add(item: Annotated, row: list[float | None], are_points: bool, names: dict
         edges = hull(values[0::2], values[1::2]) if are_points else cxcywh(*values[:4])
     name = names.get(int(label)) if label is not None and float(label).is_integer() else None
     if name is None:
-        item.refuse(
-            "unknown-class",
-            f"{label}",
-            "expected a number of class_names",
-            [n if n is not None else NAN[0] for n in edges],
-        )
+        item.refuse("unknown-class", f"{label}", "expected a number of class_names", edges)
     else:
         item.add(name, edges)

@@ -13,7 +13,7 @@ from dataforge.errors import FormatError
 from dataforge.files import check_root, files_below, read_text
 from dataforge.formats.annotated import Annotated, by_split, source, xywh
 from dataforge.formats.sniff import head
-from dataforge.formats.splits import split_word
+from dataforge.formats.splits import split_of
 from dataforge.formats.widerface import HEAD
 from dataforge.record import DIFFICULT, Source
 
@@ -42,12 +42,8 @@ def read(
     paths = [path for path in paths if path.name.endswith("_bbx_gt.txt") or re.search(HEAD, head(path)) or path == root]
     if not paths:
         raise FormatError(f"{root}: no such text file found; expected {EXPECTED}")
-    items = [(_split(path), item) for path in paths for item in _items(path)]
+    items = [(split_of(path), item) for path in paths for item in _items(path)]
     return source(root, by_split(items), split, images, allow_outside, classes=["face"], files=paths, places=PLACES)
-
-
-def _split(path: Path) -> str:
-    return split_word(path.stem) or split_word(path.absolute().parent.name) or "train"
 
 
 def _items(path: Path) -> Iterator[Annotated]:
