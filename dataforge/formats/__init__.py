@@ -8,7 +8,7 @@ Its module has
 * `OPTIONS`, a tuple: the keywords of `read` that commands offer;
 * `CODES`: code -> (severity, meaning) of findings specific to this format. Shared ones are in `CODES` here.
 
-`write`, `HOLDS`, `OPTIONS` and `CODES` are optional. `dataforge ingest --help` imports the modules of all formats.
+`write` with `HOLDS`, `OPTIONS` and `CODES` are optional. `dataforge ingest --help` imports the modules of all formats.
 The formats of this package are folders whose `__init__` imports neither numpy nor a parser; `on_use` imports the rest.
 """
 
@@ -30,17 +30,30 @@ Severity = Literal["error", "warning", "info"]
 Codes = dict[str, tuple[Severity, str]]
 
 FORMATS = {
+    "bdd100k": "dataforge.formats.bdd100k",
     "coco": "dataforge.formats.coco",
     "createml": "dataforge.formats.createml",
+    "crowdhuman": "dataforge.formats.crowdhuman",
     "cvat": "dataforge.formats.cvat",
+    "datumaro": "dataforge.formats.datumaro",
     "flatbuffer": "dataforge.formats.flatbuffer",
+    "groundtruth": "dataforge.formats.groundtruth",
     "kitti": "dataforge.formats.kitti",
+    "labelbox": "dataforge.formats.labelbox",
     "labelme": "dataforge.formats.labelme",
+    "labelstudio": "dataforge.formats.labelstudio",
     "lists": "dataforge.formats.lists",
     "matlab": "dataforge.formats.matlab",
+    "mot": "dataforge.formats.mot",
     "sqlite": "dataforge.formats.sqlite",
+    "supervisely": "dataforge.formats.supervisely",
     "table": "dataforge.formats.table",
+    "ultralytics": "dataforge.formats.ultralytics",
+    "via": "dataforge.formats.via",
+    "visdrone": "dataforge.formats.visdrone",
     "voc": "dataforge.formats.voc",
+    "vott": "dataforge.formats.vott",
+    "widerface": "dataforge.formats.widerface",
     "yolo": "dataforge.formats.yolo",
 }
 PARTS = {
@@ -77,6 +90,7 @@ class Option:
 IMAGES = Option("images", "Folder of the images, if it is not found automatically.", Path)
 BOXES = Option("boxes", "What the four numbers of a box are.", metavar="xyxy|xywh|cxcywh")
 UNIT = Option("unit", "Pixels, or fractions of the image's size.", metavar="pixel|unit")
+ATTRIBUTE = Option("attribute", "The attribute that holds the class (via) or the boxes (groundtruth), of several.")
 ALLOW_OUTSIDE = Option("allow_outside", "Accept images outside the folder, given by absolute paths or by ../.", bool)
 
 # error: images or boxes are lost, or a score will be wrong; warning: probably a mistake; info: worth knowing
@@ -94,6 +108,8 @@ CODES: Codes = {
     "line-broken": ("error", "the line or row cannot be read as a box"),
     "box-rotated": ("error", "a rotated box cannot be stored"),
     "shape-unknown": ("error", "the shape's type has no bounding box"),
+    "annotations-several": ("warning", "an image was annotated several times; one annotation is read"),
+    "not-annotated": ("info", "images that nobody annotated are left out"),
     "class-twice": ("warning", "the same class is listed twice"),
     "picture-unread": ("warning", "images are named by no annotation"),
     "file-unread": ("warning", "files are not read by the format"),
@@ -116,15 +132,21 @@ def reader(name: str) -> Callable[..., Source]:
     return read
 
 
+def writable() -> tuple[str, ...]:
+    """Return the names of the formats that can be written."""
+    return tuple(name for name in FORMATS if hasattr(load("format", name, FORMATS), "HOLDS"))
+
+
 def writer(name: str) -> Callable[[Source, Path], None]:
     """Return the `write` function of a format.
 
     Raises:
         ConfigError: the format is unknown or read-only.
     """
-    write: Callable[[Source, Path], None] | None = getattr(load("format", name, FORMATS), "write", None)
-    if write is None:
-        raise ConfigError(f"format {name!r} can be read, but not written")
+    module = load("format", name, FORMATS)
+    if name not in writable():
+        raise ConfigError(f"format {name!r} can be read, but not written; can be written: {', '.join(writable())}")
+    write: Callable[[Source, Path], None] = module.write
     return write
 
 
@@ -161,7 +183,10 @@ def codes() -> Codes:
 
 
 def on_use(package: str) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that imports `read` from the folder's reader.py and `write` from writer.py."""
+    """Return a module's `__getattr__` that imports `read` from the folder's reader.py and `write` from writer.py.
+
+    A format without `HOLDS` is read-only and has no writer.py; `write` is looked up only in those that have it.
+    """
     files = {"read": f"{package}.reader", "write": f"{package}.writer"}
 
     def attribute(name: str) -> Any:

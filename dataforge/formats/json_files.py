@@ -6,6 +6,7 @@ import codecs
 import gc
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,33 +31,80 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     try:
         with reading(path):
             data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except msgspec.MsgspecError:
-            # the slow path accepts the NaN that Python's json writes, and locates the error and its value
-            plain = json.loads(data)
-        return msgspec.convert(plain, type=kind)
-    except msgspec.ValidationError as error:
-        reason, _, position = str(error).partition(" - at `$")
-        place, value = _follow(plain, position.rstrip("`"))
-        reason = reason[0].lower() + reason[1:]
-        raise FormatError(f"{path}: {place}: {value}; {reason}; expected {expected}") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON: {error}; expected {expected}") from None
+        return decode(data, msgspec.json.Decoder(kind), str(path), expected)
     finally:
         if collecting:
             gc.enable()
 
 
-def _follow(plain: Any, position: str) -> tuple[str, str]:
-    """Describe a position that msgspec reports, such as `[3].bbox[0]`, and return the JSON found there."""
-    for key, number in re.findall(r"\.(\w+)|\[(\d+)\]", position):
-        plain = plain[key] if key else plain[int(number)]
+def read_lines(path: Path, kind: type[T], expected: str) -> Iterator[tuple[int, T]]:
+    """Read a file of one JSON value a line (NDJSON), as `read_json`; yield 1-based numbers of lines and the values.
+
+    Raises:
+        FormatError: as `read_json`; the message names the line.
+    """
+    decoder = msgspec.json.Decoder(kind)
+    with reading(path), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
+            if text:
+                yield number, decode(text, decoder, f"{path}: line {number}", expected)
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[T], where: str, expected: str) -> T:
+    """Decode JSON text of the decoder's type.
+
+    Raises:
+        FormatError: it is not JSON, or not of this type; the message starts with `where`.
+    """
+    try:
+        try:
+            return decoder.decode(data)
+        except msgspec.MsgspecError:
+            # the slow path accepts the NaN that Python's json writes, and locates the error and its value
+            plain = json.loads(data)
+        if "msgspec.Raw" in repr(decoder):  # text that is decoded later, which NaN cannot be
+            return decoder.decode(json.dumps(json.loads(data, parse_constant=lambda constant: None)))
+        return msgspec.convert(plain, type=decoder.type)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        reason, _, position = str(error).partition(" - at `$")
+        place, value = _follow(plain, position.rstrip("`"), decoder.type)
+        reason = reason[0].lower() + reason[1:]
+        raise FormatError(f"{where}: {place}: {value}; {reason}; expected {expected}") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not JSON: {error}; expected {expected}") from None
+
+
+def _follow(plain: Any, position: str, kind: Any) -> tuple[str, str]:
+    """Describe a position that msgspec reports, such as `[3].bbox[0]`, and return the JSON found there.
+
+    A value of an object by name is reported as `[...]`; the first one that alone is not of its type is shown.
+    """
+    top = plain
+    for step in re.finditer(r"\.(?P<key>[\w-]+)|\[(?P<number>\d+)\]|\[\.\.\.\]", position):
+        if step["key"]:
+            plain = plain[step["key"]]
+        elif step["number"]:
+            plain = plain[int(step["number"])]
+        else:
+            for key, value in [*plain.items()]:
+                plain.clear()
+                plain[key] = value
+                if not _fits(top, kind):
+                    break
+            position = position.replace("[...]", f".{key}", 1)
+            plain = value
     words = re.sub(r"^(?:\.(\w+))?\[(\d+)\]", lambda m: f"{entry(m[1] or '', m[2])}: ", position)
     text = json.dumps(plain, ensure_ascii=False)
-    return words.replace("[...]", "a value").replace(": .", ": ").strip(": .") or "the whole file", text if len(
-        text
-    ) <= 80 else text[:77] + "..."
+    return words.replace(": .", ": ").strip(": .") or "the whole file", text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fits(plain: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(plain, type=kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def entry(where: str, number: object) -> str:
@@ -64,14 +112,17 @@ def entry(where: str, number: object) -> str:
     return f"{where} entry {number}".strip()
 
 
-def json_splits(root: Path) -> dict[str, list[Path]]:
+def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
     """Find JSON files by split: `<split>.json`, those in `<split>/`, or all as "train" if the root contains some.
 
     Folders with the usual names of splits go before files in the root, which are then left out.
+
+    Args:
+        suffixes: in lower case; by default ".json".
     """
 
     def fits(name: str) -> bool:
-        return name.lower().endswith(".json") and not name.startswith(".")
+        return name.lower().endswith(suffixes or ".json") and not name.startswith(".")
 
     if root.is_file():
         names = (root.stem, root.absolute().parent.name)
@@ -80,7 +131,7 @@ def json_splits(root: Path) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
         plain = folder.name.lower() in NO_SPLIT
-        inner = json_splits(folder) if plain else {}
+        inner = json_splits(folder, *suffixes) if plain else {}
         if any(map(WORD.fullmatch, inner)):
             parts = inner
         else:

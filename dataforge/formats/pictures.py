@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from dataforge.errors import ConfigError, FormatError, ImageError
 from dataforge.files import exists, files_below, inside
@@ -162,6 +163,17 @@ def _common_end(path: Sequence[str], other: Sequence[str]) -> int:
     return [*same, False].index(False)
 
 
+def path_of(url: str) -> str:
+    """Return the path that an image's URL or Label Studio's local-files address stands for; other text as it is."""
+    scheme, separator, rest = url.partition("://")
+    path, _, query = (rest if separator else url).partition("?")
+    if query.startswith("d=") and path.endswith("/data/local-files/"):
+        return unquote(query[2:])
+    if not separator:
+        return url
+    return "/" + (unquote(path) if scheme.startswith("http") else rest)
+
+
 def is_picture(name: str) -> bool:
     """Return True if the suffix is that of an image. Hidden files do not count: some systems create `._a.jpg`."""
     return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
@@ -172,7 +184,7 @@ def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -
     folders = (
         (images / split, images)
         if images
-        else (root / "images" / split, root / split, root / "images", origin.parent, root)
+        else (root / "images" / split, root / split, root / split / "data", root / "images", origin.parent, root)
     )
     return [folder for folder in folders if folder.is_dir()]
 

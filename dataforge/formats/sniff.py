@@ -137,32 +137,60 @@ def first(root: Path, fits: Callable[[Path], bool], *suffixes: str, deep: int | 
     return ""
 
 
-def outline(path: Path) -> tuple[bool, dict[str, str]]:
+def outline(path: Path, *, inner: bool = False) -> tuple[bool, dict[str, str]]:
     """Return the outermost structure of a JSON file: whether it is a list, and the keys of the (first) object.
 
     Each key is mapped to the first character of its value: "[" for a list, "{" for an object, '"' for text.
     No keys if the file cannot be read, is not JSON, or holds something else.
+
+    Args:
+        inner: return the keys of the object that is the first value in it.
     """
     try:
         facts = path.stat()
     except OSError:
         return False, {}
-    return _outline(path, facts.st_size, facts.st_mtime_ns)
+    return _outline(path, facts.st_size, facts.st_mtime_ns, inner)
+
+
+def first_line(path: Path) -> dict[str, str]:
+    """Return the keys of the object in the first line of a file of JSON lines, as `outline`; none if it holds none."""
+    import msgspec
+
+    with suppress(OSError, ValueError, RecursionError, msgspec.MsgspecError), open(path, "rb") as file:
+        for line in file:
+            text = line.removeprefix(codecs.BOM_UTF8).strip()
+            if text:
+                return _keys(memoryview(text), False)[1] if text[:1] == b"{" else {}
+    return {}
+
+
+def is_json(path: Path) -> bool:
+    """Return True if a file is JSON of any kind, or begins with a line of JSON."""
+    try:
+        with open(path, "rb") as file:
+            data = file.readline().removeprefix(codecs.BOM_UTF8)
+            if not data.strip() or path.suffix.lower() == ".json":
+                data += file.read()
+        json.loads(data)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 @functools.lru_cache(256)  # most formats look at the same files
-def _outline(path: Path, size: int, changed: int) -> tuple[bool, dict[str, str]]:
+def _outline(path: Path, size: int, changed: int, inner: bool) -> tuple[bool, dict[str, str]]:
     import msgspec
 
     try:
         with open(path, "rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return _keys(data[3:] if bytes(data[:3]) == codecs.BOM_UTF8 else data)
+        return _keys(data[3:] if bytes(data[:3]) == codecs.BOM_UTF8 else data, inner)
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return False, {}
 
 
-def _keys(data: memoryview) -> tuple[bool, dict[str, str]]:
+def _keys(data: memoryview, inner: bool) -> tuple[bool, dict[str, str]]:
     import msgspec
 
     listed = bytes(data[:64]).lstrip()[:1] == b"["
@@ -174,6 +202,8 @@ def _keys(data: memoryview) -> tuple[bool, dict[str, str]]:
         whole = msgspec.json.decode(json.dumps(plain), type=kind)
     if listed:
         whole = msgspec.json.decode(bytes(whole[0]), type=dict[str, msgspec.Raw]) if whole else {}
+    if inner:
+        whole = msgspec.json.decode(bytes(next(iter(whole.values()), b"{}")), type=dict[str, msgspec.Raw])
     return listed, {key: chr(bytes(memoryview(value)[:1])[0]) for key, value in whole.items()}
 
 

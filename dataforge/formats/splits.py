@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 WORD = re.compile(
     r"(?<![a-z0-9])(train|trainval|val|valid|validation|test|dev|minival|eval)(_?(19|20)\d\d|\d*)(?![a-z0-9])", re.I
 )
-NO_SPLIT = ("annotations", "annotation", "labels", "json", "images", "data", "dataset")  # common names of folders
+NO_SPLIT = (  # common names of folders
+    *("annotations", "annotation", "labels", "json", "images", "data", "dataset"),
+    *("vott-json-export", "vott-csv-export", "manifests"),  # of VoTT and Ground Truth
+)
 
 
 def split_word(name: str) -> str:
@@ -17,3 +21,9 @@ def split_word(name: str) -> str:
     """
     words = [match[0] for match in WORD.finditer(name)]
     return name if len(set(words)) > 1 else words[0] if words else ""
+
+
+def split_of(path: Path) -> str:
+    """Return the split that the name of an annotation file contains, or that one of its folders has; else "train"."""
+    folders = [folder.name for folder in list(path.absolute().parents)[:3]]
+    return split_word(path.stem) or next(filter(WORD.fullmatch, folders), "train")

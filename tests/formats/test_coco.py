@@ -379,3 +379,21 @@ def test_one_name_with_two_ids_is_one_class(tmp_path: Path) -> None:
     (record,), findings = drain(source)
     assert source.classes == ("cat", "dog") and record.labels.tolist() == [0, 0]
     assert [f.code for f in findings] == ["class-twice"]
+
+
+def test_lvis_states_which_classes_were_looked_for(tmp_path: Path) -> None:
+    """Its federated fields are counted, and what that means for evaluation is said."""
+    facts = coco_json(["a.jpg", "b.jpg"], [box(10, [1, 2, 3, 4])])
+    for image, absent, partial in zip(facts["images"], ([17], []), ([3], []), strict=True):
+        split_url = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
+        image |= {"coco_url": split_url, "neg_category_ids": absent, "not_exhaustive_category_ids": partial}
+    for one in facts["categories"]:
+        one |= {"frequency": "r", "synset": f"{one['name']}.n.01", "image_count": 1, "instance_count": 1}
+    put(tmp_path / "lvis_v1_val.json", json.dumps(facts))
+    for name in ("a.jpg", "b.jpg"):
+        put(tmp_path / "val2017" / name, picture())
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, len(r.boxes)) for r in records] == [("val", 1), ("val", 0)]
+    (finding,) = [one for one in findings if one.code == "classes-federated"]
+    assert finding.value == "1 images with neg_category_ids, 1 with not_exhaustive_category_ids"
+    assert "evaluation judges all classes in all images" in finding.reason

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataforge.errors import FormatError
-from dataforge.formats import FORMATS, writer
+from dataforge.formats import writable, writer
 from dataforge.formats.boxes import FORMS, UNITS, check_reading, edges, include_last, is_rotated
 from dataforge.record import Record, Source
 from tests.formats.named import run
@@ -19,7 +19,7 @@ from tests.formats.sets import picture
 UNIT = np.array([[0.125, 0.25, 0.5, 0.75], [0.5, 0.5, 0.75, 1]], np.float32)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", writable())
 def test_fractions_taken_for_pixels_are_never_published(tmp_path: Path, name: str) -> None:
     labels = np.zeros(2, np.int32)
     records = [Record("a.png", "train", picture(), 48, 64, UNIT, labels, labels.astype(np.uint8))]

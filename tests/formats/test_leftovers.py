@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dataforge.formats import FORMATS, writer
+from dataforge.formats import FORMATS, writable, writer
 from dataforge.formats.leftovers import account
 from dataforge.record import Finding, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.reader import Shards
 from tests.formats.named import WRITE, run
 from tests.formats.sets import drain, picture, put
+from tests.formats.test_registry import LOOK_FOR
 
 CODES = {"picture-unread", "file-unread", "folder-empty"}
 
@@ -24,7 +25,7 @@ def noted(out: Path) -> list[tuple[str, str, str]]:
     return [(x["code"], Path(x["file"]).name, x["value"]) for x in lines if x.get("code") in CODES]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", writable())
 def test_an_export_has_no_leftovers(tiny_shards: Path, tmp_path: Path, name: str) -> None:
     writer(name)(source_of(Shards(tiny_shards)), tmp_path / "set")
     assert run("ingest", name, tmp_path / "set", "--out", tmp_path / "out").exit_code == 0
@@ -55,7 +56,7 @@ def test_what_is_not_read_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(FORMATS.keys() - {"kitti", "voc", "yolo"})
+    "name", sorted(FORMATS.keys() - {*LOOK_FOR, "voc", "yolo"})
 )  # these take pictures without labels
 def test_pictures_that_nothing_names_are_named(tmp_path: Path, name: str) -> None:
     root = tmp_path / "set"

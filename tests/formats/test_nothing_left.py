@@ -12,6 +12,11 @@ from dataforge.shards.reader import Shards
 from tests.formats.named import WRITE, run
 from tests.formats.sets import box, coco, picture, put
 
+UNIT = {  # boxes in fractions, which lie in a picture of any size
+    "labelstudio": ("set.json", '"x": 1.5625', '"x": 150'),
+    "ultralytics": ("set.ndjson", "[0, 0.046875", "[0, 1.5"),
+}
+
 
 def make(root: Path, name: str) -> Path:
     """One picture and one box, which lies beside it."""
@@ -19,6 +24,9 @@ def make(root: Path, name: str) -> Path:
     WRITE[name](root, ["a.jpg"])
     if name == "yolo":
         put(root / "a.txt", "0 1.5 1.5 .1 .1")
+    for file, text, other in UNIT.values():
+        if (root / file).exists() and text in (root / file).read_text():
+            put(root / file, (root / file).read_text().replace(text, other))
     for path in (root / "set.json", root / "a.xml") if name in ("matlab", "voc") else ():  # these count from 1
         if path.exists():
             put(path, path.read_text().replace("[1, 1, 5", "[9, 9, 5").replace("<xmin>1<", "<xmin>9<"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataforge.formats import ALLOW_OUTSIDE, FORMATS, options
+from dataforge.formats import ALLOW_OUTSIDE, FORMATS, options, writable
 from dataforge.formats.pictures import resolve
 from dataforge.shards.reader import Shards
 from tests.formats.named import WRITE, run
@@ -54,6 +54,8 @@ def test_outside_names_are_taken_with_it(tmp_path: Path, name: str, outside: str
     assert bytes(shards.blob(list(shards.table.key).index(key))) == OUTSIDE
     assert run("verify", out, "--source", f"{name}:{root}", "--allow-outside").exit_code == 0
     assert run("verify", out, "--source", f"{name}:{root}").exit_code == 1
+    if name not in writable():
+        return
     before = {*tmp_path.rglob("*")}
     assert run("export", out, "--format", name, "--out", tmp_path / "new/set").exit_code == 0
     made = {*tmp_path.rglob("*")} - before

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dataforge.formats import ALLOW_OUTSIDE, FORMATS, options, reader, writer
+from dataforge.errors import ConfigError
+from dataforge.formats import ALLOW_OUTSIDE, FORMATS, PARTS, holds, options, reader, writable, writer
 from dataforge.registry import load
 from dataforge.shards.reader import Shards
 from tests.formats.named import run
 from tests.formats.sets import picture, put
 
+LOOK_FOR = ("kitti", "mot", "supervisely", "visdrone")  # pictures, which they do not name
 TOY = """
 from pathlib import Path
 
@@ -103,7 +105,7 @@ def test_lint_knows_its_code(toy: Path) -> None:
 
 def test_without_the_line_it_is_unknown(tmp_path: Path) -> None:
     result = run("ingest", "toy", tmp_path, "--out", tmp_path / "out")
-    assert result.exit_code == 2 and "unknown format 'toy'; known: coco, createml, cvat" in result.stderr
+    assert result.exit_code == 2 and f"unknown format 'toy'; known: {', '.join(FORMATS)}\n" in result.stderr
     assert "toy" not in run("ingest", "--help").stdout
 
 
@@ -113,12 +115,18 @@ def test_options_are_the_keywords_of_read(name: str) -> None:
     keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     module = load("format", name, FORMATS)
     assert {option.name for option in module.OPTIONS} | {"split"} == keywords
-    assert module.LOOKS_FOR and callable(writer(name))
+    assert module.LOOKS_FOR
+    if name in writable():
+        assert callable(writer(name)) and holds(name) <= PARTS.keys()
+    else:
+        assert not (Path(str(module.__file__)).parent / "writer.py").exists()
+        with pytest.raises(ConfigError, match=f"{name!r} can be read, but not written; .*: bdd100k, coco, "):
+            writer(name)
 
 
 def test_shared_options_name_their_formats() -> None:
     takers = options()
-    assert takers[ALLOW_OUTSIDE] == tuple(name for name in FORMATS if name != "kitti")  # it names no pictures
+    assert takers[ALLOW_OUTSIDE] == tuple(name for name in FORMATS if name not in LOOK_FOR)
     text = " ".join(run("ingest", "--help").stdout.split())
     for option, names in takers.items():
         flag = f"--{option.name.replace('_', '-')} "

@@ -18,6 +18,7 @@ from dataforge.formats.table import read
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record
 from dataforge.shards.reader import Shards
+from tests.formats.named import run
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite
 
@@ -108,6 +109,7 @@ def test_open_images(tmp_path: Path) -> None:
         (split, key, [[16, 6, 32, 48], [0, 0, 64, 48]], ["Person", "Car, any"])
         for split, key in (("train", "0a1.jpg"), ("validation", "ff0.jpg"))
     ]
+    assert [r.flags.tolist() for r in records] == [[TRUNCATED, CROWD]] * 2
     assert records[0].flags.tolist() == [TRUNCATED, CROWD]
 
 
@@ -399,6 +401,23 @@ def test_todays_names_of_open_images(tmp_path: Path, place: str) -> None:
     put(tmp_path / "validation/a.jpg", picture())
     source = read(tmp_path)
     assert rows(drain(source)[0], source.classes) == [("validation", "a.jpg", [[16, 6, 32, 48]], ["Person"])]
+
+
+def test_fiftyones_open_images(tmp_path: Path) -> None:
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+    for split in ("train", "validation"):
+        put(tmp_path / split / "data/a.jpg", picture())
+        put(tmp_path / split / "labels/detections.csv", head + "a,x,/m/1,1,0.25,0.5,0.125,1,0,0,1\n")
+        put(tmp_path / split / "labels/classifications.csv", "ImageID,Source,LabelName,Confidence\na,x,/m/1,1\n")
+        put(tmp_path / split / "metadata/classes.csv", "/m/1,Person\n/m/2,Car\n")
+        put(tmp_path / split / "metadata/hierarchy.json", "{}")
+    source = read(tmp_path)
+    records, findings = drain(source)
+    boxes = [[16, 6, 32, 48]]
+    assert rows(records, source.classes) == [(split, "a.jpg", boxes, ["Person"]) for split in ("train", "validation")]
+    assert not findings and {r.flags.item() for r in records} == {CROWD}
+    result = run("ingest", "auto", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "noted file-unread" in result.stdout, result.output
 
 
 def test_blanks_around_names_that_files_have(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Option, on_use
+from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Codes, Option, on_use
 from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with images, annotations, categories"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, BOXES, UNIT, ALLOW_OUTSIDE)
+
+CODES: Codes = {"classes-federated": ("info", "images state which classes were looked for (LVIS); it is not kept")}
 
 __getattr__ = on_use(__name__)
 

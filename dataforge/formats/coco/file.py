@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from dataforge.formats.json_files import read_json
+from dataforge.record import Finding
 
 Id = int | str | float | None  # pandas writes whole numbers as 1.0
 
@@ -18,6 +19,8 @@ class Image(msgspec.Struct, gc=False):
     width: float | None = None
     height: float | None = None
     coco_url: str | None = None
+    neg_category_ids: list[Id] | None = None  # these two are LVIS's
+    not_exhaustive_category_ids: list[Id] | None = None
 
     @property
     def name(self) -> str:
@@ -70,3 +73,12 @@ def plain(number: Id) -> Id:
     if isinstance(number, str) and len(number) < 19 and number.isdecimal() and str(int(number)) == number:
         return int(number)
     return number
+
+
+def federated(file: CocoFile, path: Path) -> Finding:
+    """Note LVIS's fields: classes that are absent from an image, or not annotated exhaustively, and thus not judged."""
+    absent = sum(bool(image.neg_category_ids) for image in file.images)
+    partial = sum(bool(image.not_exhaustive_category_ids) for image in file.images)
+    value = f"{absent} images with neg_category_ids, {partial} with not_exhaustive_category_ids"
+    reason = "not kept: evaluation judges all classes in all images, which LVIS's own does not; its AP will be lower"
+    return Finding("noted", "classes-federated", str(path), "", value, reason, "set")

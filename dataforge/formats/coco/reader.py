@@ -17,7 +17,7 @@ from dataforge.files import check_root
 from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, is_rotated, ranks
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.coco import is_coco
-from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, plain, read_coco
+from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, federated, plain, read_coco
 from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
 from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -200,6 +200,8 @@ def _records(
             folder, names = flat, last
     pictures, refused, noted = find(names, folder, root, path, allow_outside)
     yield from noted
+    if not all(image.not_exhaustive_category_ids is None for image in file.images):
+        yield federated(file, path)
     row_of = {plain(image.id): row for row, image in enumerate(file.images)}
     if len(row_of) < len(file.images):
         twice = next(image for row, image in enumerate(file.images) if row_of[plain(image.id)] != row)

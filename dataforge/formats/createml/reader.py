@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy, edges
+from dataforge.formats.annotated import Annotated, cxcywh, source
 from dataforge.formats.json_files import json_splits, read_json
-from dataforge.formats.pictures import base_of, given, locate, picture_folders
-from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import Source
 
 EXPECTED = "JSON files, in one folder or in <split>/: lists of image and annotations with label and coordinates"
 
@@ -58,61 +55,21 @@ def read(
     """
     if not root.is_file():
         check_root(root, EXPECTED)
-    images = given(root, images, "--images")
     splits = json_splits(root)
     if not splits:
         raise FormatError(f"{root}: no JSON file found; expected {EXPECTED}")
-    chosen = pick_splits(split, splits)
-    parts: dict[str, dict[str, list[Annotation]]] = {name: {} for name in chosen}
-    for name in chosen:
-        for path in splits[name]:
-            for row in read_json(path, list[Row], EXPECTED):
-                parts[name].setdefault(row.name, []).extend(row.annotations)
-    labels = {one.label for part in parts.values() for own in part.values() for one in own if one.label}
-    label_of = {name: label for label, name in enumerate(sorted(labels))}
-    base = base_of(root)
-
-    def records() -> Iterator[Record | Finding]:
-        for name, part in parts.items():
-            origin = splits[name][0]
-            folders = picture_folders(base, name, origin, images)
-            pictures, findings = locate(part, folders, images or base, origin, allow_outside=allow_outside)
-            yield from findings
-            for image, own in part.items():
-                if image in pictures:
-                    yield from _record(name, *pictures[image], own, label_of, str(origin))
-
-    files = [path for name in chosen for path in splits[name]]
-    return Source(tuple(label_of), records(), total=sum(map(len, parts.values())), files=files)
+    parts = {name: (_annotated(path, row) for path in paths for row in read_json(path, list[Row], EXPECTED))
+             for name, paths in splits.items()}  # fmt: skip
+    files = [path for paths in splits.values() for path in paths]
+    return source(root, parts, split, images, allow_outside, files=files)
 
 
-def _record(
-    split: str, key: str, image: Path, annotations: list[Annotation], label_of: dict[str, int], origin: str
-) -> Iterator[Record | Finding]:
-    kept: list[Annotation] = []
-    for n, annotation in enumerate(annotations):
-        if annotation.coordinates is None:
-            yield Finding("refused", "box-missing", origin, key, f"annotation {n}", "no coordinates; left out", box=n)
-        elif not annotation.label:
-            xyxy = as_xyxy(_edges([annotation])[0])
-            reason = "has no label; left out"
-            yield Finding("refused", "unknown-class", origin, key, f"annotation {n}", reason, box=n, xyxy=xyxy)
-        else:
-            kept.append(annotation)
-    yield Record(
-        key=key,
-        split=split,
-        image=image,
-        height=0,
-        width=0,
-        boxes=_edges(kept),
-        labels=np.array([label_of[annotation.label or ""] for annotation in kept], np.int32),
-        flags=np.zeros(len(kept), np.uint8),
-        origin=origin,
-    )
-
-
-def _edges(annotations: list[Annotation]) -> Boxes:
-    cxcywh = [(c.x, c.y, c.width, c.height) for one in annotations if (c := one.coordinates)]
-    with np.errstate(all="ignore"):
-        return as_boxes(edges(np.array(cxcywh, np.float64).reshape(-1, 4), "cxcywh"))
+def _annotated(path: Path, row: Row) -> Annotated:
+    item = Annotated(row.name, path)
+    for one in row.annotations:
+        if one.coordinates is None:
+            item.refuse("box-missing", "", "no coordinates")
+            continue
+        box = one.coordinates
+        item.add(one.label, cxcywh(box.x, box.y, box.width, box.height))
+    return item

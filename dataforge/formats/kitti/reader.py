@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from dataforge.errors import FormatError
-from dataforge.files import check_root, circles, exists, files_below, read_text
-from dataforge.formats.pictures import is_picture
-from dataforge.formats.voc.files import find_unions, overlaps
-from dataforge.record import CROWD, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.formats.label_files import Layout, read_labels
+from dataforge.record import CROWD, TRUNCATED, Source
 
 EXPECTED = (
     "image_2/ and label_2/ (or images/ and labels/, data/ and labels/), there or in <split>/ such as training/; "
@@ -21,15 +14,6 @@ EXPECTED = (
 FOLDERS = (("image_2", "label_2"), ("images", "labels"), ("data", "labels"))
 REGION = "DontCare"
 NUMBERS = 14  # numbers that follow the type, without the score
-
-
-@dataclass
-class _Labels:
-    names: list[str] = field(default_factory=list)
-    boxes: list[list[float]] = field(default_factory=list)
-    flags: list[int] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    broken: str = ""
 
 
 def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
@@ -44,126 +28,18 @@ def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
     Raises:
         FormatError: no layout fits. ConfigError: no such split.
     """
-    check_root(root, EXPECTED)
-    findings: list[Finding] = []
-    pairs = _pairs(root)
-    pictures = {name: files_below(images, is_picture) for name, (images, _) in pairs.items()}
-    lists = sorted(root.glob("ImageSets/*.txt")) if len(pairs) == 1 else []
-    label_of = {
-        path: labels / path.relative_to(images).with_suffix(".txt")
-        for name, (images, labels) in pairs.items()
-        for path in pictures[name]
-    }
-    orphans = {
-        path
-        for _, labels in pairs.values()
-        for path in files_below(labels, lambda name: name.endswith(".txt") and name[0] != ".")
-        if "ImageSets" not in path.relative_to(root).parts
-    }
-    for path in sorted(orphans - {*label_of.values()}):
-        reason = "a label file without an image; left out"
-        findings.append(Finding("refused", "label-orphan", str(path), "", "", reason, "set"))
-    if lists:
-        ((images, _),) = pairs.values()
-        pictures = _listed(lists, images, next(iter(pictures.values())), findings)
-    chosen = pick_splits(split, pictures)
-    unions = find_unions({name: set(map(str, pictures[name])) for name in chosen}) if lists else {}
-    stored = [name for name in chosen if name not in unions]
-    findings += overlaps({name: set(map(str, pictures[name])) for name in stored}, root)
-    parsed = {path: _parse(path) for path in sorted({*label_of.values()}) if exists(path)}
-    if not parsed:
-        raise FormatError(f"{root}: no label files found; expected {EXPECTED}")
-    classes = tuple(sorted({name for labels in parsed.values() for name in labels.names}))
-
-    def records() -> Iterator[Record | Finding]:
-        yield from findings
-        for name in stored:
-            for path in pictures[name]:
-                yield from _record(root, name, path, label_of[path], parsed, classes)
-
-    total = sum(len(pictures[name]) for name in stored)
-    return Source(classes, records(), unions=unions, total=total, files=lists)
+    line = f"a type and {NUMBERS} numbers: truncated, occluded, alpha, x1 y1 x2 y2, ..."
+    return read_labels(root, split, Layout(FOLDERS, _line, line, EXPECTED))
 
 
-def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the folders of images and of labels by split."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not circles(path) and path.name[0] != ".")
-    pairs = {}
-    for split, folder in (("train", root), *((path.name, path) for path in folders)):
-        for images, labels in FOLDERS:
-            if (folder / images).is_dir() and (folder / labels).is_dir() and split not in pairs:
-                pairs[split] = (folder / images, folder / labels)
-    return pairs or {"train": (root, root)}
-
-
-def _listed(lists: list[Path], images: Path, pictures: list[Path], findings: list[Finding]) -> dict[str, list[Path]]:
-    """Return the pictures that each list names by their paths without suffix; names of no picture are refused."""
-    by_id = {path.relative_to(images).with_suffix("").as_posix(): path for path in pictures}
-    splits = {}
-    for file in lists:
-        names = dict.fromkeys(line.strip() for line in read_text(file).splitlines() if line.strip())
-        splits[file.stem] = [by_id[name] for name in names if name in by_id]
-        for name in names:
-            if name not in by_id:
-                reason = f"no such picture below {images}; left out"
-                findings.append(Finding("refused", "image-missing", str(file), name, "", reason, "image"))
-    return splits
-
-
-def _record(
-    root: Path, split: str, path: Path, file: Path, parsed: dict[Path, _Labels], classes: tuple[str, ...]
-) -> Iterator[Record | Finding]:
-    key = path.relative_to(root).as_posix()
-    labels = parsed.get(file, _Labels())
-    if labels.broken:
-        reason = labels.broken.removeprefix(f"{file}: ")
-        yield Finding("refused", "label-broken", str(file), key, "", reason, "image")
-        return
-    if file not in parsed:
-        yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
-    yield from (replace(finding, key=key) for finding in labels.findings)
-    yield Record(
-        key=key,
-        split=split,
-        image=path,
-        height=0,
-        width=0,
-        boxes=as_boxes(labels.boxes),
-        labels=np.array([classes.index(name) for name in labels.names], np.int32),
-        flags=np.array(labels.flags, np.uint8),
-        origin=str(file if file in parsed else path),
-    )
-
-
-def _parse(path: Path) -> _Labels:
-    """Read one label file. An error that makes the whole file unusable is stored in `broken`."""
-    try:
-        text = read_text(path)
-    except FormatError as error:
-        return _Labels(broken=str(error))
-    labels = _Labels()
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for box, (n, line) in enumerate(lines):
-        parsed = _line(line)
-        if parsed is None:
-            value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
-            reason = f"expected a type and {NUMBERS} numbers: truncated, occluded, alpha, x1 y1 x2 y2, ...; left out"
-            labels.findings.append(Finding("refused", "line-broken", str(path), "", value, reason, box=box))
-            continue
-        name, numbers = parsed
-        labels.names.append(name)
-        labels.boxes.append(numbers[3:7])
-        labels.flags.append(CROWD if name == REGION else TRUNCATED if numbers[0] > 0 else 0)
-    return labels
-
-
-def _line(line: str) -> tuple[str, list[float]] | None:
-    """Return a line's type and its 14 numbers, without the score. A type may have blanks in it."""
+def _line(line: str) -> tuple[str, list[float], int] | None:
+    """Return a line's type, which may have blanks in it, its box and its flag."""
     for count in (NUMBERS + 1, NUMBERS):
         name, *fields = line.rsplit(None, count)
         if len(fields) == count and name:
             try:
-                return name, [float(field) for field in fields][:NUMBERS]
+                numbers = [float(field) for field in fields]
             except ValueError:
                 continue
+            return name, numbers[3:7], CROWD if name == REGION else TRUNCATED if numbers[0] > 0 else 0
     return None

@@ -31,7 +31,7 @@ __getattr__ = on_use(__name__)
 def sniff(root: Path) -> str:
     from dataforge.formats.table.reader import SUFFIXES
 
-    return seen(first(root, _is_table, *SUFFIXES, deep=1), "a table of boxes")
+    return seen(first(root, _is_table, *SUFFIXES, deep=2), "a table of boxes")
 
 
 def _is_table(path: Path) -> bool:

@@ -49,6 +49,12 @@ KNOWN: tuple[tuple[dict[str, str], str, str, str], ...] = (
         "pixel",
         "",
     ),
+    (  # VoTT
+        {"file": "image", "label": "label", "xmin": "xmin", "ymin": "ymin", "xmax": "xmax", "ymax": "ymax"},
+        "xyxy",
+        "pixel",
+        "",
+    ),
     ({"file": FILES, "label": LABELS, "x": "x", "y": "y", "w": "w", "h": "h"}, "xywh", "pixel", ""),
     ({"file": FILES, "label": LABELS, "cx": "cx", "cy": "cy", "w": "w", "h": "h"}, "cxcywh", "pixel", ""),
 )

@@ -115,7 +115,7 @@ def _files(root: Path) -> list[tuple[str, Path]]:
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     found = []
     for folder in folders:
-        files = _tables_in(folder)
+        files = next(filter(None, map(_tables_in, (folder, *(folder / name for name in NO_SPLIT)))), [])
         one = len(files) == 1 or split_word(folder.name) == folder.name
         found += [(folder.name if one else _split_name(path, False), path) for path in files]
     if not found:
@@ -132,7 +132,8 @@ def _tables_in(place: Path) -> list[Path]:
         if path.name[0] != "."
         and not (path.suffix.lower() in CSV and re.match(r"class|.*class-descriptions", path.name))
     ]
-    return sorted([path for path in files if re.search("(annotations|detection)-bbox", path.name)] or files)
+    named = "(annotations|detection)-bbox|^detections.csv$"  # Open Images', and FiftyOne's of it, beside other tables
+    return sorted([path for path in files if re.search(named, path.name)] or files)
 
 
 def _split_name(path: Path, alone: bool) -> str:
@@ -213,10 +214,10 @@ def _class_ids(schema: pa.Schema, count: int) -> list[int]:
 
 
 def _descriptions(base: Path) -> dict[Path, dict[str, str]]:
-    """Read OpenImages' class names: two columns, LabelName and DisplayName, with or without this header."""
+    """Read Open Images' class names: two columns, LabelName and DisplayName, with or without this header."""
     found = {}
-    for place in (base, *(base / name for name in (*NO_SPLIT, "metadata"))):
-        for path in sorted(place.glob("*class-descriptions*.csv")):
+    for place in (base, *(base / name for name in (*NO_SPLIT, "metadata")), *sorted(base.glob("*/metadata"))):
+        for path in sorted([*place.glob("*class-descriptions*.csv"), *place.glob("classes.csv")]):
             rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
             found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
     return found

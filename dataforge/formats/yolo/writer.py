@@ -49,7 +49,7 @@ def write(source: Source, root: Path) -> None:
         labels = _label_path(f"{folder}/{name}")
         taken.add(labels)
         splits[item.split] = folder
-        rows = zip(item.labels.tolist(), _unit(item.boxes, item.height, item.width).tolist(), strict=True)
+        rows = zip(item.labels.tolist(), unit_of(item.boxes, item.height, item.width).tolist(), strict=True)
         lines = [" ".join([str(label), *map(repr, cxcywh_unit)]) + "\n" for label, cxcywh_unit in rows]
         put_text(root / labels, "".join(lines).encode())
     if not splits:
@@ -74,7 +74,7 @@ def _label_path(picture: str) -> str:
     return "/".join([*folders, str(PurePosixPath(name).with_suffix(".txt"))])
 
 
-def _unit(boxes: Boxes, height: int, width: int) -> np.ndarray:
+def unit_of(boxes: Boxes, height: int, width: int) -> np.ndarray:
     """Return (n, 4) `cxcywh_unit` with the fewest decimal places from which `pixels` restores the boxes."""
     size = np.array([width, height], np.float64)
     low, span = boxes[:, :2] / size, (boxes[:, 2:].astype(np.float64) - boxes[:, :2]) / size

@@ -1,0 +1,265 @@
+"""Images as annotation files state them, and the `Source` of such images.
+
+For readers of files that name images and classes in text: each yields an `Annotated` per image, and findings.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from dataforge.errors import FormatError, ImageError
+from dataforge.files import check_root, new_folder
+from dataforge.formats.boxes import as_xyxy, is_rotated
+from dataforge.formats.json_files import json_splits
+from dataforge.formats.pictures import base_of, given, locate, picture_folders, put_picture
+from dataforge.formats.sniff import is_json
+from dataforge.images.header import read_size
+from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
+
+T = TypeVar("T")
+Numbers = Sequence[float | None]
+NAN = (math.nan,) * 4
+
+
+@dataclass(slots=True)
+class Annotated:
+    """One image and its boxes, as a file states them.
+
+    Attributes:
+        name: the image's path.
+        origin: the annotation file.
+        width, height: pixels; 0 if unknown.
+        unit: the numbers of boxes are fractions of the image's size, not pixels.
+        names, boxes, flags: of the boxes that are kept: class names, edges (4 numbers each) and flags.
+        findings: about the others; their keys, and pixels for fractions, are added with the record.
+        count: annotations seen so far.
+    """
+
+    name: str
+    origin: Path
+    width: int = 0
+    height: int = 0
+    unit: bool = False
+    names: list[str] = field(default_factory=list)
+    boxes: array = field(default_factory=lambda: array("d"))
+    flags: bytearray = field(default_factory=bytearray)
+    findings: list[Finding] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, name: str | None, xyxy: Numbers, flag: int = 0, *, rotation: object = None) -> None:
+        """Add a box of four edges, where None is no number. One without a class, or rotated, is refused."""
+        if not name:
+            self.refuse("unknown-class", "", "expected a class's name", xyxy)
+        elif rotation and _turned(rotation):
+            self.refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held", xyxy)
+        else:
+            self.names.append(name)
+            self.boxes.extend(math.nan if number is None else number for number in xyxy)
+            self.flags.append(flag)
+            self.count += 1
+
+    def refuse(self, code: str, value: str, reason: str, xyxy: Numbers = NAN) -> None:
+        """Leave an annotation out, with a finding."""
+        box = as_xyxy(numbers) if len(numbers := [n for n in xyxy if n is not None and math.isfinite(n)]) == 4 else None
+        value = f"annotation {self.count}: {value}" if value else f"annotation {self.count}"
+        reason = f"{reason}; left out"
+        self.findings.append(Finding("refused", code, str(self.origin), "", value, reason, box=self.count, xyxy=box))
+        self.count += 1
+
+    def unite(self, other: Annotated) -> None:
+        """Append the annotations of another entry for the same image."""
+        self.findings += [replace(one, box=None if one.box is None else one.box + self.count) for one in other.findings]
+        self.names += other.names
+        self.boxes += other.boxes
+        self.flags += other.flags
+        self.count += other.count
+
+
+def _turned(rotation: object) -> bool:
+    try:
+        return is_rotated(rotation)
+    except (TypeError, ValueError):
+        return True
+
+
+def xywh(x: float | None, y: float | None, width: float | None, height: float | None) -> Numbers:
+    """Return the edges of a box given by its corner and its size; NaN if a number is missing."""
+    if x is None or y is None or width is None or height is None:
+        return NAN
+    return x, y, x + width, y + height
+
+
+def cxcywh(cx: float | None, cy: float | None, width: float | None, height: float | None) -> Numbers:
+    """Return the edges of a box given by its center and its size; NaN if a number is missing."""
+    if cx is None or cy is None or width is None or height is None:
+        return NAN
+    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+
+
+def first_last(x1: float | None, y1: float | None, x2: float | None, y2: float | None) -> Numbers:
+    """Return the edges of a box given by its first and last pixels, as `boxes.include_last`; NaN if one is missing."""
+    if x1 is None or y1 is None or x2 is None or y2 is None:
+        return NAN
+    x1, x2 = (x1, x2 + 1) if x1 < x2 + 1 else (x1 + 1, x2)
+    y1, y2 = (y1, y2 + 1) if y1 < y2 + 1 else (y1 + 1, y2)
+    return x1, y1, x2, y2
+
+
+def hull(xs: Sequence[float], ys: Sequence[float]) -> Numbers:
+    """Return the edges of the box around points; NaN if a coordinate is not finite."""
+    if not (len(xs) == len(ys) > 0 and math.isfinite(sum(xs)) and math.isfinite(sum(ys))):
+        return NAN
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def xywh_of(boxes: Boxes) -> list[list[float]]:
+    """Return x, y, width and height of boxes (n, 4), from which their float32 edges are restored."""
+    xyxy = boxes.astype(np.float64)
+    return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).tolist()
+
+
+def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """Group items by their splits, in the order of their first ones."""
+    splits: dict[str, list[T]] = {}
+    for name, item in items:
+        splits.setdefault(name, []).append(item)
+    return splits
+
+
+def files_of(root: Path, fits: Callable[[Path], bool], expected: str, *suffixes: str) -> dict[str, list[Path]]:
+    """Return the files of a format by split: those that fit, and JSON files that are damaged.
+
+    Args:
+        suffixes: in lower case; by default ".json".
+
+    Raises:
+        FormatError: there are none.
+    """
+    if root.is_file():
+        return json_splits(root)
+    check_root(root, expected)
+    splits = {}
+    for name, paths in json_splits(root, *suffixes).items():
+        own = [path for path in paths if fits(path) or not (path.suffix.lower() == ".csv" or is_json(path))]
+        if own:
+            splits[name] = own
+    if not splits:
+        raise FormatError(f"{root}: no such file found; expected {expected}")
+    return splits
+
+
+def source(
+    root: Path,
+    splits: Mapping[str, Iterable[Annotated | Finding]],
+    split: tuple[str, ...] | None,
+    images: Path | None,
+    allow_outside: bool,
+    *,
+    classes: Iterable[str] = (),
+    files: Iterable[Path] = (),
+    places: Sequence[str] = (),
+) -> Source:
+    """Return the source of images by split. Entries for one image are united within a split.
+
+    Args:
+        root: the folder or file that was read; images are searched below its folder.
+        splits: each split's images, and findings about others; only those of the selected splits are iterated.
+        split, images, allow_outside: as given to `read`.
+        classes: names in their order; others in use follow, sorted.
+        files: the files that were read.
+        places: folders of images besides the usual ones: patterns below the folder, {} for the split.
+
+    Raises:
+        FormatError: raised by `splits`. ConfigError: no such split, or no such folder of images.
+    """
+    images = given(root, images, "--images")
+    base = base_of(root)
+    noted: list[Finding] = []
+    parts = {name: _united(splits[name], noted) for name in pick_splits(split, splits)}
+    used = {one for part in parts.values() for item in part.values() for one in item.names}
+    listed = dict.fromkeys(classes)
+    label_of = {one: label for label, one in enumerate([*listed, *sorted(used - listed.keys())])}
+
+    def records() -> Iterator[Record | Finding]:
+        yield from noted
+        for name, part in parts.items():
+            if not part:
+                continue
+            origin = next(iter(part.values())).origin
+            patterns = [place.format(glob.escape(name)) for place in places] if images is None else []
+            own = [path for pattern in patterns for path in sorted(base.glob(pattern)) if path.is_dir()]
+            folders = picture_folders(base, name, origin, images) + own
+            pictures, findings = locate(part, folders, images or base, origin, allow_outside=allow_outside)
+            yield from findings
+            for item in part.values():
+                if item.name in pictures:
+                    yield from _record(name, *pictures[item.name], item, label_of)
+
+    return Source(tuple(label_of), records(), total=sum(map(len, parts.values())), files=list(files))
+
+
+def _united(items: Iterable[Annotated | Finding], noted: list[Finding]) -> dict[str, Annotated]:
+    """Return images by name; findings are added to `noted`."""
+    images: dict[str, Annotated] = {}
+    for item in items:
+        if isinstance(item, Finding):
+            noted.append(item)
+        elif item.name in images:
+            images[item.name].unite(item)
+        else:
+            images[item.name] = item
+    return images
+
+
+def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[str, int]) -> Iterator[Record | Finding]:
+    width, height = item.width, item.height
+    scale = np.ones(4)
+    if item.unit:
+        with suppress(OSError, ValueError, ImageError):  # ingest opens it too, and reports the error
+            high, wide = read_size(image)
+            if (wide, high) != (height, width):  # else they are fractions of the pixels before EXIF orientation
+                width, height = wide, high
+        scale = np.array([width, height, width, height], np.float64)
+    for finding in item.findings:
+        xyxy = None if finding.xyxy is None else as_xyxy(finding.xyxy * scale)
+        yield replace(finding, key=key, xyxy=xyxy)
+    with np.errstate(all="ignore"):
+        boxes = as_boxes(np.frombuffer(item.boxes, np.float64).reshape(-1, 4) * scale)
+    yield Record(
+        key=key,
+        split=split,
+        image=image,
+        height=height,
+        width=width,
+        boxes=boxes,
+        labels=np.array([label_of[name] for name in item.names], np.int32),
+        flags=np.frombuffer(bytes(item.flags), np.uint8),
+        origin=str(item.origin),
+    )
+
+
+def put_rows(source: Source, root: Path, row: Callable[[Record], T], folder: str = "{}") -> dict[str, list[T]]:
+    """Write all images to `folder` in a new folder, and return what `row` makes of each record, by split.
+
+    Args:
+        folder: {} stands for the split.
+
+    Raises:
+        FormatError: `root` is not empty, or an image cannot be read or written.
+    """
+    new_folder(root)
+    rows: dict[str, list[T]] = {}
+    for record in source.records:
+        if isinstance(record, Record):
+            put_picture(record, root / folder.format(record.split))
+            rows.setdefault(record.split, []).append(row(record))
+    return rows

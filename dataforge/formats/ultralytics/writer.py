@@ -1,0 +1,38 @@
+"""Writer of Ultralytics' NDJSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dataforge.errors import FormatError
+from dataforge.files import put_text
+from dataforge.formats.annotated import put_rows
+from dataforge.formats.yolo.writer import unit_of
+from dataforge.record import Record, Source
+
+
+def write(source: Source, root: Path) -> None:
+    """Write `dataset.ndjson` and the images as `images/<split>/<key>`. Flags, areas and ids cannot be stored.
+
+    Raises:
+        FormatError: `root` is not empty, an image's size is unknown, or something cannot be read or written.
+    """
+
+    def line(record: Record) -> dict[str, Any]:
+        if min(record.width, record.height) <= 0:
+            raise FormatError(f"{record.key!r}: its size is unknown; Ultralytics' boxes are fractions of it")
+        unit = unit_of(record.boxes, record.height, record.width).tolist()
+        boxes = [[label, *box] for label, box in zip(record.labels.tolist(), unit, strict=True)]
+        size = {"width": record.width, "height": record.height}
+        return {"type": "image", "file": record.key, **size, "split": record.split, "annotations": {"boxes": boxes}}
+
+    rows = put_rows(source, root, line, "images/{}")
+    names = {str(n): name for n, name in enumerate(source.classes)}
+    lines = [
+        {"type": "dataset", "task": "detect", "class_names": names},
+        *(row for part in rows.values() for row in part),
+    ]
+    put_text(root / "dataset.ndjson", b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
