@@ -66,7 +66,7 @@ def ingest(
     """Turn annotated images into shards.
 
     FORMAT is the name of a format (a wrong name lists all), `auto` to detect it, or your own reader as
-    `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
+    `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default, or a zip, tar or tgz of it.
     """
 
     def make() -> tuple[Source, str]:

@@ -193,9 +193,11 @@ def open_source(
     **given: Any,
 ) -> tuple[Source, str]:
     """Open the source selected by `source_options`, and return it with the name of its format."""
+    from dataforge.archives.path import opened
     from dataforge.sources.join import join, read_class_map, rename, rename_splits
     from dataforge.sources.view import View
 
+    root = opened(root)
     name = named(format_name, root)
     source, title = read_source(name, root, splits, given), name
     if add:
@@ -234,10 +236,12 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
     """Split FORMAT:ROOT into its parts, where FORMAT may be the user's own file.py:function."""
+    from dataforge.archives.path import opened
+
     match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
     if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
-    root = Path(match[2] or ".")
+    root = opened(Path(match[2] or "."))
     return named(match[1], root), root
 
 

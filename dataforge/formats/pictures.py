@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -31,7 +30,7 @@ def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, 
     if not name or "\0" in name:
         return None
     plain = name.replace("\\", "/")
-    path = Path(os.path.abspath(folder / plain))  # noqa: PTH100
+    path = folder / os.path.abspath(folder / plain)  # noqa: PTH100
     key = inside(os.path.relpath(path, folder))
     if key is None and allow_outside:
         key = inside(below_its_own(os.path.normpath(plain)))
@@ -228,9 +227,7 @@ def put_picture(record: Record, folder: Path) -> None:
         raise FormatError(f"{record.origin}: {record.key!r}: expected a key that is a path below a folder")
     try:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(record.image, Path):
-            shutil.copyfile(record.image, folder / name)
-        else:
-            (folder / name).write_bytes(record.image)
+        blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+        (folder / name).write_bytes(blob)
     except (OSError, ValueError) as error:
         raise FormatError(f"{folder / name}: cannot be written: {getattr(error, 'strerror', '') or error}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import functools
 import json
-import mmap
 import os
 import re
 import shlex
@@ -13,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, mapped, walk
 from dataforge.formats import FORMATS
 from dataforge.registry import load
 
@@ -96,24 +96,20 @@ def _listing(root: Path) -> dict[str, list[Path]]:
     listed: dict[str, list[Path]] = {"": []}
     folders = deque([root])
     while folders:
-        folder = folders.popleft()
-        with suppress(OSError):
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                else:
-                    paths = listed.setdefault(os.path.splitext(entry.name)[1].lower(), [])  # noqa: PTH122
-                    if len(paths) < FILES and entry.is_file():
-                        paths.append(Path(entry.path))
+        for folder, below, names in islice(walk(folders.popleft()), 1):
+            subfolders = (folder / name for name in sorted(below) if name[0] != ".")
+            folders += [sub for sub in subfolders if not sub.is_symlink()]
+            for name in sorted(name for name in names if name[0] != "."):
+                paths = listed.setdefault(os.path.splitext(name)[1].lower(), [])  # noqa: PTH122
+                if len(paths) < FILES and (folder / name).is_file():
+                    paths.append(folder / name)
     return listed
 
 
 def head(path: Path) -> bytes:
     """Return a file's first bytes without byte order mark and leading blanks; empty if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError:
         return b""
@@ -155,8 +151,7 @@ def _outline(path: Path, size: int, changed: int) -> tuple[bool, dict[str, str]]
     import msgspec
 
     try:
-        with open(path, "rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = mapped(path)
         return _keys(data[3:] if bytes(data[:3]) == codecs.BOM_UTF8 else data)
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return False, {}

@@ -103,11 +103,11 @@ def probe_file(path: Path) -> ImageInfo:
     Raises:
         ImageError: as `probe`. OSError, ValueError: as `open`.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD)
         plain = _plain_jpeg(head)
         if plain:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             if _ends_well(file.read(), "JPEG"):
                 return plain
             file.seek(len(head))
@@ -120,7 +120,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as `probe`, except that the end may not be checked. OSError, ValueError: as `open`.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD)
         info = _plain_jpeg(head) or probe(head + file.read())
     return info.height, info.width

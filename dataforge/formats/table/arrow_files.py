@@ -18,7 +18,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
+from dataforge.files import mapped
 from dataforge.formats.table.cells import NUMBER
 from dataforge.record import Finding
 
@@ -76,7 +78,7 @@ def _not_text(path: Path) -> str:
     """Return a message with the first position in a text file that is not UTF-8, or ""."""
     number = 0
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             for line in file:
                 number += 1
                 line.decode()
@@ -88,11 +90,11 @@ def _not_text(path: Path) -> str:
 
 
 def _csv(path: Path) -> ArrowFile:
-    with open(path, encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
+    with path.open(encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
         while text.read(1 << 20):
             pass
     first = 0  # 0-based line number of the first row
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for line in file:
             head = line.decode("utf-8-sig").strip("\r\n")
             if head.strip():
@@ -122,7 +124,7 @@ def _csv(path: Path) -> ArrowFile:
             return "skip"
 
         table = pyarrow.csv.read_csv(
-            path,
+            path.open("rb") if isinstance(path, ArchivePath) else path,
             pyarrow.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=first),
             pyarrow.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note),
             pyarrow.csv.ConvertOptions(column_types=schema, include_columns=columns, strings_can_be_null=False),
@@ -134,7 +136,7 @@ def _csv(path: Path) -> ArrowFile:
 
 
 def _json(path: Path) -> ArrowFile:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
         # one block, because a row must not exceed a block, and types are inferred per block
@@ -145,7 +147,8 @@ def _json(path: Path) -> ArrowFile:
 
 
 def _parquet(path: Path) -> ArrowFile:
-    with pq.ParquetFile(path) as file:
+    where = pa.BufferReader(pa.py_buffer(mapped(path))) if isinstance(path, ArchivePath) else path
+    with pq.ParquetFile(where) as file:
         schema = file.schema_arrow
     _each_once(path, schema.names)
 
@@ -153,7 +156,7 @@ def _parquet(path: Path) -> ArrowFile:
         # the fields of a struct are read separately; a list of structs is read as a whole
         whole = {name for name in schema.names if not pa.types.is_struct(schema.field(name).type)}
         wanted = [max((n for n in whole if _names(n, path)), key=len, default=path) for path in columns]
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        with pq.ParquetFile(where, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch, numbers in _numbered(file.iter_batches(batch_size=size, columns=wanted, use_threads=False)):
                 batch.validate(full=True)
                 yield batch, numbers
@@ -163,12 +166,11 @@ def _parquet(path: Path) -> ArrowFile:
 
 def _arrow(path: Path) -> ArrowFile:
     def batches() -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        mapped = pa.memory_map(str(path))
+        data = pa.py_buffer(mapped(path))
         try:
-            file = pa.ipc.open_file(mapped)
+            file = pa.ipc.open_file(data)
         except pa.ArrowInvalid:
-            mapped.seek(0)
-            stream = pa.ipc.open_stream(mapped)  # the format written by Hugging Face's save_to_disk
+            stream = pa.ipc.open_stream(data)  # the format written by Hugging Face's save_to_disk
             return stream.schema, iter(stream)
         return file.schema, (file.get_batch(n) for n in range(file.num_record_batches))
 
