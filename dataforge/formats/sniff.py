@@ -23,6 +23,7 @@ from dataforge.registry import load
 
 HEAD = 1 << 16  # bytes read per file
 FILES = 50  # maximum number of files per kind, the outermost first
+_PART = re.compile(r"-\d{5}-of-\d{5}$")  # of the name of one of several files
 BELOW = 3  # folders that are tried in place of the root, for the error alone
 
 _listed: ContextVar[dict[Path, dict[str, list[Path]]] | None] = ContextVar("_listed", default=None)
@@ -80,7 +81,7 @@ def first_files(root: Path, *suffixes: str, deep: int | None = None) -> Iterator
         deep: folders below the root that may contain them; by default any number.
     """
     if root.is_file():
-        if root.name.lower().endswith(suffixes):
+        if _PART.sub("", root.name.lower()).endswith(suffixes):
             yield root
         return
     shared = _listed.get()
@@ -100,7 +101,8 @@ def _listing(root: Path) -> dict[str, list[Path]]:
             subfolders = (folder / name for name in sorted(below) if name[0] != ".")
             folders += [sub for sub in subfolders if not sub.is_symlink()]
             for name in sorted(name for name in names if name[0] != "."):
-                paths = listed.setdefault(os.path.splitext(name)[1].lower(), [])  # noqa: PTH122
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+                paths = listed.setdefault(_PART.sub("", suffix), [])
                 if len(paths) < FILES and (folder / name).is_file():
                     paths.append(folder / name)
     return listed

@@ -1,9 +1,10 @@
-"""Readers of CSV, TSV, JSON lines, Parquet, Arrow and Feather files as Arrow rows, for `table`."""
+"""Readers of CSV, TSV, JSON lines, Parquet, Arrow, Feather and TFRecord files as Arrow rows, for `table`."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
 from dataforge.files import mapped
 from dataforge.formats.table.cells import NUMBER
+from dataforge.formats.table.tfrecord import TfRecords
 from dataforge.record import Finding
 
 CSV = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
+TFRECORD = (".tfrecord", ".tfrecords", ".tfrec", ".record")
+SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW, *TFRECORD)
 RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
 
 Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its 1-based row numbers in the file
@@ -45,17 +49,23 @@ class ArrowFile:
     rows: Callable[[list[str], int, list[Finding]], Iterator[Rows]]
 
 
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a table: `.record` also for `train.record-00000-of-00010`."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.suffix.lower())
+
+
 def open_file(path: Path) -> ArrowFile:
     """Open a file according to its suffix and read its schema. Use this and its result inside `reading`.
 
     Raises:
         FormatError: the suffix is not known, the file is empty, or a column name is duplicated.
     """
-    suffix = path.suffix.lower()
-    for suffixes, opened in ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow)):
+    suffix = suffix_of(path)
+    kinds = ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow), (TFRECORD, _tfrecord))
+    for suffixes, opened in kinds:
         if suffix in suffixes:
             return opened(path)
-    known = ", ".join((*CSV, *JSON_LINES, *PARQUET, *ARROW))
+    known = ", ".join((*CSV, *JSON_LINES, *PARQUET, *ARROW, *TFRECORD))
     raise FormatError(f"{path}: suffix {suffix!r}; expected a table, one of {known}")
 
 
@@ -188,6 +198,11 @@ def _arrow(path: Path) -> ArrowFile:
             done += batch.num_rows
 
     return ArrowFile(path, schema, rows)
+
+
+def _tfrecord(path: Path) -> ArrowFile:
+    records = TfRecords(path)
+    return ArrowFile(path, records.schema, lambda columns, size, _: _numbered(records.batches(columns, size)))
 
 
 def _names(top: str, path: str) -> bool:

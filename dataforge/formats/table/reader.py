@@ -13,16 +13,17 @@ import pyarrow.compute as pc
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, read_text
+from dataforge.formats.classes import by_number
 from dataforge.formats.pictures import base_of, given, picture_folders
 from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
-from dataforge.formats.table.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
+from dataforge.formats.table.arrow_files import ARROW, CSV, PARQUET, SUFFIXES, TFRECORD, open_file, reading, suffix_of
 from dataforge.formats.table.rows import TableFile, check_boxes
 from dataforge.formats.table.rows import records as records_of
+from dataforge.formats.table.tfrecord import label_map
 from dataforge.record import Finding, Record, Source, pick_splits
 
-SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW)
 EXPECTED = (
     f"a table ({', '.join(SUFFIXES)}), or a folder of <split>.<suffix>, data/<split>-00000-of-00002.<suffix> or "
     "<split>/<name>.<suffix>"
@@ -69,10 +70,11 @@ def read(
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
     known_names = _descriptions(base)
-    classes, class_ids = _classes(
-        tables, {text: name for names in known_names.values() for text, name in names.items()}
-    )
-    known = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
+    label_maps = _label_maps(tables)
+    known = {text: name for names in known_names.values() for text, name in names.items()}
+    numbered = by_number((pair for names in label_maps.values() for pair in names.items()), "the label maps: id")
+    classes, class_ids = _classes(tables, known, numbered)
+    countable = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
         for table in tables:
@@ -82,9 +84,9 @@ def read(
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
-    total = sum(table.count for table in tables) if known else 0
+    total = sum(table.count for table in tables) if countable else 0
     files = [table.file.path for table in tables]
-    return Source(classes, records(), class_ids, total=total, files=[*files, *known_names])
+    return Source(classes, records(), class_ids, total=total, files=[*files, *known_names, *label_maps])
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -124,7 +126,7 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 
 def _tables_in(place: Path) -> list[Path]:
-    files = [path for path in place.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    files = [path for path in place.glob("*") if suffix_of(path) in SUFFIXES and path.is_file()]
     # a class list is not a table of boxes
     files = [
         path
@@ -138,6 +140,8 @@ def _tables_in(place: Path) -> list[Path]:
 def _split_name(path: Path, alone: bool) -> str:
     text = path.suffix.lower() not in (*PARQUET, *ARROW)
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", path.stem)
+    if suffix_of(path) in TFRECORD:
+        return split_word(name) or ("train" if alone else name)
     if text:
         name = re.sub(r"^(oidv\d+|challenge-\d+)-|-(annotations|detection)-bbox$", "", name)
         words = [word for word in re.split(r"[-_. ]", name) if word and word.lower() not in PLAIN]
@@ -157,11 +161,14 @@ def _splits(table: TableFile) -> list[str]:
     return list(names)
 
 
-def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _classes(
+    tables: list[TableFile], known: dict[str, str], numbered: dict[int, str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`.
 
     Args:
         known: OpenImages' names of its labels.
+        numbered: the names of TFRecord's label maps; a file may use them or their numbers.
     """
     numbers: dict[str, int] = {}
     stated = True
@@ -175,7 +182,11 @@ def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str,
                 table.count += len(array)
                 array = array.flatten() if table.mapping.per_image else array
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
-        if names is None or not all(text.isdecimal() for text in found):
+        both = {str(number): name for number, name in numbered.items()} | {name: name for name in numbered.values()}
+        if suffix_of(table.file.path) in TFRECORD and numbered and found.keys() <= both.keys():
+            table.labels = both
+            numbers |= {name: number for number, name in numbered.items()}
+        elif names is None or not all(text.isdecimal() for text in found):
             stated = False
             table.labels = {text: known.get(text, text) if table.mapping.suffix else text for text in found}
         else:
@@ -202,6 +213,12 @@ def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str,
     for table in tables:
         table.label_of = {text: label_of[name] for text, name in table.labels.items()}
     return classes, ids if len(set(ids)) == len(classes) else ()
+
+
+def _label_maps(tables: list[TableFile]) -> dict[Path, dict[int, str]]:
+    """Read the label maps beside TFRecord files."""
+    folders = dict.fromkeys(table.file.path.parent for table in tables if suffix_of(table.file.path) in TFRECORD)
+    return {path: label_map(path) for folder in folders for path in sorted(folder.glob("*.pbtxt"))}
 
 
 def _class_ids(schema: pa.Schema, count: int) -> list[int]:
