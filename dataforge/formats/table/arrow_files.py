@@ -1,4 +1,4 @@
-"""Readers of CSV, TSV, JSON lines, Parquet, Arrow, Feather and TFRecord files as Arrow rows, for `table`."""
+"""Readers of CSV, TSV, JSON lines, Parquet, Arrow, Feather, TFRecord and WebDataset files as Arrow rows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
 from dataforge.files import mapped
 from dataforge.formats.table.cells import NUMBER
+from dataforge.formats.table.samples import TAR, Samples
 from dataforge.formats.table.tfrecord import TfRecords
 from dataforge.record import Finding
 
@@ -31,7 +32,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
 TFRECORD = (".tfrecord", ".tfrecords", ".tfrec", ".record")
-SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW, *TFRECORD)
+SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW, *TFRECORD, *TAR)
 RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
 
 Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its 1-based row numbers in the file
@@ -42,11 +43,14 @@ class ArrowFile:
     """Attributes:
     schema: the columns.
     rows: (column paths, rows per batch, a list to which broken rows are appended) -> batches of the file.
+    folder: the folder of its pictures, if they are in the file; members: files in it that were read.
     """
 
     path: Path
     schema: pa.Schema
     rows: Callable[[list[str], int, list[Finding]], Iterator[Rows]]
+    folder: Path | None = None
+    members: tuple[Path, ...] = ()
 
 
 def suffix_of(path: Path) -> str:
@@ -61,11 +65,18 @@ def open_file(path: Path) -> ArrowFile:
         FormatError: the suffix is not known, the file is empty, or a column name is duplicated.
     """
     suffix = suffix_of(path)
-    kinds = ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow), (TFRECORD, _tfrecord))
+    kinds = (
+        (CSV, _csv),
+        (JSON_LINES, _json),
+        (PARQUET, _parquet),
+        (ARROW, _arrow),
+        (TFRECORD, _tfrecord),
+        (TAR, _samples),
+    )
     for suffixes, opened in kinds:
         if suffix in suffixes:
             return opened(path)
-    known = ", ".join((*CSV, *JSON_LINES, *PARQUET, *ARROW, *TFRECORD))
+    known = ", ".join(suffix for suffixes, _ in kinds for suffix in suffixes)
     raise FormatError(f"{path}: suffix {suffix!r}; expected a table, one of {known}")
 
 
@@ -203,6 +214,16 @@ def _arrow(path: Path) -> ArrowFile:
 def _tfrecord(path: Path) -> ArrowFile:
     records = TfRecords(path)
     return ArrowFile(path, records.schema, lambda columns, size, _: _numbered(records.batches(columns, size)))
+
+
+def _samples(path: Path) -> ArrowFile:
+    samples = Samples(path)
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        findings += samples.findings
+        return _numbered(iter(samples.table.to_batches(size)))
+
+    return ArrowFile(path, samples.table.schema, rows, samples.folder, tuple(samples.members))
 
 
 def _names(top: str, path: str) -> bool:

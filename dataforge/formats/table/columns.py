@@ -30,8 +30,9 @@ FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split
 FILES = "filename|file|file_name|path|image_path"
 LABELS = "class|label|class_name|category"
 HUGGING_FACE = {
-    "box": "objects.bbox|objects.bboxes|objects.boxes",
-    "label": "objects.category|objects.categories|objects.label|objects.labels",
+    "box": "objects.bbox|objects.bboxes|objects.boxes|annotations.bbox",
+    "label": "objects.category|objects.categories|objects.label|objects.labels|"
+    "annotations.category|annotations.category_name|annotations.label|annotations.category_id",
 }
 TENSORFLOW = {
     "image": "image/encoded",
@@ -64,12 +65,12 @@ OPTIONAL = {
     "height": "height|image/height",
     "id": "image_id|image/source_id",
     "split": "split|subset|partition|data_split",
-    "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd|"
+    "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd|annotations.iscrowd|"
     "image/object/is_crowd|image/object/group_of",
     "difficult": "difficult|objects.difficult|image/object/difficult",
     "truncated": "truncated|IsTruncated|objects.truncated|image/object/truncated",
     "flags": "objects.flags",
-    "area": "area|objects.area|image/object/area",
+    "area": "area|objects.area|annotations.area|image/object/area",
 }
 EXPECTED = (
     "TensorFlow's filename, class, xmin, ymin, xmax, ymax; keras-retinanet's six columns without a header; OpenImages' "
@@ -175,6 +176,7 @@ def recognise(
         if all(here.values()) and (boxes in (None, rest[0]) or "box" in here):
             columns |= here
             form, measure, suffix = rest
+            measure = str(stated(schema).get("unit", measure))
             break
     else:  # fall back to columns named like the fields
         columns |= {field: field for field in FIELDS if field in present}

@@ -15,12 +15,14 @@ from dataforge.errors import FormatError
 from dataforge.files import check_root, read_text
 from dataforge.formats.classes import by_number
 from dataforge.formats.pictures import base_of, given, picture_folders
-from dataforge.formats.splits import NO_SPLIT, split_word
+from dataforge.formats.splits import NO_SPLIT, WORD, split_word
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, PARQUET, SUFFIXES, TFRECORD, open_file, reading, suffix_of
-from dataforge.formats.table.rows import TableFile, check_boxes
+from dataforge.formats.table.check import check_boxes
+from dataforge.formats.table.rows import TableFile, folder_of
 from dataforge.formats.table.rows import records as records_of
+from dataforge.formats.table.samples import TAR
 from dataforge.formats.table.tfrecord import label_map
 from dataforge.record import Finding, Record, Source, pick_splits
 
@@ -64,7 +66,8 @@ def read(
         with reading(path):
             file = open_file(path)
             mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), base, allow_outside)
+            folders = [file.folder] if file.folder else picture_folders(base, name, path, images)
+            table = TableFile(file, name, mapping, folders, file.folder or base, allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
@@ -85,7 +88,7 @@ def read(
                         yield item
 
     total = sum(table.count for table in tables) if countable else 0
-    files = [table.file.path for table in tables]
+    files = [file for table in tables for file in (table.file.path, *table.file.members)]
     return Source(classes, records(), class_ids, total=total, files=[*files, *known_names, *label_maps])
 
 
@@ -107,7 +110,7 @@ def _items(table: TableFile) -> Iterator[Record | Finding]:
 
 def _files(root: Path) -> list[tuple[str, Path]]:
     """Return split names and files: from the folder, else from its `data`, else from its subfolders, one per split."""
-    if root.is_file():
+    if root.is_file() or suffix_of(root) in TAR:  # a tar is opened as a folder
         return [(_split_name(root, True), root)]
     check_root(root, EXPECTED)
     for place in (root, *(root / name for name in NO_SPLIT)):
@@ -140,8 +143,8 @@ def _tables_in(place: Path) -> list[Path]:
 def _split_name(path: Path, alone: bool) -> str:
     text = path.suffix.lower() not in (*PARQUET, *ARROW)
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", path.stem)
-    if suffix_of(path) in TFRECORD:
-        return split_word(name) or ("train" if alone else name)
+    if suffix_of(path) in (*TFRECORD, *TAR):
+        return split_word(name) or "train"
     if text:
         name = re.sub(r"^(oidv\d+|challenge-\d+)-|-(annotations|detection)-bbox$", "", name)
         words = [word for word in re.split(r"[-_. ]", name) if word and word.lower() not in PLAIN]
@@ -151,7 +154,7 @@ def _split_name(path: Path, alone: bool) -> str:
 
 def _splits(table: TableFile) -> list[str]:
     if "split" not in table.mapping.columns:
-        return [table.split]
+        return _folders(table) or [table.split]
     path = table.mapping.columns["split"]
     names: dict[str, None] = {}
     for batch, _ in table.file.rows([path], 1 << 16, []):
@@ -159,6 +162,22 @@ def _splits(table: TableFile) -> list[str]:
             name or table.split for name in pc.unique(cells.texts(cells.column(batch, path))).to_pylist()
         )
     return list(names)
+
+
+def _folders(table: TableFile) -> list[str]:
+    """Return the splits in the names of a file's images, as of Hugging Face's `imagefolder`, if all names have one.
+
+    Only if the file's own name and folder tell none.
+    """
+    path, columns = table.file.path, table.mapping.columns
+    if "image" in columns or table.split != "train" or split_word(path.stem) or WORD.fullmatch(path.parent.name):
+        return []
+    names: dict[str, None] = {}
+    for batch, _ in table.file.rows([columns["file"]], 1 << 16, []):
+        files = pc.unique(cells.texts(cells.column(batch, columns["file"]))).to_pylist()
+        names |= dict.fromkeys(folder_of(file) for file in files if file)
+    table.by_folder = bool(names) and "" not in names
+    return list(names) if table.by_folder else []
 
 
 def _classes(
