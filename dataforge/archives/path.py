@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
 from typing import Any, ClassVar
 
+from dataforge.archives.hub import is_address, snapshot
 from dataforge.archives.members import SUFFIXES, Archive
 
 SMALL = 1 << 20  # files up to this size are opened in memory
@@ -21,9 +22,12 @@ SMALL = 1 << 20  # files up to this size are opened in memory
 def opened(path: Path) -> Path:
     """Return an archive, or a path below one such as `set.zip/coco`, as an `ArchivePath`; other paths unchanged.
 
+    An address `hf://owner/name` becomes the folder of its files.
+
     Raises:
-        FormatError: the archive cannot be read, or is refused.
+        FormatError: the archive cannot be read, or is refused; or as `snapshot`.
     """
+    path = snapshot(path) if is_address(path) else path
     for place in (path, *path.parents):
         if place.name.lower().endswith(SUFFIXES) and place.is_file():
             facts = place.stat()

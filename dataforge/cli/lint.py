@@ -52,7 +52,6 @@ def lint(
     from dataforge.analysis.lint.codes import SEVERITIES
     from dataforge.analysis.lint.run import lint as check
     from dataforge.analysis.lint.run import lint_shards
-    from dataforge.archives.path import opened
     from dataforge.shards.as_source import source_of
     from dataforge.shards.reader import Shards
     from dataforge.shards.versions import is_shards
@@ -69,11 +68,10 @@ def lint(
         with progress_bar(len(shards), hidden=as_json) as progress:
             result = lint_shards(shards, progress)
     else:
-        root = opened(root)
         format_name = named(format_name, root)
-        unchecked = source()
-        with progress_bar(unchecked.total, hidden=as_json) as progress:
-            result = check(unchecked, str(root), progress=progress)
+        opened = source()
+        with progress_bar(opened.total, hidden=as_json) as progress:
+            result = check(opened, str(root), progress=progress)
     if report is not None:
         _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
     click.echo(json.dumps(result.facts(), ensure_ascii=False) if as_json else text(result))

@@ -193,11 +193,9 @@ def open_source(
     **given: Any,
 ) -> tuple[Source, str]:
     """Open the source selected by `source_options`, and return it with the name of its format."""
-    from dataforge.archives.path import opened
     from dataforge.sources.join import join, read_class_map, rename, rename_splits
     from dataforge.sources.view import View
 
-    root = opened(root)
     name = named(format_name, root)
     source, title = read_source(name, root, splits, given), name
     if add:
@@ -223,10 +221,11 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
     Files below ROOT that the format does not use are noted, unless splits are selected or the reader is the user's.
     """
+    from dataforge.archives.path import opened
     from dataforge.formats import FORMATS, reader
     from dataforge.formats.leftovers import account
 
-    read = reader(format_name)
+    read, root = reader(format_name), opened(root)
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
@@ -236,12 +235,10 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
 def format_and_root(text: str, option: str) -> tuple[str, Path]:
     """Split FORMAT:ROOT into its parts, where FORMAT may be the user's own file.py:function."""
-    from dataforge.archives.path import opened
-
     match = re.fullmatch(r"(.+?\.py:\w+|[^:]+):(.*)", text, re.DOTALL)
     if not match:
         raise ConfigError(f"{option} {text}: expected FORMAT:ROOT, such as coco:path/to/coco")
-    root = opened(Path(match[2] or "."))
+    root = Path(match[2] or ".")
     return named(match[1], root), root
 
 
@@ -249,9 +246,10 @@ def named(format_name: str, root: Path) -> str:
     """Return the name of the format; for `auto`, detect that of ROOT and print the evidence."""
     if format_name != "auto":
         return format_name
+    from dataforge.archives.path import opened
     from dataforge.formats.sniff import detect
 
-    detected, saw = detect(root)
+    detected, saw = detect(opened(root))
     click.echo(f"{root}: {detected} ({saw})", err=True)
     return detected
 
