@@ -32,6 +32,7 @@ Codes = dict[str, tuple[Severity, str]]
 FORMATS = {
     "coco": "dataforge.formats.coco",
     "createml": "dataforge.formats.createml",
+    "croissant": "dataforge.formats.croissant",
     "cvat": "dataforge.formats.cvat",
     "flatbuffer": "dataforge.formats.flatbuffer",
     "kitti": "dataforge.formats.kitti",

@@ -30,12 +30,16 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
+    from dataforge.formats.croissant.metadata import metadata
     from dataforge.formats.table.arrow_files import SUFFIXES, suffix_of
     from dataforge.formats.table.samples import TAR
 
-    if suffix_of(root) in TAR and root.is_dir():
+    if metadata(root):  # which says what its tables mean
+        return ""
+    name = first(root, _is_table, *SUFFIXES, deep=1)
+    if not name and suffix_of(root) in TAR and root.is_dir():
         return seen(root.name if _is_table(root) else "", "a WebDataset of boxes")
-    return seen(first(root, _is_table, *SUFFIXES, deep=1), "a table of boxes")
+    return seen(name, "a table of boxes")
 
 
 def _is_table(path: Path) -> bool:

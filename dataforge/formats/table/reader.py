@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,10 +60,26 @@ def read(
         FormatError: no table, a damaged table, or missing columns. ConfigError: invalid options.
     """
     images = given(root, images, "--images")
+    how: dict[str, Any] = {"map": map, "boxes": boxes, "unit": unit, "inclusive": inclusive}
+    return read_files(_files(root), base_of(root), split=split, images=images, allow_outside=allow_outside, **how)
+
+
+def read_files(
+    files: list[tuple[str, Path]],
+    base: Path,
+    *,
+    split: tuple[str, ...] | None = None,
+    images: Path | None = None,
+    map: str | None = None,
+    boxes: str | None = None,
+    unit: str | None = None,
+    inclusive: bool = False,
+    allow_outside: bool = False,
+) -> Source:
+    """Read tables as `read` does, given as names of splits and files. `base` is the folder of the set."""
     mapped = col.parse_map(map)
-    base = base_of(root)
     tables = []
-    for name, path in _files(root):
+    for name, path in files:
         with reading(path):
             file = open_file(path)
             mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
@@ -88,8 +105,8 @@ def read(
                         yield item
 
     total = sum(table.count for table in tables) if countable else 0
-    files = [file for table in tables for file in (table.file.path, *table.file.members)]
-    return Source(classes, records(), class_ids, total=total, files=[*files, *known_names, *label_maps])
+    used = [file for table in tables for file in (table.file.path, *table.file.members)]
+    return Source(classes, records(), class_ids, total=total, files=[*used, *known_names, *label_maps])
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -110,19 +127,21 @@ def _items(table: TableFile) -> Iterator[Record | Finding]:
 
 def _files(root: Path) -> list[tuple[str, Path]]:
     """Return split names and files: from the folder, else from its `data`, else from its subfolders, one per split."""
-    if root.is_file() or suffix_of(root) in TAR:  # a tar is opened as a folder
-        return [(_split_name(root, True), root)]
+    if root.is_file():
+        return [(split_of(root, True), root)]
     check_root(root, EXPECTED)
     for place in (root, *(root / name for name in NO_SPLIT)):
         files = _tables_in(place)
         if files:
-            return [(_split_name(path, len(files) == 1), path) for path in files]
+            return [(split_of(path, len(files) == 1), path) for path in files]
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     found = []
     for folder in folders:
         files = _tables_in(folder)
         one = len(files) == 1 or split_word(folder.name) == folder.name
-        found += [(folder.name if one else _split_name(path, False), path) for path in files]
+        found += [(folder.name if one else split_of(path, False), path) for path in files]
+    if not found and suffix_of(root) in TAR:  # it was opened as a folder
+        return [(split_of(root, True), root)]
     if not found:
         raise FormatError(f"{root}: no table found; expected {EXPECTED}")
     return found
@@ -140,7 +159,7 @@ def _tables_in(place: Path) -> list[Path]:
     return sorted([path for path in files if re.search("(annotations|detection)-bbox", path.name)] or files)
 
 
-def _split_name(path: Path, alone: bool) -> str:
+def split_of(path: Path, alone: bool) -> str:
     text = path.suffix.lower() not in (*PARQUET, *ARROW)
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", path.stem)
     if suffix_of(path) in (*TFRECORD, *TAR):
