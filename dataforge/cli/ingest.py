@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,14 @@ if TYPE_CHECKING:
     help="Leave out up to this many unusable boxes [default: any number, unless no box is left].",
 )
 @click.option("--decode-check", is_flag=True, help="Also decode every image.")
+@click.option(
+    "--depth",
+    type=click.Choice(["scale", "high-byte", "percentile"]),
+    default="scale",
+    show_default=True,
+    help="How images of more than 8 bits become 8 when decoded: by each image's own maximum, by their upper 8 bits, or "
+    "from each image's 1st to its 99th percentile.",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Threads that read and check images [default: one per core].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
 @store_option
@@ -57,6 +66,7 @@ def ingest(
     max_bad: int,
     max_bad_boxes: int | None,
     decode_check: bool,
+    depth: str,
     jobs: int | None,
     resume: bool,
     store_name: str,
@@ -70,7 +80,8 @@ def ingest(
     """
 
     def make() -> tuple[Source, str]:
-        return open_source(format_name, root, names(splits), **given)
+        source, title = open_source(format_name, root, names(splits), **given)
+        return replace(source, depth=depth), title
 
     how: dict[str, Any] = {"max_bad": max_bad, "max_bad_boxes": max_bad_boxes, "decode_check": decode_check}
     publish(make, out, as_json, jobs=jobs, store_name=store_name, resume=resume, **how)

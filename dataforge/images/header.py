@@ -40,6 +40,13 @@ _UNREAD = (  # formats that no permissive decoder here reads
 )
 
 
+DEPTHS = {  # how samples of more than 8 bits become 8: see `dataforge.images.decode.eight_bits`
+    "scale": "by the image's own maximum",
+    "high-byte": "by their upper 8 bits",
+    "percentile": "from the 1st to the 99th percentile of the image",
+}
+
+
 @dataclass(frozen=True)
 class ImageInfo:
     """Properties read from an image header.
