@@ -15,6 +15,7 @@ from dataforge.images.header import SUFFIXES, probe
 from dataforge.record import Finding, Record
 
 Index = dict[str, list[PurePosixPath]]  # the images below a folder, by the last part of their paths
+SHORT = {"JPEG": "jpg", "JPEG XL": "jxl", "JPEG2000": "jp2"}  # suffixes other than the format's name
 NOT_BELOW = "expected a path below the image folder (others need --allow-outside); left out"
 
 
@@ -213,7 +214,7 @@ def picture_name(record: Record) -> str:
         kind = probe(record.image.read_bytes() if isinstance(record.image, Path) else record.image).format
     except (OSError, ImageError) as error:
         raise FormatError(f"{record.origin}: {record.key!r}: cannot be read: {error}") from None
-    return f"{record.key}.{'jpg' if kind == 'JPEG' else kind.lower()}"
+    return f"{record.key}.{SHORT.get(kind, kind.lower())}"
 
 
 def put_picture(record: Record, folder: Path) -> None:

@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
-from dataforge.images.header import FORMATS
+from dataforge.images.header import FORMATS, decode_jxl, is_jxl
 
 
 def decode(
@@ -139,7 +139,7 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    with _opened(data) as opened:
         image: PIL.Image.Image = opened
         if image.mode.startswith("I") or image.mode == "F":
             return cv2.cvtColor(eight_bits(np.asarray(image), depth), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
@@ -148,6 +148,12 @@ def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:
             image = PIL.Image.new("RGBA", rgba.size, "white")
             image.alpha_composite(rgba)
         return np.array(image.convert("RGB"))
+
+
+def _opened(data: bytes | memoryview) -> PIL.Image.Image:
+    if is_jxl(data):
+        return PIL.Image.fromarray(decode_jxl(data))
+    return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def eight_bits(deep: NDArray[Any], depth: str = "scale") -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -64,8 +64,9 @@ def test_integers_of_more_than_16_bits_are_not_black() -> None:
     assert eight_bits(np.array([[70_000, 35_000, -5]], np.int32)).tolist() == [[136, 68, 0]]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    arrays(st.sampled_from([np.uint16, np.int32, np.float32]), array_shapes(min_dims=2, max_dims=2)),
+    arrays(st.sampled_from([np.uint16, np.int32, np.float32]), array_shapes(min_dims=2, max_dims=2, max_side=6)),
     st.sampled_from([*DEPTHS]),
 )
 def test_order_is_kept(pixels: np.ndarray, depth: str) -> None:
