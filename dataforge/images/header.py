@@ -108,7 +108,7 @@ def is_jxl(data: bytes | memoryview) -> bool:
 
 
 def decode_jxl(data: bytes | memoryview) -> Any:
-    """Decode a JPEG XL image, upright: (H, W) or (H, W, channels) uint8. libjxl scales samples of more bits to 8 by their range.
+    """Decode a JPEG XL image, upright: (H, W) or (H, W, channels) uint8. libjxl scales other samples by their range.
 
     Raises:
         ImageError: pylibjxl (extra `jxl`) is not installed, or the data is damaged or cut short.
