@@ -47,10 +47,11 @@ class TfRecords:
                 if kind in KINDS and len(values):
                     if kinds.setdefault(name, kind) != kind:
                         raise self._error(number, f"{name}: has values of another type than before")
-                    if not listed[name] or (kind == 1 and name not in text):
-                        decoded = self._values(number, kind, values)
-                        listed[name] |= len(decoded) != 1
-                        text.setdefault(name, kind == 1 and _is_text(decoded[0]))
+                    if not listed[name]:
+                        count = sum(1 for _ in _fields(values, 1)) if kind == 1 else None  # an image is not copied
+                        listed[name] = (count or len(self._values(number, kind, values))) != 1
+                    if kind == 1 and name not in text:
+                        text[name] = _is_text(self._values(number, kind, values)[0])
                 else:
                     listed[name] = True
         bare = not any("object" in name for name in kinds)  # not one object in the file
@@ -175,6 +176,8 @@ def _fields(data: memoryview | bytes, *numbers: int) -> Iterator[tuple[int, memo
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
     """Return a variable-length integer, and the position after it."""
+    if data[place] < 128:
+        return data[place], place + 1
     number, shift = 0, 0
     while True:
         byte = data[place]
