@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dataforge.archives.path import ArchivePath
 from dataforge.errors import DataforgeError, FormatError
 
 
@@ -39,7 +41,10 @@ def flush(path: Path) -> None:
 
 def exists(path: Path) -> bool:
     """Return `Path.exists`, but False instead of an error for names from users' files that the system refuses."""
-    return os.path.exists(path)  # noqa: PTH110
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def inside(name: str) -> str | None:
@@ -72,14 +77,36 @@ def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
     """Return the sorted files below a folder whose names match. Links are followed, except circular ones."""
     found = []
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in walk(folder):
         real = os.path.realpath(place)
-        if real in seen or circles(Path(place)):
+        if real in seen or circles(place):
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(place, name) for name in names if fits(name)]
+        found += [place / name for name in names if fits(name)]
     return sorted(found)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, names of folders, names of files) from the top down, as `os.walk` does; links are followed.
+
+    The caller may remove folders from the list, and leave out circular links by `circles`.
+    """
+    if isinstance(folder, ArchivePath):
+        yield from folder.walk()
+        return
+    for place, folders, names in os.walk(folder, followlinks=True):
+        yield Path(place), folders, names
+
+
+def mapped(path: Path) -> memoryview:
+    """Map a file that is not empty into memory. One in an archive is copied to a temporary file without a name.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is empty.
+    """
+    with path.spooled() if isinstance(path, ArchivePath) else open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def circles(folder: Path) -> bool:

@@ -131,6 +131,7 @@ class Source:
             stored twice.
         total: the expected number of records, for the progress bar; 0 if unknown.
         files: the files that were read besides those that records and findings name, such as lists of classes.
+        depth: how samples of more than 8 bits become 8 when the images are decoded; see `DEPTHS` of `images.header`.
     """
 
     classes: tuple[str, ...]
@@ -139,6 +140,7 @@ class Source:
     unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     total: int = 0
     files: Collection[Path] = ()
+    depth: str = "scale"
 
 
 def as_boxes(numbers: object) -> Boxes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,14 @@ if TYPE_CHECKING:
     help="Leave out up to this many unusable boxes [default: any number, unless no box is left].",
 )
 @click.option("--decode-check", is_flag=True, help="Also decode every image.")
+@click.option(
+    "--depth",
+    type=click.Choice(["scale", "high-byte", "percentile"]),
+    default="scale",
+    show_default=True,
+    help="How images of more than 8 bits become 8 when decoded: by each image's own maximum, by their upper 8 bits, or "
+    "from each image's 1st to its 99th percentile.",
+)
 @click.option("--jobs", type=natural(), help="Threads that read and check images [default: one per core].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
 @store_option
@@ -56,6 +65,7 @@ def ingest(
     max_bad: int,
     max_bad_boxes: int | None,
     decode_check: bool,
+    depth: str,
     jobs: int | None,
     resume: bool,
     store_name: str,
@@ -65,11 +75,12 @@ def ingest(
     """Turn annotated images into shards.
 
     FORMAT is the name of a format (a wrong name lists all), `auto` to detect it, or your own reader as
-    `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default.
+    `path/to/file.py:function`. ROOT is the folder of the annotated images, `.` by default, or a zip, tar or tgz of it.
     """
 
     def make() -> tuple[Source, str]:
-        return open_source(format_name, root, names(splits), **given)
+        source, title = open_source(format_name, root, names(splits), **given)
+        return replace(source, depth=depth), title
 
     how: dict[str, Any] = {"max_bad": max_bad, "max_bad_boxes": max_bad_boxes, "decode_check": decode_check}
     publish(make, out, as_json, jobs=jobs, store_name=store_name, resume=resume, **how)

@@ -218,10 +218,11 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
 
     Files below ROOT that the format does not use are noted, unless splits are selected or the reader is the user's.
     """
+    from dataforge.archives.path import opened
     from dataforge.formats import FORMATS, reader
     from dataforge.formats.leftovers import account
 
-    read = reader(format_name)
+    read, root = reader(format_name), opened(root)
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
@@ -242,9 +243,10 @@ def named(format_name: str, root: Path) -> str:
     """Return the name of the format; for `auto`, detect that of ROOT and print the evidence."""
     if format_name != "auto":
         return format_name
+    from dataforge.archives.path import opened
     from dataforge.formats.sniff import detect
 
-    detected, saw = detect(root)
+    detected, saw = detect(opened(root))
     click.echo(f"{root}: {detected} ({saw})", err=True)
     return detected
 

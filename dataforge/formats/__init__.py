@@ -33,6 +33,7 @@ FORMATS = {
     "bdd100k": "dataforge.formats.bdd100k",
     "coco": "dataforge.formats.coco",
     "createml": "dataforge.formats.createml",
+    "croissant": "dataforge.formats.croissant",
     "crowdhuman": "dataforge.formats.crowdhuman",
     "cvat": "dataforge.formats.cvat",
     "datumaro": "dataforge.formats.datumaro",

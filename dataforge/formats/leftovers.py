@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dataforge.files import files_below
+from dataforge.files import files_below, walk
 from dataforge.formats.pictures import is_picture
 from dataforge.record import Finding, Record, Source
 
@@ -72,7 +72,8 @@ def leftovers(root: Path, used: set[str]) -> Iterator[Finding]:
         )
         value = f"{len(names)} files {suffix or 'without suffix'}: {listed}"
         yield Finding("noted", code, str(folder), "", value, f"{reason}; not read", "set")
-    for place, folders, held in os.walk(root):
+    for place, folders, held in walk(root):
         folders[:] = sorted(name for name in folders if not _ASIDE.match(name)) if REPORT not in held else []
         if not folders and not held:
-            yield Finding("noted", "folder-empty", place, "", "", "the folder has no files", "set")
+            yield Finding("noted", "folder-empty", str(place), "", "", "the folder has no files", "set")
+        folders[:] = [name for name in folders if not (place / name).is_symlink()]

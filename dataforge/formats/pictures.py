@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -17,6 +16,7 @@ from dataforge.images.header import SUFFIXES, probe
 from dataforge.record import Finding, Record
 
 Index = dict[str, list[PurePosixPath]]  # the images below a folder, by the last part of their paths
+SHORT = {"JPEG": "jpg", "JPEG XL": "jxl", "JPEG2000": "jp2"}  # suffixes other than the format's name
 NOT_BELOW = "expected a path below the image folder (others need --allow-outside); left out"
 
 
@@ -32,7 +32,7 @@ def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, 
     if not name or "\0" in name:
         return None
     plain = name.replace("\\", "/")
-    path = Path(os.path.abspath(folder / plain))  # noqa: PTH100
+    path = folder / os.path.abspath(folder / plain)  # noqa: PTH100
     key = inside(os.path.relpath(path, folder))
     if key is None and allow_outside:
         key = inside(below_its_own(os.path.normpath(plain)))
@@ -226,7 +226,7 @@ def picture_name(record: Record) -> str:
         kind = probe(record.image.read_bytes() if isinstance(record.image, Path) else record.image).format
     except (OSError, ImageError) as error:
         raise FormatError(f"{record.origin}: {record.key!r}: cannot be read: {error}") from None
-    return f"{record.key}.{'jpg' if kind == 'JPEG' else kind.lower()}"
+    return f"{record.key}.{SHORT.get(kind, kind.lower())}"
 
 
 def put_picture(record: Record, folder: Path) -> None:
@@ -240,9 +240,7 @@ def put_picture(record: Record, folder: Path) -> None:
         raise FormatError(f"{record.origin}: {record.key!r}: expected a key that is a path below a folder")
     try:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(record.image, Path):
-            shutil.copyfile(record.image, folder / name)
-        else:
-            (folder / name).write_bytes(record.image)
+        blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+        (folder / name).write_bytes(blob)
     except (OSError, ValueError) as error:
         raise FormatError(f"{folder / name}: cannot be written: {getattr(error, 'strerror', '') or error}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import functools
 import json
-import mmap
 import os
 import re
 import shlex
@@ -13,16 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, mapped, walk
 from dataforge.formats import FORMATS
 from dataforge.registry import load
 
 HEAD = 1 << 16  # bytes read per file
 FILES = 50  # maximum number of files per kind, the outermost first
+_PART = re.compile(r"-\d{5}-of-\d{5}$")  # of the name of one of several files
 BELOW = 3  # folders that are tried in place of the root, for the error alone
 
 _listed: ContextVar[dict[Path, dict[str, list[Path]]] | None] = ContextVar("_listed", default=None)
@@ -80,7 +81,7 @@ def first_files(root: Path, *suffixes: str, deep: int | None = None) -> Iterator
         deep: folders below the root that may contain them; by default any number.
     """
     if root.is_file():
-        if root.name.lower().endswith(suffixes):
+        if _PART.sub("", root.name.lower()).endswith(suffixes):
             yield root
         return
     shared = _listed.get()
@@ -96,24 +97,21 @@ def _listing(root: Path) -> dict[str, list[Path]]:
     listed: dict[str, list[Path]] = {"": []}
     folders = deque([root])
     while folders:
-        folder = folders.popleft()
-        with suppress(OSError):
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                else:
-                    paths = listed.setdefault(os.path.splitext(entry.name)[1].lower(), [])  # noqa: PTH122
-                    if len(paths) < FILES and entry.is_file():
-                        paths.append(Path(entry.path))
+        for folder, below, names in islice(walk(folders.popleft()), 1):
+            subfolders = (folder / name for name in sorted(below) if name[0] != ".")
+            folders += [sub for sub in subfolders if not sub.is_symlink()]
+            for name in sorted(name for name in names if name[0] != "."):
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+                paths = listed.setdefault(_PART.sub("", suffix), [])
+                if len(paths) < FILES and (folder / name).is_file():
+                    paths.append(folder / name)
     return listed
 
 
 def head(path: Path) -> bytes:
     """Return a file's first bytes without byte order mark and leading blanks; empty if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError:
         return b""
@@ -183,8 +181,7 @@ def _outline(path: Path, size: int, changed: int, inner: bool) -> tuple[bool, di
     import msgspec
 
     try:
-        with open(path, "rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = mapped(path)
         return _keys(data[3:] if bytes(data[:3]) == codecs.BOM_UTF8 else data, inner)
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return False, {}

@@ -38,7 +38,7 @@ def iterparse(path: Path) -> Iterator[tuple[str, ET.Element]]:
     parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("start", "end"))
     head: bytes | None = b""  # everything up to the first element: a document type can only occur there
     try:
-        with reading(path), open(path, "rb") as file:
+        with reading(path), path.open("rb") as file:
             while data := file.read(1 << 16):
                 if head is not None:
                     head += data

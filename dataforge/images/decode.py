@@ -14,11 +14,15 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
-from dataforge.images.header import FORMATS
+from dataforge.images.header import FORMATS, decode_jxl, is_jxl
 
 
 def decode(
-    data: bytes | memoryview, orientation: int = 1, reduce: int = 1, out: NDArray[np.uint8] | None = None
+    data: bytes | memoryview,
+    orientation: int = 1,
+    reduce: int = 1,
+    out: NDArray[np.uint8] | None = None,
+    depth: str = "scale",
 ) -> NDArray[np.uint8]:
     """Decode an image to upright RGB.
 
@@ -32,6 +36,7 @@ def decode(
             inverse DCT, at 43 dB or more from decoding in full and averaging (400 photographs).
         out: (H, W, 3) optional destination, used if it is contiguous, has the result's shape, and the pixels are
             decoded directly in this layout.
+        depth: as for `eight_bits`.
 
     Returns:
         (ceil(height / reduce), ceil(width / reduce), 3) uint8, contiguous: `out`, or new memory.
@@ -58,7 +63,7 @@ def decode(
                     buffer=out if fits else None,
                 )
                 return shrink(upright(pixels, orientation), (reduce // inside, reduce // inside))
-        pixels = _pillow(data)
+        pixels = _pillow(data, depth)
     except (ValueError, OSError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise ImageError(f"cannot be decoded: {error}") from None
     return shrink(upright(pixels, orientation), (reduce, reduce))
@@ -133,11 +138,11 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _pillow(data: bytes | memoryview) -> NDArray[np.uint8]:
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:
+    with _opened(data) as opened:
         image: PIL.Image.Image = opened
         if image.mode.startswith("I") or image.mode == "F":
-            return cv2.cvtColor(eight_bits(np.asarray(image)), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+            return cv2.cvtColor(eight_bits(np.asarray(image), depth), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = PIL.Image.new("RGBA", rgba.size, "white")
@@ -145,23 +150,36 @@ def _pillow(data: bytes | memoryview) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def eight_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
+def _opened(data: bytes | memoryview) -> PIL.Image.Image:
+    if is_jxl(data):
+        return PIL.Image.fromarray(decode_jxl(data))
+    return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def eight_bits(deep: NDArray[Any], depth: str = "scale") -> NDArray[np.uint8]:
     """Scale samples of more than 8 bits to 8. An image whose samples use only a part of their range is not black.
 
-    Integers keep the upper 8 of 8, 10, 12, 14, 16 or 32 bits, the fewest that hold the image's maximum. Floating-point
-    samples are multiplied by 255 if none exceeds 1, kept if none exceeds 255, and else scaled so that the maximum
-    is 255. Negative samples, NaN and infinities become 0.
-
     Args:
-        deep: (H, W) integers or floating-point numbers.
+        deep: (H, W) integers or floating-point numbers. Negative samples, NaN and infinities become 0.
+        depth: "scale": integers keep the upper 8 of 8, 10, 12, 14 or 16 bits, or of as many as the image's maximum has
+            if those are more; of these, the fewest that hold the maximum. Floating-point samples are multiplied by 255
+            if none exceeds 1, kept if none exceeds 255, and else scaled so that the maximum is 255.
+            "high-byte": integers keep the upper 8 of 16 bits, or of 32 if the image's maximum has more than 16, so that
+            equal samples of different images stay equal; floating-point samples are scaled.
+            "percentile": linear from the 1st percentile of the image's samples, 0, to the 99th, 255.
 
     Returns:
         (H, W).
     """
+    if depth == "percentile":
+        finite = np.nan_to_num(deep.astype(np.float64), posinf=0, neginf=0)
+        low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
+        high = high if high > low else max(float(finite.max(initial=0)), low + 1)  # nearly all samples are equal
+        return ((finite - low) * (255 / (high - low))).round().clip(0, 255).astype(np.uint8)
     if deep.dtype.kind in "iu":
         bits = int(deep.max(initial=0)).bit_length()
-        depth = next(depth for depth in (8, 10, 12, 14, 16, 32) if bits <= depth)
-        return (deep.clip(0) >> depth - 8).astype(np.uint8)
+        whole = (16, 32) if depth == "high-byte" else (8, 10, 12, 14, 16, bits)
+        return (deep.clip(0) >> next(width for width in whole if bits <= width) - 8).astype(np.uint8)
     positive = np.nan_to_num(deep, posinf=0, neginf=0).clip(0)
     top = float(positive.max(initial=0))
     scale = 255.0 if top <= 1 else min(1.0, 255 / top)

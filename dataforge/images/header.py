@@ -6,6 +6,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL.features
 import PIL.Image
@@ -28,16 +29,20 @@ SUFFIX_OF = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **dict.fromkeys((".ppm", ".pgm"), "PPM"),
     **dict.fromkeys((".jp2", ".j2k"), "JPEG2000"),
-    # pictures as well, which `probe` refuses with the name of their format
+    # pictures as well, which `probe` refuses with the name of their format: its decoders are under the LGPL
     **dict.fromkeys((".heic", ".heif"), "HEIC"),
-    **{".jxl": "JPEG XL"},
+    **{".jxl": "JPEG XL"},  # read with the extra `jxl`
 }
 SUFFIXES = tuple(SUFFIX_OF)
 _MARKED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (8, b"WEBP", "WEBP"))  # formats that define their end
-_UNREAD = (  # formats that no permissive decoder here reads
-    (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"), "HEIC"),
-    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
-)
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
+
+
+DEPTHS = {  # how samples of more than 8 bits become 8: see `dataforge.images.decode.eight_bits`
+    "scale": "by the image's own maximum",
+    "high-byte": "by their upper 8 bits",
+    "percentile": "from the 1st to the 99th percentile of the image",
+}
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def probe(data: bytes | memoryview) -> ImageInfo:
         known = not isinstance(error, PIL.UnidentifiedImageError)
         if any(data[at : at + len(mark)] == mark and not _ends_well(data, kind) for at, mark, kind in _MARKED):
             raise TruncatedImageError(f"cannot be read: {error if known else 'it is cut short'}") from None
-        for at, marks, kind in _UNREAD:
-            if bytes(data[at : at + 8]).startswith(marks):
-                raise ImageError(f"is {kind}, which is not read here; convert it to JPEG, PNG or WebP") from None
+        if bytes(data[4:12]).startswith(_HEIC):
+            raise ImageError("is HEIC, which is not read here; convert it to JPEG, PNG or WebP") from None
+        if is_jxl(data):
+            return _jxl_info(data)
         what = f"cannot be read: {error}" if known else f"not an image of a supported format ({', '.join(FORMATS)})"
         raise ImageError(what) from None
     if orientation not in range(1, 9):
@@ -97,17 +103,45 @@ def probe(data: bytes | memoryview) -> ImageInfo:
     return ImageInfo("JPEG" if kind == "MPO" else kind, height, width, orientation, mode)
 
 
+def is_jxl(data: bytes | memoryview) -> bool:
+    return bytes(data[:8]).startswith((b"\xff\x0a", b"\0\0\0\x0cJXL "))
+
+
+def decode_jxl(data: bytes | memoryview) -> Any:
+    """Decode a JPEG XL image, upright: (H, W) or (H, W, channels) uint8. libjxl scales other samples by their range.
+
+    Raises:
+        ImageError: pylibjxl (extra `jxl`) is not installed, or the data is damaged or cut short.
+    """
+    try:
+        import pylibjxl
+    except ImportError:
+        raise ImageError("is JPEG XL, which needs pylibjxl: pip install 'dataforge[jxl]'") from None
+    try:
+        facts = pylibjxl.probe(bytes(data))
+        if facts["width"] * facts["height"] > MAX_PIXELS:
+            raise ImageError(f"{facts['width']}x{facts['height']} pixels, more than the limit of {MAX_PIXELS}")
+        return pylibjxl.decode(bytes(data))
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise ImageError(f"cannot be read as JPEG XL: {error}") from None
+
+
+def _jxl_info(data: bytes | memoryview) -> ImageInfo:
+    height, width, *rest = decode_jxl(data).shape  # only a full decode tells whether its end is there
+    return ImageInfo("JPEG XL", height, width, 1, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[rest[0] if rest else 1])
+
+
 def probe_file(path: Path) -> ImageInfo:
     """Read the header of a file, as `probe` does; for most JPEGs only the start and the end are read.
 
     Raises:
         ImageError: as `probe`. OSError, ValueError: as `open`.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD)
         plain = _plain_jpeg(head)
         if plain:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             if _ends_well(file.read(), "JPEG"):
                 return plain
             file.seek(len(head))
@@ -120,7 +154,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as `probe`, except that the end may not be checked. OSError, ValueError: as `open`.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD)
         info = _plain_jpeg(head) or probe(head + file.read())
     return info.height, info.width

@@ -52,6 +52,7 @@ class Journal:
                 break
             try:
                 facts = json.loads(line)
+                facts |= {"depth": facts.get("depth", "scale")} if n == 0 else {}  # of journals before it existed
                 self._check_begun(facts) if n == 0 else self._add(facts)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ShardError(f"{path}: line {n + 1} is damaged ({error}); {AFRESH}") from None

@@ -81,6 +81,7 @@ def ingest(
         "store": store_name,
         "shard_bytes": shard_bytes,
         "decode_check": decode_check,
+        "depth": source.depth,
         "classes": source.classes,
         "class_ids": source.class_ids,
         "unions": dict(source.unions),
@@ -95,12 +96,15 @@ def ingest(
             store_name=store_name,
             shard_bytes=shard_bytes,
             source=source_name,
+            depth=source.depth,
             closed=journal.shards,
         ) as writer,
     ):
         summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
         with open_report(summary.report) as write:
-            for done in _in_order(_begin(source.records, journal, summary), decode_check, jobs or cores()):
+            for done in _in_order(
+                _begin(source.records, journal, summary), decode_check, source.depth, jobs or cores()
+            ):
                 for finding in done.findings:
                     summary.count(finding)
                     write(finding.facts())
@@ -184,7 +188,7 @@ def _begin(items: Iterable[Record | Finding], journal: Journal, summary: Summary
             yield _Done("new", [known] if known else [], item.split, item)
 
 
-def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator[_Done]:
+def _in_order(items: Iterator[_Done], decode_check: bool, depth: str, jobs: int) -> Iterator[_Done]:
     """Yield the items in order, with their images read in threads.
 
     A thread takes several at a time, since handing over costs as much as a small image; fewer if they are large, so
@@ -213,7 +217,7 @@ def _in_order(items: Iterator[_Done], decode_check: bool, jobs: int) -> Iterator
             if done.record is not None:
                 done.checksum = checksum(done.record)
                 if not done.findings:
-                    done.findings, done.stored = take(done.record, decode_check)
+                    done.findings, done.stored = take(done.record, decode_check, depth)
         held = sum(len(done.stored[1]) for done in batch if done.stored)
         limit = max(1, min(BATCH, BATCH_BYTES * len(batch) // max(held, 1)))
         return batch
@@ -246,15 +250,16 @@ def check_key(record: Record, seen: set[tuple[str, str]]) -> Finding | None:
     return None
 
 
-def take(record: Record, decode_check: bool = False) -> tuple[list[Finding], Stored | None]:
+def take(record: Record, decode_check: bool = False, depth: str = "scale") -> tuple[list[Finding], Stored | None]:
     """Read a record's image; return the findings on both, and the data to store unless it is refused.
 
     Args:
         decode_check: also decode the image.
+        depth: as in `Source`, for the finding about images of more than 8 bits.
     """
     findings: list[Finding] = []
     stored = None
-    for made in _read(record, decode_check):
+    for made in _read(record, decode_check, depth):
         if isinstance(made, Finding):
             findings.append(made)
         else:
@@ -262,7 +267,7 @@ def take(record: Record, decode_check: bool = False) -> tuple[list[Finding], Sto
     return findings, stored
 
 
-def _read(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
+def _read(record: Record, decode_check: bool, depth: str) -> Iterator[Finding | Stored]:
     try:
         blob = record.image.read_bytes() if isinstance(record.image, Path) else record.image
         info = probe(blob)
@@ -288,7 +293,7 @@ def _read(record: Record, decode_check: bool) -> Iterator[Finding | Stored]:
         yield Finding("noted", "image-suffix", record.file, record.key, suffix, reason, "image", split=record.split)
     record, findings = repair(record, info)
     yield from findings
-    yield from look(record, info)
+    yield from look(record, info, depth)
     yield record, blob, info
 
 

@@ -31,7 +31,8 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
                 yield row(table, i, name, bytes(shards.blob(i)), str(shards.path))
 
     total = sum(len(shards.splits[name]) for name in chosen)
-    return Source(shards.classes, records(), shards.class_ids, unions_of(shards, chosen), total)
+    unions = unions_of(shards, chosen)
+    return Source(shards.classes, records(), shards.class_ids, unions, total, depth=shards.depth)
 
 
 def check_originals(shards: Shards, allow_cache: bool = False) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.errors import ShardError
+from dataforge.images.header import DEPTHS
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
@@ -38,6 +39,8 @@ def read_index(path: Path) -> dict[str, Any]:
         raise ShardError(f"{file}: lacks {', '.join(sorted(lacking))}")
     if index["codec"] not in CODECS:
         raise ShardError(f"{file}: codec is {index['codec']!r}; this dataforge reads {', '.join(CODECS)}")
+    if index.get("depth", "scale") not in DEPTHS:
+        raise ShardError(f"{file}: depth is {index['depth']!r}; this dataforge reads {', '.join(DEPTHS)}")
     return dict(index)
 
 

@@ -60,6 +60,7 @@ class Shards:
         self.index = self._version.index if self._version else read_index(self.path)
         self._baked: dict[str, Any] | None = self.index.get("baked")
         self.codec: str = self.index["codec"]
+        self.depth: str = self.index.get("depth", "scale")
         self.channels: int = self._baked["channels"] if self._baked else 3
         self._parent_is_there = self._baked is not None and cache_origin.parent_is_there(self.path, self._baked)
         known = tuple(self.index["classes"])
@@ -281,7 +282,7 @@ class Shards:
         if self.codec == "raw":
             shape = (int(self.table.height[i]), int(self.table.width[i]), self.channels)
             return unpack(blob, shape, reduce, out)
-        return decode(blob, int(self.table.orientation[i]), reduce, out)
+        return decode(blob, int(self.table.orientation[i]), reduce, out, self.depth)
 
     def info(self) -> dict[str, Any]:
         """Return a summary of the contents, as `dataforge info --json` prints it."""

@@ -29,7 +29,7 @@ class ShardWriter:
         out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         classes, class_ids, unions: as in `Source`.
         shard_bytes: a shard is closed once it contains this many bytes of images.
-        codec, baked: as in the index; the images are stored as `codec` states.
+        codec, depth, baked: as in the index; the images are stored as `codec` states.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
 
@@ -48,6 +48,7 @@ class ShardWriter:
         shard_bytes: int = SHARD_BYTES,
         source: str = "",
         codec: str = "keep",
+        depth: str = "scale",
         baked: Mapping[str, Any] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
@@ -67,6 +68,8 @@ class ShardWriter:
             "splits": {},
             "unions": {name: list(parts) for name, parts in (unions or {}).items()},
         }
+        if depth != "scale":
+            self._index["depth"] = depth
         if baked is not None:
             self._index["baked"] = dict(baked)
         prepare(out, self._paths())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataforge.images.header import ImageInfo
+from dataforge.images.header import DEPTHS, ImageInfo
 from dataforge.record import CROWD, Finding, Record
 from dataforge.sources.repair import of_box
 
@@ -18,17 +18,18 @@ _OF_IMAGE = ("image-deep", "image-mode", "image-rotated", "image-small", "image-
 CODES = frozenset((*_OF_IMAGE, "box-tiny", "box-covers", "box-same", "box-alike"))
 
 
-def look(record: Record, info: ImageInfo) -> list[Finding]:
+def look(record: Record, info: ImageInfo, depth: str = "scale") -> list[Finding]:
     """Return findings with the codes `CODES`, all "noted".
 
     Args:
         record: has its image's true size, and boxes inside the image. Findings number the boxes of this record:
             those that `repair` refused are not counted.
+        depth: as in `Source`.
     """
-    return [*_of_image(record, info), *_of_boxes(record)]
+    return [*_of_image(record, info, depth), *_of_boxes(record)]
 
 
-def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
+def _of_image(record: Record, info: ImageInfo, depth: str) -> Iterator[Finding]:
     short, pixels = min(info.height, info.width), info.height * info.width
     if info.mode in PLAIN and info.orientation == 1 and short >= SMALL and pixels <= HUGE:
         return  # nearly all images
@@ -38,7 +39,7 @@ def _of_image(record: Record, info: ImageInfo) -> Iterator[Finding]:
             info.mode[0] in "IF",
             "image-deep",
             f"mode {info.mode}",
-            "more than 8 bits; scaled to 8 by the image's own maximum",
+            f"more than 8 bits; scaled to 8 {DEPTHS[depth]} (--depth {depth})",
         ),
         (info.mode[0] not in "IF" and info.mode not in PLAIN, "image-mode", f"mode {info.mode}", "turned into RGB"),
         (info.orientation != 1, "image-rotated", f"EXIF orientation {info.orientation}", "turned upright"),

@@ -76,7 +76,11 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
 
     whole = all(source.total for _, source in sources)
     total = sum(source.total for _, source in sources) if whole else 0
-    return Source(classes, records(), ids, unions, total)
+    depths = {source.depth: name for name, source in sources}
+    if len(depths) > 1:
+        stated = ", ".join(f"{name}: {depth}" for depth, name in depths.items())
+        raise ConfigError(f"the sets turn images of more than 8 bits into 8 in different ways ({stated}); ingest again")
+    return Source(classes, records(), ids, unions, total, depth=next(iter(depths), "scale"))
 
 
 def unite_classes(lists: Iterable[tuple[Sequence[str], Sequence[int]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:

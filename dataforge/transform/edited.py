@@ -38,6 +38,7 @@ class Base(Protocol):
         classes, class_ids, unions: as in `Source`.
         places: (split, key) of each image.
         left_out: why records of the source are not among them.
+        depth: as in `Source`.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Base(Protocol):
     unions: Mapping[str, tuple[str, ...]]
     places: list[tuple[str, str]]
     left_out: list[Finding]
+    depth: str
 
     def record(self, n: int) -> Record:
         """Return image n, with its true size and its boxes inside it.
@@ -75,6 +77,8 @@ class Base(Protocol):
 @dataclass
 class Files:
     """A `Base` of image files: a folder of photos, or an annotated set. Headers are read when they are needed."""
+
+    depth = "scale"
 
     path: Path
     format: str
@@ -133,6 +137,7 @@ class Stored:
         split_of = np.repeat(self._splits, [len(shards.splits[name]) for name in self._splits]).tolist()
         self.places = list(zip(split_of, shards.table.key.tolist(), strict=True))
         self.left_out: list[Finding] = []
+        self.depth = shards.depth
 
     def record(self, n: int) -> Record:
         split, _ = self.places[n]
@@ -291,4 +296,4 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
             yield replace(record, labels=labels)
 
     class_ids = tuple(numbers[label] for label in names) if base.class_ids else ()
-    return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows))
+    return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows), depth=base.depth)

@@ -148,7 +148,7 @@ def _reader(shards: Shards, form: Form | None, index: NDArray[np.int64], threads
     if form is None:
         kept = [bytes(shards.blob(i)) for i in index.tolist()]
         turned = table.orientation[index].tolist()
-        return lambda i: decode(kept[i], turned[i]), int(table.size.sum())
+        return lambda i: decode(kept[i], turned[i], depth=shards.depth), int(table.size.sum())
     sizes, matrix = form.place(table.height, table.width)
 
     def make(i: int) -> bytes:

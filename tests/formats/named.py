@@ -17,6 +17,18 @@ CREATEML = {"label": "cat", "coordinates": {"x": 3, "y": 3, "width": 4, "height"
 OBJECT = {"boxes": [[1, 1, 5, 5]], "labels": [1], "difficulties": [0]}
 
 
+def write_croissant(root: Path, names: list[str]) -> None:
+    """A CSV of a box a row, and the metadata that says so."""
+    put(root / "train.csv", "file_name,label,box\n" + "".join(f'{name},cat,"1 1 4 4"\n' for name in names))
+    types = {"file_name": "sc:Text", "label": "sc:Text", "box": "cr:BoundingBox"}
+    fields = [
+        {"name": name, "dataType": kind, "source": {"fileObject": {"@id": "csv"}, "extract": {"column": name}}}
+        for name, kind in types.items()
+    ]
+    facts = {"distribution": [{"@id": "csv", "contentUrl": "train.csv"}], "recordSet": [{"field": fields}]}
+    put(root / "croissant.json", json.dumps(facts))
+
+
 def write_cvat(root: Path, names: list[str]) -> None:
     images = [
         f'<image name="{name}" width="64" height="48"><box label="cat" xtl="1" ytl="1" xbr="5" ybr="5"/></image>'
@@ -143,6 +155,7 @@ WRITE: dict[str, Callable[[Path, list[str]], object]] = {
         root / "set.json", json.dumps([{"image": name, "annotations": [CREATEML]} for name in names])
     ),
     "crowdhuman": lambda root, names: put(root / "set.odgt", lines([crowdhuman_row(name) for name in names])),
+    "croissant": write_croissant,
     "cvat": write_cvat,
     "datumaro": lambda root, names: put(root / "default.json", json.dumps(datumaro(names))),
     "flatbuffer": lambda root, names: put(

@@ -141,7 +141,7 @@ def test_what_is_recognised_can_be_read_a_single_file_too(tmp_path: Path, name: 
             format_name, _ = detect(path)
         except FormatError:
             continue
-        assert format_name == name
+        assert format_name == ("table" if path.suffix == ".parquet" else name)  # one that Croissant describes
         result = run("auto", path, "--out", tmp_path / f"out{n}")
         assert result.exit_code == 0, result.stderr
         assert Shards(tmp_path / f"out{n}").info()["images"] > 0

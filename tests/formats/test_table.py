@@ -314,9 +314,11 @@ def test_a_unit_that_the_sizes_contradict_stops(tmp_path: Path) -> None:
     assert [f.code for f in drain(read(tmp_path, unit="pixel"))[1]] == ["looks-unit"]
     put(tmp_path / "t.csv", TENSORFLOW + "a.jpg,64,48,cat,0.1,0.2,0.5,1\na.jpg,64,48,cat,0,0,2,1\n")
     assert not drain(read(tmp_path))[1]
-    put(tmp_path / "t.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0.1,0.2,0.5,1\n")  # sizes are not stated
-    with pytest.raises(FormatError, match="within the first pixel"):
-        ingest(read(tmp_path), tmp_path / "out")
+    put(tmp_path / "t.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0.1,0.2,0.5,1\n")  # the image's own size
+    with pytest.raises(FormatError, match=r"\[6\.4, 9\.6, 32, 48\] in pixels"):
+        drain(read(tmp_path))
+    (tmp_path / "a.jpg").rename(tmp_path / "b.jpg")  # no size at all
+    assert [f.code for f in drain(read(tmp_path))[1]] == ["looks-unit"]
     head = "ImageID,LabelName,XMin,XMax,YMin,YMax,width,height\n"
     put(tmp_path / "t.csv", head + "a,/m/1,10,20,10,40,64,48\n")
     with pytest.raises(FormatError, match=r"in fractions of the image: .*--boxes xyxy --unit pixel"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,9 +246,29 @@ def test_formats_that_pillow_may_read(form: str) -> None:
     assert probe(file.getvalue()).format == form and decode(file.getvalue()).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize(
-    ("head", "name"), [(b"\0\0\0\x18ftypheic", "HEIC"), (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL ", "JPEG XL")]
-)
-def test_formats_that_are_not_read_are_named(head: bytes, name: str) -> None:
-    with pytest.raises(ImageError, match=f"is {name}, which is not read here; convert it"):
-        probe(head + bytes(100))
+def test_a_format_that_is_not_read_is_named() -> None:
+    with pytest.raises(ImageError, match="is HEIC, which is not read here; convert it"):
+        probe(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+@pytest.mark.parametrize("head", [b"\xff\x0a", b"\0\0\0\x0cJXL "])
+def test_jpeg_xl_names_the_extra(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "pylibjxl", None)
+    for read in (probe, decode):
+        with pytest.raises(ImageError, match=r"is JPEG XL, which needs pylibjxl: pip install 'dataforge\[jxl\]'"):
+            read(head + bytes(100))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_xl(channels: int) -> None:
+    pylibjxl = pytest.importorskip("pylibjxl")
+    pixels = np.ascontiguousarray(np.repeat(tiny.pixels(48, 64)[..., :1], channels, -1))
+    if channels == 4:
+        pixels[..., 3] = 255
+    data = pylibjxl.encode(pixels, lossless=True)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    assert probe(data) == ImageInfo("JPEG XL", 48, 64, 1, mode) and suffix_format("a.jxl") == "JPEG XL"
+    np.testing.assert_array_equal(decode(data), np.repeat(pixels[..., :1], 3, -1))
+    for length in (12, len(data) // 2, len(data) - 9):
+        with pytest.raises(ImageError, match="JPEG XL"):
+            probe(data[:length])

@@ -14,7 +14,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "image-damaged": ("error", "the header is valid, but the pixels cannot be decoded"),
     "image-twice": ("error", "a split lists the image twice; the second entry is left out"),
     "image-suffix": ("warning", "the file name's suffix does not match the image format"),
-    "image-deep": ("warning", "more than 8 bits per channel: scaled to 8 bits by the image's own maximum"),
+    "image-deep": (
+        "warning",
+        "more than 8 bits per channel: scaled to 8 bits, by the image's own maximum or as `ingest --depth` says",
+    ),
     "image-mode": ("info", "a palette, transparent or CMYK image is converted to RGB"),
     "image-rotated": (
         "info",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
-from dataforge.files import reading
+from dataforge.files import mapped, reading
 from dataforge.formats.classes import by_number
 from dataforge.record import Boxes
 
@@ -180,7 +180,7 @@ def _open(path: Path) -> Tables:
     with reading(path):
         if path.stat().st_size < 12:  # the root offset, a table and a vtable without slots
             raise FormatError(f"{path}: {path.stat().st_size} bytes; expected a DLFS FlatBuffer, which has 12 or more")
-        data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        data = np.frombuffer(mapped(path), np.uint8)
     if data[:16].tobytes() == b"SQLite format 3\0":
         raise FormatError(f"{path}: is a SQLite database; expected a DLFS FlatBuffer. Is the format sqlite?")
     return Tables(path, data, "Dataset", _take(data, np.zeros(1, np.int64), "<u4").astype(np.int64))

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
 from dataforge.files import check_root, exists
 from dataforge.formats.boxes import as_xyxy
@@ -106,8 +107,11 @@ def _opened(path: Path) -> Iterator[Callable[[str], Iterator[Any]]]:
             raise FormatError(f"{path}: has unfinished changes in {log.name}; open it once with sqlite3 and close it")
     # absolute, because "//a" at the start of a URI names a host
     address = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"  # noqa: PTH100
+    archived = isinstance(path, ArchivePath)
     try:
-        with closing(sqlite3.connect(address, uri=True)) as connection:
+        with closing(sqlite3.connect(":memory:" if archived else address, uri=True)) as connection:
+            if archived:
+                connection.deserialize(path.read_bytes())
             connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
             connection.execute("PRAGMA trusted_schema = OFF")
 

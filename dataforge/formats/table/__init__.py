@@ -1,4 +1,4 @@
-"""Tables (CSV, TSV, JSON lines, Parquet, Arrow), one row per box, or per image with lists; headers: see `columns`."""
+"""Tables (CSV, TSV, JSON lines, Parquet, Arrow, TFRecord), a row per box or per image; headers: see `columns`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dataforge.errors import DataforgeError
 from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Codes, Option, on_use
-from dataforge.formats.sniff import first, head, seen
+from dataforge.formats.sniff import FILES, first, head, seen
 
-LOOKS_FOR = "a CSV or JSONL file with xmin or bbox, or a Parquet or Arrow file"
+LOOKS_FOR = "a CSV or JSONL file with xmin or bbox, or a Parquet, Arrow or TFRecord file"
 HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
 OPTIONS = (
     IMAGES,
@@ -21,6 +21,7 @@ OPTIONS = (
     ALLOW_OUTSIDE,
 )
 CODES: Codes = {
+    "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
     "row-uneven": ("error", "the lists of a row have different lengths"),
     "looks-unit": ("warning", "boxes look like fractions of the image size but are read as pixels"),
 }
@@ -29,21 +30,33 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    from dataforge.formats.table.reader import SUFFIXES
+    from dataforge.formats.croissant.metadata import metadata
+    from dataforge.formats.table.arrow_files import SUFFIXES, suffix_of
+    from dataforge.formats.table.samples import TAR
 
-    return seen(first(root, _is_table, *SUFFIXES, deep=2), "a table of boxes")
+    if metadata(root):  # which says what its tables mean
+        return ""
+    name = first(root, _is_table, *SUFFIXES, deep=2)
+    if not name and suffix_of(root) in TAR and root.is_dir():
+        return seen(root.name if _is_table(root) else "", "a WebDataset of boxes")
+    return seen(name, "a table of boxes")
 
 
 def _is_table(path: Path) -> bool:
     """Return True for a table whose columns `read` knows."""
-    from dataforge.formats.table.arrow_files import open_file, reading
+    from dataforge.formats.table.arrow_files import TFRECORD, open_file, reading, suffix_of
     from dataforge.formats.table.columns import recognise
+    from dataforge.formats.table.samples import TAR, Samples
 
     words = rb"(?i)\A[^\n]*(xmin|x_min|x1\b|bbox|bounding|objects|\bcx\b|\bx\b)"
     without_header = rb"\A[^,\n]+,([-\d.]*,){4}"  # keras-retinanet's: path,x1,y1,x2,y2,class
     binary = rb"\A(PAR1|ARROW1|\xff{4})"
-    if not re.search(words + b"|" + without_header + b"|" + binary, head(path)):
+    if suffix_of(path) not in (*TFRECORD, *TAR) and not re.search(
+        words + b"|" + without_header + b"|" + binary, head(path)
+    ):
         return False
     with suppress(DataforgeError), reading(path):
+        if suffix_of(path) in TAR:
+            return bool(recognise(path, Samples(path, FILES).table.schema, {}, None, None, False))
         return bool(recognise(path, open_file(path).schema, {}, None, None, False))
     return False

@@ -1,9 +1,10 @@
-"""Readers of CSV, TSV, JSON lines, Parquet, Arrow and Feather files as Arrow rows, for `table`."""
+"""Readers of CSV, TSV, JSON lines, Parquet, Arrow, Feather, TFRecord and WebDataset files as Arrow rows."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,20 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
+from dataforge.files import mapped
 from dataforge.formats.table.cells import NUMBER
+from dataforge.formats.table.samples import TAR, Samples
+from dataforge.formats.table.tfrecord import TfRecords
 from dataforge.record import Finding
 
 CSV = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
+TFRECORD = (".tfrecord", ".tfrecords", ".tfrec", ".record")
+SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW, *TFRECORD, *TAR)
 RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
 
 Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its 1-based row numbers in the file
@@ -36,11 +43,19 @@ class ArrowFile:
     """Attributes:
     schema: the columns.
     rows: (column paths, rows per batch, a list to which broken rows are appended) -> batches of the file.
+    folder: the folder of its pictures, if they are in the file; members: files in it that were read.
     """
 
     path: Path
     schema: pa.Schema
     rows: Callable[[list[str], int, list[Finding]], Iterator[Rows]]
+    folder: Path | None = None
+    members: tuple[Path, ...] = ()
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a table: `.record` also for `train.record-00000-of-00010`."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.suffix.lower())
 
 
 def open_file(path: Path) -> ArrowFile:
@@ -49,11 +64,19 @@ def open_file(path: Path) -> ArrowFile:
     Raises:
         FormatError: the suffix is not known, the file is empty, or a column name is duplicated.
     """
-    suffix = path.suffix.lower()
-    for suffixes, opened in ((CSV, _csv), (JSON_LINES, _json), (PARQUET, _parquet), (ARROW, _arrow)):
+    suffix = suffix_of(path)
+    kinds = (
+        (CSV, _csv),
+        (JSON_LINES, _json),
+        (PARQUET, _parquet),
+        (ARROW, _arrow),
+        (TFRECORD, _tfrecord),
+        (TAR, _samples),
+    )
+    for suffixes, opened in kinds:
         if suffix in suffixes:
             return opened(path)
-    known = ", ".join((*CSV, *JSON_LINES, *PARQUET, *ARROW))
+    known = ", ".join(suffix for suffixes, _ in kinds for suffix in suffixes)
     raise FormatError(f"{path}: suffix {suffix!r}; expected a table, one of {known}")
 
 
@@ -76,7 +99,7 @@ def _not_text(path: Path) -> str:
     """Return a message with the first position in a text file that is not UTF-8, or ""."""
     number = 0
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             for line in file:
                 number += 1
                 line.decode()
@@ -88,11 +111,11 @@ def _not_text(path: Path) -> str:
 
 
 def _csv(path: Path) -> ArrowFile:
-    with open(path, encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
+    with path.open(encoding="utf-8", newline="") as text:  # pyarrow fails on a broken row that is not UTF-8
         while text.read(1 << 20):
             pass
     first = 0  # 0-based line number of the first row
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for line in file:
             head = line.decode("utf-8-sig").strip("\r\n")
             if head.strip():
@@ -122,7 +145,7 @@ def _csv(path: Path) -> ArrowFile:
             return "skip"
 
         table = pyarrow.csv.read_csv(
-            path,
+            path.open("rb") if isinstance(path, ArchivePath) else path,
             pyarrow.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=first),
             pyarrow.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note),
             pyarrow.csv.ConvertOptions(column_types=schema, include_columns=columns, strings_can_be_null=False),
@@ -134,7 +157,7 @@ def _csv(path: Path) -> ArrowFile:
 
 
 def _json(path: Path) -> ArrowFile:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if file.read(3) != codecs.BOM_UTF8:
             file.seek(0)
         # one block, because a row must not exceed a block, and types are inferred per block
@@ -145,7 +168,8 @@ def _json(path: Path) -> ArrowFile:
 
 
 def _parquet(path: Path) -> ArrowFile:
-    with pq.ParquetFile(path) as file:
+    where = pa.BufferReader(pa.py_buffer(mapped(path))) if isinstance(path, ArchivePath) else path
+    with pq.ParquetFile(where) as file:
         schema = file.schema_arrow
     _each_once(path, schema.names)
 
@@ -153,7 +177,7 @@ def _parquet(path: Path) -> ArrowFile:
         # the fields of a struct are read separately; a list of structs is read as a whole
         whole = {name for name in schema.names if not pa.types.is_struct(schema.field(name).type)}
         wanted = [max((n for n in whole if _names(n, path)), key=len, default=path) for path in columns]
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        with pq.ParquetFile(where, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch, numbers in _numbered(file.iter_batches(batch_size=size, columns=wanted, use_threads=False)):
                 batch.validate(full=True)
                 yield batch, numbers
@@ -163,12 +187,11 @@ def _parquet(path: Path) -> ArrowFile:
 
 def _arrow(path: Path) -> ArrowFile:
     def batches() -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        mapped = pa.memory_map(str(path))
+        data = pa.py_buffer(mapped(path))
         try:
-            file = pa.ipc.open_file(mapped)
+            file = pa.ipc.open_file(data)
         except pa.ArrowInvalid:
-            mapped.seek(0)
-            stream = pa.ipc.open_stream(mapped)  # the format written by Hugging Face's save_to_disk
+            stream = pa.ipc.open_stream(data)  # the format written by Hugging Face's save_to_disk
             return stream.schema, iter(stream)
         return file.schema, (file.get_batch(n) for n in range(file.num_record_batches))
 
@@ -186,6 +209,21 @@ def _arrow(path: Path) -> ArrowFile:
             done += batch.num_rows
 
     return ArrowFile(path, schema, rows)
+
+
+def _tfrecord(path: Path) -> ArrowFile:
+    records = TfRecords(path)
+    return ArrowFile(path, records.schema, lambda columns, size, _: _numbered(records.batches(columns, size)))
+
+
+def _samples(path: Path) -> ArrowFile:
+    samples = Samples(path)
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        findings += samples.findings
+        return _numbered(iter(samples.table.to_batches(size)))
+
+    return ArrowFile(path, samples.table.schema, rows, samples.folder, tuple(samples.members))
 
 
 def _names(top: str, path: str) -> bool:

@@ -30,13 +30,21 @@ FIELDS = ("file", "image", "label", *BOX_FIELDS, "width", "height", "id", "split
 FILES = "filename|file|file_name|path|image_path"
 LABELS = "class|label|class_name|category"
 HUGGING_FACE = {
-    "box": "objects.bbox|objects.bboxes|objects.boxes",
-    "label": "objects.category|objects.categories|objects.label|objects.labels",
+    "box": "objects.bbox|objects.bboxes|objects.boxes|annotations.bbox",
+    "label": "objects.category|objects.categories|objects.label|objects.labels|"
+    "annotations.category|annotations.category_name|annotations.label|annotations.category_id",
+}
+TENSORFLOW = {
+    "image": "image/encoded",
+    "file": "image/filename|image/source_id",
+    "label": "image/object/class/text|image/object/class/label",
+    **{name: f"image/object/bbox/{name}" for name in CORNERS["xyxy"]},
 }
 # Known headers: each field must have one of its columns. Then the box convention, the unit and the file suffix.
 KNOWN: tuple[tuple[dict[str, str], str, str, str], ...] = (
     ({"image": "image.bytes", "file": "image.path", **HUGGING_FACE}, "xywh", "pixel", ""),
     ({"file": FILES, **HUGGING_FACE}, "xywh", "pixel", ""),
+    (TENSORFLOW, "xyxy", "unit", ""),
     (
         {"file": "ImageID", "label": "LabelName", "xmin": "XMin", "ymin": "YMin", "xmax": "XMax", "ymax": "YMax"},
         "xyxy",
@@ -59,15 +67,16 @@ KNOWN: tuple[tuple[dict[str, str], str, str, str], ...] = (
     ({"file": FILES, "label": LABELS, "cx": "cx", "cy": "cy", "w": "w", "h": "h"}, "cxcywh", "pixel", ""),
 )
 OPTIONAL = {
-    "width": "width",
-    "height": "height",
-    "id": "image_id",
+    "width": "width|image/width",
+    "height": "height|image/height",
+    "id": "image_id|image/source_id",
     "split": "split|subset|partition|data_split",
-    "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd",
-    "difficult": "difficult|objects.difficult",
-    "truncated": "truncated|IsTruncated|objects.truncated",
+    "crowd": "crowd|iscrowd|is_crowd|IsGroupOf|objects.iscrowd|objects.is_crowd|objects.crowd|annotations.iscrowd|"
+    "image/object/is_crowd|image/object/group_of",
+    "difficult": "difficult|objects.difficult|image/object/difficult",
+    "truncated": "truncated|IsTruncated|objects.truncated|image/object/truncated",
     "flags": "objects.flags",
-    "area": "area|objects.area",
+    "area": "area|objects.area|annotations.area|image/object/area",
 }
 EXPECTED = (
     "TensorFlow's filename, class, xmin, ymin, xmax, ymax; keras-retinanet's six columns without a header; OpenImages' "
@@ -173,6 +182,7 @@ def recognise(
         if all(here.values()) and (boxes in (None, rest[0]) or "box" in here):
             columns |= here
             form, measure, suffix = rest
+            measure = str(stated(schema).get("unit", measure))
             break
     else:  # fall back to columns named like the fields
         columns |= {field: field for field in FIELDS if field in present}

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +14,19 @@ import pyarrow.compute as pc
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, read_text
+from dataforge.formats.classes import by_number
 from dataforge.formats.pictures import base_of, given, picture_folders
-from dataforge.formats.splits import NO_SPLIT, split_word
+from dataforge.formats.splits import NO_SPLIT, WORD, split_word
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
-from dataforge.formats.table.arrow_files import ARROW, CSV, JSON_LINES, PARQUET, open_file, reading
-from dataforge.formats.table.rows import TableFile, check_boxes
+from dataforge.formats.table.arrow_files import ARROW, CSV, PARQUET, SUFFIXES, TFRECORD, open_file, reading, suffix_of
+from dataforge.formats.table.check import check_boxes
+from dataforge.formats.table.rows import TableFile, folder_of
 from dataforge.formats.table.rows import records as records_of
+from dataforge.formats.table.samples import TAR
+from dataforge.formats.table.tfrecord import label_map
 from dataforge.record import Finding, Record, Source, pick_splits
 
-SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW)
 EXPECTED = (
     f"a table ({', '.join(SUFFIXES)}), or a folder of <split>.<suffix>, data/<split>-00000-of-00002.<suffix> or "
     "<split>/<name>.<suffix>"
@@ -56,23 +60,41 @@ def read(
         FormatError: no table, a damaged table, or missing columns. ConfigError: invalid options.
     """
     images = given(root, images, "--images")
+    how: dict[str, Any] = {"map": map, "boxes": boxes, "unit": unit, "inclusive": inclusive}
+    return read_files(_files(root), base_of(root), split=split, images=images, allow_outside=allow_outside, **how)
+
+
+def read_files(
+    files: list[tuple[str, Path]],
+    base: Path,
+    *,
+    split: tuple[str, ...] | None = None,
+    images: Path | None = None,
+    map: str | None = None,
+    boxes: str | None = None,
+    unit: str | None = None,
+    inclusive: bool = False,
+    allow_outside: bool = False,
+) -> Source:
+    """Read tables as `read` does, given as names of splits and files. `base` is the folder of the set."""
     mapped = col.parse_map(map)
-    base = base_of(root)
     tables = []
-    for name, path in _files(root):
+    for name, path in files:
         with reading(path):
             file = open_file(path)
             mapping = col.recognise(path, file.schema, mapped, boxes, unit, inclusive)
-            table = TableFile(file, name, mapping, picture_folders(base, name, path, images), base, allow_outside)
+            folders = [file.folder] if file.folder else picture_folders(base, name, path, images)
+            table = TableFile(file, name, mapping, folders, file.folder or base, allow_outside)
             table.splits = _splits(table)
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
     known_names = _descriptions(base)
-    classes, class_ids = _classes(
-        tables, {text: name for names in known_names.values() for text, name in names.items()}
-    )
-    known = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
+    label_maps = _label_maps(tables)
+    known = {text: name for names in known_names.values() for text, name in names.items()}
+    numbered = by_number((pair for names in label_maps.values() for pair in names.items()), "the label maps: id")
+    classes, class_ids = _classes(tables, known, numbered)
+    countable = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
         for table in tables:
@@ -82,9 +104,9 @@ def read(
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
-    total = sum(table.count for table in tables) if known else 0
-    files = [table.file.path for table in tables]
-    return Source(classes, records(), class_ids, total=total, files=[*files, *known_names])
+    total = sum(table.count for table in tables) if countable else 0
+    used = [file for table in tables for file in (table.file.path, *table.file.members)]
+    return Source(classes, records(), class_ids, total=total, files=[*used, *known_names, *label_maps])
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -106,25 +128,27 @@ def _items(table: TableFile) -> Iterator[Record | Finding]:
 def _files(root: Path) -> list[tuple[str, Path]]:
     """Return split names and files: from the folder, else from its `data`, else from its subfolders, one per split."""
     if root.is_file():
-        return [(_split_name(root, True), root)]
+        return [(split_of(root, True), root)]
     check_root(root, EXPECTED)
     for place in (root, *(root / name for name in NO_SPLIT)):
         files = _tables_in(place)
         if files:
-            return [(_split_name(path, len(files) == 1), path) for path in files]
+            return [(split_of(path, len(files) == 1), path) for path in files]
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     found = []
     for folder in folders:
         files = next(filter(None, map(_tables_in, (folder, *(folder / name for name in NO_SPLIT)))), [])
         one = len(files) == 1 or split_word(folder.name) == folder.name
-        found += [(folder.name if one else _split_name(path, False), path) for path in files]
+        found += [(folder.name if one else split_of(path, False), path) for path in files]
+    if not found and suffix_of(root) in TAR:  # it was opened as a folder
+        return [(split_of(root, True), root)]
     if not found:
         raise FormatError(f"{root}: no table found; expected {EXPECTED}")
     return found
 
 
 def _tables_in(place: Path) -> list[Path]:
-    files = [path for path in place.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    files = [path for path in place.glob("*") if suffix_of(path) in SUFFIXES and path.is_file()]
     # a class list is not a table of boxes
     files = [
         path
@@ -136,9 +160,11 @@ def _tables_in(place: Path) -> list[Path]:
     return sorted([path for path in files if re.search(named, path.name)] or files)
 
 
-def _split_name(path: Path, alone: bool) -> str:
+def split_of(path: Path, alone: bool) -> str:
     text = path.suffix.lower() not in (*PARQUET, *ARROW)
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", path.stem)
+    if suffix_of(path) in (*TFRECORD, *TAR):
+        return split_word(name) or "train"
     if text:
         name = re.sub(r"^(oidv\d+|challenge-\d+)-|-(annotations|detection)-bbox$", "", name)
         words = [word for word in re.split(r"[-_. ]", name) if word and word.lower() not in PLAIN]
@@ -148,7 +174,7 @@ def _split_name(path: Path, alone: bool) -> str:
 
 def _splits(table: TableFile) -> list[str]:
     if "split" not in table.mapping.columns:
-        return [table.split]
+        return _folders(table) or [table.split]
     path = table.mapping.columns["split"]
     names: dict[str, None] = {}
     for batch, _ in table.file.rows([path], 1 << 16, []):
@@ -158,11 +184,30 @@ def _splits(table: TableFile) -> list[str]:
     return list(names)
 
 
-def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _folders(table: TableFile) -> list[str]:
+    """Return the splits in the names of a file's images, as of Hugging Face's `imagefolder`, if all names have one.
+
+    Only if the file's own name and folder tell none.
+    """
+    path, columns = table.file.path, table.mapping.columns
+    if "image" in columns or table.split != "train" or split_word(path.stem) or WORD.fullmatch(path.parent.name):
+        return []
+    names: dict[str, None] = {}
+    for batch, _ in table.file.rows([columns["file"]], 1 << 16, []):
+        files = pc.unique(cells.texts(cells.column(batch, columns["file"]))).to_pylist()
+        names |= dict.fromkeys(folder_of(file) for file in files if file)
+    table.by_folder = bool(names) and "" not in names
+    return list(names) if table.by_folder else []
+
+
+def _classes(
+    tables: list[TableFile], known: dict[str, str], numbered: dict[int, str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`.
 
     Args:
         known: OpenImages' names of its labels.
+        numbered: the names of TFRecord's label maps; a file may use them or their numbers.
     """
     numbers: dict[str, int] = {}
     stated = True
@@ -176,7 +221,11 @@ def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str,
                 table.count += len(array)
                 array = array.flatten() if table.mapping.per_image else array
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
-        if names is None or not all(text.isdecimal() for text in found):
+        both = {str(number): name for number, name in numbered.items()} | {name: name for name in numbered.values()}
+        if suffix_of(table.file.path) in TFRECORD and numbered and found.keys() <= both.keys():
+            table.labels = both
+            numbers |= {name: number for number, name in numbered.items()}
+        elif names is None or not all(text.isdecimal() for text in found):
             stated = False
             table.labels = {text: known.get(text, text) if table.mapping.suffix else text for text in found}
         else:
@@ -203,6 +252,12 @@ def _classes(tables: list[TableFile], known: dict[str, str]) -> tuple[tuple[str,
     for table in tables:
         table.label_of = {text: label_of[name] for text, name in table.labels.items()}
     return classes, ids if len(set(ids)) == len(classes) else ()
+
+
+def _label_maps(tables: list[TableFile]) -> dict[Path, dict[int, str]]:
+    """Read the label maps beside TFRecord files."""
+    folders = dict.fromkeys(table.file.path.parent for table in tables if suffix_of(table.file.path) in TFRECORD)
+    return {path: label_map(path) for folder in folders for path in sorted(folder.glob("*.pbtxt"))}
 
 
 def _class_ids(schema: pa.Schema, count: int) -> list[int]:

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
-from dataforge.formats.boxes import as_xyxy, check_reading, include_last, ranks
+from dataforge.formats.boxes import as_xyxy, ranks
 from dataforge.formats.pictures import NOT_BELOW, Index, as_size, find, held, is_picture, likeliest, resolve
+from dataforge.formats.splits import NO_SPLIT, WORD
 from dataforge.formats.table import cells
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ArrowFile
@@ -40,6 +41,7 @@ class TableFile:
     labels: dict[str, str] = field(default_factory=dict)
     label_of: dict[str, int] = field(default_factory=dict)
     count: int = 0
+    by_folder: bool = False  # the first folders of the file names are the splits
 
     @property
     def size(self) -> int:
@@ -52,7 +54,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     get: Callable[[str], pa.Array]
     if table.mapping.per_image:
         listed = [columns[field] for field in columns if field in OBJECT]
-        lengths = np.stack([_lengths(cells.column(batch, one)) for one in listed])  # list length per column and row
+        lengths = np.stack([lengths_of(cells.column(batch, one)) for one in listed])  # list length per column and row
         even = (lengths == lengths[0]).all(0)
         for row in np.nonzero(~even)[0]:
             sizes = ", ".join(f"{one} {length}" for one, length in zip(listed, lengths[:, row], strict=True))
@@ -90,8 +92,8 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
     bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
     splits = _texts(heads, columns, "split")
-    facts = [_whole(heads, columns, field) for field in ("height", "width", "id")]
-    pictures, refused, noted = _pictures(table, heads, numbers)
+    facts = [whole(heads, columns, field) for field in ("height", "width", "id")]
+    pictures, refused, noted = pictures_of(table, heads, numbers)
     yield from noted
     counted = ranks(image) if bad else image
     for n, (kind, value, reason) in bad.items():
@@ -114,14 +116,14 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
         corners = boxes[own]
         if table.mapping.unit:
             try:
-                height, width = _size(source)
+                height, width = size_of(source)
             except (OSError, ValueError, ImageError):
                 own, corners = own[:0], corners[:0]  # ingest opens it too, and reports the error
             corners = corners * (width, height, width, height)
         stated = areas[own]
         yield Record(
             key=picture[0],
-            split=splits[n] or table.split,
+            split=splits[n] or (folder_of(name or "") if table.by_folder else table.split),
             image=source,
             height=as_size(height),
             width=as_size(width),
@@ -146,7 +148,7 @@ def _names(table: TableFile, batch: Any) -> pa.Array:
     return pc.if_else(pc.is_in(raw, value_set=pa.array(real, pa.string())), raw, plain)
 
 
-def _pictures(
+def pictures_of(
     table: TableFile, heads: Any, numbers: NDArray[np.int64]
 ) -> tuple[list[tuple[str | None, bytes | None, tuple[str, Path] | None]], dict[str, Finding], list[Finding]]:
     """Return, per image, its name, its embedded bytes, and its key and file; None for each if absent; as `find`."""
@@ -169,46 +171,15 @@ def _pictures(
     return pictures, refused, noted
 
 
-def check_boxes(table: TableFile) -> None:
-    """Check the convention of all boxes of a file against the areas and sizes in it: see `check_reading`.
-
-    Raises:
-        FormatError: they contradict it.
-    """
-    columns, mapping = table.mapping.columns, table.mapping
-    if len(mapping.forms) == len(mapping.units) == 1:
-        return
-    fields = [*mapping.numbers, *(name for name in ("width", "height", "area") if name in columns)]
-    parts: list[NDArray[np.float64]] = []  # (n, 7): four numbers, width, height, area
-    for batch, _ in table.file.rows([columns[name] for name in fields], 1 << 14, []):
-        arrays = {name: cells.column(batch, columns[name]) for name in fields}
-        listed = [name for name in fields if mapping.per_image and name in OBJECT]
-        sizes = [_whole(batch, columns, name) for name in ("width", "height")]
-        if listed:
-            lengths = np.stack([_lengths(arrays[name]) for name in listed])
-            even = (lengths == lengths[0]).all(0)
-            arrays |= {name: arrays[name].filter(pa.array(even)).flatten() for name in listed}
-            sizes = [np.repeat(values[even], lengths[0][even]) for values in sizes]
-        numbers = _numbers(mapping, [arrays[name] for name in mapping.numbers])[0]
-        areas = cells.floats(arrays["area"])[0] if "area" in arrays else np.full(len(numbers), np.nan)
-        parts.append(np.column_stack([numbers, *sizes, areas]))
-    every = np.concatenate(parts) if parts else np.empty((0, 7))
-    numbers, sizes_of, areas = every[:, :4], every[:, 4:6], every[:, 6]
-    numbers = include_last(numbers, 0, 1) if mapping.inclusive else numbers
-    check_reading(
-        str(table.file.path),
-        numbers,
-        sizes_of,
-        areas,
-        mapping.boxes,
-        "unit" if mapping.unit else "pixel",
-        forms=mapping.forms,
-        units=mapping.units,
-        named=mapping.numbers != ("box",),
-    )
+def folder_of(name: str) -> str:
+    """Return the split that a file name has as its first folder, after one such as `images`; "" if it has none."""
+    parts = [part for part in name.replace("\\", "/").split("/")[:-1] if part != "."]
+    if parts and parts[0].lower() in NO_SPLIT:
+        del parts[0]
+    return parts[0] if parts and WORD.fullmatch(parts[0]) else ""
 
 
-def _numbers(
+def numbers_of(
     mapping: col.ColumnMap, arrays: list[pa.Array]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return (n, 4) the numbers of boxes; (n,) masks of those that are not four numbers, and of empty cells."""
@@ -227,7 +198,7 @@ def _objects(
     states that its image has no boxes), value and reason of the finding."""
     columns, mapping = table.mapping.columns, table.mapping
     arrays = [get(field) for field in mapping.numbers]
-    numbers, wrong, missing = _numbers(mapping, arrays)
+    numbers, wrong, missing = numbers_of(mapping, arrays)
     boxes = col.as_edges(numbers, mapping)
     texts = cells.texts(get("label"))
     place = pc.index_in(texts, value_set=pa.array(list(table.label_of), pa.string())).fill_null(-1).to_numpy()
@@ -253,14 +224,14 @@ def _objects(
         return boxes, labels, flags, areas.astype(np.float32), bad
 
 
-def _size(source: bytes | Path) -> tuple[int, int]:
+def size_of(source: bytes | Path) -> tuple[int, int]:
     if isinstance(source, Path):
         return read_size(source)
     info = probe(source)
     return info.height, info.width
 
 
-def _lengths(array: pa.Array) -> NDArray[np.int64]:
+def lengths_of(array: pa.Array) -> NDArray[np.int64]:
     return pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -268,7 +239,7 @@ def _texts(heads: Any, columns: dict[str, str], field: str) -> list[str | None]:
     return cells.texts(cells.column(heads, columns[field])).to_pylist() if field in columns else [None] * heads.num_rows
 
 
-def _whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]:
+def whole(heads: Any, columns: dict[str, str], field: str) -> NDArray[np.int64]:
     """Return a column as integers; missing values are -1 for ids and 0 (unknown) for sizes."""
     none = -1 if field == "id" else 0
     if field not in columns:

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, inside, read_text
+from dataforge.files import circles, inside, read_text, walk
 from dataforge.formats.pictures import Index, below_its_own, is_picture, locate
 from dataforge.formats.splits import split_word
 from dataforge.record import Finding
@@ -117,8 +117,7 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
     """Find splits without lists: a folder with XML files and images, or separate folders of them."""
     with_xml: list[Path] = []
     with_pictures: list[Path] = []
-    for name, folders, files in os.walk(root, followlinks=True):
-        folder = Path(name)
+    for folder, folders, files in walk(root):
         folders[:] = sorted(sub for sub in folders if sub[0] != "." and not circles(folder / sub))
         if any(file.lower().endswith(".xml") for file in files):
             with_xml.append(folder)

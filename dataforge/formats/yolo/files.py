@@ -188,7 +188,7 @@ def _below(name: str, base: Path) -> str:
     They are relative to the folder where Darknet was started, such as `data/train.txt`, or absolute.
     """
     parts = below_its_own(name.strip().replace("\\", "/")).split("/")
-    while len(parts) > 1 and not os.path.isdir(base / parts[0]):  # noqa: PTH112  (False for what no system takes)
+    while len(parts) > 1 and not (exists(base / parts[0]) and (base / parts[0]).is_dir()):
         del parts[0]
     return "/".join(parts)
 
@@ -280,7 +280,7 @@ def images_of(
             paths = [pictures[name][1] for name in names if name in pictures]
             findings += wrong
             refused = refused or any(finding.action == "refused" for finding in wrong)
-        for path in map(Path, map(os.path.normpath, paths)):
+        for path in (type(path)(os.path.normpath(path)) for path in paths):
             if path in images:
                 key = key_of(path, dataset.base)
                 findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
@@ -293,16 +293,17 @@ def images_of(
 
 def _near(name: str, base: Path, folder: Path) -> str:
     """Return a relative path of a list without the leading folders that neither the set nor the list's folder has."""
-    return name if os.path.isdir(folder / name.split("/")[0]) else _below(name, base)  # noqa: PTH112
+    first = folder / name.split("/")[0]
+    return name if exists(first) and first.is_dir() else _below(name, base)
 
 
 def label_folder(folder: Path, base: Path) -> Path:
     """Replace the last `images` in the path by `labels`, preferably below `base`; else labels are beside the images."""
     swapped = []
-    for start, parts in ((base, Path(os.path.relpath(folder, base)).parts), (Path(), folder.parts)):
+    for start, parts in ((base, Path(os.path.relpath(folder, base)).parts), (type(base)(), folder.parts)):
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
-            swapped.append(Path(os.path.normpath(Path(start, *parts[:last], "labels", *parts[last + 1 :]))))
+            swapped.append(type(base)(os.path.normpath(start.joinpath(*parts[:last], "labels", *parts[last + 1 :]))))
     beside = not swapped or next(folder.glob("*.txt"), None) is not None
     return next((labels for labels in swapped if labels.is_dir()), folder if beside else swapped[0])
 

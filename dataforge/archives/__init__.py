@@ -1,0 +1,1 @@
+"""Archives that are read as folders, without being extracted."""
