@@ -56,7 +56,7 @@ class DenseConfig(Config):
     depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", least=0)
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
     freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", least=0)
-    frozen_norm: bool = value(False, "freeze the backbone's batch norms (as RetinaNet does)")
+    frozen_norm: bool = value(False, "freeze the backbone's batch norms if pretrained (as RetinaNet does)")
 
 
 class Raw(NamedTuple):
@@ -198,7 +198,8 @@ class Dense(Detector):
             first = 16 if plain else 32
             sizes = [[int(first * 2 ** (level + k / 3)) for k in range(3)] for level in range(levels)]
         keys = ("channels", "backbone", "width", "depth", "freeze", "frozen_norm")
-        return {"classes": len(shards.classes), "sizes": sizes} | {key: getattr(config, key) for key in keys}
+        given = {key: getattr(config, key) for key in keys} | {"frozen_norm": pretrained.frozen_norm(config)}
+        return {"classes": len(shards.classes), "sizes": sizes} | given
 
     def pretrain(self, config: DenseConfig) -> str:
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
