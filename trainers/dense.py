@@ -198,8 +198,8 @@ class Dense(Detector):
             first = 16 if plain else 32
             sizes = [[int(first * 2 ** (level + k / 3)) for k in range(3)] for level in range(levels)]
         keys = ("channels", "backbone", "width", "depth", "freeze", "frozen_norm")
-        given = {key: getattr(config, key) for key in keys} | {"frozen_norm": pretrained.frozen_norm(config)}
-        return {"classes": len(shards.classes), "sizes": sizes} | given
+        values = {key: getattr(config, key) for key in keys} | {"frozen_norm": pretrained.frozen_norm(config)}
+        return {"classes": len(shards.classes), "sizes": sizes} | values
 
     def pretrain(self, config: DenseConfig) -> str:
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""
