@@ -35,7 +35,7 @@ class DenseConfig(Config):
     depth: int = value(2, "convolutions in each head before its last (RetinaNet has 4)", natural(0))
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
     freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
-    frozen_norm: bool = value(False, "freeze the backbone's batch norms (as RetinaNet does)")
+    frozen_norm: bool = value(False, "freeze the backbone's batch norms if pretrained (as RetinaNet does)")
 
 
 if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
@@ -205,7 +205,8 @@ class Dense(Detector):
             first = 16 if plain else 32
             sizes = [[int(first * 2 ** (level + k / 3)) for k in range(3)] for level in range(levels)]
         keys = ("channels", "backbone", "width", "depth", "freeze", "frozen_norm")
-        return {"classes": len(shards.classes), "sizes": sizes} | {key: getattr(config, key) for key in keys}
+        values = {key: getattr(config, key) for key in keys} | {"frozen_norm": pretrained.frozen_norm(config)}
+        return {"classes": len(shards.classes), "sizes": sizes} | values
 
     def pretrain(self, config: DenseConfig) -> str:
         return pretrained.load(self.backbone, config.pretrained) if config.pretrained else ""

@@ -128,7 +128,13 @@ def export(
         if int8:
             from trainers.exporting.int8 import quantise
 
-            how["certificate"]["int8"] = quantise(temporary, how, records, calibration, calibrate, max_map_drop)
+            half_file = Path(folder.name) / "half.onnx"
+            graph = Graph(copy.deepcopy(detector).half(), tuple(how["size"]), None if size else how["fit"])
+            _save(form, graph, how, half_file, checkpoint)
+            how["certificate"]["int8"] = quantise(
+                temporary, how, records, calibration, calibrate, max_map_drop, half_file
+            )
+            half_file.unlink()
         form.describe(temporary, how)
         form.load(temporary)
         report = json.dumps(how, indent=1, ensure_ascii=False)

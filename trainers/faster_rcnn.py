@@ -28,7 +28,7 @@ class FasterRCNNConfig(Config):
     backbone: str = value("resnet50", "vgg16 (c4), or a timm model with maps at strides 4, 8, 16, 32 (fpn)")
     pretrained: str = value("", "backbone weights: a file, true for timm's own, or a timm tag; empty for none")
     freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
-    frozen_norm: bool = value(True, "freeze batch norms: stored statistics and weights")
+    frozen_norm: bool = value(True, "freeze batch norms that have pretrained statistics")
     pooling: str = value("align", "pool, align, crop or deform: how regions are pooled to 7x7")
     class_agnostic: bool = value(False, "predict one box per region instead of one per class")
     regions: int = value(512, "number of regions per image that the second stage is trained on", natural())
@@ -108,7 +108,7 @@ class FasterRCNN(Detector):
         neck: str = "fpn",
         backbone: str = "resnet50",
         freeze: int = 0,
-        frozen_norm: bool = True,
+        frozen_norm: bool = False,
         pooling: str = "align",
         class_agnostic: bool = False,
         regions: int = 512,
@@ -158,7 +158,8 @@ class FasterRCNN(Detector):
     @classmethod
     def configure(cls, config: FasterRCNNConfig, shards: Shards) -> dict[str, Any]:
         keys = ("neck", "backbone", "freeze", "frozen_norm", "pooling", "class_agnostic", "regions", "width")
-        return {"classes": len(shards.classes)} | {key: getattr(config, key) for key in keys}
+        given = {key: getattr(config, key) for key in keys} | {"frozen_norm": pretrained.frozen_norm(config)}
+        return {"classes": len(shards.classes)} | given
 
     def pretrain(self, config: FasterRCNNConfig) -> str:
         if not config.pretrained:

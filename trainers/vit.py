@@ -60,7 +60,7 @@ class ViTConfig(Config):
     )
     lora: str = value("r=8,alpha=16", "rank and scale of the adapters of train lora")
     freeze: int = value(0, "with train all, how many of the backbone's first units keep their weights", natural(0))
-    frozen_norm: bool = value(False, "with train all, keep the batch norms of a convolutional backbone")
+    frozen_norm: bool = value(False, "with train all, keep the pretrained batch norms of a convolutional backbone")
     teacher: str = value("", "checkpoint of a larger vit with the same classes and strides, to learn from as well")
 
     def check(self) -> None:
@@ -193,7 +193,8 @@ class ViT(Detector):
     def configure(cls, config: ViTConfig, shards: Shards) -> dict[str, Any]:
         keys = "backbone ffn window global_blocks drop_path recompute strides width depth cost train freeze frozen_norm"
         given = {"classes": len(shards.classes), "lora": config.lora if config.train == "lora" else ""}
-        return given | {key: getattr(config, key) for key in keys.split()}
+        given |= {key: getattr(config, key) for key in keys.split()}
+        return given | {"frozen_norm": pretrained.frozen_norm(config)}
 
     def pretrain(self, config: ViTConfig) -> str:
         if not config.pretrained:

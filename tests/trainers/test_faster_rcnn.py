@@ -23,7 +23,7 @@ from trainers.faster_rcnn import FasterRCNN
 from trainers.models import assign, pooling
 from trainers.models.detector import Detector
 
-SMALL: dict[str, Any] = {"classes": 3, "backbone": "test_resnet", "frozen_norm": False, "regions": 64}
+SMALL: dict[str, Any] = {"classes": 3, "backbone": "test_resnet", "regions": 64}
 
 
 class _Suite(DetectorSuite):
@@ -34,11 +34,7 @@ class _Suite(DetectorSuite):
         keep = dict.fromkeys(faster_rcnn.KEEP, ((200, 200), (100, 100)))
         monkeypatch.setattr(faster_rcnn, "KEEP", keep)
         torch.manual_seed(0)
-        made = FasterRCNN(**self.config).eval()
-        for layer in made.modules():
-            if isinstance(layer, nn.BatchNorm2d):  # timm begins with blocks that add nothing, and teach nothing
-                nn.init.ones_(layer.weight)
-        return made
+        return FasterRCNN(**self.config).eval()
 
 
 class TestPyramid(_Suite):
@@ -304,7 +300,7 @@ def test_keys_depend_on_record_and_step_alone() -> None:
 
 
 def test_norms_stay_frozen() -> None:
-    model = FasterRCNN(2, backbone="test_resnet", width=8).train()
+    model = FasterRCNN(2, backbone="test_resnet", width=8, frozen_norm=True).train()
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and not any(m.training or m.weight.requires_grad for m in norms)
     assert model.backbone.training

@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "yolov2": {"size": [192, 256], "width": 0.25, "lr": 2e-3},
     "ssd": {"size": [264, 352], "backbone": "resnet10t", "style": "torchvision", "lr": 1e-3},
     "dense": {"size": [192, 256], "channels": 3, "levels": 3, "lr": 3e-3},
-    "faster_rcnn": {"size": [192, 256], "backbone": "resnet10t", "frozen_norm": False, "regions": 64, "lr": 1e-3},
+    "faster_rcnn": {"size": [192, 256], "backbone": "resnet10t", "regions": 64, "lr": 1e-3},
     "vit": {
         "size": [192, 256],
         "backbone": "resnet10t",

@@ -32,7 +32,7 @@ from trainers.exporting.onnx_file import quiet
 from trainers.results import metrics
 from trainers.results.evaluation import by_name
 from trainers.results.exported import Exported, evaluate, picture, run_of, session_of
-from trainers.results.truth import truth_of_shards
+from trainers.results.truth import Truth, truth_of_shards
 
 CPU = ("CPUExecutionProvider",)
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -172,7 +172,13 @@ def errors_of(model: onnx.ModelProto, ranges: Any, layers: Layers, inputs: Seque
 
 
 def quantise(
-    path: Path, facts: dict[str, Any], shards: Shards, calibration: Shards, count: int, limit: float
+    path: Path,
+    facts: dict[str, Any],
+    shards: Shards,
+    calibration: Shards,
+    count: int,
+    limit: float,
+    half: Path | None = None,
 ) -> dict[str, Any]:
     """Replace a certified model by its INT8 version.
 
@@ -184,9 +190,11 @@ def quantise(
         shards: the records on which the model was certified.
         calibration: the shards of which `count` records are used for calibration.
         limit: how much the average precision (AP) on `shards` may decrease.
+        half: the same model in float16, for the table.
 
     Returns:
-        What was done: calibration images, attempts, layers in float, and size, latency and AP beside those of `path`.
+        What was done: calibration images, attempts, layers in float, and a table of size, latency and AP of `path`, of
+        `half` and of the INT8 model.
 
     Raises:
         ConfigError: AP decreases by more, whichever layers stay in float; the message names the worst ones.
@@ -212,8 +220,7 @@ def quantise(
             model, ranges, [x for name, nodes in layers.nodes.items() if name not in kept for x in nodes]
         )
         after = Exported(facts, run_of(session_of(variant.SerializeToString(), CPU)))
-        detections = by_name(evaluate(after, shards, LOW_CONF, LOW_IOU, SLOTS), after.classes, truth)
-        precision = metrics.coco(truth, detections)["AP"]
+        precision = precision_of(after, shards, truth)
         attempts.append({"float": kept, "map": precision})
         if exact - precision <= limit:
             break
@@ -229,10 +236,13 @@ def quantise(
                 f"outputs if one layer is quantised: {worst}"
             )
         kept = [*errors][:more]
-    sizes = [path.stat().st_size, variant.ByteSize()]
-    times = latency([before, after], shards)
+    table = {"fp32": (before, path.stat().st_size, exact)}
+    if half:
+        model16 = Exported(facts, run_of(session_of(half, CPU)))
+        table["fp16"] = (model16, half.stat().st_size, precision_of(model16, shards, truth))
+    table["int8"] = (after, variant.ByteSize(), precision)
+    times = latency([model for model, _, _ in table.values()], shards)
     onnx.save(variant, path)
-    rows = zip(("fp32", "int8"), sizes, times, (exact, precision), strict=True)
     return {
         "method": "MinMax",
         "calibration": {
@@ -245,8 +255,17 @@ def quantise(
         "errors": errors,
         "attempts": attempts,
         "max_map_drop": limit,
-        "table": [dict(zip(("precision", "bytes", "latency_ms", "map"), row, strict=True)) for row in rows],
+        "table": [
+            {"precision": name, "bytes": size, "latency_ms": milliseconds, "map": average}
+            for (name, (_, size, average)), milliseconds in zip(table.items(), times, strict=True)
+        ],
     }
+
+
+def precision_of(model: Exported, shards: Shards, truth: Truth) -> float:
+    """Return a model's average precision on a split."""
+    detections = by_name(evaluate(model, shards, LOW_CONF, LOW_IOU, SLOTS), model.classes, truth)
+    return metrics.coco(truth, detections)["AP"]
 
 
 def latency(models: Sequence[Exported], shards: Shards) -> list[float]:

@@ -1,4 +1,7 @@
-"""Write a detector's graph as a package of `torch.export`."""
+"""Legend: B images, K boxes.
+
+Write a detector's graph as a package of `torch.export`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from dataforge.images.draw import Pixels
 from trainers.exporting.graph import NAMES, program_of
@@ -20,7 +25,34 @@ SUFFIX, EXTRA, NEEDS = ".pt2", "", ()
 
 def save(graph: torch.nn.Module, facts: dict[str, Any], path: Path, outputs: Sequence[str] = NAMES) -> None:
     """Export a graph to a file, without its metadata; its outputs have an order, but no names."""
-    _write(program_of(graph, facts), path)
+    program = program_of(graph, facts)
+    _write(program.run_decompositions({torch.ops.dataforge.suppress.default: suppress}), path)
+
+
+def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> Tensor:
+    """Return the mask of `boxes.suppress` by torch's own operators, so that the file needs no import of this package.
+
+    A box is kept unless a kept box before it overlaps it. Repeating this for all boxes at once, from all kept, settles
+    the first n boxes within n rounds, and stops when nothing changes.
+
+    Args:
+        boxes: (B, K, 4), best first; labels: (B, K), -1 for no candidate; threshold: () float32.
+    """
+    one, other = boxes.unsqueeze(2), boxes.unsqueeze(1)
+    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    shared, area = sides.clamp(min=0).prod(-1), (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    same = labels.unsqueeze(2) == labels.unsqueeze(1)
+    over = ((shared > threshold * (area.unsqueeze(2) + area.unsqueeze(1) - shared)) & same).tril(-1)
+    real = labels >= 0
+
+    def changed(keep: Tensor, before: Tensor) -> Tensor:
+        return (keep != before).any()
+
+    def step(keep: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return real & ~(over & keep.unsqueeze(1)).any(2), keep.clone()
+
+    kept: Tensor = while_loop(changed, step, (real.clone(), ~real))[0]
+    return kept
 
 
 def describe(path: Path, facts: dict[str, Any]) -> None:

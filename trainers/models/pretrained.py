@@ -53,6 +53,15 @@ def load(backbone: Backbone, source: str) -> str:
     return f"timm's {name}"
 
 
+def frozen_norm(config: Any) -> bool:
+    """Return whether a new run freezes batch norms: where asked for, and where there are pretrained statistics.
+
+    Without these, frozen norms would not normalise, and timm's residual blocks, whose last norm has initial weights of
+    0, would remain the identity.
+    """
+    return bool(config.frozen_norm and config.pretrained)
+
+
 def is_file(source: str) -> bool:
     """Return whether a source of weights names a file, existing or not, rather than "true" or a tag."""
     return Path(source).suffix in _SUFFIXES or "/" in source or Path(source).exists()

@@ -32,7 +32,7 @@ SPREAD = [
 # each detector's options, and the size of image
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "dense": ({"levels": 3, "width": 8, "depth": 1}, (64, 96)),
-    "faster_rcnn": ({"regions": 16, "frozen_norm": False, "width": 8}, (64, 96)),
+    "faster_rcnn": ({"regions": 16, "width": 8}, (64, 96)),
     "ssd": ({"size": [288, 290]}, (288, 290)),
     "vit": ({"train": "all", "width": 8, "depth": 1}, (64, 96)),
     "yolov2": ({"width": 0.125, "anchors": "voc"}, (64, 96)),
