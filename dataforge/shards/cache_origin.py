@@ -69,10 +69,14 @@ def read(path: Path, crc: int, trust: bool = True) -> Origin:
     """
     batch = read_arrow(path / ORIGIN, SCHEMA, crc, trust)
     rows = batch.column("matrix").values.to_numpy().reshape(-1, 2, 3)
-    if not (np.isfinite(rows).all() and (rows[:, [0, 1], [0, 1]] > 0).all()):
-        raise ShardError(f"{path / ORIGIN}: is damaged: a matrix does not scale")
+    scale = rows[:, [0, 1], [0, 1]]
+    if not ((np.abs(rows) < 1e8).all() and (scale > 1e-8).all()):
+        raise ShardError(f"{path / ORIGIN}: is damaged: a matrix that no image has")
+    height, width = batch.column("height").to_numpy(), batch.column("width").to_numpy()
+    if len(batch) and min(height.min(), width.min()) < 1:
+        raise ShardError(f"{path / ORIGIN}: is damaged: an image without pixels")
     matrix = np.concatenate([rows, np.tile([[[0.0, 0.0, 1.0]]], (len(rows), 1, 1))], 1)
-    return Origin(batch.column("height").to_numpy(), batch.column("width").to_numpy(), matrix)
+    return Origin(height, width, matrix)
 
 
 def content(path: Path) -> str:
