@@ -2,7 +2,7 @@
 
     python -m tests.fuzz [--seconds 60] [--seed 0] [--row FILE] [READER ...]
 
-A child that is ended by a signal, or is silent for longer than `STUCK` seconds, is a crash or a hang; the campaign goes on
+A child that a signal ends is a crash, one that is silent for longer than `STUCK` seconds a hang; the campaign goes on
 with the next seed. Exits with 1 if there was one, or an error that is no `DataforgeError`.
 """
 

@@ -10,6 +10,7 @@ import random
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -119,19 +120,14 @@ def journal(folder: Path) -> Reader:
     ingest(read_coco(folder / "pictures"), whole, **options)
     right = {file.relative_to(whole): file.read_bytes() for file in sorted(whole.rglob("*")) if file.is_file()}
 
-    class Stop(Exception):
-        pass
-
     def stop(done: int) -> None:
         if done == 5:
-            raise Stop
+            raise KeyboardInterrupt
 
     begun, again = folder / "begun", folder / "again"
-    try:
+    with suppress(KeyboardInterrupt):
         ingest(read_coco(folder / "pictures"), begun, progress=stop, **options)
-    except Stop:
-        pass
-    files = sorted(file.relative_to(begun) for file in begun.rglob("*") if file.is_file() and file.name != "ingest.jsonl")
+    files = [file.relative_to(begun) for file in sorted(begun.rglob("*")) if file.is_file() and file.stem != "ingest"]
 
     def read(rng: random.Random) -> None:
         shutil.rmtree(again, ignore_errors=True)

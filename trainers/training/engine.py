@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,10 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             damaged. ClickException: training was stopped; a checkpoint was written.
     """
     config.check()
-    with distributed.joined(config.device) as (rank, world, device):
-        training = start(config, detector, resume, rank, world, device)
+    with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
+        if resume and rank == 0:
+            held.enter_context(run.locked(resume))
+        training = start(config, detector, resume, rank, world, device, held)
         with distributed.Stop() as stop, Log(training) as log:
             stopped = False
             while not stopped and not training.finished:
@@ -63,8 +66,16 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     return training.folder
 
 
-def start(config: Config, detector: str, resume: Path | None, rank: int, world: int, device: torch.device) -> Training:
-    """Create a new run, or resume one from its newest checkpoint."""
+def start(
+    config: Config,
+    detector: str,
+    resume: Path | None,
+    rank: int,
+    world: int,
+    device: torch.device,
+    held: ExitStack,
+) -> Training:
+    """Create a new run, whose lock `held` releases, or resume one from its newest checkpoint."""
     torch.manual_seed(config.seed)
     kind = registry.detector_class(detector)
     loader, val_loader = make_loaders(config, kind, rank, world, device)
@@ -79,7 +90,7 @@ def start(config: Config, detector: str, resume: Path | None, rank: int, world: 
     model.prepare(config, loader.shards.classes)
     folder = resume or Path()
     if rank == 0 and not state:
-        folder = run.start_over(resume) if resume else run.create(config, detector)
+        folder = run.start_over(resume) if resume else run.create(config, detector, held)
         run.begin(folder, detector, loader.state_dict())
         draw_inputs(folder, loader)
     folder = distributed.gathered(folder)[0]
@@ -184,7 +195,7 @@ def command(detector: str, kind: type[Config]) -> click.Command:
                     "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
                 )
             toml = run.arguments(resume)
-            if (owner := run.start(resume)["detector"]) != detector:
+            if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
         values = (read_toml(kind, toml) if toml else {}) | given
         train(dataclasses.replace(kind(), **values), detector, resume)
