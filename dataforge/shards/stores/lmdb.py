@@ -15,7 +15,6 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.shards.file_bytes import FileBytes
@@ -140,9 +139,9 @@ class _Tree:
         if not 0 <= i < self.entries:
             raise ShardError(f"{self.file.path}: holds no blob {i}")
         leaf = bisect_right(self.first, i) - 1
-        page, nodes = _nodes(self.file, self.leaves[leaf], self.page_size, _LEAF)
-        n = i - self.first[leaf]
-        node = int(nodes[n]) if n < len(nodes) else self.page_size
+        page, end = _page(self.file, self.leaves[leaf], self.page_size, _LEAF)
+        pointer = _HEADER + 2 * (i - self.first[leaf])
+        node = page[pointer] | page[pointer + 1] << 8 if pointer + 2 <= end else self.page_size
         if node + _NODE.size + 8 > self.page_size or page[node + 8 : node + 16] != struct.pack(">Q", i):
             raise ShardError(f"{self.file.path}: is damaged: blob {i} is not on page {self.leaves[leaf]}")
         size, flags, _ = _NODE.unpack_from(page, node)
@@ -197,18 +196,19 @@ def _meta(file: FileBytes, start: int) -> tuple[int, ...]:
     return meta
 
 
-def _nodes(file: FileBytes, number: int, page_size: int, kind: int) -> tuple[memoryview, NDArray[np.uint16]]:
-    """Return a page and where its nodes begin."""
+def _page(file: FileBytes, number: int, page_size: int, kind: int) -> tuple[memoryview, int]:
+    """Return a page, and where its pointers to nodes end."""
     page = file.read(number * page_size, page_size)
     _, _, flags, end, _ = _PAGE.unpack_from(page)
     if not flags & kind or not _HEADER <= end <= page_size:
         raise ShardError(f"{file.path}: is damaged: page {number} is not what its place in the tree requires")
-    return page, np.frombuffer(page[_HEADER : end - end % 2], "<u2")
+    return page, end - end % 2
 
 
 def _children(file: FileBytes, number: int, page_size: int, key: int) -> tuple[list[int], list[int]]:
     """Return the first key and the page number of each child of a branch page whose own first key is `key`."""
-    page, nodes = _nodes(file, number, page_size, _BRANCH)
+    page, end = _page(file, number, page_size, _BRANCH)
+    nodes = np.frombuffer(page[_HEADER:end], "<u2")
     if len(nodes) == 0 or int(nodes.max()) + _NODE.size > page_size:
         raise ShardError(f"{file.path}: is damaged: page {number} refers to bytes outside itself")
     data = np.frombuffer(bytes(page) + bytes(8), np.uint8)
