@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -31,12 +32,43 @@ def writing(path: object, error: type[DataforgeError] = FormatError) -> Iterator
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are written to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the entries of a folder, are written to disk.
+
+    Windows opens no folder, and flushes only a handle that may write; there a folder's entries need no flush.
+    """
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except PermissionError:
+        if folder:
+            return
+        raise
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EBADF, errno.EINVAL):
+            raise
     finally:
         os.close(handle)
+
+
+def lock_file(handle: int) -> None:
+    """Lock an open file until it is closed, or its process ends.
+
+    Raises:
+        BlockingIOError: another process, or another handle of this one, has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            raise BlockingIOError from None
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def exists(path: Path) -> bool:

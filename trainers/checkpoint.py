@@ -1,22 +1,28 @@
-"""Checkpoints: written atomically, read with `weights_only=True`."""
+"""Checkpoints: written atomically with a digest of their contents, read with `weights_only=True`."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from dataforge.errors import ConfigError
-from dataforge.files import writing
+from dataforge.files import flush
 from trainers.models.detector import Detector
 from trainers.registry import detector_class
 
+DIGEST = "digest"
+
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically, with its digest. If that fails, the file that was there stays.
 
     Args:
         checkpoint: tensors, numbers, strings and containers of them. `load_detector` needs `detector` (a name),
@@ -27,12 +33,58 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         ConfigError: the file cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with writing(path, ConfigError):
+    try:
         with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+            torch.save({**checkpoint, DIGEST: digest(checkpoint)}, file)
             file.flush()
             os.fsync(file.fileno())
+        zipfile.ZipFile(temporary).close()  # reads the list of its parts, which is at the file's end
         os.replace(temporary, path)
+        flush(path.parent)
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        room = _room(path, checkpoint)
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written: {_reason(error)}; {room}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason: torch raises another error while it handles that one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error).splitlines()[0]
+
+
+def _room(path: Path, checkpoint: dict[str, Any]) -> str:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(checkpoint))
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are"
+    except OSError:
+        free = "nothing is known to be"
+    return f"it needs about {size / 1e6:.1f} MB, {free} free there; the checkpoints before it are as they were"
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def digest(value: Any, crc: int = 0) -> int:
+    """Return the CRC-32 of a checkpoint's contents: every tensor, number and text, with their names, in order."""
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        crc = zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), crc)
+        return zlib.crc32(flat.view(torch.uint8).numpy().data, crc) if len(flat) else crc
+    if isinstance(value, Mapping):
+        value = [part for item in value.items() if item[0] != DIGEST for part in item]
+    if isinstance(value, list | tuple):
+        crc = zlib.crc32(f"[{len(value)}]".encode(), crc)
+        for part in value:
+            crc = digest(part, crc)
+        return crc
+    return zlib.crc32(f"{value!r} ".encode("utf-8", "backslashreplace"), crc)
 
 
 def weights_of(path: str | Path) -> Path:
@@ -44,20 +96,28 @@ def weights_of(path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or the best one of a run's folder.
+    """Read a checkpoint, or the best one of a run's folder, and compare it with its digest.
+
+    One that has no digest, as those before 2026-11-26, is named.
 
     Raises:
-        ConfigError: the file is missing, truncated, or not a checkpoint of these trainers.
+        ConfigError: the file is missing, truncated, altered, or not a checkpoint of these trainers.
     """
     path = weights_of(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a damaged file makes torch raise errors of many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: not a checkpoint that can be read: {reason}") from None
     if not isinstance(checkpoint, dict) or "detector" not in checkpoint:
         raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")
+    stated = checkpoint.pop(DIGEST, None)
+    if stated is None:
+        click.echo(f"{path}: has no digest, so that damage would not be noticed", err=True)
+    elif stated != digest(checkpoint):
+        raise ConfigError(f"{path}: is damaged or was edited: its weights, classes or values do not have its digest")
     return checkpoint
 
 

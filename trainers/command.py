@@ -35,7 +35,7 @@ def command(detector: str, kind: type[Config]) -> click.Command:
                     "--resume goes with shards, device, threads, decode, on-error only; the run keeps its values"
                 )
             toml = run.arguments(resume)
-            if (owner := run.start(resume)["detector"]) != detector:
+            if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
         config = kind(**(read_toml(kind, toml) if toml else {}) | given)
         config.check()

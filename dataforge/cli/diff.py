@@ -40,7 +40,7 @@ def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> No
     from dataforge.analysis.diff import text
     from dataforge.shards.reader import Shards
 
-    old, new = Shards(a), Shards(b)
+    old, new = Shards(a, trust=False), Shards(b, trust=False)
     difference = compare(old, new, iou)
     facts = difference.facts()
     if report is not None:

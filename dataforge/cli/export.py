@@ -37,7 +37,7 @@ def export(
     from dataforge.shards.reader import Shards
     from dataforge.transform.export import export as run
 
-    shards, wanted = Shards(directory, view=view), names(splits)
+    shards, wanted = Shards(directory, view=view, trust=False), names(splits)
     try:
         total = source_of(shards, wanted, allow_cache=allow_cache).total
         with polite_kill(), progress_bar(total, hidden=as_json) as progress:

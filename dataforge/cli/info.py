@@ -22,7 +22,7 @@ def info(directory: Path, view: View, as_json: bool) -> None:
     """Print the contents of a shard folder: splits, classes, sizes, box counts."""
     from dataforge.shards.reader import Shards
 
-    facts = Shards(directory, view=view).info()
+    facts = Shards(directory, view=view, trust=False).info()
     echo_json(facts) if as_json else click.echo(describe(facts))
 
 
@@ -40,6 +40,8 @@ def describe(facts: dict[str, Any]) -> str:
         state = "unchanged" if baked["parent_is_there"] else "not there now"
         what = f", {baked['view']}" if baked["view"] else ""
         lines.append(f"a cache of {baked['parent']} ({state}){what}")
+    if facts["index_crc"] is None:
+        lines.append("index.json has no checksum: it was written before there was one")
     splits = facts["splits"]
     wide = max([5, *map(len, facts["classes"])])
     lines.append("  ".join([" " * wide, *(f"{name:>10}" for name in splits)]))

@@ -65,7 +65,7 @@ def lint(
     if is_shards(root):
         if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
             raise ConfigError(f"{root}: is a shard folder; options for reading a source do not apply to it")
-        shards = Shards(root)
+        shards = Shards(root, trust=False)
         with progress_bar(len(shards), hidden=as_json) as progress:
             result = lint_shards(shards, progress)
     else:

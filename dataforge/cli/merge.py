@@ -40,7 +40,7 @@ def merge(
     from dataforge.transform.merge import merge as merged
 
     def make() -> tuple[Source, str]:
-        parts = [Shards(directory) for directory in directories]
+        parts = [Shards(directory, trust=False) for directory in directories]
         return merged(parts, on_same_key), " + ".join(part.index["source"] for part in parts)
 
     publish(make, out, as_json, store_name=store_name)

@@ -76,7 +76,7 @@ def split(
         if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
             raise ConfigError(f"--val {val} --test {test}: expected fractions of at least 0 whose sum is below 1")
         wanted = {"train": 1 - val - test, "val": val, "test": test}
-        shards = Shards(directory, old)
+        shards = Shards(directory, old, trust=False)
         check_originals(shards)  # before images are read
         group = np.arange(len(shards))
         if group_by is not None:

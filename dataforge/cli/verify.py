@@ -28,11 +28,12 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
 
     Exits with 1 if a record is bad or differs, and with 2 if DIRECTORY or the source cannot be read.
     """
+    from dataforge.shards.index import CHECKSUM, INDEX
     from dataforge.shards.reader import Shards
     from dataforge.shards.verify import verify as check
     from dataforge.sources.view import View
 
-    shards = Shards(directory)
+    shards = Shards(directory, trust=False)
     if origin is not None:
         _prove(shards, origin, given, as_json)
         return
@@ -48,7 +49,8 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
     else:
         for fault in faults:
             click.echo(f"{fault.place}: {fault.reason}", err=True)
-        click.echo(f"{len(shards)} images checked, {len(faults)} faults")
+        unproven = "" if CHECKSUM in shards.index else f"; {INDEX} has no checksum"
+        click.echo(f"{len(shards)} images checked, {len(faults)} faults{unproven}")
     if faults:
         sys.exit(1)
 

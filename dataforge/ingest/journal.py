@@ -14,13 +14,15 @@ from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
 from dataforge.shards.index import JOURNAL
 from dataforge.shards.stores.registry import store
+from dataforge.shards.table import read_tables
 
 
 class Journal:
     """`resume.jsonl`: the settings of the ingest, then one line per closed shard. It exists only while unfinished.
 
-    A line contains the shard's row of the index, a checksum of each record that the source yielded for it (including
-    refused ones), and the findings in them, by position in the line.
+    A line contains the shard's row of the index, the sizes of its files, a checksum of each record that the source
+    yielded for it (including refused ones), and the findings in them, by position in the line; and, last, "crc": the
+    CRC-32 of this line without it, continued from the line before. Journals of before 2026-11-26 lack sizes and "crc".
 
     Args:
         begun: settings that must be the same on resuming: classes, options, ...
@@ -38,6 +40,7 @@ class Journal:
         self._found: dict[str, dict[int, list[Finding]]] = {}
         self._done: Counter[str] = Counter()
         self._new: dict[str, tuple[list[int], dict[int, list[Finding]]]] = {}
+        self._crc, self._summed = 0, False  # of the lines so far; whether they state it
         self._whole = self._read() if resume else 0
 
     def _read(self) -> int:
@@ -52,9 +55,14 @@ class Journal:
                 break
             try:
                 facts = json.loads(line)
+                stated = facts.pop("crc", None)
+                self._summed = stated is not None if n == 0 else self._summed
+                self._crc = _crc(facts, self._crc)
+                if self._summed and stated != self._crc:
+                    raise ValueError("its checksum differs")
                 facts |= {"depth": facts.get("depth", "scale")} if n == 0 else {}  # of journals before it existed
                 self._check_begun(facts) if n == 0 else self._add(facts)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ShardError(f"{path}: line {n + 1} is damaged ({error}); {AFRESH}") from None
             whole += len(line)
         return whole if self.shards else 0
@@ -71,10 +79,12 @@ class Journal:
         split = row["path"].rpartition("/")[0]
         folder = self._out / row["path"]
         try:
-            sound = zlib.crc32((folder / "table.arrow").read_bytes()) == row["table_crc"]
-            sound = sound and len(store(self._begun["store"]).open(folder)) == row["images"]
-        except (OSError, ShardError) as error:
-            raise ShardError(f"{folder}: cannot be read: {error}; {AFRESH}") from None
+            table = read_tables([folder / "table.arrow"], [row["table_crc"]], trust=False)
+            blobs = store(self._begun["store"]).open(folder, trust=False)
+            sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
+            sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))
+        except ShardError as error:
+            raise ShardError(f"{error}; {AFRESH}") from None
         if not sound:
             raise ShardError(f"{folder}: is not the shard that was written; {AFRESH}")
         self.shards.setdefault(split, []).append(row)
@@ -128,21 +138,38 @@ class Journal:
         """
         sums, noted = self._new.pop(row["path"].rpartition("/")[0])
         findings = {str(n): [finding.facts() for finding in of_record] for n, of_record in noted.items()}
-        line = json.dumps({"shard": row, "records": sums, "findings": findings}) + "\n"
+        sizes = _sizes(self._out / row["path"])
+        facts = {"shard": row, "sizes": sizes, "records": sums, "findings": findings}
         with writing(self._out / JOURNAL, ShardError):
             if self._file is None:
                 self._file = open(self._out / JOURNAL, "r+b" if self._whole else "wb")  # noqa: SIM115
                 self._file.truncate(self._whole)
                 self._file.seek(self._whole)
                 if not self._whole:
-                    line = json.dumps(self._begun) + "\n" + line
-            self._file.write(line.encode())
+                    self._crc, self._summed = 0, True
+                    self._file.write(self._line(self._begun))
+            self._file.write(self._line(facts))
             self._file.flush()
             os.fsync(self._file.fileno())
+
+    def _line(self, facts: dict[str, Any]) -> bytes:
+        """Return a line of the journal, with its checksum unless the journal has none."""
+        self._crc = _crc(facts, self._crc)
+        return json.dumps({**facts, "crc": self._crc} if self._summed else facts).encode() + b"\n"
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _crc(facts: dict[str, Any], before: int) -> int:
+    return zlib.crc32(json.dumps(facts).encode(), before)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file of a shard."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 AFRESH = "run it without --resume to start again"

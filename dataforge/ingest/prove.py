@@ -45,7 +45,7 @@ def first_difference(
         ShardError: the shards are a cache, whose images differ from the source's.
     """
     place = str(shards.path)
-    shards = Shards(shards.path, shards.split, shards.view, verify=False)  # bytes are compared with the source's
+    shards = Shards(shards.path, shards.split, shards.view, False, shards.trust)  # bytes are compared with the source's
     if shards.codec != "keep":
         raise ShardError(f"{place}: is a cache with other images; compare {shards.index['baked']['parent']}")
     class_ids = source.class_ids or tuple(range(len(source.classes)))

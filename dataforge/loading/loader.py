@@ -142,7 +142,7 @@ class Loader:
                 raise ConfigError(f"{name} is {value!r}; expected {' or '.join(choices)}")
         if isinstance(shards, Shards):
             split, verify = split or shards.split or "train", verify and shards.verify
-            self.shards = Shards(shards.path, split, shards.view, verify)
+            self.shards = Shards(shards.path, split, shards.view, verify, shards.trust)
         else:
             self.shards = Shards(shards, split or "train", verify=verify)
         self.device = torch.device(device)

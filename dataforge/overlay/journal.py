@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import zlib
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from dataforge.errors import DataforgeError
-from dataforge.files import flush, reading, writing
+from dataforge.files import flush, lock_file, reading, writing
 
 JOURNAL = "journal.jsonl"
 FORMAT_VERSION = 1
@@ -96,7 +95,7 @@ class Journal:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(self._file)
             except OSError:
                 raise OverlayError(f"{folder}: is being edited by another `dataforge annotate`") from None
             self.lines, self._whole = read(folder)

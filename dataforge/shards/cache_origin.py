@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.shards.index import INDEX
-from dataforge.shards.table import Table
+from dataforge.shards.table import Table, read_arrow
 from dataforge.shards.versions import version_of
 
 ORIGIN = "origin.arrow"
@@ -61,23 +61,22 @@ class Origin:
         return Origin(self.height[index], self.width[index], self.matrix[index])
 
 
-def read(path: Path) -> Origin:
-    """Open `path/origin.arrow`.
+def read(path: Path, crc: int, trust: bool = True) -> Origin:
+    """Open `path/origin.arrow`, whose CRC-32 is `crc`.
 
     Raises:
         ShardError: it is missing, damaged, or has other columns.
     """
-    file = path / ORIGIN
-    try:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_file(source) as reader:
-            if not reader.schema.equals(SCHEMA):
-                raise ShardError(f"{file}: columns {reader.schema.names}; expected {SCHEMA.names}")
-            table = reader.read_all().combine_chunks()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ShardError(f"{file}: cannot be read: {error}") from None
-    rows = table.column("matrix").combine_chunks().flatten().to_numpy().reshape(-1, 2, 3)
+    batch = read_arrow(path / ORIGIN, SCHEMA, crc, trust)
+    rows = batch.column("matrix").values.to_numpy().reshape(-1, 2, 3)
+    scale = rows[:, [0, 1], [0, 1]]
+    if not ((np.abs(rows) < 1e8).all() and (scale > 1e-8).all()):
+        raise ShardError(f"{path / ORIGIN}: is damaged: a matrix that no image has")
+    height, width = batch.column("height").to_numpy(), batch.column("width").to_numpy()
+    if len(batch) and min(height.min(), width.min()) < 1:
+        raise ShardError(f"{path / ORIGIN}: is damaged: an image without pixels")
     matrix = np.concatenate([rows, np.tile([[[0.0, 0.0, 1.0]]], (len(rows), 1, 1))], 1)
-    return Origin(table.column("height").to_numpy(), table.column("width").to_numpy(), matrix)
+    return Origin(height, width, matrix)
 
 
 def content(path: Path) -> str:

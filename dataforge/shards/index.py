@@ -1,13 +1,17 @@
-"""The index of a shard folder: its version, required contents and publication."""
+"""The index of a shard folder: its version, required contents, checksum and publication."""
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from dataforge.errors import ShardError
+from dataforge.files import flush, inside, reading
 from dataforge.images.header import DEPTHS
 
 FORMAT_VERSION = 1
@@ -15,41 +19,99 @@ INDEX = "index.json"
 REPORT = "ingest.jsonl"
 JOURNAL = "resume.jsonl"
 CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
+CHECKSUM = "index_crc"
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+_Crc = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+
+
+class _Shard(msgspec.Struct):
+    path: str
+    images: _Count
+    boxes: _Count
+    bytes: _Count
+    table_crc: _Crc
+
+
+class _Baked(msgspec.Struct):
+    parent: str
+    fingerprint: str
+    view: str
+    form: dict[str, Any]
+    channels: Literal[1, 3]
+    origin_crc: _Crc
+
+
+class _Index(msgspec.Struct):
+    classes: list[str]
+    class_ids: list[int]
+    source: str
+    store: str
+    codec: str
+    splits: dict[str, list[_Shard]]
+    unions: dict[str, list[str]]
+    baked: _Baked | None = None
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """Read `index.json` of a shard folder, checking its version first.
+    """Read `index.json` of a shard folder, checking its version first, then its checksum if it has one.
 
     Raises:
-        ShardError: no such folder, nothing published in it, not JSON, or written by a newer dataforge.
+        ShardError: no such folder, nothing published in it, not JSON, damaged, or written by a newer dataforge.
     """
     file = path / INDEX
     if not file.is_file():
         what = "holds no index.json (an ingest that did not finish?)" if path.is_dir() else "does not exist"
         raise ShardError(f"{path}: {what}; expected a folder written by `dataforge ingest`")
+    with reading(file, ShardError):
+        data = file.read_bytes()
     try:
-        index = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+        index = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{file}: not JSON: {error}") from None
     version = index.get("format_version") if isinstance(index, dict) else None
     if version != FORMAT_VERSION:
         raise ShardError(f"{file}: format_version is {version!r}; this dataforge reads {FORMAT_VERSION}")
+    if CHECKSUM in index and index[CHECKSUM] != checksum(index):
+        raise ShardError(f"{file}: is damaged or was edited: its contents do not have its {CHECKSUM}")
     lacking = {"classes", "class_ids", "store", "codec", "splits", "unions"} - index.keys()
     if lacking:
         raise ShardError(f"{file}: lacks {', '.join(sorted(lacking))}")
     if index["codec"] not in CODECS:
         raise ShardError(f"{file}: codec is {index['codec']!r}; this dataforge reads {', '.join(CODECS)}")
+    _check(file, index)
     if index.get("depth", "scale") not in DEPTHS:
         raise ShardError(f"{file}: depth is {index['depth']!r}; this dataforge reads {', '.join(DEPTHS)}")
     return dict(index)
+
+
+def _check(file: Path, index: dict[str, Any]) -> None:
+    """Check the type of every value that is used, and that shards lie within the folder."""
+    try:
+        checked = msgspec.convert({"source": "", **index}, _Index)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ShardError(f"{file}: {error}") from None
+    if len(checked.class_ids) != len(checked.classes):
+        raise ShardError(f"{file}: has {len(checked.classes)} classes, but {len(checked.class_ids)} class_ids")
+    for shard in (shard for shards in checked.splits.values() for shard in shards):
+        if inside(shard.path) != shard.path:
+            raise ShardError(f"{file}: path {shard.path!r}; expected one below the folder")
+    if (checked.codec == "keep") != (checked.baked is None):
+        raise ShardError(f"{file}: codec is {checked.codec!r}; expected keep, or a cache's with `baked`")
+
+
+def checksum(index: dict[str, Any]) -> int:
+    """Return the CRC-32 of an index's JSON text, ASCII without spaces, of all keys in their order but the checksum."""
+    contents = {key: value for key, value in index.items() if key != CHECKSUM}
+    return zlib.crc32(json.dumps(contents, separators=(",", ":")).encode())
 
 
 def write_index(path: Path, index: dict[str, Any]) -> None:
     """Publish a shard folder by writing `index.json` atomically."""
     temporary = path / (INDEX + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(index, file, indent=1, ensure_ascii=False)
+        json.dump({**index, CHECKSUM: checksum(index)}, file, indent=1, ensure_ascii=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path / INDEX)
+    flush(path)

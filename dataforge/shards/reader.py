@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, resolve_split
 from dataforge.shards import cache_origin
-from dataforge.shards.index import INDEX, read_index
+from dataforge.shards.index import CHECKSUM, INDEX, read_index
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.stores.rows import RowsStore
-from dataforge.shards.table import Table, read_tables
+from dataforge.shards.table import Table, check_values, read_tables
 from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
 
@@ -34,6 +34,8 @@ class Shards:
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
             that it excludes.
         verify: compare each image with its CRC-32 when it is first read. False trusts the disk.
+        trust: map files into memory. False reads them piece by piece: for folders of strangers and for failing disks,
+            since a file that shrinks or errs while it is read ends a process that has mapped it.
 
     Attributes:
         classes: names by label; class_ids: the source's number for each.
@@ -50,11 +52,18 @@ class Shards:
     """
 
     def __init__(
-        self, path: str | Path, split: str | None = None, view: View | None = None, verify: bool = True
+        self,
+        path: str | Path,
+        split: str | None = None,
+        view: View | None = None,
+        verify: bool = True,
+        trust: bool = True,
     ) -> None:
         self.path = Path(path)
         self.view = view or View()
         self.verify = verify
+        self.trust = trust
+        self._checks_values = True  # of the table
         self._version = version_of(self.path)
         self.folder = self._version.folder if self._version else self.path
         self.index = self._version.index if self._version else read_index(self.path)
@@ -85,8 +94,8 @@ class Shards:
             part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
         }
 
-    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None, View, bool]]:
-        return Shards, (self.path, self.split, self.view, self.verify)
+    def __reduce__(self) -> tuple[type[Shards], tuple[Path, str | None, View, bool, bool]]:
+        return Shards, (self.path, self.split, self.view, self.verify, self.trust)
 
     def __len__(self) -> int:
         return int(self._starts[-1]) if self._rows is None else len(self._rows)
@@ -111,9 +120,13 @@ class Shards:
     @cached_property
     def _stored(self) -> Table:
         """The table of all records of these splits, regardless of the view."""
-        table = read_tables([self.folder / shard["path"] / "table.arrow" for shard in self._shards])
+        files = [self.folder / shard["path"] / "table.arrow" for shard in self._shards]
+        table = read_tables(files, [shard["table_crc"] for shard in self._shards], self.trust)
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
+        if self._checks_values:
+            index = self._version.base if self._version else self.index
+            check_values(table, len(index["classes"]), self.folder)
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
@@ -203,7 +216,11 @@ class Shards:
         opened = self._stores[shard]
         if opened is None:
             folder = self.folder / self._shards[shard]["path"]
-            opened = self._stores[shard] = store(self.index["store"]).open(folder)
+            opened = store(self.index["store"]).open(folder, self.trust)
+            images = self._shards[shard]["images"]
+            if len(opened) != images:
+                raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
+            self._stores[shard] = opened
         return opened
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
@@ -235,7 +252,7 @@ class Shards:
         """The source images of all records of these splits, regardless of the view; None if not a cache."""
         if self._baked is None:
             return None
-        origin = cache_origin.read(self.path)
+        origin = cache_origin.read(self.path, self._baked["origin_crc"], self.trust)
         counts = {name: sum(shard["images"] for shard in shards) for name, shards in self.index["splits"].items()}
         if len(origin.height) != sum(counts.values()):
             file = self.path / cache_origin.ORIGIN
@@ -321,6 +338,7 @@ class Shards:
             "baked": self._baked and {**self._baked, "parent_is_there": self._parent_is_there},
             "bytes": int(table.size.sum()),
             "fingerprint": self.fingerprint,
+            "index_crc": self.index.get(CHECKSUM),
         }
 
 

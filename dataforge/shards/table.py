@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.record import Record
+from dataforge.shards.file_bytes import FileBytes
+from dataforge.shards.index import INDEX
 
 OBJECT = pa.struct(
     [("box", pa.list_(pa.float32(), 4)), ("label", pa.int32()), ("flag", pa.uint8()), ("area", pa.float32())]
@@ -29,6 +33,7 @@ SCHEMA = pa.schema(
         ("objects", pa.list_(OBJECT)),
     ]
 )
+MOST_SIDE = 1 << 24  # pixels; no decoder takes more
 _FACTS = ("id", "height", "width", "orientation", "size", "crc")
 
 
@@ -147,22 +152,23 @@ def _array(kind: pa.DataType, values: object) -> pa.Array:
     return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
 
-def read_tables(paths: list[Path]) -> Table:
+def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None, trust: bool = True) -> Table:
     """Open the tables of some shards as one. A single shard's columns are views of the mapped file.
+
+    Args:
+        crcs: the CRC-32 of each file; None compares none.
+        trust: as for `FileBytes`.
 
     Raises:
         ShardError: a file is missing, damaged, or has other columns.
     """
-    batches = []
-    for path in paths:
-        try:
-            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                if not reader.schema.equals(SCHEMA):
-                    raise ShardError(f"{path}: columns {reader.schema.names}; expected {SCHEMA.names}")
-                batches += [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ShardError(f"{path}: cannot be read: {error}") from None
+    crcs = crcs or [None] * len(paths)
+    batches = [read_arrow(path, SCHEMA, crc, trust) for path, crc in zip(paths, crcs, strict=True)]
     parts = [_columns(batch) for batch in batches] or [_columns(pa.RecordBatch.from_pylist([], schema=SCHEMA))]
+    for path, part in zip(paths, parts, strict=False):
+        offsets = part["offsets"]
+        if offsets[0] != 0 or offsets[-1] != len(part["labels"]):
+            raise ShardError(f"{path}: is damaged: boxes {offsets[0]} to {offsets[-1]} of {len(part['labels'])}")
     if len(parts) == 1:
         columns = parts[0]
     else:
@@ -173,11 +179,72 @@ def read_tables(paths: list[Path]) -> Table:
     return Table(**columns, _key=key)
 
 
+def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None, trust: bool = True) -> pa.RecordBatch:
+    """Read an Arrow file of one record batch without nulls. All its lengths, offsets and texts are checked.
+
+    Args:
+        crc: the CRC-32 of the file; None does not compare it. trust: as for `FileBytes`.
+
+    Raises:
+        ShardError: it is missing, damaged, or has other columns.
+    """
+    data = FileBytes(path, trust).read()
+    if crc is not None and zlib.crc32(data) != crc:
+        raise ShardError(f"{path}: is damaged: its checksum is not the one in {INDEX}")
+    try:
+        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+            if not reader.schema.equals(schema):
+                raise ShardError(f"{path}: columns {reader.schema.names}; expected {schema.names}")
+            if reader.num_record_batches != 1:
+                raise ShardError(f"{path}: {reader.num_record_batches} record batches; expected 1")
+            batch = reader.get_batch(0)
+        batch.validate(full=True)
+        if any(_nulls(column) for column in batch.columns):
+            raise ShardError(f"{path}: is damaged: it holds nulls")
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError, pa.ArrowException) as error:
+        raise ShardError(f"{path}: cannot be read: {error}") from None
+    return batch
+
+
+def check_values(table: Table, classes: int, folder: Path) -> None:
+    """Check the values that readers compute with.
+
+    Args:
+        classes: the number of classes; folder: for the message.
+
+    Raises:
+        ShardError: a size, an orientation, a label, a box or an area cannot be.
+    """
+    wrong: dict[str, Any] = {
+        "height": (table.height < 1) | (table.height > MOST_SIDE),
+        "width": (table.width < 1) | (table.width > MOST_SIDE),
+        "orientation": (table.orientation < 1) | (table.orientation > 8),
+        "size": table.size < 0,
+        "labels": (table.labels < 0) | (table.labels >= classes),
+        "boxes": ~np.isfinite(table.boxes).all(1),
+        "areas": ~np.isfinite(table.areas),
+    }
+    for name, mask in wrong.items():
+        if mask.any():
+            n = int(mask.argmax())
+            i = n if len(mask) == len(table) else int(np.searchsorted(table.offsets, n, "right")) - 1
+            value = getattr(table, name)[n]
+            raise ShardError(f"{folder}: is damaged: record {i} ({table.key[i]}) has {name} {value}")
+
+
+def _nulls(array: pa.Array) -> int:
+    """Return the number of nulls in a column and in the columns within it."""
+    kind, count = array.type, array.null_count
+    if pa.types.is_struct(kind):
+        return int(count + sum(_nulls(array.field(n)) for n in range(kind.num_fields)))
+    return int(count + _nulls(array.values)) if isinstance(array, pa.ListArray | pa.FixedSizeListArray) else count
+
+
 def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
     columns = {name: _values(batch.column(name)) for name in _FACTS}
     objects = batch.column("objects")
     rows = objects.values
-    columns["offsets"] = _values(objects.offsets).astype(np.int64)
+    columns["offsets"] = _values(objects.offsets).astype(np.int64) if len(batch) else np.zeros(1, np.int64)
     columns["boxes"] = _values(rows.field("box").values).reshape(-1, 4)
     for name, column in (("label", "labels"), ("flag", "flags"), ("area", "areas")):
         columns[column] = _values(rows.field(name))

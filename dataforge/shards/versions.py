@@ -24,7 +24,7 @@ class ShardsVersion:
         path: DIR, DIR@v3 or DIR@clean.
 
     Attributes:
-        folder: that of the shards.
+        folder: that of the shards; base: their index.
 
     Raises:
         OverlayError: there is no such version. ShardError: it is not of shards, or they have changed.
@@ -50,6 +50,7 @@ class ShardsVersion:
         dense = {label: n for n, label in enumerate(names)}
         self._label_of = np.array([dense[self.edits.label(n)] for n in range(len(self.edits.names))], np.int32)
         numbers = self.edits.numbers(base["class_ids"])
+        self.base = base
         self.index = base | {"classes": list(names.values()), "class_ids": [numbers[label] for label in names]}
 
     @property
@@ -58,8 +59,9 @@ class ShardsVersion:
         splits, start = {}, 0
         for name, shards in self.index["splits"].items():
             splits[name] = slice(start, start := start + sum(shard["images"] for shard in shards))
-        rows = [shard["path"] for shards in self.index["splits"].values() for shard in shards]
-        table = self.table(read_tables([self.folder / path / "table.arrow" for path in rows]), splits)
+        rows = [shard for shards in self.index["splits"].values() for shard in shards]
+        files = [self.folder / row["path"] / "table.arrow" for row in rows]
+        table = self.table(read_tables(files, [row["table_crc"] for row in rows]), splits)
         crc = zlib.crc32(repr(self.index).encode())
         for column in (table.offsets, table.boxes, table.labels, table.flags, table.areas):
             crc = zlib.crc32(column.tobytes(), crc)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dataforge.errors import ConfigError, FormatError
+from dataforge.files import lock_file, writing
 from dataforge.formats import PARTS, holds, writer
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, box_areas
 from dataforge.shards.as_source import chosen_splits, source_of, unions_of
@@ -42,7 +45,10 @@ def export(
     allow_cache: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Exported:
-    """Write shards in an annotation format. An error or an interruption leaves no files behind.
+    """Write shards in an annotation format. The folder appears when it is complete.
+
+    Until then its files are in `.NAME.unfinished` beside it, which an error or an interruption removes, and the next
+    export to the same folder after a kill.
 
     Args:
         out: a folder that does not exist, or is empty.
@@ -50,7 +56,8 @@ def export(
         progress: called after each image with the number of images written.
 
     Raises:
-        FormatError: `out` is not free or cannot be written, or the format cannot represent a name.
+        FormatError: `out` is not free or cannot be written, or another process exports to it, or the format cannot
+            represent a name.
         ConfigError: the format or a split is unknown, or `out` is inside the shards.
         ShardError: the shards are a cache that is not allowed, or a store is damaged. DataError: an image is damaged.
     """
@@ -59,8 +66,7 @@ def export(
     lost = _lost(shards, chosen_splits(shards, split), holds(format_name))
     if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"{out}: lies within the shards; choose another --out")
-    existed = out.is_dir()
-    if out.exists() and (not existed or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out}: is not empty; expected a new folder")
     images = boxes = 0
 
@@ -73,17 +79,38 @@ def export(
             if progress:
                 progress(images)
 
-    try:
-        write(Source(source.classes, counted(), source.class_ids, source.unions, source.total), out)
-    except BaseException as error:
-        for entry in out.iterdir() if out.is_dir() else ():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if out.is_dir() and not existed:
-            out.rmdir()
-        if isinstance(error, OSError):
-            raise FormatError(f"{out}: cannot be written: {error.strerror or error}") from None
-        raise
+    with _published(out) as part:
+        write(Source(source.classes, counted(), source.class_ids, source.unions, source.total), part)
     return Exported(out, format_name, images, boxes, lost)
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out`, and give it that name at the end of the block."""
+    real = out.resolve()
+    unfinished = real.with_name(f".{real.name}.unfinished")
+    part = unfinished / "part"
+    with writing(out):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            lock_file(lock)
+        except BlockingIOError:
+            raise FormatError(f"{out}: another process exports to it") from None
+        try:
+            with writing(out):
+                shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+                yield part
+                if real.is_dir():
+                    real.rmdir()
+                os.replace(part, real)
+        except FormatError as error:
+            raise FormatError(str(error).replace(str(part), str(out))) from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, int]:

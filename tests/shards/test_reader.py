@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from dataforge.cli.main import main
 from dataforge.errors import ShardError
 from dataforge.images.header import probe
+from dataforge.shards.index import read_index, write_index
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import SCHEMA, read_tables
 from dataforge.shards.writer import ShardWriter
@@ -132,9 +133,9 @@ def test_a_flipped_byte_in_an_image(copy: Path) -> None:
 def test_a_flipped_byte_in_a_table(copy: Path) -> None:
     file = copy / "train/00000/table.arrow"
     flip(file, file.read_bytes().index(tiny.records()[0].boxes.tobytes()) + 3)
-    found = faults(copy)
-    assert found[0] == f"{file}: checksum is not the one in index.json"
-    assert any("train/00000 record 0 (a.jpg): box" in fault for fault in found[1:])
+    assert faults(copy) == [f"{file}: checksum is not the one in index.json"]
+    with pytest.raises(ShardError, match=r"train/00000/table.arrow: is damaged: its checksum is not the one in index"):
+        len(Shards(copy).table)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +170,9 @@ def rewrite(file: Path, change: Callable[[list[dict]], None]) -> None:
     change(rows)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    index = file.parents[2] / "index.json"
-    facts = json.loads(index.read_text())
-    facts["splits"][file.parents[1].name][0]["table_crc"] = zlib.crc32(file.read_bytes())
-    index.write_text(json.dumps(facts))
+    index = read_index(file.parents[2])
+    index["splits"][file.parents[1].name][0]["table_crc"] = zlib.crc32(file.read_bytes())
+    write_index(file.parents[2], index)
 
 
 def test_a_table_that_says_other_things_than_the_images(copy: Path) -> None:
@@ -216,14 +216,37 @@ def test_an_image_that_cannot_be_decoded_though_its_checksum_is_right(tmp_path: 
         ({"format_version": None}, "format_version is None"),
         ({"splits": None}, "lacks splits"),
         ({"store": "tape"}, "unknown store 'tape'; known: lmdb"),
+        ({"classes": ["a", 3, "b"]}, "Expected `str`, got `int` - at `$.classes[1]`"),
+        ({"class_ids": [1]}, "has 3 classes, but 1 class_ids"),
+        ({"splits": {"train": [{"path": "../x", "images": 1, "boxes": 1, "bytes": 1, "table_crc": 1}]}}, "path '../x'"),
+        ({"splits": {"train": [{"path": "train/00000", "images": -1}]}}, "`int` >= 0 - at `$.splits[...][0].images`"),
+        ({"codec": "raw"}, "codec is 'raw'; expected keep"),
     ],
 )
 def test_an_index_that_is_wrong(copy: Path, change: dict[str, object], expected: str) -> None:
     index = json.loads((copy / "index.json").read_text()) | change
-    kept = {key: value for key, value in index.items() if value is not None or key == "format_version"}
-    (copy / "index.json").write_text(json.dumps(kept))
+    write_index(copy, {key: value for key, value in index.items() if value is not None or key == "format_version"})
     result = run("verify", copy)
     assert result.exit_code == 2 and expected in result.stderr and result.stderr.startswith("error: ")
+
+
+def test_an_index_without_checksum_is_read(copy: Path) -> None:
+    """As those that were written before 2026-11-26 are."""
+    index = read_index(copy)
+    del index["index_crc"]
+    (copy / "index.json").write_text(json.dumps(index))
+    assert Shards(copy).info()["index_crc"] is None and "index.json has no checksum" in run("info", copy).stdout
+    assert run("verify", copy).stdout == "20 images checked, 0 faults; index.json has no checksum\n"
+
+
+@pytest.mark.parametrize("change", [{"classes": ["cat", "cow", "traffic light"]}, {"class_ids": [3, 17, 91]}])
+def test_a_changed_index_does_not_have_its_checksum(copy: Path, change: dict[str, object]) -> None:
+    index = read_index(copy)
+    (copy / "index.json").write_text(json.dumps(index))  # another layout of the same contents
+    assert Shards(copy).classes == tiny.CLASSES
+    (copy / "index.json").write_text(json.dumps(index | change))
+    for command in ("info", "verify"):
+        assert "index.json: is damaged or was edited" in run(command, copy).stderr
 
 
 def test_an_index_that_is_no_json(copy: Path) -> None:
@@ -233,9 +256,9 @@ def test_an_index_that_is_no_json(copy: Path) -> None:
 
 
 def test_an_index_that_counts_other_than_the_tables(copy: Path) -> None:
-    index = json.loads((copy / "index.json").read_text())
+    index = read_index(copy)
     index["splits"]["train"][0]["images"] += 1
-    (copy / "index.json").write_text(json.dumps(index))
+    write_index(copy, index)
     with pytest.raises(ShardError, match=r"tables hold 20 records, index\.json says 21"):
         len(Shards(copy).table)
     assert any("tables hold 20 records" in fault for fault in faults(copy))

@@ -60,6 +60,7 @@ def test_the_index(made: Path) -> None:
             for shard in shards:
                 assert shard.keys() == {"path", "images", "boxes", "bytes", "table_crc"}
                 del shard["bytes"], shard["table_crc"]  # another release of a codec may write other bytes
+        del shown["index_crc"]
     assert example == index
     assert Shards(made).fingerprint == f"{zlib.crc32((made / INDEX).read_bytes()):08x}"
 

@@ -149,7 +149,7 @@ def test_half_an_export_is_removed(
 
     def fail(path: Path, data: bytes) -> None:
         if path.name == "c.xml":
-            assert (out / "JPEGImages/c.jpg").exists()
+            assert (path.parents[1] / "JPEGImages/c.jpg").exists() and not (out / "JPEGImages").exists()
             raise error
         put_text(path, data)
 
@@ -162,8 +162,23 @@ def test_half_an_export_is_removed(
     else:
         assert result.exit_code == 2 and result.stderr.startswith("error: ")
     assert out.exists() == there and not (there and any(out.iterdir()))
+    assert not list(tmp_path.glob(".*"))
     monkeypatch.undo()
     assert run("export", joined, "--format", "voc", "--out", out).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["voc", "labelme"])
+def test_a_killed_export_leaves_nothing_that_reads_as_a_set(joined: Path, tmp_path: Path, name: str) -> None:
+    code = "import os, sys\nfrom pathlib import Path\nfrom dataforge.shards.reader import Shards\n"
+    code += "from dataforge.transform.export import export\n"
+    code += f"export(Shards(sys.argv[1]), {name!r}, Path(sys.argv[2]), progress=lambda n: n == 2 and os._exit(9))"
+    out = tmp_path / "out"
+    done = start([sys.executable, "-c", code, str(joined), str(out)], check=False)
+    assert done.returncode == 9 and not out.exists() and list(tmp_path.glob(".out.unfinished/part/*"))
+    assert run("export", joined, "--format", name, "--out", out).exit_code == 0
+    assert run("export", joined, "--format", name, "--out", tmp_path / "whole").exit_code == 0
+    names = [sorted(file.relative_to(root) for file in root.rglob("*")) for root in (out, tmp_path / "whole")]
+    assert names[0] == names[1] and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo"])

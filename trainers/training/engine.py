@@ -8,6 +8,7 @@ a function of (seed, epoch, record) or saved with it.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -43,8 +44,10 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
-    with distributed.joined(config.device) as (rank, world, device):
-        training = start(config, detector, resume, rank, world, device)
+    with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
+        if resume and rank == 0:
+            held.enter_context(run.locked(resume))
+        training = start(config, detector, resume, rank, world, device, held)
         with distributed.Stop() as stop, Log(training) as log:
             stopped = False
             while not stopped and not training.finished:
@@ -58,8 +61,16 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     return training.folder
 
 
-def start(config: Config, detector: str, resume: Path | None, rank: int, world: int, device: torch.device) -> Training:
-    """Create a new run, or resume one from its newest checkpoint."""
+def start(
+    config: Config,
+    detector: str,
+    resume: Path | None,
+    rank: int,
+    world: int,
+    device: torch.device,
+    held: ExitStack,
+) -> Training:
+    """Create a new run, whose lock `held` releases, or resume one from its newest checkpoint."""
     torch.manual_seed(config.seed)
     kind = registry.detector_class(detector)
     loader, val_loader = make_loaders(config, kind, rank, world, device)
@@ -74,7 +85,7 @@ def start(config: Config, detector: str, resume: Path | None, rank: int, world: 
     model.prepare(config, loader.shards.classes)
     folder = resume or Path()
     if rank == 0 and not state:
-        folder = run.start_over(resume) if resume else run.create(config, detector)
+        folder = run.start_over(resume) if resume else run.create(config, detector, held)
         run.begin(folder, detector, loader.state_dict())
         draw_inputs(folder, loader)
     folder = distributed.gathered(folder)[0]

@@ -6,28 +6,32 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dataforge.errors import ConfigError
-from dataforge.files import writing
+from dataforge.files import lock_file, reading, writing
 from trainers import checkpoint
 from trainers.config import Config, write_toml
 
 ARGS, RESULTS, STEPS = "args.toml", "results.csv", "steps.csv"
-START = "start.json"
+START, LOCK = "start.json", "lock"
 
 
-def create(config: Config, detector: str) -> Path:
-    """Create the folder of a new run and write its arguments there.
+def create(config: Config, detector: str, held: ExitStack) -> Path:
+    """Create the folder of a new run, lock it, and write its arguments there.
 
     A run of the same name that ended before its first checkpoint is started over.
 
+    Args:
+        held: releases the lock when it is closed.
+
     Raises:
-        ConfigError: the name is taken, or the folder cannot be written.
+        ConfigError: the name is taken, another process runs it, or the folder cannot be written.
     """
     root = Path(config.runs) / detector
     names = [config.name] if config.name else ("exp" + (str(i) if i > 1 else "") for i in itertools.count(1))
@@ -37,13 +41,43 @@ def create(config: Config, detector: str) -> Path:
             try:
                 (folder / "weights").mkdir(parents=True)
             except FileExistsError:
-                if not config.name or not (folder / ARGS).is_file() or newest(folder):
+                if not config.name or not unfinished(folder):
                     continue
+                held.enter_context(locked(folder))
                 start_over(folder)
+            else:
+                held.enter_context(locked(folder))
             config.name = name
-            write_toml(config, folder / ARGS)
+            write_toml(config, folder / (ARGS + ".tmp"))
+            os.replace(folder / (ARGS + ".tmp"), folder / ARGS)
         return folder
     raise ConfigError(f"{root / config.name}: that run exists; choose another --name, or --resume {root / config.name}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, which ends with the process at the latest.
+
+    Raises:
+        ConfigError: another process holds it, or the folder cannot be written.
+    """
+    with writing(folder, ConfigError):
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            lock_file(handle)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another process trains this run; wait for it, or end it first") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def unfinished(folder: Path) -> bool:
+    """Return whether a folder is that of a run without a checkpoint: it may have been killed at any moment."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    begun = ARGS in names or names <= {"weights", LOCK, ARGS + ".tmp"}
+    return "weights" in names and begun and newest(folder) is None
 
 
 def start_over(folder: Path) -> Path:
@@ -57,7 +91,10 @@ def start_over(folder: Path) -> Path:
 
 def begin(folder: Path, detector: str, loader: dict[str, Any]) -> None:
     """Record the start of a new run: the detector's name, and the state of the loader, with its fingerprint."""
-    (folder / START).write_text(json.dumps({"detector": detector, "loader": loader}) + "\n", "utf-8")
+    temporary = folder / (START + ".tmp")
+    with writing(folder / START, ConfigError):
+        temporary.write_text(json.dumps({"detector": detector, "loader": loader}) + "\n", "utf-8")
+        os.replace(temporary, folder / START)
 
 
 def start(folder: Path) -> dict[str, Any]:
@@ -80,14 +117,18 @@ def arguments(folder: Path) -> Path:
         ConfigError: the run does not exist.
     """
     if not (folder / ARGS).is_file():
+        if unfinished(folder):
+            raise ConfigError(
+                f"{folder}: ended before its values were written; start it again, with --name {folder.name}"
+            )
         raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
     return folder / ARGS
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a CSV file, with a header if it is the first."""
-    new = not file.exists()
-    with open(file, "a", newline="", encoding="utf-8") as stream:
+    new = not file.exists() or not file.stat().st_size
+    with writing(file, ConfigError), open(file, "a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, row)
         if new:
             writer.writeheader()
@@ -98,18 +139,29 @@ def rewind(file: Path, step: int) -> None:
     """Remove the rows after a step: they were written after the checkpoint that a run resumes from."""
     if not file.exists():
         return
-    with open(file, newline="", encoding="utf-8") as stream:
-        head, *rows = csv.reader(stream)
-    column = head.index("step")
-    kept = [row for row in rows if len(row) == len(head) and int(row[column]) <= step]
+    with reading(file, ConfigError), open(file, newline="", encoding="utf-8", errors="replace") as stream:
+        rows = list(csv.reader(stream))
+    head = rows[0] if rows and "step" in rows[0] else []
+    kept = [head, *(row for row in rows[1:] if len(row) == len(head) and _step(row, head) <= step)] if head else []
     temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([head, *kept])
-    os.replace(temporary, file)
+    with writing(file, ConfigError):
+        with open(temporary, "w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(kept)
+        os.replace(temporary, file)
+
+
+def _step(row: list[str], head: list[str]) -> float:
+    """Return a row's step, or infinity if it is no number, as in a row that a kill or a full disk cut."""
+    text = row[head.index("step")]
+    return int(text) if text.isascii() and text.isdigit() else float("inf")
 
 
 def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
-    """Write `weights/step-N.pt`, point `weights/last.pt` at it, and remove all but the newest `keep`."""
+    """Write `weights/step-N.pt`, point `weights/last.pt` at it, and remove all but the newest `keep`.
+
+    Raises:
+        ConfigError: a file cannot be written; the checkpoints before it stay.
+    """
     weights = folder / "weights"
     file = weights / f"step-{step:07d}.pt"
     checkpoint.save(file, state)
@@ -121,8 +173,9 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
         link.unlink(missing_ok=True)  # rename of two links to one file leaves both
     except OSError:  # a file system without hard links
         checkpoint.save(weights / "last.pt", state)
-    for old in sorted(weights.glob("step-*.pt"))[:-keep]:
-        old.unlink()
+    cut = weights.glob("*.tmp")  # by a kill
+    for old in (*sorted(weights.glob("step-*.pt"))[:-keep], *cut):
+        old.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:

@@ -105,7 +105,7 @@ class Training:
         """
         if self.rank == 0:
             state = self.state_dict()
+            if best:  # first: a run that resumes from the last checkpoint does not write the best one again
+                part = {name: value for name, value in state.items() if name != "train"}
+                checkpoint.save(self.folder / "weights" / "best.pt", part)
             run.save(self.folder, state, self.progress.step, self.config.keep)
-            if best:
-                state.pop("train")
-                checkpoint.save(self.folder / "weights" / "best.pt", state)

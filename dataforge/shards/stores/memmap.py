@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import struct
 import threading
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.files import writing
+from dataforge.shards.file_bytes import FileBytes
 
 MAGIC = b"dataforge blobs\n"
 _END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
@@ -28,15 +28,16 @@ class MemmapStore:
     as any returned `memoryview` exists.
     """
 
-    def __init__(self, path: Path, writer: BinaryIO | None = None) -> None:
+    def __init__(self, path: Path, writer: BinaryIO | None = None, trust: bool = True) -> None:
         self._path = path / "blobs.bin"
         self._writer = writer
+        self._trust = trust
         self._ends: list[int] = []
         self._lock = threading.Lock()
-        self._mapped: tuple[memoryview, NDArray[np.uint64]] | None = None
+        self._opened: tuple[FileBytes, NDArray[np.uint64]] | None = None
 
-    def __reduce__(self) -> tuple[type[MemmapStore], tuple[Path]]:
-        return MemmapStore, (self._path.parent,)
+    def __reduce__(self) -> tuple[object, tuple[Path, bool]]:
+        return MemmapStore.open, (self._path.parent, self._trust)
 
     @classmethod
     def create(cls, path: Path) -> MemmapStore:
@@ -44,8 +45,8 @@ class MemmapStore:
             return cls(path, open(path / "blobs.bin", "wb"))
 
     @classmethod
-    def open(cls, path: Path) -> MemmapStore:
-        return cls(path)
+    def open(cls, path: Path, trust: bool = True) -> MemmapStore:
+        return cls(path, None, trust)
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writer is not None, "append on a store opened for reading"
@@ -54,32 +55,29 @@ class MemmapStore:
         self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
 
     def __getitem__(self, i: int) -> memoryview:
-        data, ends = self._open()
+        file, ends = self._open()
         if not 0 <= i < len(ends):
             raise ShardError(f"{self._path}: holds no blob {i}")
-        return data[int(ends[i - 1]) if i else 0 : int(ends[i])]
+        start = int(ends[i - 1]) if i else 0
+        return file.read(start, int(ends[i]) - start)
 
     def __len__(self) -> int:
         return len(self._ends) if self._writer is not None else len(self._open()[1])
 
-    def _open(self) -> tuple[memoryview, NDArray[np.uint64]]:
+    def _open(self) -> tuple[FileBytes, NDArray[np.uint64]]:
         with self._lock:
-            if self._mapped is None:
-                try:
-                    with open(self._path, "rb") as file:
-                        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-                    raise ShardError(f"{self._path}: cannot be read: {error}") from None
-                self._mapped = data, self._checked(data)
-            return self._mapped
+            if self._opened is None:
+                file = FileBytes(self._path, self._trust)
+                self._opened = file, self._checked(file)
+            return self._opened
 
-    def _checked(self, data: memoryview) -> NDArray[np.uint64]:
-        """Return the checked end of each blob; reading past the file's end would kill the process with a bus error."""
-        rest = len(data) - _END.size
-        count, crc, magic = _END.unpack(data[rest:]) if rest >= 0 else (0, 0, b"")
+    def _checked(self, file: FileBytes) -> NDArray[np.uint64]:
+        """Return the checked end of each blob."""
+        rest = file.size - _END.size
+        count, crc, magic = _END.unpack(file.read(rest)) if rest >= 0 else (0, 0, b"")
         if magic != MAGIC or count > rest // 8:
             raise ShardError(f"{self._path}: is cut short, or no store of blobs: its end mark is missing")
-        listed = data[rest - 8 * count : rest]
+        listed = file.read(rest - 8 * count, 8 * count)
         ends = np.frombuffer(listed, "<u8")
         if zlib.crc32(listed) != crc or (int(ends[-1]) if count else 0) != rest - 8 * count:
             raise ShardError(f"{self._path}: is damaged: its list of blobs is not the one that was written")

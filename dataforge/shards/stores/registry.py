@@ -20,8 +20,11 @@ class BlobStore(Protocol):
         """Create a store in an existing folder."""
 
     @classmethod
-    def open(cls, path: Path) -> BlobStore:
-        """Open a finished store for reading. The files are opened at the first read."""
+    def open(cls, path: Path, trust: bool = True) -> BlobStore:
+        """Open a finished store for reading. The files are opened at the first read.
+
+        Without `trust`, no file is mapped, so that one that is cut or fails while it is read raises an error.
+        """
 
     def append(self, blob: bytes | memoryview) -> None:
         """Append a blob. The shape of a multi-dimensional memoryview, accepted only by `rows`, is kept."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import mmap
-import os
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.files import flush, reading, writing
+from dataforge.shards.file_bytes import FileBytes
 
 Shape = tuple[int, ...]
 _META = "meta.json"
@@ -33,16 +32,19 @@ class RowsStore:
     any returned view of it exists.
     """
 
-    def __init__(self, path: Path, writers: dict[Shape, tuple[BinaryIO, list[int]]] | None = None) -> None:
+    def __init__(
+        self, path: Path, writers: dict[Shape, tuple[BinaryIO, list[int]]] | None = None, trust: bool = True
+    ) -> None:
         self._path = path
+        self._trust = trust
         self._writers = writers  # shape -> the file of its pixels, and the numbers of the blobs in it
         self._count = 0
         self._lock = threading.Lock()
         self._listed: tuple[list[Shape], NDArray[np.int64], NDArray[np.int64]] | None = None
-        self._arrays: dict[int, NDArray[np.uint8]] = {}
+        self._files: dict[int, FileBytes] = {}
 
-    def __reduce__(self) -> tuple[type[RowsStore], tuple[Path]]:
-        return RowsStore, (self._path,)
+    def __reduce__(self) -> tuple[object, tuple[Path, bool]]:
+        return RowsStore.open, (self._path, self._trust)
 
     @classmethod
     def create(cls, path: Path) -> RowsStore:
@@ -51,8 +53,8 @@ class RowsStore:
         return cls(path, {})
 
     @classmethod
-    def open(cls, path: Path) -> RowsStore:
-        return cls(path)
+    def open(cls, path: Path, trust: bool = True) -> RowsStore:
+        return cls(path, None, trust)
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writers is not None, "append on a store opened for reading"
@@ -68,10 +70,12 @@ class RowsStore:
         self._count += 1
 
     def __getitem__(self, i: int) -> memoryview:
-        _, kinds, rows = self._list()
+        shapes, kinds, rows = self._list()
         if not 0 <= i < len(kinds):
             raise ShardError(f"{self._path}: holds no blob {i}")
-        return self._array(int(kinds[i]))[rows[i]].data
+        kind = int(kinds[i])
+        length = math.prod(shapes[kind])
+        return self._file(kind).read(int(rows[i]) * length, length) if length else memoryview(b"")
 
     def __len__(self) -> int:
         return self._count if self._writers is not None else len(self._list()[1])
@@ -89,10 +93,16 @@ class RowsStore:
         if len(index):
             shapes, kinds, rows = self._list()
             kind = int(kinds[index[0]])
-            assert (kinds[index] == kind).all() and out.shape[1:] == shapes[kind], "blobs of another shape"
+            if out.shape[1:] != shapes[kind] or (kinds[index] != kind).any():
+                raise ShardError(f"{self._path}: is damaged: not all of its blobs have the shapes in table.arrow")
             flat = out.reshape(len(index), -1)
             assert np.shares_memory(flat, out), "out is not contiguous"
-            np.take(self._array(kind), rows[index], axis=0, out=flat, mode="clip")  # "raise" would copy twice
+            if self._trust and flat.size:
+                stored = np.frombuffer(self._file(kind).read(), np.uint8).reshape(-1, flat.shape[1])
+                np.take(stored, rows[index], axis=0, out=flat, mode="clip")  # "raise" would copy twice
+            else:
+                for row, i in zip(flat, index.tolist(), strict=True):
+                    row[:] = np.frombuffer(self[i], np.uint8)
 
     def _folder(self, shape: Shape) -> Path:
         return self._path / "x".join(map(str, shape))
@@ -107,12 +117,13 @@ class RowsStore:
             shapes, numbers = [], [np.zeros(0, np.int64)]
             for name in _names(self._path / _META):
                 count, *shape = _shape(self._path / name / _META)
+                if name != self._folder(tuple(shape)).name:
+                    raise ShardError(f"{self._path / name / _META}: is damaged: pixels of shape {shape}")
                 shapes.append(tuple(shape))
-                file = self._path / name / "record.memmap"
-                with reading(file, ShardError):
-                    numbers.append(np.fromfile(file, "<i8").astype(np.int64))
-                if len(numbers[-1]) != count:
-                    raise ShardError(f"{file}: is damaged: {len(numbers[-1])} of {count} numbers")
+                file = FileBytes(self._path / name / "record.memmap", trust=False)
+                if file.size != 8 * count:
+                    raise ShardError(f"{file.path}: is damaged: {file.size // 8} of {count} numbers")
+                numbers.append(np.frombuffer(file.read(), "<i8").astype(np.int64))
             order, counts = np.concatenate(numbers), [len(one) for one in numbers[1:]]
             if not np.array_equal(np.sort(order), np.arange(len(order))):
                 raise ShardError(
@@ -124,22 +135,17 @@ class RowsStore:
             self._listed = shapes, kinds, rows
         return self._listed
 
-    def _array(self, kind: int) -> NDArray[np.uint8]:
-        """Return the mapped file of a shape, (rows, length)."""
+    def _file(self, kind: int) -> FileBytes:
+        """Return the file of a shape whose blobs are not empty."""
         shapes, kinds, _ = self._list()
         with self._lock:
-            if kind not in self._arrays:
-                count, length = int((kinds == kind).sum()), math.prod(shapes[kind])
-                if length == 0:
-                    return np.empty((count, 0), np.uint8)
-                path = self._folder(shapes[kind]) / "pixels.memmap"
-                with reading(path, ShardError), open(path, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    if size != count * length:  # reading past the end would kill the process with a bus error
-                        raise ShardError(f"{path}: is cut short, or another one: {size} of {count * length} bytes")
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._arrays[kind] = np.frombuffer(mapped, np.uint8).reshape(count, length)
-            return self._arrays[kind]
+            if kind not in self._files:
+                file = FileBytes(self._folder(shapes[kind]) / "pixels.memmap", self._trust)
+                whole = int((kinds == kind).sum()) * math.prod(shapes[kind])
+                if file.size != whole:
+                    raise ShardError(f"{file.path}: is cut short, or another one: {file.size} of {whole} bytes")
+                self._files[kind] = file
+            return self._files[kind]
 
     def close(self) -> None:
         if self._writers is None:
@@ -184,7 +190,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     try:
         return dict(json.loads(data))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ShardError(f"{path}: is damaged: {error}") from None
 
 
@@ -197,6 +203,8 @@ def _shape(path: Path) -> list[int]:
     """Return (count, *shape) of the pixels in the TensorDict of a shape."""
     try:
         count, *shape = map(int, _read_meta(path)["pixels"]["shape"])
-    except (KeyError, TypeError, ValueError) as error:
+        if min(count, *shape, 0) < 0:
+            raise ValueError("a negative number")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ShardError(f"{path}: is damaged: no shape of pixels: {error!r}") from None
     return [count, *shape]

@@ -5,6 +5,7 @@ For use with other Zarr tools. A blob is read through Zarr's chunks and copied; 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -19,7 +20,8 @@ from dataforge.errors import ShardError
 from dataforge.files import flush
 
 CHUNK, SHARD = 1 << 17, 1 << 25  # bytes per read, and bytes per file
-_FAILURES = (OSError, ValueError, KeyError, TypeError)  # raised by Zarr for missing or damaged files
+_CODECS = {"sharding_indexed", "bytes", "crc32c"}
+_FAILURES = (OSError, ValueError, KeyError, TypeError)  # raised by Zarr where it cannot write
 
 
 class ZarrStore:
@@ -50,8 +52,8 @@ class ZarrStore:
             raise ShardError(f"{path}: cannot be written: {error}") from None
 
     @classmethod
-    def open(cls, path: Path) -> ZarrStore:
-        return cls(path)
+    def open(cls, path: Path, trust: bool = True) -> ZarrStore:
+        return cls(path)  # Zarr maps no file
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writer is not None, "append on a store opened for reading"
@@ -76,7 +78,7 @@ class ZarrStore:
             raise ShardError(f"{self._path}: holds no blob {i}")
         try:
             return np.ascontiguousarray(data[int(ends[i - 1]) if i else 0 : int(ends[i])]).data
-        except _FAILURES as error:
+        except Exception as error:
             raise ShardError(f"{self._path}: blob {i} cannot be read: {error}") from None
 
     def __len__(self) -> int:
@@ -86,20 +88,38 @@ class ZarrStore:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
-                    group: Any = zarr.open_group(str(self._path), mode="r", zarr_format=3)
-                    data, ends = group["bytes"], group["ends"][:]
-                    self._check(data, ends)
-                except _FAILURES as error:
+                    files = self._check()
+                    arrays = [zarr.open_array(str(self._path / name), mode="r", zarr_format=3) for name in files]
+                    data, ends = arrays[0], np.asarray(arrays[1][:], np.uint64)
+                    if (int(ends[-1]) if len(ends) else 0) != data.shape[0] or (ends[1:] < ends[:-1]).any():
+                        raise ValueError("is damaged: lengths do not add up")
+                except Exception as error:  # Zarr raises errors of many kinds for damaged files
                     raise ShardError(f"{self._path}: cannot be read: {error}") from None
                 self._opened = os.getpid(), data, ends
             return self._opened[1], self._opened[2]
 
-    def _check(self, data: Any, ends: NDArray[np.uint64]) -> None:
-        """Check that no file is missing, because Zarr reads missing files as zeros."""
-        files = [self._path / "bytes/c" / str(n) for n in range(-(-data.shape[0] // data.shards[0]))]
-        missing = [str(file.relative_to(self._path)) for file in files if not file.is_file()]
-        if missing or (int(ends[-1]) if len(ends) else 0) != data.shape[0]:
-            raise ValueError(f"{missing[0]} is missing" if missing else "is damaged: lengths do not add up")
+    def _check(self) -> tuple[str, str]:
+        """Check what the metadata states, before Zarr believes it, and that no file is missing: it would read zeros.
+
+        Returns:
+            The names of the arrays.
+        """
+        for name, kind, codecs in (("bytes", "uint8", _CODECS), ("ends", "uint64", _CODECS - {"sharding_indexed"})):
+            facts = json.loads((self._path / name / "zarr.json").read_bytes())
+            (length,), (chunk,) = facts["shape"], facts["chunk_grid"]["configuration"]["chunk_shape"]
+            other = _names(facts["codecs"]) - codecs or facts.get("storage_transformers")
+            if other or facts["data_type"] != kind or length < 0 or chunk < 1:
+                raise ValueError(f"is damaged: {name} has type {facts['data_type']}, codecs {other or codecs}")
+            files = {file.name: file.stat().st_size for file in (self._path / name / "c").glob("*")}
+            count = -(-length // chunk)
+            missing = next((n for n in range(min(count, len(files) + 1)) if str(n) not in files), None)
+            if missing is not None:
+                raise ValueError(f"{name}/c/{missing} is missing")
+            if name == "ends" and (count > 1 or sum(files.values()) != (8 * length + 4 if length else 0)):
+                raise ValueError("is damaged: the size of ends/c/0 is not that of its numbers")
+            if name == "bytes" and chunk > SHARD:
+                raise ValueError(f"is damaged: {chunk} bytes in a file; expected at most {SHARD}")
+        return "bytes", "ends"
 
     def close(self) -> None:
         if self._writer is None:
@@ -133,3 +153,12 @@ def _array(group: Any, name: str, kind: Any, length: int, chunk: int, shard: int
         fill_value=0,
         config={"write_empty_chunks": True},
     )
+
+
+def _names(codecs: list[dict[str, Any]]) -> set[str]:
+    """Return the names of codecs, and of those within them."""
+    names = {codec["name"] for codec in codecs}
+    for codec in codecs:
+        settings = codec.get("configuration", {})
+        names |= _names(settings.get("codecs", [])) | _names(settings.get("index_codecs", []))
+    return names

@@ -1,0 +1,98 @@
+"""Inject every fault at every change of every command, and print a table of outcomes.
+
+    python -m tests.faults [--every 1] [--row FILE] [COMMAND ...]
+
+After each fault: the command ended in words, or was killed; what it made is absent for every reader, or whole; the
+input is unchanged; and the command, run again, makes what it makes without a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from dataforge.formats.coco import read
+from dataforge.images import synth
+from dataforge.ingest.run import ingest
+from tests.faults.commands import COMMANDS, files
+from tests.faults.inject import FAULTS, run
+
+
+def prepare(given: Path) -> None:
+    """Make the input of all commands: pictures, and two sets of shards, the first of several shards a split."""
+    synth.write(given / "pictures", images=6)
+    synth.write(given / "more", images=5, seed=1)
+    ingest(read(given / "pictures"), given / "shards", shard_bytes=20_000, source_name="coco")
+    ingest(read(given / "more"), given / "other", source_name="coco")
+
+
+def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -> tuple[Counter[str], list[str]]:
+    """Return the outcomes of a command by fault, and a text for each that is wrong.
+
+    Args:
+        work: an empty folder. every: take each n-th of the changes, from `first` on.
+    """
+    command, out, log = COMMANDS[name], work / "a/out", work / "log"
+    out.parent.mkdir()
+    command.reset(out)
+    whole = run(lambda: command.make(given, out), out.parent, log)
+    assert whole.ended == "done", whole.text
+    right, source = files(out), files(given)
+    largest = max(map(len, right.values()))
+    places = {fault: range(first, whole.count + 1, every) for fault in FAULTS}
+    places["short"] = range(first, largest, max(1, largest // 16 * every))
+    outcomes: Counter[str] = Counter()
+    wrong = []
+    for fault in FAULTS:
+        for n in places[fault]:
+            command.reset(out)
+            ended = run(lambda: command.make(given, out), out.parent, log, fault, n)
+            outcomes[f"{fault} {ended.ended}"] += 1
+            where = f"{name}: {fault} at {n} of {whole.count}"
+            if ended.ended == "undrawn" or "Traceback" in ended.text:
+                wrong.append(f"{where}: {ended.text.strip().splitlines()[-1:]}")
+            elif ended.ended == "done" and files(out) != right:
+                wrong.append(f"{where}: succeeded with another result")
+            elif ended.ended != "done" and not (command.is_absent(out) or files(out) == right):
+                wrong.append(f"{where}: {ended.ended}, and left half a result that is read")
+            if ended.ended == "done":
+                continue
+            again = run(lambda: (command.again or command.make)(given, out), out.parent, log)
+            if again.ended != "done" and files(out) != right:
+                wrong.append(f"{where}: again: {again.text.strip()[-200:]}")
+            elif files(out) != right:
+                wrong.append(f"{where}: again: another result")
+    if files(given) != source:
+        wrong.append(f"{name}: the input was changed")
+    return outcomes, wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("--every", type=int, default=1, help="take each n-th change only")
+    parser.add_argument("--row", type=Path, help="append the outcomes as rows to this file")
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(COMMANDS))
+    options = parser.parse_args()
+    bad = 0
+    with tempfile.TemporaryDirectory() as root:
+        prepare(Path(root, "given"))
+        for name in options.commands or COMMANDS:
+            work = Path(root, name.replace(" ", "-"))
+            work.mkdir()
+            outcomes, wrong = inject(name, Path(root, "given"), work, options.every)
+            bad += len(wrong)
+            print(f"{name}: {outcomes.total()} faults, {len(wrong)} wrong: {dict(outcomes)}", flush=True)
+            print("".join(f"    {text}\n" for text in wrong), end="", flush=True)
+            if options.row:
+                row = {"name": f"faults: {name}", "value": outcomes.total(), "unit": "faults", "wrong": len(wrong)}
+                with open(options.row, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row | {"outcomes": outcomes, "every": options.every}) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Mutated files for every reader of shards and checkpoints. `python -m tests.fuzz` is the campaign."""
