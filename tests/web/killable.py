@@ -13,7 +13,7 @@ import uvicorn.protocols.http.h11_impl  # noqa: F401  (now, so that a child need
 
 from dataforge.cli.annotate import _listen, _serve
 from dataforge.transform.edited import open_base
-from dataforge.web.server import application
+from dataforge.web.annotator import application
 from dataforge.web.session import Session
 
 for _ in sys.stdin:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from dataforge.transform.edited import open_base
 from dataforge.web import proposals
-from dataforge.web.server import application
+from dataforge.web.annotator import application
 from dataforge.web.session import Session
 from tests.web.photos import HERE, PORT, TOKEN, photos
 
