@@ -14,6 +14,7 @@ from faster_coco_eval import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from numpy.typing import NDArray
 
+from dataforge.analysis.detections import one_to_one, overlapping, pair_iou, spread
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
 from trainers.results.truth import Floats, Ints, Predictions, Truth, xywh
@@ -148,7 +149,7 @@ def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints
     for part in parts:
         if not len(part):
             continue
-        row, position = _spread(low[part], high[part])
+        row, position = spread(low[part], high[part])
         box = by_key[position]
         ious = pair_iou(predictions.boxes[order[part]][row], truth.boxes[box])
         starts = np.flatnonzero(np.diff(row, prepend=-1))
@@ -157,21 +158,6 @@ def _best_box(truth: Truth, predictions: Predictions, order: Ints) -> tuple[Ints
         _, first = np.unique(row[top], return_index=True)
         best[part] = box[top[first]]
     return best, overlap
-
-
-def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """Return the pairs (i, j) with low[i] <= j < high[i], ordered by i."""
-    counts = high - low
-    row = np.repeat(np.arange(len(low)), counts)
-    return row, np.arange(len(row)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
-
-
-def pair_iou(a: Floats, b: Floats) -> Floats:
-    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area."""
-    sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
-    inner = sides.prod(1)
-    outer = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)
 
 
 def voc(truth: Truth, predictions: Predictions, protocol: str = "voc07") -> dict[str, Any]:
@@ -279,23 +265,8 @@ def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: f
     """
     classes = len(truth.classes)
     chosen = np.flatnonzero(predictions.scores >= conf)
-    by_image = np.argsort(truth.image, kind="stable")
-    image = predictions.image[chosen]
-    low, high = np.searchsorted(truth.image[by_image], [image, image + 1])
-    row, position = _spread(low, high)
-    box = by_image[position]
-    ious = pair_iou(predictions.boxes[chosen][row], truth.boxes[box])
-    order = np.argsort(-ious, kind="stable")
-    order = order[ious[order] >= iou]
-    row, box = row[order], box[order]
-    detection_of, box_of = np.full(len(truth.boxes), -1), np.full(len(chosen), -1)
-    while len(row):
-        # a pair that is first for both its detection and its box is accepted; the rest is processed again
-        first_row, first_box = np.unique(row, return_index=True)[1], np.unique(box, return_index=True)[1]
-        taken = np.intersect1d(first_row, first_box)
-        detection_of[box[taken]], box_of[row[taken]] = row[taken], box[taken]
-        free = (box_of[row] < 0) & (detection_of[box] < 0)
-        row, box = row[free], box[free]
+    pairs = overlapping(predictions.image[chosen], predictions.boxes[chosen], truth.image, truth.boxes, iou)
+    box_of, detection_of = one_to_one(*pairs[:2], len(chosen), len(truth.boxes))
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
     labels = np.append(truth.labels, classes)[box_of]  # -1, unpaired, is the appended background
     labels_found = predictions.labels[chosen]

@@ -16,6 +16,7 @@ import { Pointer } from "./pointer.js";
 import { part, Rows } from "./rows.js";
 import { Speed } from "./speed.js";
 import { Sync } from "./sync.js";
+import { applyTheme, nextTheme } from "./theme.js";
 
 const STEP = 0.01; // of the visible part
 const SNAP = 0.05; // of the image's side
@@ -414,13 +415,6 @@ function setState(state) {
   if (boxes.state !== state && !boxes.wrong) boxes.edit([{ op: "state", state }]);
 }
 
-function theme() {
-  const next = { "": "light", light: "dark", dark: "" }[document.documentElement.dataset.theme ?? ""];
-  document.documentElement.dataset.theme = next;
-  localStorage.setItem("theme", next);
-  say(`theme: ${next || "as the system"}`);
-}
-
 function nextPanel() {
   const panels = [stage.root, $("header"), $("#images"), $("#side")];
   const at = panels.findIndex((panel) => panel.contains(document.activeElement));
@@ -484,7 +478,7 @@ const run = {
   classes: () => classes.edit(),
   speed: () => speed.open(),
   panels: nextPanel,
-  theme,
+  theme: () => say(`theme: ${nextTheme() || "as the system"}`),
   help: () => $("#help").showModal(),
 };
 for (let i = 1; i <= 10; i += 1) run[`class-${i}`] = () => classes.all[i - 1] && setClass(classes.all[i - 1].id);
@@ -539,7 +533,7 @@ for (const button of document.querySelectorAll("[data-action]")) {
 // ---- begin
 
 listKeys($("#help-keys"), actions);
-document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";
+applyTheme();
 await list.load();
 const resent = await sync.start();
 if (resent) say(`unsaved changes of ${resent} images were sent again`);
