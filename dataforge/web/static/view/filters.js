@@ -35,15 +35,18 @@ export class Filters {
     const sorts = set.detections === null ? SORTS : { ...SORTS, ...OF_DETECTIONS };
     for (const [value, name] of Object.entries(sorts)) field("sort").add(new Option(name, value));
     let timer = null;
+    let typed = {};
     root.addEventListener("input", ({ target }) => {
-      if (!target.name) return;
+      if (!target.name || !target.validity.valid) return;
+      if (target.tagName === "SELECT") return state.set({ [target.name]: target.value });
+      typed[target.name] = target.value;
       clearTimeout(timer);
-      const typed = target.tagName === "INPUT";
-      const change = () => target.validity.valid && state.set({ [target.name]: target.value }, typed);
-      if (typed) timer = setTimeout(change, TYPING_MS);
-      else change();
+      timer = setTimeout(() => {
+        state.set(typed, true);
+        typed = {};
+      }, TYPING_MS);
     });
-    root.querySelector("#clear").addEventListener("click", () => state.set(this.cleared()));
+    root.querySelector("#clear").addEventListener("click", () => state.clear());
     root.querySelector("#cell button").addEventListener("click", () => state.set({ cell: "" }));
     this.classes = new Rows(root.querySelector("#class-rows"), {
       fill: (row, { id, name }) => {
@@ -60,11 +63,6 @@ export class Filters {
       },
     });
     this.classes.set(set.classes);
-  }
-
-  /** Changes that take all filters away. */
-  cleared() {
-    return Object.fromEntries([...this.fields.map(({ name }) => [name, ""]), ["class", ""], ["cell", ""]]);
   }
 
   show() {

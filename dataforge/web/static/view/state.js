@@ -42,6 +42,11 @@ export class State {
     this.#read();
   }
 
+  /** Take the filter away. */
+  clear() {
+    this.set(Object.fromEntries([...this.values.keys()].filter((name) => !OF_PAGE.includes(name)).map((name) => [name, ""])));
+  }
+
   /** The filter as the server is asked; classes go by their labels, unknown ones by one that no box has. */
   query(more = {}) {
     const values = new URLSearchParams(more);
