@@ -2,13 +2,14 @@
 
     python bench/view.py [--records 118287] [--note TEXT] [--results FILE]
 
-Needs Chromium and playwright. It writes shards of that many small pictures with seven boxes each, starts `dataforge view`
-on them, and measures, in a window of 1280x720:
+Needs Chromium and playwright. It writes shards of that many small pictures with seven boxes each, starts
+`dataforge view` on them, and measures, in a window of 1280x720:
 
 * "start": from the command to the line with its address.
 * "first view": from the navigation to the frame in which every tile in view has its picture and its boxes.
 * "scroll": frames per second while the grid is scrolled for some seconds, slowly (a line of tiles 8 times a second) and
-  fast (through the whole set); the display is one of 60 Hz. "longest frame" is the longest wait for a frame.
+  fast (through the whole set); the display is one of 60 Hz. "longest frame" is the longest wait for a frame; "work of a
+  frame" the processor time of the page's thread a frame: below 16.7 ms, it keeps up with the display.
 * "filter": from a class being chosen to the frame that shows the first of its images.
 """
 
@@ -44,22 +45,24 @@ SHOWN = """() => { const tiles = [...document.querySelectorAll('.tile:not([hidde
 FIRST = f"""() => new Promise((resolve) => {{ const shown = {SHOWN};
   const look = () => shown() && document.documentElement.hasAttribute('data-ready') ? resolve(performance.now())
     : requestAnimationFrame(look); look(); }})"""
-SCROLL = """([pixels, seconds]) => import('/static/view/main.js').then(({ inside: { grid } }) => new Promise((resolve) => {
-  const begin = performance.now(), top = grid.root.scrollTop, waits = [];
+SCROLL = """([pixels, seconds]) => new Promise((resolve) => {
+  const grid = document.querySelector('#grid');
+  const begin = performance.now(), top = grid.scrollTop, waits = [];
   let last = begin;
   const step = (now) => {
     waits.push(now - last);
     last = now;
-    grid.root.scrollTop = top + ((now - begin) / 1000) * pixels;
+    grid.scrollTop = top + ((now - begin) / 1000) * pixels;
     if (now - begin < seconds * 1000) requestAnimationFrame(step);
     else resolve(waits.slice(1));
   };
   requestAnimationFrame(step);
-}))"""
+})"""
 FILTER = f"""(n) => import('/static/view/main.js').then(({{ inside: {{ state, grid }} }}) => new Promise((resolve) => {{
   const shown = {SHOWN}, begin = performance.now(), before = grid.total;
   state.set({{ class: `class ${{n}}` }});
-  const look = () => grid.total !== before && shown() ? resolve(performance.now() - begin) : requestAnimationFrame(look);
+  const look = () => grid.total !== before && shown() ? resolve(performance.now() - begin)
+    : requestAnimationFrame(look);
   requestAnimationFrame(look);
 }}))"""
 
@@ -83,6 +86,12 @@ def write(out: Path, records: int) -> None:
             record = Record(f"{n:012d}.jpg", "train", data, 120, 160, boxes[n], labels[n], flags, id=n)
             writer.add(record, data, info)
         writer.publish()
+
+
+def task_seconds(developer: Any) -> float:
+    """Return the processor time of the page's thread."""
+    metrics = {one["name"]: one["value"] for one in developer.send("Performance.getMetrics")["metrics"]}
+    return float(metrics["TaskDuration"])
 
 
 def measure(shards: Path, records: int) -> Iterator[dict[str, Any]]:
@@ -109,14 +118,20 @@ def measure(shards: Path, records: int) -> Iterator[dict[str, Any]]:
         page = browser.new_context(viewport=WINDOW).new_page()
         page.goto(server.address)
         page.evaluate(FIRST)
-        height = page.evaluate("document.querySelector('.sizer').offsetHeight")
+        developer = page.context.new_cdp_session(page)
+        developer.send("Performance.enable", {"timeDomain": "threadTicks"})
+        height = page.evaluate("document.querySelector('#grid .sizer').offsetHeight")
         for name, speed in (("slow", 8 * 214), ("fast", height / SECONDS / (REPEATS + 1))):
-            rates, longest = [], []
+            rates, longest, work = [], [], []
             for _ in range(REPEATS):
+                busy = -task_seconds(developer)
                 waits = page.evaluate(SCROLL, [speed, SECONDS])
+                busy += task_seconds(developer)
+                work.append(1000 * busy / len(waits))
                 rates.append(1000 * len(waits) / sum(waits))
                 longest.append(max(waits))
             yield row(f"scroll, {name}", rates, "frames/s") | {"pixels_per_s": round(speed)}
+            yield row(f"work of a frame of a scroll, {name}", work, "ms") | {"pixels_per_s": round(speed)}
             yield row(f"longest frame of a scroll, {name}", longest, "ms") | {"pixels_per_s": round(speed)}
         page.evaluate("document.querySelector('#grid').scrollTop = 0")
         yield row("filter by class", [page.evaluate(FILTER, n) for n in range(REPEATS)], "ms")

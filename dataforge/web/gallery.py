@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.analysis.charts import draw as draw_charts
 from dataforge.analysis.detections import KINDS, Detections, Judged, confusion, judge
 from dataforge.analysis.stats import class_rows, split_rows, spread_rows, statistics
 from dataforge.augment.executors import cpu
@@ -166,6 +165,8 @@ class Gallery:
             return self._charts(query, query.lint != "" and self.findings.finished)
 
     def _draw_charts(self, query: Query, checked: bool) -> dict[str, tuple[str, bytes]]:
+        from dataforge.analysis.charts import draw as draw_charts  # imports matplotlib's axes: 0.5 s
+
         return draw_charts(self._statistics(query, self._selected(query, checked)))
 
     def _statistics(self, query: Query, selection: Selection | None = None) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def test_an_image_and_its_neighbours(context: Any, server: Server, shards: Shard
     shared = View(context, server, f"#class=star&sort=-boxes&n={rows[4]}")
     shared.wait_text("#position", f"5 / {len(rows)}")
     stranger = View(context, server, f"#text=nothing&n={rows[4]}")
-    stranger.wait_text("#position", "not among those asked for")
+    stranger.wait_text("#position", "not in the filter")
     assert not tab.faults
 
 

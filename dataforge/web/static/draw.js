@@ -248,8 +248,8 @@ export class Stage {
     pen.strokeStyle = colour;
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
     pen.setLineDash([]);
-    if (first) this.#paintName(this.look(label).name, x1, y1, colour);
-    else if (text && (chosen || this.#named)) this.#paintName(text, x1, y2, colour);
+    if (text && (chosen || this.#named)) this.#paintName(text, x1, y2, colour);
+    else if (first) this.#paintName(this.look(label).name, x1, y1, colour);
   }
 
   #paintName(name, x, y, colour) {

@@ -13,6 +13,7 @@ import { bound, keymap, keyOf, listKeys, shown } from "./keys.js";
 import { ImageList } from "./list.js";
 import { Pictures } from "./pictures.js";
 import { Pointer } from "./pointer.js";
+import { Review } from "./review.js";
 import { part, Rows } from "./rows.js";
 import { Speed } from "./speed.js";
 import { Sync } from "./sync.js";
@@ -74,6 +75,7 @@ const documents = new Documents({
       if (loaded === boxes) {
         stage.redraw(places);
         later();
+        if (edits.length) review.refresh();
       }
     };
   },
@@ -113,9 +115,26 @@ const ghosts = new Ghosts({
   slider: $("#least"),
   say,
   onchange(shown) {
-    stage.ghosts = shown;
     $("#proposals output").textContent = `${$("#least").value}: ${shown.length}`;
+    if (review.on) return review.refresh();
+    stage.ghosts = shown;
     stage.redraw();
+  },
+});
+const review = new Review({
+  set: set.id,
+  ghosts,
+  say,
+  look: classes.look,
+  boxes: () => boxes,
+  show(ghost) {
+    stage.ghosts = [ghost].filter(Boolean);
+    stage.redraw();
+  },
+  async next() {
+    const row = list.beside(1);
+    await go(row);
+    return Boolean(row);
   },
 });
 $("#proposals").hidden = !set.proposals;
@@ -405,6 +424,7 @@ async function copy(all) {
 
 function accept(all) {
   if (!set.proposals) return say("no model proposes boxes");
+  if (review.on) return review.accept();
   const taken = ghosts.take(pointer.place, all);
   const { width, height } = boxes;
   const edits = taken.map(({ box, label }) => ({ op: "add", id: newId(), box: between(...box, width, height), label, flags: 0 }));
@@ -437,7 +457,8 @@ const run = {
   "copy-all": () => copy(true),
   accept: () => accept(false),
   "accept-all": () => accept(true),
-  reject: () => set.proposals && ghosts.take(pointer.place),
+  reject: () => set.proposals && (review.on ? review.dismiss() : ghosts.take(pointer.place)),
+  review: () => (set.proposals ? review.toggle() : say("no model proposes boxes")),
   delete: () => boxes.edit([...boxes.selected].map((id) => ({ op: "delete", id }))),
   undo: () => boxes.undo() || say("nothing to undo"),
   redo: () => boxes.redo() || say("nothing to redo"),

@@ -83,12 +83,12 @@ export class Grid {
     return Math.floor(top / (this.height || 1));
   }
 
-  /** The row at a place, if it is there; asks for its page if not. */
-  #row(at) {
+  /** The row at a place, if it is there; asks for its page if not, unless the grid is passing. */
+  #row(at, fast) {
     const number = Math.floor(at / PAGE);
     const page = this.#pages.get(number);
     if (Array.isArray(page)) return page[at % PAGE];
-    if (!page) this.#fetch(number);
+    if (!page && !fast) this.#fetch(number);
     return undefined;
   }
 
@@ -131,32 +131,34 @@ export class Grid {
       used.add(slot);
       this.#fill(this.#tiles[slot], at, size, fast);
     }
-    this.#tiles.forEach((tile, slot) => (tile.root.hidden = !used.has(slot)));
+    this.#tiles.forEach(({ root }, slot) => {
+      if (root.hidden === used.has(slot)) root.hidden = !root.hidden;
+    });
     this.root.setAttribute("aria-activedescendant", `tile-${this.active}`);
   }
 
   #fill(tile, at, size, fast) {
-    const row = this.#row(at);
+    const row = this.#row(at, fast);
+    const state = [at, row, this.side, this.across, this.total, at === this.active, this.picture];
+    if (tile.state?.every((value, i) => value === state[i]) && (fast || tile.pictured)) return;
+    const moved = tile.state?.[0] !== at;
+    tile.state = state;
     const { root } = tile;
-    root.hidden = false;
     root.id = `tile-${at}`;
     root.style.transform = `translate(${(at % this.columns) * this.across}px, ${Math.floor(at / this.columns) * this.height}px)`;
     root.style.width = `${this.across - 8}px`;
+    root.style.setProperty("--side", `${this.side}px`);
     root.setAttribute("aria-selected", at === this.active);
     root.setAttribute("aria-posinset", at + 1);
     root.setAttribute("aria-setsize", this.total);
-    const state = [row, this.side, this.picture];
-    if (tile.state?.every((value, i) => value === state[i]) && (fast || tile.pictured)) return;
-    tile.state = state;
+    if (row && !fast) tile.picture(this.picture(row.n, size));
+    else if (moved) tile.picture("");
     tile.pictured = Boolean(row) && !fast;
-    tile.picture(tile.pictured ? this.picture(row.n, size) : "");
     tile.draw(row, this.side, this.picture.plain ? this.shown : {});
     tile.name.textContent = row ? row.key.split("/").at(-1) : "…";
-    root.title = row ? `${row.key}, ${row.split}, ${row.width}×${row.height}, ${row.boxes.length} boxes` : "";
-    root.ariaLabel = root.title;
+    root.ariaLabel = root.title = row ? `${row.key}, ${row.split}, ${row.width}×${row.height}, ${row.boxes.length} boxes` : "";
     if (row) root.href = this.link(row);
     else root.removeAttribute("href");
-    root.style.setProperty("--side", `${this.side}px`);
   }
 
   /** Make an image the active one, and scroll to it. */

@@ -21,7 +21,7 @@ document.title = $("#title").textContent = set.title;
 const look = (label) => ({ name: set.classes[label]?.name ?? `class ${label}`, colour: colour(label) });
 const state = new State(set.classes, () => show());
 const filters = new Filters($("#filters"), set, state);
-const grid = new Grid($("#grid"), { link: ({ n }) => state.link({ n }), onerror: complain });
+const grid = new Grid($("#grid"), { link: ({ n }) => state.link({ n, panel: "" }), onerror: complain });
 const single = new Single(set, { look, about: (code) => lint.codes.get(code)?.meaning ?? "" });
 const lint = new Lint({
   field: $("[name=lint]"),
@@ -59,9 +59,9 @@ async function list(query) {
   const { total, boxes } = answer;
   const part = total < set.images ? ` of ${set.images.toLocaleString()}` : "";
   const [images, more] = $("#count").children;
-  images.textContent = `${total.toLocaleString()}${part} images`;
-  more.textContent = `, ${boxes.toLocaleString()} boxes`;
-  $("#message").textContent = total ? "" : "No image is as asked for.";
+  images.textContent = total.toLocaleString() + part;
+  more.textContent = ` images, ${boxes.toLocaleString()} boxes`;
+  $("#message").textContent = total || (state.get("lint") && !lint.codes.size) ? "" : "No image is as asked for.";
 }
 
 /** Where tiles get their pictures: as stored, or augmented with a seed. */

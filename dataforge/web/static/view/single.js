@@ -106,7 +106,7 @@ export class Single {
 
   #panel(facts, items) {
     const { before, after, position, total } = facts;
-    $("#position").textContent = position < 0 ? "not among those asked for" : `${(position + 1).toLocaleString()} / ${total.toLocaleString()}`;
+    $("#position").textContent = position < 0 ? "not in the filter" : `${(position + 1).toLocaleString()} / ${total.toLocaleString()}`;
     $("#previous").disabled = before === null;
     $("#next").disabled = after === null;
     $("#key").textContent = facts.key;
