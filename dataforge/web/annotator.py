@@ -138,6 +138,9 @@ class Annotator:
             return answer({"boxes": [], "pending": False})
         return answer(self._proposals.of(n))
 
+    def queue(self, request: Request) -> Response:
+        return answer(self._proposals.queue() if self._proposals else {"images": [], "pending": False})
+
     def openapi(self, request: Request) -> Response:
         return answer(document("dataforge annotate", OPERATIONS))
 

@@ -139,6 +139,19 @@ class Proposals(Struct):
     error: str | UnsetType = UNSET
 
 
+class Unsure(Struct):
+    n: int
+    unsure: Annotated[float, Meta(ge=0, le=1)]
+
+
+class Queue(Struct):
+    """The images that the model has seen; `pending` while there are others, `error` says why it sees no more."""
+
+    images: list[Unsure]
+    pending: bool
+    error: str | UnsetType = UNSET
+
+
 _PIXEL = r"[0-9]{1,9}(\.[0-9]{1,30})?(e-[0-9]{1,3})?"  # as JavaScript writes a number
 BOX_PATTERN = f"^{_PIXEL}(,{_PIXEL}){{3}}$"
 _BOX = {"type": "string", "pattern": BOX_PATTERN}
@@ -181,5 +194,6 @@ OPERATIONS = (
         required=("box",),
     ),
     Operation("GET", "/api/proposals/{n}", "proposals", "A model's boxes.", {200: Proposals, 404: Failure}),
+    Operation("GET", "/api/queue", "queue", "How unsure the model is of each image.", {200: Queue}),
     Operation("GET", "/api/openapi.json", "openapi", "This document.", {200: "application/json"}),
 )

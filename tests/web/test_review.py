@@ -122,3 +122,20 @@ def test_a_model_that_fails_calls_no_box_extra(play: Play) -> None:
     tab.keys("y", "x", "q")
     say(tab, "review ended")
     assert tab.get("/api/images/0")["revision"] == 0 and not tab.faults
+
+
+def test_the_least_sure_images_come_first(play: Play) -> None:
+    tab = play({})
+    order = {3: 0.9, 1: 0.7, 6: 0.7}
+    facts = {"images": [{"n": n, "unsure": unsure} for n, unsure in order.items()], "pending": False}
+    tab.page.route("**/api/queue", lambda route: route.fulfill(content_type="application/json", body=json.dumps(facts)))
+    keys = [row["key"] for row in tab.get("/api/images")["images"]]
+    names = "[...document.querySelectorAll('#image-rows .name')].map((row) => row.textContent)"
+    assert tab.page.evaluate(names) == [key.split("/")[-1] for key in keys]
+    tab.page.select_option("#by-order", "unsure")
+    tab.wait(names, [keys[n].split("/")[-1] for n in (3, 1, 6, 0, 2, 4, 5, 7)])
+    tab.keys("Escape", "d")  # the first image is the fourth now
+    tab.wait_text("#position", "3 / 8")
+    tab.keys("a", "a")
+    tab.wait_text("#position", "7 / 8")
+    assert not tab.faults
