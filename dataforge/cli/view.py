@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import tempfile
 import webbrowser
 from contextlib import closing
 from pathlib import Path
@@ -11,13 +13,17 @@ import click
 
 from dataforge.cli.options import polite_kill
 from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.errors import ConfigError
+from dataforge.process import run_module
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--split", help="Only this split.")
 @click.option(
-    "--predictions", type=click.Path(path_type=Path), help="Detections to show beside the boxes: COCO's result format."
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
 )
 @click.option("--augment", metavar="RECIPE", help="Show images augmented by this recipe, too.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Of the server (default: one that the shards keep).")
@@ -42,7 +48,12 @@ def view(
     from dataforge.web.viewer import application
 
     shards = Shards(directory, split)
-    detections = read_detections(predictions, shards) if predictions else None
+    detections = None
+    if predictions is not None:
+        with tempfile.TemporaryDirectory(prefix="dataforge-") as folder:
+            if predictions.suffix.lower() != ".json":
+                predictions = _detected(predictions, directory, split, Path(folder, "detections.json"))
+            detections = read_detections(predictions, shards)
     gallery = Gallery(shards, detections, recipe(augment) if augment else None)
     with listen(port, directory) as listening, closing(gallery.findings), polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
@@ -51,3 +62,15 @@ def view(
         if not no_browser:
             webbrowser.open(address)
         serve(application(gallery, token, port, augment or ""), listening)
+
+
+def _detected(model: Path, directory: Path, split: str | None, file: Path) -> Path:
+    """Write to a file what a model detects in a split, and return it."""
+    if not model.is_file():
+        raise ConfigError(f"--predictions {model}: no such file; expected a .json, a checkpoint or an .onnx")
+    if split is None:
+        raise ConfigError(f"--predictions {model}: is a model; give the --split to run it on")
+    words = (model, "--shards", directory, "--split", split, "--save-json", file)
+    if run_module("trainers.evaluate", *words, stdout=subprocess.DEVNULL).returncode or not file.is_file():
+        raise ConfigError(f"--predictions {model}: the model failed")
+    return file

@@ -64,6 +64,12 @@ def only(request: Request, *known: str) -> None:
     for name in request.query_params:
         if name not in known:
             raise HTTPException(400, f"{name}: no such parameter; known: {', '.join(known)}")
+        _once(request, name)
+
+
+def _once(request: Request, name: str) -> None:
+    if (times := len(request.query_params.getlist(name))) > 1:
+        raise HTTPException(400, f"{name}: is given {times} times")
 
 
 def _is_number(text: str) -> bool:
@@ -79,6 +85,7 @@ def image_number(request: Request, count: int) -> int:
 
 
 def number(request: Request, name: str, default: int, limit: int = LARGEST, least: int = 0) -> int:
+    _once(request, name)
     text = request.query_params.get(name, str(default))
     if not (_is_number(text) and least <= int(text) <= limit):
         raise HTTPException(400, f"{name}: {text!r}; expected a number from {least} to {limit}")

@@ -66,7 +66,10 @@ def read_query(values: Mapping[str, list[str]]) -> Query:
     Raises:
         msgspec.ValidationError: a name is unknown, or a value is not as expected.
     """
-    plain = {name: given if name == "class" else given[-1] for name, given in values.items()}
+    for name, given in values.items():
+        if name != "class" and len(given) > 1:
+            raise msgspec.ValidationError(f"{name} is given {len(given)} times")
+    plain = {name: given if name == "class" else given[0] for name, given in values.items()}
     return msgspec.convert(plain, Query, strict=False)
 
 

@@ -86,10 +86,10 @@ class Viewer:
         return answer(self._gallery.statistics(_query(request)) | {"charts": CHARTS})
 
     def chart(self, request: Request) -> Response:
-        name = request.query_params.get("name")
-        if name not in CHARTS:
-            raise HTTPException(400, f"name: {name!r}; expected one of {', '.join(CHARTS)}")
-        _, png = self._gallery.charts(_query(request, "name"))[f"{name}.png"]
+        names = request.query_params.getlist("name")
+        if len(names) != 1 or names[0] not in CHARTS:
+            raise HTTPException(400, f"name: {', '.join(names)!r}; expected one of {', '.join(CHARTS)}")
+        _, png = self._gallery.charts(_query(request, "name"))[f"{names[0]}.png"]
         return Response(png, 200, {"Cache-Control": "no-store"}, "image/png")
 
     def errors(self, request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import schemathesis
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from dataforge.analysis.detections import KINDS
 from dataforge.analysis.lint.run import lint_shards
+from dataforge.cli.main import main
 from dataforge.record import FLAGS
 from dataforge.shards.reader import Shards
 from dataforge.web.openapi import document
@@ -279,6 +282,8 @@ def test_findings_are_those_of_lint(client: TestClient, shards: Shards) -> None:
         "cell=1",
         "class=cat",
         "who=me",
+        "least=1&least=2",
+        "from=1&from=2",
         "from=x",
     ],
 )
@@ -292,3 +297,42 @@ def test_without_detections(shards: Shards) -> None:
         assert client.get("/api/set").json()["detections"] is None
         assert client.get("/api/errors").json() == {"cells": [], "kinds": []}
         assert listed(client, error="background") == [] and listed(client, sort="-errors")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> Result:
+    """Run the command up to where it would serve."""
+    monkeypatch.setattr("dataforge.cli.view.serve", lambda *_: None)
+    return CliRunner().invoke(main, ["view", *map(str, words), "--no-browser", "--port", "0"], standalone_mode=False)
+
+
+def test_the_command_runs_a_model(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = tmp_path / "best.pt", []
+    model.write_bytes(b"")
+
+    def run(module: str, *words: object, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+        calls.append((module, *map(str, words[:-1])))
+        detections(Shards(shards.path, "val"), Path(str(words[-1])))
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr("dataforge.cli.view.run_module", run)
+    done = command(monkeypatch, shards.path, "--split", "val", "--predictions", model)
+    assert done.exception is None and "http://127.0.0.1:" in done.output
+    words = ("--shards", str(shards.path), "--split", "val", "--save-json")
+    assert calls == [("trainers.evaluate", str(model), *words)]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--predictions", "none.pt"), "none.pt: no such file"),
+        (("--predictions", "none.json"), "none.json: cannot be read"),
+        (("--predictions", __file__), "give the --split"),
+        (("--augment", "nothing"), "nothing"),
+        (("--split", "none"), "none"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], reason: str
+) -> None:
+    done = command(monkeypatch, shards.path, *words)
+    assert isinstance(done.exception, SystemExit) and reason in done.output and "Traceback" not in done.output

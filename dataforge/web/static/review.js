@@ -58,10 +58,11 @@ export class Review {
 
   /**
    * `set`: the id of the set, for what was dismissed in this browser; ghosts: of Ghosts; look(label); boxes() gives those in
-   * view; show(ghost) draws it; next() shows the next image, or resolves to false.
+   * view; show(ghost) draws it; next() shows the next image, or resolves to false; tell(text) says what is reviewed, "" for
+   * the end.
    */
-  constructor({ set, ghosts, look, boxes, show, next, say }) {
-    Object.assign(this, { ghosts, look, boxes, show, next, say, key: `dismissed ${set}` });
+  constructor({ set, ghosts, look, boxes, show, next, tell }) {
+    Object.assign(this, { ghosts, look, boxes, show, next, tell, key: `dismissed ${set}` });
     this.dismissed = new Set(JSON.parse(localStorage.getItem(this.key) ?? "[]"));
   }
 
@@ -69,7 +70,7 @@ export class Review {
   toggle() {
     this.on = !this.on;
     this.#current = "";
-    this.say(this.on ? "review: y accepts, x dismisses" : "review ended");
+    this.tell(this.on ? "review: y accepts, x dismisses" : "");
     if (this.on) this.refresh();
     else this.ghosts.update();
   }
@@ -83,7 +84,10 @@ export class Review {
     if (!this.on) return;
     const boxes = this.boxes();
     const proposals = this.ghosts.ready(boxes);
-    if (!proposals) return this.show(null);
+    if (!proposals) {
+      this.tell("review: waiting for the model");
+      return this.show(null);
+    }
     this.list = disagreements([...boxes.items.values()], proposals).filter((one) => !this.dismissed.has(this.#name(one)));
     const [first] = this.list;
     if (!first) return this.#advance();
@@ -92,7 +96,7 @@ export class Review {
     const name = this.#name(first);
     if (name === this.#current) return;
     this.#current = name;
-    this.say(`${text}, ${this.list.length} in this image`);
+    this.tell(`${text}, ${this.list.length} in this image`);
     boxes.select(first.id ? [first.id] : []);
   }
 
