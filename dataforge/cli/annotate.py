@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import tomllib
 import webbrowser
-import zlib
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dataforge.cli.options import names, polite_kill
+from dataforge.cli.pages import check_installed, listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    pass
 
 
 @command()
@@ -47,15 +46,11 @@ def annotate(
     PATH is a folder of photos, an annotated set in any format, or shards. It is never written to: every edit is
     appended to a journal in the overlay folder, and is on the disk before the page shows it as saved.
     """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"annotate needs {error.name}; install it by: pip install 'dataforge[web]'") from None
+    check_installed("annotate")
     from dataforge.overlay.versions import is_version, open_version
     from dataforge.transform.edited import base_of, open_base
+    from dataforge.web.annotator import application
     from dataforge.web.proposals import Proposals
-    from dataforge.web.server import application
     from dataforge.web.session import Session
 
     rebound = _read_keys(keys) if keys else {}
@@ -71,7 +66,7 @@ def annotate(
     if model is not None and not model.is_file():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
     with (
-        _listen(port, folder) as listening,
+        listen(port, folder) as listening,
         closing(Session(base, folder, names(classes) or ())) as session,
         polite_kill(),
     ):
@@ -82,36 +77,8 @@ def annotate(
         if not no_browser:
             webbrowser.open(address)
         with closing(Proposals(session, model)) if model else nullcontext() as proposals:
-            _serve(application(session, token, port, rebound, proposals), listening)
+            serve(application(session, token, port, rebound, proposals), listening)
     click.echo(f"{session.edits.version} edits in {folder}")
-
-
-def _listen(port: int | None, folder: Path) -> socket.socket:
-    """Return a socket at the port; None is one that depends on the folder, so that the browser knows the page again."""
-    first = 20_000 + zlib.crc32(str(folder.resolve()).encode("utf-8", "surrogateescape")) % 10_000
-    for tried in [port] if port is not None else [*range(first, first + 20), 0]:
-        # asyncio switches Nagle's algorithm off, which delays answers by 40 ms, only for sockets that say they are TCP
-        listening = socket.socket(proto=socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", tried))
-            listening.listen(128)
-            return listening
-        except OSError as error:
-            listening.close()
-            reason = error.strerror
-    raise ConfigError(f"--port {port}: {reason}")
-
-
-def _serve(application: Starlette, listening: socket.socket) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(
-        application, log_level="warning", access_log=False, lifespan="off", server_header=False, ws="none"
-    )
-    config.timeout_graceful_shutdown = 2
-    with suppress(KeyboardInterrupt):  # raised again by uvicorn once it has ended
-        uvicorn.Server(config).run([listening])
 
 
 def _read_keys(path: Path) -> dict[str, list[str]]:

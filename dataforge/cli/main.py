@@ -22,6 +22,7 @@ from dataforge.cli.split import split
 from dataforge.cli.stats import stats
 from dataforge.cli.synth import synth
 from dataforge.cli.verify import verify
+from dataforge.cli.view import view
 from dataforge.command import Group
 
 
@@ -30,6 +31,7 @@ from dataforge.command import Group
     commands=(
         ingest,
         annotate,
+        view,
         overlay,
         merge,
         split,

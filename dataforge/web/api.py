@@ -1,18 +1,14 @@
-"""The annotator's API: what is sent and answered, and the OpenAPI document that is made of it."""
+"""The annotator's API: what is sent and answered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from dataforge import __version__
 from dataforge.overlay.edits import ClassName, Edit, Flags, Label, Numbers, State
+from dataforge.web.openapi import PAGE, Failure, Operation, number_schema
 
-MAX_COUNT = 10_000  # entries of an answer
-LARGEST = 1 << 53  # of the numbers in queries
 RequestId = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -33,10 +29,6 @@ class ClassChange(Struct, forbid_unknown_fields=True):
     op: Literal["add", "rename", "merge"]
     name: ClassName
     to: ClassName | None = None
-
-
-class Failure(Struct):
-    error: str
 
 
 class ClassEntry(Struct):
@@ -147,31 +139,19 @@ class Proposals(Struct):
     error: str | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class Operation:
-    """A request that the server answers.
-
-    Attributes:
-        name: of the method of `server.Pages` that answers it.
-        query: name -> JSON Schema, of parameters that may be absent unless they are in `required`.
-        answers: status -> what is answered: a struct, or a media type. Statuses of `Guard` are not listed.
-    """
-
-    method: Literal["GET", "POST"]
-    path: str
-    name: str
-    summary: str
-    answers: dict[int, Any]
-    body: Any = None
-    query: dict[str, Any] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
+class Unsure(Struct):
+    n: int
+    unsure: Annotated[float, Meta(ge=0, le=1)]
 
 
-def _number(default: int, limit: int = LARGEST) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 0, "maximum": limit, "default": default}
+class Queue(Struct):
+    """The images that the model has seen; `pending` while there are others, `error` says why it sees no more."""
+
+    images: list[Unsure]
+    pending: bool
+    error: str | UnsetType = UNSET
 
 
-_PAGE = {"from": _number(0), "count": _number(1000, MAX_COUNT)}
 _PIXEL = r"[0-9]{1,9}(\.[0-9]{1,30})?(e-[0-9]{1,3})?"  # as JavaScript writes a number
 BOX_PATTERN = f"^{_PIXEL}(,{_PIXEL}){{3}}$"
 _BOX = {"type": "string", "pattern": BOX_PATTERN}
@@ -179,7 +159,7 @@ _OF_IMAGE = {404: Failure, 422: Failure}
 _WRITES = {400: Failure, 413: Failure, 507: Failure}
 OPERATIONS = (
     Operation("GET", "/api/set", "set", "What is annotated.", {200: SetFacts}),
-    Operation("GET", "/api/images", "images", "Lines on images.", {200: Entries, 400: Failure}, query=_PAGE),
+    Operation("GET", "/api/images", "images", "Lines on images.", {200: Entries, 400: Failure}, query=PAGE),
     Operation("GET", "/api/images/{n}", "get_image", "An image's boxes.", {200: Image, **_OF_IMAGE}),
     Operation(
         "POST",
@@ -201,7 +181,7 @@ OPERATIONS = (
         "crops",
         "Boxes of a class.",
         {200: Crops, 400: Failure},
-        query={"label": _number(0), **_PAGE},
+        query={"label": number_schema(0), **PAGE},
         required=("label",),
     ),
     Operation(
@@ -214,52 +194,6 @@ OPERATIONS = (
         required=("box",),
     ),
     Operation("GET", "/api/proposals/{n}", "proposals", "A model's boxes.", {200: Proposals, 404: Failure}),
+    Operation("GET", "/api/queue", "queue", "How unsure the model is of each image.", {200: Queue}),
     Operation("GET", "/api/openapi.json", "openapi", "This document.", {200: "application/json"}),
 )
-
-
-def document() -> dict[str, Any]:
-    """Return the API as an OpenAPI 3.1 document."""
-    kinds = {kind for one in OPERATIONS for kind in (*one.answers.values(), one.body) if isinstance(kind, type)}
-    kinds -= {type(None)}
-    ordered = sorted((kind for kind in kinds if issubclass(kind, Struct)), key=lambda kind: kind.__name__)
-    schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
-    refs = dict(zip(ordered, schemas, strict=True))
-
-    def content(kind: Any) -> dict[str, Any]:
-        if isinstance(kind, str):
-            return {kind: {"schema": {} if kind == "application/json" else {"type": "string"}}}
-        return {"application/json": {"schema": refs[kind]}}
-
-    paths: dict[str, Any] = {}
-    for one in OPERATIONS:
-        parameters = [
-            {"name": name, "in": "query", "required": name in one.required, "schema": schema}
-            for name, schema in one.query.items()
-        ]
-        if "{n}" in one.path:
-            schema = {"type": "integer", "minimum": 0}
-            parameters.append({"name": "n", "in": "path", "required": True, "schema": schema})
-        answers = one.answers | {401: Failure, 403: Failure} | ({415: Failure} if one.body else {})
-        operation: dict[str, Any] = {
-            "operationId": one.name,
-            "summary": one.summary,
-            "parameters": parameters,
-            "responses": {
-                str(status): {"description": f"status {status}", "content": content(kind)}
-                for status, kind in sorted(answers.items())
-            },
-        }
-        if one.body:
-            operation["requestBody"] = {"required": True, "content": content(one.body)}
-        paths.setdefault(one.path, {})[one.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "dataforge annotate", "version": __version__},
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{"token": []}],
-    }

@@ -16,6 +16,7 @@ from dataforge.process import start_module
 from dataforge.web.session import Session
 
 BATCH = 16  # images of one start of the model
+QUEUE_BATCH = 64  # the same, where nobody waits for one of them
 LEAST_SCORE = 0.1
 
 
@@ -33,6 +34,7 @@ class Proposals:
         self._session, self._model = session, model
         self._boxes: dict[int, list[dict[str, Any]]] = {}
         self._wanted: int | None = None
+        self._all = False
         self._closed = False
         self._process: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
@@ -52,6 +54,22 @@ class Proposals:
             facts = {"boxes": self._known(boxes or []), "pending": False}
             return facts | ({"error": self.error} if self.error else {})
 
+    def queue(self) -> dict[str, Any]:
+        """Return how unsure the model is of each image that it has seen, and begin to show it the others.
+
+        An image is as unsure as the box whose score is nearest to 0.5: 1 at 0.5, 0 at 0 and 1; 0 without a box.
+        """
+        with self._changed:
+            self._all = True
+            self._changed.notify()
+            unsure = {
+                n: max((1 - abs(2 * box["score"] - 1) for box in boxes), default=0.0)
+                for n, boxes in self._boxes.items()
+            }
+            pending = not self.error and len(unsure) < len(self._session.base.places)
+        facts = {"images": [{"n": n, "unsure": unsure[n]} for n in sorted(unsure)], "pending": pending}
+        return facts | ({"error": self.error} if self.error else {})
+
     def close(self) -> None:
         """Stop the model, and wait until it has ended."""
         with self._changed:
@@ -65,6 +83,10 @@ class Proposals:
         """Return the images without proposals among n and those after it, `count` in all."""
         return [n for n in range(n, len(self._session.base.places))[:count] if n not in self._boxes]
 
+    def _left(self) -> bool:
+        """Whether all images are asked for, and some have no proposals yet."""
+        return self._all and len(self._boxes) < len(self._session.base.places)
+
     def _known(self, boxes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the boxes of classes that the set has; the model's are found by their names."""
         labels = {name: label for label, name in self._session.edits.classes().items()}
@@ -77,13 +99,16 @@ class Proposals:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._wanted is not None)
+                self._changed.wait_for(lambda: self._closed or self._wanted is not None or self._left())
                 if self._closed:
                     return
-                wanted, self._wanted = self._wanted or 0, None
-            if not self._missing(wanted, BATCH // 2):
+                wanted, self._wanted = self._wanted, None
+            if wanted is None:
+                rows = self._missing(0, len(self._session.base.places))[:QUEUE_BATCH]
+            elif self._missing(wanted, BATCH // 2):
+                rows = self._missing(wanted, len(self._session.base.places))[:BATCH]
+            else:
                 continue
-            rows = self._missing(wanted, len(self._session.base.places))[:BATCH]
             try:
                 boxes = self._detect(rows)
             except (DataforgeError, OSError) as error:

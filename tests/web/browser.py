@@ -39,12 +39,12 @@ def free_port() -> int:
 
 
 class Server:
-    """`dataforge annotate PATH` at a port that stays when it is started again."""
+    """`dataforge annotate PATH`, or another command, at a port that stays when it is started again."""
 
-    def __init__(self, path: Path, *options: str) -> None:
+    def __init__(self, path: Path, *options: str, command: str = "annotate") -> None:
         self.port = free_port()
         self.origin = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-m", "dataforge", "annotate", str(path), "--no-browser", *options]
+        self._command = [sys.executable, "-m", "dataforge", command, str(path), "--no-browser", *options]
         self.start()
 
     def start(self) -> None:
@@ -73,12 +73,13 @@ class Server:
 class Tab:
     """The page in one tab."""
 
-    def __init__(self, context: Any, server: Server, n: int | None = None) -> None:
+    def __init__(self, context: Any, server: Server, n: int | None = None, link: str = "") -> None:
+        self.server = server
         self.page = context.new_page()
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
-        self.page.goto(server.address + (f"#{n + 1}" if n is not None else ""))
+        self.page.goto(server.address + (f"#{n + 1}" if n is not None else link))
         self.ready()
 
     def ready(self) -> None:

@@ -11,9 +11,9 @@ import uvicorn.lifespan.off
 import uvicorn.loops.asyncio
 import uvicorn.protocols.http.h11_impl  # noqa: F401  (now, so that a child need not)
 
-from dataforge.cli.annotate import _listen, _serve
+from dataforge.cli.pages import listen, serve
 from dataforge.transform.edited import open_base
-from dataforge.web.server import application
+from dataforge.web.annotator import application
 from dataforge.web.session import Session
 
 for _ in sys.stdin:
@@ -22,9 +22,9 @@ for _ in sys.stdin:
         print(f"ended {os.waitstatus_to_exitcode(status)}", flush=True)
         continue
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    listening = _listen(0, Path(sys.argv[2]))
+    listening = listen(0, Path(sys.argv[2]))
     session = Session(open_base(Path(sys.argv[1])), Path(sys.argv[2]), ["cat"])
     print(f"{os.getpid()} {listening.getsockname()[1]}", flush=True)
     port = listening.getsockname()[1]
-    _serve(application(session, "secret", port), listening)
+    serve(application(session, "secret", port), listening)
     os._exit(0)

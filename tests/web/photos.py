@@ -10,7 +10,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from dataforge.transform.edited import open_base
-from dataforge.web.server import application
+from dataforge.web.annotator import application
 from dataforge.web.session import Session
 from tests import tiny
 

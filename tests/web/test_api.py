@@ -17,9 +17,12 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
 from dataforge.images.header import probe
-from dataforge.web.api import OPERATIONS, document
-from dataforge.web.server import application
+from dataforge.web.annotator import application
+from dataforge.web.api import OPERATIONS
+from dataforge.web.openapi import document
 from tests.web.photos import HERE, PORT, TOKEN, add, photos, post, serving
+
+DOCUMENT = document("dataforge annotate", OPERATIONS)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def test_the_server_does_what_the_document_says(
 ) -> None:
     """Answers to valid and to invalid requests have the statuses, types and shapes that the document gives."""
     post(client, 0, add("x", 1, 1, 9, 9))
-    loaded = schemathesis.openapi.from_dict(document())
+    loaded = schemathesis.openapi.from_dict(DOCUMENT)
     loaded.app = client.app
     one = next(one for one in OPERATIONS if one.name == name)
     if mode == schemathesis.GenerationMode.NEGATIVE and not (one.query or one.body or "{n}" in one.path):
@@ -53,7 +56,7 @@ def test_the_server_does_what_the_document_says(
 
 def test_the_document_is_served_and_complete(client: TestClient) -> None:
     facts = client.get("/api/openapi.json").json()
-    assert facts == msgspec.json.decode(msgspec.json.encode(document())) and facts["openapi"].startswith("3.1")
+    assert facts == msgspec.json.decode(msgspec.json.encode(DOCUMENT)) and facts["openapi"].startswith("3.1")
     routes = {(method, route.path) for route in client.app.routes for method in getattr(route, "methods", None) or ()}  # type: ignore[attr-defined]
     listed = {(one.method, one.path) for one in OPERATIONS}
     assert routes - {("HEAD", path) for _, path in routes} - {("GET", "/")} == listed

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from dataforge.transform.edited import open_base
 from dataforge.web import proposals
-from dataforge.web.server import application
+from dataforge.web.annotator import application
 from dataforge.web.session import Session
 from tests.web.photos import HERE, PORT, TOKEN, photos
 
@@ -85,6 +85,24 @@ def test_boxes_are_proposed_for_the_next_images_too(session: Session, started: l
     assert session.edits.images == {}, "nothing is saved"
 
 
+def test_the_queue_sees_every_image_once(
+    session: Session, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "QUEUE_BATCH", 3)
+    made = proposals.Proposals(session, Path("model.onnx"))
+    client = TestClient(application(session, TOKEN, PORT, proposals=made), base_url=HERE)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    try:
+        assert client.get("/api/queue").json() == {"images": [], "pending": True}
+        end = time.monotonic() + 60
+        while (facts := client.get("/api/queue").json())["pending"] and time.monotonic() < end:
+            time.sleep(0.02)
+        assert facts == {"images": [{"n": n, "unsure": 1.0} for n in range(10)], "pending": False}
+    finally:
+        made.close()
+    assert sorted(int(name.partition(".")[0]) for names in started for name in names) == list(range(10)), "each once"
+
+
 def test_a_model_that_fails(session: Session, started: list[list[str]]) -> None:
     first, second = ask(session, "broken.onnx", 0, 7)
     assert (
@@ -109,3 +127,4 @@ def test_closing_ends_the_model(session: Session, started: list[list[str]]) -> N
 def test_without_a_model(session: Session) -> None:
     client = TestClient(application(session, TOKEN, PORT), base_url=HERE, headers={"Authorization": f"Bearer {TOKEN}"})
     assert client.get("/api/proposals/0").json() == {"boxes": [], "pending": False}
+    assert client.get("/api/queue").json() == {"images": [], "pending": False}

@@ -1,6 +1,6 @@
 """Legend: K detections, N true boxes, P pairs.
 
-Which detection is matched to which true box, by the rules of COCO, PASCAL VOC and Ultralytics.
+Which detection is matched to which true box, by the rules of COCO and of PASCAL VOC.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.analysis.detections import spread
 from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
 
 _PAIRS = 1 << 21  # pairs of a detection and a box compared at a time
@@ -58,7 +59,7 @@ def overlaps(
     chunks = np.cumsum(high - low) // _PAIRS
     parts = []
     for chunk in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(chunks)) + 1):
-        row, position = _spread(low[chunk], high[chunk])
+        row, position = spread(low[chunk], high[chunk])
         detection, box = chunk[row], by_key[position]
         iou = pair_iou(
             predictions.boxes[detection], truth.boxes[box], extent=extent, crowd=None if crowd is None else crowd[box]
@@ -66,13 +67,6 @@ def overlaps(
         keep = iou >= least
         parts.append((detection[keep], box[keep], iou[keep]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """Return the pairs (i, j) with low[i] <= j < high[i], ordered by i."""
-    counts = high - low
-    row = np.repeat(np.arange(len(low)), counts)
-    return row, np.arange(len(row)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
 
 
 def pair_iou(a: Floats, b: Floats, *, extent: float = 0.0, crowd: NDArray[np.bool_] | None = None) -> Floats:
@@ -148,22 +142,3 @@ def match_best(pairs: Pairs, predictions: Predictions) -> tuple[Ints, NDArray[np
     is_first = np.zeros(len(box_of), bool)
     is_first[matched[np.unique(box_of[matched], return_index=True)[1]]] = True
     return box_of, is_first
-
-
-def match_highest_iou(pairs: Pairs, detections: int, boxes: int) -> Ints:
-    """Match one to one, the pair of the highest IoU first, whatever the scores.
-
-    Returns:
-        (detections,) the box of each detection, -1 for none.
-    """
-    order = np.argsort(-pairs.iou, kind="stable")
-    detection, box = pairs.detection[order], pairs.box[order]
-    detection_of, box_of = np.full(boxes, -1), np.full(detections, -1)
-    while len(detection):
-        # a pair that is first for both its detection and its box is accepted; the rest is processed again
-        of_detection = np.unique(detection, return_index=True)[1]
-        taken = np.intersect1d(of_detection, np.unique(box, return_index=True)[1])
-        detection_of[box[taken]], box_of[detection[taken]] = detection[taken], box[taken]
-        free = (box_of[detection] < 0) & (detection_of[box] < 0)
-        detection, box = detection[free], box[free]
-    return box_of

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.analysis.detections import one_to_one, overlapping
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.matching import match_best, match_highest_iou, overlaps
+from trainers.results.matching import match_best, overlaps
 from trainers.results.protocol import COCO_IOUS, Protocol, at_recalls, by_class, ceiling
 from trainers.results.protocol import judge as judge_by
 from trainers.results.truth import Floats, Ints, Predictions, Truth
@@ -195,11 +196,11 @@ def confusion(truth: Truth, predictions: Predictions, conf: float = 0.25, iou: f
     """
     classes = len(truth.classes)
     chosen = predictions.where(predictions.scores >= conf)
-    pairs = overlaps(truth, chosen, least=iou, any_class=True)
-    box_of = match_highest_iou(pairs, len(chosen.scores), len(truth.boxes))
+    pairs = overlapping(chosen.image, chosen.boxes, truth.image, truth.boxes, iou)
+    box_of, detection_of = one_to_one(*pairs[:2], len(chosen.scores), len(truth.boxes))
     ignored = truth.flags & (CROWD | DIFFICULT) > 0
     labels = np.append(truth.labels, classes)[box_of]  # -1, unpaired, is the appended background
     kept = ~np.append(ignored, False)[box_of]
-    missed = truth.labels[~np.isin(np.arange(len(truth.boxes)), box_of) & ~ignored]
+    missed = truth.labels[(detection_of < 0) & ~ignored]
     cells = np.concatenate([labels[kept] * (classes + 1) + chosen.labels[kept], missed * (classes + 1) + classes])
     return np.bincount(cells, minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)

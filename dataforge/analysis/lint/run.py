@@ -46,8 +46,9 @@ class Kind:
 
 @dataclass
 class Report:
-    """Counts and findings of a set. `kinds` is indexed by code."""
+    """Counts and findings of a set. `kinds` is indexed by code, and keeps `examples` findings of each."""
 
+    examples: int = EXAMPLES
     images: int = 0
     boxes: int = 0
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Report:
             self.kinds[finding.code] = Kind(*severity_and_meaning(finding))
         kind = self.kinds[finding.code]
         kind.count += 1
-        if len(kind.examples) < EXAMPLES:
+        if len(kind.examples) < self.examples:
             kind.examples.append(finding)
 
     def sorted(self) -> list[tuple[str, Kind]]:
@@ -87,7 +88,11 @@ class _Image:
 
 
 def lint(
-    source: Source, name: str, known: Iterable[Finding] = (), progress: Callable[[int], None] | None = None
+    source: Source,
+    name: str,
+    known: Iterable[Finding] = (),
+    progress: Callable[[int], None] | None = None,
+    examples: int = EXAMPLES,
 ) -> Report:
     """Check a source. Images are read and decoded in threads, at reduced size where that is sufficient.
 
@@ -95,11 +100,12 @@ def lint(
         name: name of the set in findings about the whole set.
         known: findings from elsewhere to include.
         progress: called after each record with the number of records processed.
+        examples: findings per code that are kept; all are counted.
 
     Raises:
         FormatError: the source cannot continue after an error.
     """
-    report = Report()
+    report = Report(examples)
     splits: dict[str, SplitCounts] = {}
     images: list[_Image] = []
     empty: list[Finding] = []
@@ -140,8 +146,8 @@ def lint(
     return report
 
 
-def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -> Report:
-    """Check a shard folder, and include the findings of its ingest.
+def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None, examples: int = EXAMPLES) -> Report:
+    """Check a shard folder, and include the findings of its ingest. The arguments are those of `lint`.
 
     Raises:
         ShardError: it is a cache, or an image or the report is damaged.
@@ -149,7 +155,7 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None) -
     if shards.codec != "keep":
         parent = shards.index["baked"]["parent"]
         raise ShardError(f"{shards.path}: is a cache; lint the shards that it was baked from, {parent}")
-    return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress)
+    return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress, examples)
 
 
 def _at_ingest(path: Path) -> Iterator[Finding]:

@@ -1,10 +1,8 @@
 // The classes: their colours, the list with digits, the search by typing, and adding, renaming and merging.
 
 import { post } from "./api.js";
+import { colour } from "./colours.js";
 import { part, Rows } from "./rows.js";
-
-const COLOURS = ["#ff6b6b", "#4dabf7", "#ffc53d", "#51cf66", "#cc8cff", "#ff9248", "#2dd4bf", "#ff7ab8", "#b2e04a", "#93a4ff"];
-const colour = (i) => COLOURS[i] ?? `hsl(${(i * 137.5) % 360} 80% ${62 + (i % 3) * 6}%)`;
 
 export class Classes {
   current = 0; // label of the next box

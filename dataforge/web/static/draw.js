@@ -9,7 +9,8 @@ export class Stage {
   view = { scale: 1, x: 0, y: 0 }; // CSS pixels = image pixels * scale + (x, y)
   names = true;
   hidden = false;
-  ghosts = []; // proposals {box, label}, drawn dashed; the first is the one that is accepted next
+  ghosts = []; // {box, label}, drawn dashed: of a model; with {text} that stands at it
+  first = true; // whether the first ghost is the one that is accepted next
   onpaint = () => {};
 
   #boxes = null;
@@ -201,7 +202,7 @@ export class Stage {
       const { selected } = this.#boxes;
       for (const item of items) if (!selected.has(item.id)) this.#paintBox(item, false);
       for (const item of items) if (selected.has(item.id)) this.#paintBox(item, true);
-      this.ghosts.forEach((ghost, i) => this.#paintGhost(ghost, i === 0));
+      this.ghosts.forEach((ghost, i) => this.#paintGhost(ghost, this.first && i === 0));
     }
     pen.restore();
   }
@@ -235,24 +236,24 @@ export class Stage {
         }
       }
     }
-    if (this.names && (selected || (this.#named && x2 - x1 > 24))) this.#paintName(label, x1, y1, colour);
+    if (this.names && (selected || (this.#named && x2 - x1 > 24))) this.#paintName(this.look(label).name, x1, y1, colour);
   }
 
-  #paintGhost({ box, label }, first) {
+  #paintGhost({ box, label, text, chosen }, first) {
     const { ink: pen, unit } = this;
     const [x1, y1, x2, y2] = this.onScreen(box);
     const { colour } = this.look(label);
     pen.setLineDash([3 * unit, 4 * unit]);
-    pen.lineWidth = (first ? 3 : 1.75) * unit;
+    pen.lineWidth = (first || chosen ? 3 : 1.75) * unit;
     pen.strokeStyle = colour;
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
     pen.setLineDash([]);
-    if (first) this.#paintName(label, x1, y1, colour);
+    if (text && (chosen || this.#named)) this.#paintName(text, x1, y2, colour);
+    else if (first) this.#paintName(this.look(label).name, x1, y1, colour);
   }
 
-  #paintName(label, x, y, colour) {
+  #paintName(name, x, y, colour) {
     const { ink: pen } = this;
-    const { name } = this.look(label);
     pen.font = `600 ${this.text}px system-ui, sans-serif`;
     const text = name.length > 24 ? `${name.slice(0, 23)}…` : name;
     if (!this.#widths.has(text)) this.#widths.set(text, pen.measureText(text).width + this.text * 0.8);

@@ -1,21 +1,15 @@
 // A model's proposals for the image in view: drawn dashed, and no boxes until a key accepts them.
 
 import { get } from "./api.js";
-import { area, contains, readingOrder } from "./geometry.js";
+import { area, contains, iou, readingOrder } from "./geometry.js";
 
 const POLL_MS = 400;
 const SAME = 0.7; // IoU from which a proposal of a box's class is that box
 
-function iou(a, b) {
-  const width = Math.min(a[2], b[2]) - Math.max(a[0], b[0]);
-  const height = Math.min(a[3], b[3]) - Math.max(a[1], b[1]);
-  if (width <= 0 || height <= 0) return 0;
-  return (width * height) / (area(a) + area(b) - width * height);
-}
-
 export class Ghosts {
   #boxes = null;
   #all = [];
+  #pending = true;
 
   /** onchange(ghosts) is called with those to draw, in reading order; say(text) where the model has failed. */
   constructor({ slider, onchange, say }) {
@@ -27,12 +21,14 @@ export class Ghosts {
   async show(boxes) {
     this.#boxes = boxes;
     this.#all = [];
+    this.#pending = true;
     this.update();
     for (;;) {
       const answer = await get(`/api/proposals/${boxes.n}`).catch(({ message }) => ({ boxes: [], error: message }));
       if (this.#boxes !== boxes) return;
       if (answer.error) this.say(answer.error);
       this.#all = answer.boxes;
+      this.#pending = answer.pending || Boolean(answer.error);
       this.update();
       if (!answer.pending) return;
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
@@ -46,6 +42,11 @@ export class Ghosts {
       [...grid.meeting(box)].some((id) => items.get(id).label === label && iou(items.get(id).box, box) > SAME);
     this.shown = readingOrder(this.#all.filter((ghost) => ghost.score >= this.slider.value && !known(ghost)));
     this.onchange(this.shown);
+  }
+
+  /** All above the slider, once those of an image are there; else null. */
+  ready(boxes) {
+    return this.#pending || boxes !== this.#boxes ? null : this.#all.filter(({ score }) => score >= this.slider.value);
   }
 
   /** Take away and return the one at a place, or the first; or all that are shown. */

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { part, Rows } from "./rows.js";
 
 const PAGE = 1000;
+const POLL_MS = 1000;
 
 export class ImageList {
   rows = []; // by n: {n, key, split, boxes, classes, state}
@@ -19,6 +20,10 @@ export class ImageList {
     this.fields = Object.fromEntries(["text", "class", "state", "split"].map((name) => [name, root.querySelector(`#by-${name}`)]));
     for (const split of set.splits) this.fields.split.add(new Option(split, split));
     this.fields.split.hidden = set.splits.length < 2;
+    this.order = root.querySelector("#by-order");
+    this.order.hidden = !set.proposals;
+    this.order.addEventListener("input", () => this.#queue());
+    this.unsure = new Map(); // n -> how unsure the model is, of those that it has seen
     this.classes(classes);
     for (const field of Object.values(this.fields)) field.addEventListener("input", () => this.filter());
     this.total = set.images;
@@ -60,9 +65,25 @@ export class ImageList {
         (!state || row.state === state) &&
         (!split || row.split === split),
     );
+    if (this.order.value) {
+      const unsure = ({ n }) => this.unsure.get(n) ?? -1;
+      this.wanted.sort((a, b) => unsure(b) - unsure(a) || a.n - b.n);
+    }
     const part = this.wanted.length < this.rows.length;
     this.root.querySelector("#image-count").textContent = part ? `${this.wanted.length} of ${this.total}` : `${this.total}`;
     this.mark(this.current);
+  }
+
+  /** Ask for the order of the model until it has seen all images. */
+  async #queue() {
+    this.filter();
+    while (this.order.value) {
+      const { images, pending } = await get("/api/queue").catch(() => ({ images: [], pending: false }));
+      for (const { n, unsure } of images) this.unsure.set(n, unsure);
+      this.filter();
+      if (!pending) return;
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
   }
 
   mark(n) {
@@ -82,8 +103,9 @@ export class ImageList {
 
   /** The wanted image `steps` after the current one that passes `test`, or undefined. */
   beside(steps, test = () => true) {
-    const from = this.wanted.findIndex(({ n }) => n >= this.current);
-    const here = this.wanted[from]?.n === this.current;
+    const place = this.wanted.findIndex(({ n }) => n === this.current);
+    const here = place >= 0;
+    const from = here ? place : this.order.value ? 0 : this.wanted.findIndex(({ n }) => n >= this.current);
     const at = from < 0 ? this.wanted.length : from;
     const after = this.wanted.slice(here ? at + 1 : at).filter(test);
     const before = this.wanted.slice(0, at).filter(test);

@@ -7,17 +7,19 @@ import { Classes } from "./classes.js";
 import { choose } from "./conflict.js";
 import { Documents } from "./documents.js";
 import { Stage } from "./draw.js";
+import { editing } from "./editing.js";
 import { Ghosts } from "./ghosts.js";
-import { between, isBox, moved, nearestEdge, parts, resized, snapped } from "./geometry.js";
+import { between, isBox, snapped } from "./geometry.js";
 import { bound, keymap, keyOf, listKeys, shown } from "./keys.js";
 import { ImageList } from "./list.js";
 import { Pictures } from "./pictures.js";
 import { Pointer } from "./pointer.js";
+import { Review } from "./review.js";
 import { part, Rows } from "./rows.js";
 import { Speed } from "./speed.js";
 import { Sync } from "./sync.js";
+import { applyTheme, nextTheme } from "./theme.js";
 
-const STEP = 0.01; // of the visible part
 const SNAP = 0.05; // of the image's side
 const LATE_MS = 120; // a picture that takes longer is shown after its boxes
 
@@ -35,7 +37,7 @@ let left = null; // {n, ids}: the image that was in view before, and what was se
 
 const speed = new Speed();
 const stage = new Stage($("#stage"), (label) => classes.look(label));
-const classes = new Classes({ classes: set.classes, choose: setClass });
+const classes = new Classes({ classes: set.classes, choose: (label) => setClass(label) });
 const list = new ImageList({ root: $("#images"), set, classes: set.classes, open: openFromList });
 const pictures = new Pictures(() => ({ width: stage.size.width * stage.dpr, height: stage.size.height * stage.dpr }));
 const tabs = new BroadcastChannel(`dataforge ${set.id}`);
@@ -73,6 +75,7 @@ const documents = new Documents({
       if (loaded === boxes) {
         stage.redraw(places);
         later();
+        if (edits.length) review.refresh();
       }
     };
   },
@@ -112,9 +115,30 @@ const ghosts = new Ghosts({
   slider: $("#least"),
   say,
   onchange(shown) {
-    stage.ghosts = shown;
     $("#proposals output").textContent = `${$("#least").value}: ${shown.length}`;
+    if (review.on) return review.refresh();
+    stage.ghosts = shown;
     stage.redraw();
+  },
+});
+const review = new Review({
+  set: set.id,
+  ghosts,
+  tell(text) {
+    $("#review").textContent = text;
+    $("#review").hidden = !text;
+    say(text || "review ended");
+  },
+  look: classes.look,
+  boxes: () => boxes,
+  show(ghost) {
+    stage.ghosts = [ghost].filter(Boolean);
+    stage.redraw();
+  },
+  async next() {
+    const row = list.beside(1);
+    await go(row);
+    return Boolean(row);
   },
 });
 $("#proposals").hidden = !set.proposals;
@@ -288,122 +312,21 @@ function about({ label, box, flags }, at, count, selected) {
 
 // ---- edits
 
-const chosen = () => [...boxes.selected].map((id) => boxes.items.get(id));
-
-/** Add boxes [x1, y1, x2, y2], of the current class or as `like` has them, and select them. */
-function add(places, like = []) {
-  if (boxes.wrong) return say(boxes.wrong);
-  if (classes.current === null) return setClass(null, places);
-  const edits = places.map((box, i) => ({
-    op: "add",
-    id: newId(),
-    box,
-    label: like[i]?.label ?? classes.current,
-    flags: like[i]?.flags ?? 0,
-  }));
-  boxes.edit(edits);
-  boxes.select(edits.map(({ id }) => id));
-}
-
-function setClass(label, places = []) {
-  if (label === null) return search(places);
-  classes.current = label;
-  const edits = chosen().filter((item) => item.label !== label).map(({ id }) => ({ op: "set", id, label }));
-  boxes.edit(edits);
-  say(classes.look(label).name);
-  later();
-  stage.root.focus();
-}
-
-/** Choose the class by typing. A set without classes asks for one before its first box. */
-async function search(places = []) {
-  const label = await classes.search();
-  stage.root.focus();
-  if (label === null) return;
-  setClass(label);
-  if (places.length) add(places);
-}
-
-function change(make, repeat = null) {
-  const edits = chosen().map((item) => ({ op: "set", id: item.id, ...make(item) }));
-  boxes.edit(edits, repeat && `${repeat} ${[...boxes.selected].join(" ")}`);
-  const { current } = boxes;
-  if (current) stage.reveal(current.box);
-}
-
-const steps = (pixel) => (pixel ? [1, 1] : stage.visible().map((side) => side * STEP));
-
-function move(dx, dy, pixel) {
-  const [across, down] = steps(pixel);
-  change(({ box }) => ({ box: moved(box, dx * across, dy * down, boxes.width, boxes.height) }), "move");
-}
-
-/** Move the edge nearest to the pointer; where there is none, the edge on the side that the arrow points to. */
-function edge(dx, dy, pixel) {
-  const [across, down] = steps(pixel);
-  const axis = dx ? 0 : 1;
-  change(({ box }) => {
-    const side = pointer.place ? nearestEdge(box, axis, pointer.place) : axis + (dx + dy > 0 ? 2 : 0);
-    return { box: resized(box, [side], dx * across, dy * down, boxes.width, boxes.height) };
-  }, `edge ${axis}`);
-}
-
-function flag(name) {
-  const on = chosen().every(({ flags }) => flags & FLAGS[name]);
-  change(({ flags }) => ({ flags: on ? flags & ~FLAGS[name] : flags | FLAGS[name] }));
-}
-
-function walk(step) {
-  const order = boxes.order();
-  if (!order.length) return;
-  const at = order.indexOf(boxes.current);
-  const next = at < 0 ? (step > 0 ? 0 : order.length - 1) : (at + step + order.length) % order.length;
-  pointer.rest();
-  boxes.select([order[next].id]);
-  stage.reveal(order[next].box);
-}
-
-function split(axis) {
-  const edits = [];
-  for (const { id, box, label, flags } of chosen()) {
-    const [first, second] = parts(box, axis, pointer.place?.[axis]);
-    if (!isBox(first) || !isBox(second)) continue;
-    edits.push({ op: "set", id, box: first }, { op: "add", id: newId(), box: second, label, flags });
-  }
-  boxes.edit(edits);
-  boxes.select(edits.map(({ id }) => id));
-}
-
-function duplicate() {
-  const items = chosen();
-  const [across, down] = stage.visible();
-  const { width, height } = boxes;
-  add(items.map(({ box }) => moved(box, across * 0.02, down * 0.02, width, height)), items);
-}
-
-function insert() {
-  const [across, down] = stage.visible();
-  const [x, y] = pointer.place ?? stage.toImage(stage.size.width / 2, stage.size.height / 2);
-  const half = [across / 10, down / 10];
-  add([moved([x - half[0], y - half[1], x + half[0], y + half[1]], 0, 0, boxes.width, boxes.height)]);
-}
-
-/** Copy boxes of the image that was in view before, or of the one above it in the list; larger ones are cut. */
-async function copy(all) {
-  const from = left && left.n >= 0 ? left : { n: list.beside(-1)?.n, ids: [] };
-  if (from.n === undefined) return say("no previous image");
-  const to = boxes;
-  const source = await documents.get(from.n);
-  const items = all ? source.order() : from.ids.map((id) => source.items.get(id)).filter(Boolean);
-  const { width, height } = to;
-  const cut = items.map((item) => ({ ...item, box: item.box.map((value, i) => Math.min(value, i % 2 ? height : width)) }));
-  const inside = cut.filter(({ box }) => isBox(box));
-  if (to === boxes) add(inside.map(({ box }) => box), inside);
-  say(`${inside.length} boxes copied`);
-}
+const { add, setClass, search, change, move, edge, flag, walk, split, duplicate, insert, copy } = editing({
+  boxes: () => boxes,
+  left: () => left,
+  stage,
+  pointer,
+  classes,
+  list,
+  documents,
+  say,
+  later,
+});
 
 function accept(all) {
   if (!set.proposals) return say("no model proposes boxes");
+  if (review.on) return review.accept();
   const taken = ghosts.take(pointer.place, all);
   const { width, height } = boxes;
   const edits = taken.map(({ box, label }) => ({ op: "add", id: newId(), box: between(...box, width, height), label, flags: 0 }));
@@ -412,13 +335,6 @@ function accept(all) {
 
 function setState(state) {
   if (boxes.state !== state && !boxes.wrong) boxes.edit([{ op: "state", state }]);
-}
-
-function theme() {
-  const next = { "": "light", light: "dark", dark: "" }[document.documentElement.dataset.theme ?? ""];
-  document.documentElement.dataset.theme = next;
-  localStorage.setItem("theme", next);
-  say(`theme: ${next || "as the system"}`);
 }
 
 function nextPanel() {
@@ -443,7 +359,8 @@ const run = {
   "copy-all": () => copy(true),
   accept: () => accept(false),
   "accept-all": () => accept(true),
-  reject: () => set.proposals && ghosts.take(pointer.place),
+  reject: () => set.proposals && (review.on ? review.dismiss() : ghosts.take(pointer.place)),
+  review: () => (set.proposals ? review.toggle() : say("no model proposes boxes")),
   delete: () => boxes.edit([...boxes.selected].map((id) => ({ op: "delete", id }))),
   undo: () => boxes.undo() || say("nothing to undo"),
   redo: () => boxes.redo() || say("nothing to redo"),
@@ -484,7 +401,7 @@ const run = {
   classes: () => classes.edit(),
   speed: () => speed.open(),
   panels: nextPanel,
-  theme,
+  theme: () => say(`theme: ${nextTheme() || "as the system"}`),
   help: () => $("#help").showModal(),
 };
 for (let i = 1; i <= 10; i += 1) run[`class-${i}`] = () => classes.all[i - 1] && setClass(classes.all[i - 1].id);
@@ -539,7 +456,7 @@ for (const button of document.querySelectorAll("[data-action]")) {
 // ---- begin
 
 listKeys($("#help-keys"), actions);
-document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";
+applyTheme();
 await list.load();
 const resent = await sync.start();
 if (resent) say(`unsaved changes of ${resent} images were sent again`);
