@@ -21,7 +21,6 @@ UNITS = {"pixel": "pixels", "unit": "fractions of the image"}
 SAMPLE = 10_000  # boxes that are looked at, evenly spaced
 FAIL, FIT = 0.2, 0.98  # fractions of boxes: so many contradict a reading; so many make another one fit
 USUAL = 0.35, 0.5  # a median object covers less of its box than the first: doubtful; more than the second: usual
-LEAST = 10  # boxes with areas of masks from which a part of the box may be usual
 CERTAIN = 0.9  # fraction of boxes whose stated areas confirm a reading
 
 
@@ -96,6 +95,7 @@ def check_reading(
     forms: Iterable[str] = FORMS,
     units: Iterable[str] = UNITS,
     named: bool = False,
+    least: int = 2,
 ) -> None:
     """Check that the boxes of a file, read in one convention, agree with the stated areas and image sizes.
 
@@ -110,6 +110,7 @@ def check_reading(
         form, unit: the reading, one of `FORMS` and of `UNITS`.
         forms, units: what it may be instead.
         named: the file names the columns, so that a few boxes in the wrong order are no reason to doubt.
+        least: how many boxes must have areas of masks, before the part of the box that they cover is a reason to doubt.
 
     Raises:
         FormatError: it is contradicted; the message gives both readings.
@@ -156,7 +157,7 @@ def check_reading(
         by_area = stated.sum() > 1 and confirmed <= 1 - CERTAIN
         by_area = by_area and (
             agree(*other) >= CERTAIN
-            or (stated.sum() >= LEAST and filled(*other) >= USUAL[1] and filled(form, unit) < USUAL[0])
+            or (stated.sum() >= least and filled(*other) >= USUAL[1] and filled(form, unit) < USUAL[0])
         )
         enough = known.sum() >= (1 if changes_unit else 10 if named else 3)
         if by_area:
