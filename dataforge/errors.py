@@ -58,7 +58,11 @@ class StoppedError(DataforgeError):
     exit_code = 130
 
 
-def unknown(kind: str, name: str, known: object) -> ConfigError:
+class UnknownNameError(ConfigError):
+    """A name is not among the known ones."""
+
+
+def unknown(kind: str, name: str, known: object) -> UnknownNameError:
     """Return the error for a name that is not in a registry; it lists the known names.
 
     Args:
@@ -66,4 +70,4 @@ def unknown(kind: str, name: str, known: object) -> ConfigError:
         known: the existing names.
     """
     names = ", ".join(sorted(map(str, known)))  # type: ignore[call-overload]
-    return ConfigError(f"unknown {kind} {name!r}; known: {names or 'none'}")
+    return UnknownNameError(f"unknown {kind} {name!r}; known: {names or 'none'}")

@@ -104,6 +104,23 @@ def test_a_bug_is_trouble_and_no_finding(tmp_path: Path) -> None:
     assert done.returncode == 2 and "ZeroDivisionError" in done.stderr
 
 
+def test_the_list_of_trainers_is_whole() -> None:
+    listing = importlib.import_module("trainers.__main__")
+    assert listing.TRAINERS.keys() == DETECTORS.keys()
+    lines = CliRunner().invoke(listing.main, []).stdout.splitlines()
+    assert [line.split()[2] for line in lines[:-1]] == [f"trainers.{name}" for name in listing.TRAINERS]
+
+
+def test_photos_without_annotations_are_answered_with_the_annotator(tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "my photos/a.JPG").write_bytes(b"x")
+    line = ["ingest", "auto", str(tmp_path / "my photos"), "--out", str(tmp_path / "out")]
+    text = CliRunner().invoke(main, line).stderr
+    assert text.endswith(f"without annotations: dataforge annotate '{tmp_path}/my photos' --classes NAME,NAME\n")
+    (tmp_path / "my photos/notes.txt").write_text("x")
+    assert "annotate" not in CliRunner().invoke(main, line).stderr
+
+
 @pytest.mark.parametrize("name", [*DETECTORS, *PROGRAMS])
 @pytest.mark.parametrize("option", ["--help", "--no-such-option"])
 def test_help_and_wrong_options_import_no_torch(name: str, option: str, tmp_path: Path) -> None:

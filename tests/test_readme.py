@@ -14,7 +14,7 @@ import click
 import pytest
 
 from dataforge.cli.main import main
-from trainers.config import options
+from trainers.command import command as command_of_trainer
 from trainers.registry import DETECTORS, config_class
 from trainers.training.database import with_database
 
@@ -37,8 +37,10 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
         return (command.commands[rest[0]], rest[1:]) if isinstance(command, click.Group) else (command, rest)
     assert words[:2] == ["python", "-m"]
     name = words[2].removeprefix("trainers.")
+    if name == "trainers":
+        return importlib.import_module("trainers.__main__").main, words[3:]
     if name in DETECTORS:
-        made = options(config_class(name))(click.command()(lambda **_: None))
+        made = command_of_trainer(name, config_class(name))
         return with_database(made) if name == "dense" else made, words[3:]
     return importlib.import_module(words[2]).main, words[3:]
 
@@ -56,7 +58,7 @@ def test_every_command_exists_with_its_options(words: list[str]) -> None:
         for parameter in command.get_params(click.Context(command))
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
-    assert {word for word in rest if word.startswith("--")} <= options | {"--resume", "--config", "--help"}
+    assert {word for word in rest if word.startswith("--")} <= options
     if "--resume" not in rest:
         command.make_context(words[-1], rest)  # parses: a wrong value or a missing argument would raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import shlex
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.command import Command, Option, natural, real
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from dataforge.formats import Option as FormatOption
@@ -245,8 +246,17 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.archives.path import opened
     from dataforge.formats.sniff import detect
+    from dataforge.images.header import SUFFIXES
 
-    detected, saw = detect(opened(root))
+    try:
+        detected, saw = detect(opened(root))
+    except FormatError as error:
+        if root.is_dir() and all(path.suffix.lower() in SUFFIXES for path in root.iterdir() if path.is_file()):
+            raise FormatError(
+                f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
+                "--classes NAME,NAME"
+            ) from None
+        raise
     click.echo(f"{root}: {detected} ({saw})", err=True)
     return detected
 

@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ([], "shards is not set"),
         (["--shards", "nowhere"], "nowhere: does not exist"),
-        (["--shards", "{shards}", "--val-split", "test"], "unknown split 'test'; known: train, val"),
+        (
+            ["--shards", "{shards}", "--val-split", "test"],
+            r"unknown split 'test'; known: train, val\. Make .* `dataforge split",
+        ),
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
         (["--shards", "{shards}", "--optimizer", "adam"], "'--optimizer': 'adam' is not one of 'sgd', 'adamw'"),
         (

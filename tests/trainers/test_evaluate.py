@@ -131,7 +131,10 @@ def test_checkpoint_on_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.
     assert [line.split()[0] for line in text.splitlines()[-3:]] == list(fake.CLASSES)
 
     high = call(file, "--shards", shards, "--protocol", "voc12", "--conf", "0.5", "--device", "cpu", "--json")
-    assert json.loads(high.stdout) == {"mAP": pytest.approx(2 / 3), "per_class": {"red": 1, "green": 1, "blue": 0}}
+    facts = check("evaluate", high.stdout)
+    assert facts["mAP"] == pytest.approx(2 / 3) and facts["per_class"] == {"red": 1, "green": 1, "blue": 0}
+    assert facts["best"]["precision"] == 1 and facts["best"]["recall"] == facts["best"]["F1"] == pytest.approx(2 / 3)
+    assert "best F1 at --conf 0.000: precision 1.0000, recall 1.0000, F1 1.0000" in text
 
 
 def test_classes_are_joined_by_name(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

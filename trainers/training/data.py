@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, UnknownNameError
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from dataforge.loading.sampler import scaled
@@ -67,7 +67,12 @@ def make_loaders(
             f"size {_listed([size])}, buckets {_listed(loader.shapes)} and multiscale {config.multiscale} give a side "
             f"of {least}; expected at least {kind.least}"
         )
-    return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
+    try:
+        return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
+    except UnknownNameError as error:
+        raise ConfigError(
+            f"{error}. Make the split by `dataforge split {config.shards} --out NEW --val 0.1`, or pass --val-split ''"
+        ) from None
 
 
 def _listed(shapes: list[tuple[int, int]]) -> str:

@@ -79,8 +79,8 @@ def start(
     model = kind(**model_config)
     if not state:
         loaded = model.pretrain(config)
-        if loaded and rank == 0:
-            click.echo(f"pretrained: {loaded}")
+        if rank == 0:
+            click.echo(f"pretrained: {loaded}" if loaded else "from random weights; --pretrained starts from others")
     learner = Learner(config, model, device, world)
     model.prepare(config, loader.shards.classes)
     folder = resume or Path()

@@ -16,6 +16,7 @@ from trainers.results.report import trace
 from trainers.training import run
 from trainers.training.state import Training
 
+SETTLED = 10.0  # seconds of training after which the time left is estimated
 LISTED = 10  # maximum number of damaged images listed after an epoch; each was also reported by a warning
 COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are not losses
 
@@ -32,6 +33,8 @@ class Log(ExitStack):
         self.board: Board | None = None
         self.profiler: torch.profiler.profile | None = None
         self.bar: tqdm[Any] = tqdm(disable=True)
+        self.first = training.progress.epoch
+        self.steps = 0  # of the first epoch; 0 once the time left is printed
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -57,6 +60,7 @@ class Log(ExitStack):
 
     def start_epoch(self, steps: int, done: int) -> None:
         """Show a progress bar of `steps` steps, of which `done` are already complete."""
+        self.steps = steps if self.training.progress.epoch == self.first else 0
         if self.board:
             title = f"epoch {self.training.progress.epoch + 1}/{self.training.config.epochs}"
             self.bar = tqdm(total=steps, initial=done, desc=title, disable=None, leave=False)
@@ -81,8 +85,18 @@ class Log(ExitStack):
             run.append(self.training.folder / run.STEPS, row)
             for name, value in {**losses, "lr": rate}.items():
                 self.board.add_scalar(f"train/{name}", value, progress.step)
+            self._estimate(progress.sums)
             self.bar.update()
             self.bar.set_postfix_str(summary(losses, progress.sums, self.training.learner.device))
+
+    def _estimate(self, sums: dict[str, float]) -> None:
+        """Print the time left, once, in the first epoch: after `SETTLED` seconds, or at its end."""
+        if self.steps and (sums["seconds"] >= SETTLED or sums["steps"] >= self.steps):
+            left = self.steps * (self.training.config.epochs - self.training.progress.epoch) - sums["steps"]
+            minutes = round(left * sums["seconds"] / sums["steps"] / 60)
+            words = f"about {minutes // 60} h {minutes % 60:02} min" if minutes else "less than a minute"
+            tqdm.write(f"{words} left, without evaluations")
+            self.steps = 0
 
     def end_epoch(
         self, sums: dict[str, float], rate: float, scores: dict[str, float] | None, damaged: list[str]
@@ -118,10 +132,12 @@ class Log(ExitStack):
             monitor.write(self.board, training.learner.judged, self.watched, training.loader.classes, progress.step)
 
     def end(self) -> None:
-        """Print why a finished run ended early, if it did."""
+        """Print why a finished run ended early, if it did, and where the results are."""
         progress = self.training.progress
         if self.board and progress.epoch < self.training.config.epochs:
             click.echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
+        if self.board:
+            click.echo(f"Results saved to {self.training.folder}")
 
 
 def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:
