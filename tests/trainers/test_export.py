@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dataforge.errors import ConfigError
 from dataforge.images.decode import decode
 from dataforge.registry import load
+from dataforge.threads import cores
 from tests import tiny
 from trainers import checkpoint, export, exporting, registry
 from trainers import evaluate as evaluate_command
@@ -30,7 +31,7 @@ from trainers import predict as predict_command
 from trainers.exporting.comparison import Tolerance, awkward, compare, spread
 from trainers.exporting.onnx_file import OPSET
 from trainers.models.detector import select
-from trainers.results.exported import KEY, Exported, check, load_onnx
+from trainers.results.exported import KEY, Exported, check, load_onnx, session_of
 
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -130,6 +131,11 @@ def test_the_graph_is_plain_onnx(exported: tuple[Path, Path]) -> None:
     stated = session.run(None, {"images": images, **{k: np.array(v) for k, v in given.items()}})
     for one, other in zip(plain, stated, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_session_uses_the_cores_of_the_process(exported: tuple[Path, Path]) -> None:
+    session = session_of(exported[1], ["CPUExecutionProvider"])
+    assert session.get_session_options().intra_op_num_threads == cores()
 
 
 def test_batch_top_and_thresholds(exported: tuple[Path, Path]) -> None:

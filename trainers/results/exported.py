@@ -21,6 +21,7 @@ from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.errors import ConfigError
 from dataforge.images.draw import Pixels
 from dataforge.shards.reader import Shards
+from dataforge.threads import cores
 from trainers.results.truth import Predictions
 
 KEY = "dataforge"  # of the metadata entry
@@ -146,11 +147,15 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
 
 
 def session_of(path: Path | bytes, providers: Sequence[str]) -> Any:
-    """Create an onnxruntime session that logs only errors, from a file or its contents."""
+    """Create an onnxruntime session that logs only errors, from a file or its contents.
+
+    It gets as many threads as the process has cores; onnxruntime itself would count all cores of the machine.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = cores()
     return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
