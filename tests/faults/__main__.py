@@ -36,10 +36,10 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
     Args:
         work: an empty folder. every: take each n-th of the changes, from `first` on.
     """
-    command, out, log = COMMANDS[name], work / "a/out", work / "log"
+    command, out = COMMANDS[name], work / "a/out"
     out.parent.mkdir()
     command.reset(out)
-    whole = run(lambda: command.make(given, out), out.parent, log)
+    whole = run(lambda: command.make(given, out), out.parent)
     assert whole.ended == "done", whole.text
     right, source = files(out), files(given)
     largest = max(map(len, right.values()))
@@ -50,7 +50,7 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
     for fault in FAULTS:
         for n in places[fault]:
             command.reset(out)
-            ended = run(lambda: command.make(given, out), out.parent, log, fault, n)
+            ended = run(lambda: command.make(given, out), out.parent, fault, n)
             outcomes[f"{fault} {ended.ended}"] += 1
             where = f"{name}: {fault} at {n} of {whole.count}"
             if ended.ended == "undrawn" or "Traceback" in ended.text:
@@ -61,7 +61,7 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
                 wrong.append(f"{where}: {ended.ended}, and left half a result that is read")
             if ended.ended == "done":
                 continue
-            again = run(lambda: (command.again or command.make)(given, out), out.parent, log)
+            again = run(lambda: (command.again or command.make)(given, out), out.parent)
             if again.ended != "done" and files(out) != right:
                 wrong.append(f"{where}: again: {again.text.strip()[-200:]}")
             elif files(out) != right:

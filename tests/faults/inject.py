@@ -33,33 +33,34 @@ class Outcome:
     count: int
 
 
-def run(command: Callable[[], None], folder: Path, log: Path, fault: str = "", n: int = 0) -> Outcome:
+def run(command: Callable[[], None], folder: Path, fault: str = "", n: int = 0) -> Outcome:
     """Run `command` in a forked child.
 
     Args:
         folder: only changes below it count.
-        log: a file beside it for the child's stderr and the number of its changes.
         fault: one of `FAULTS`; "" lets all work. n: of the change that fails, from 1; for "short", the bytes of a file.
     """
+    reading, writing = os.pipe()  # a limit of the size of files would cut a file
     child = os.fork()
     if child == 0:
         code = _UNDRAWN
         try:
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
+            os.dup2(writing, 1)
+            os.dup2(writing, 2)
             count = _install(folder, fault, n)
             code = _call(command)
-            Path(f"{log}.count").write_text(str(count()))
+            print(f"\n{count()}", file=sys.stderr)
         finally:
             sys.stderr.flush()
             os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, errors="replace") as stream:
+        text, _, counted = stream.read().rstrip().rpartition("\n")
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     ended = {0: "done", -signal.SIGKILL: "killed", _UNDRAWN: "undrawn"}.get(
         status, "refused" if status > 0 else "undrawn"
     )
-    count = Path(f"{log}.count")
-    return Outcome(ended, log.read_text(errors="replace"), int(count.read_text()) if ended == "done" else 0)
+    return Outcome(ended, text, int(counted) if ended == "done" else 0)
 
 
 def _call(command: Callable[[], None]) -> int:

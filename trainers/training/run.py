@@ -166,16 +166,17 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
     file = weights / f"step-{step:07d}.pt"
     checkpoint.save(file, state)
     link = weights / "last.pt.tmp"
-    link.unlink(missing_ok=True)
     try:
+        link.unlink(missing_ok=True)
         link.hardlink_to(file)
         os.replace(link, weights / "last.pt")
         link.unlink(missing_ok=True)  # rename of two links to one file leaves both
     except OSError:  # a file system without hard links
         checkpoint.save(weights / "last.pt", state)
     cut = weights.glob("*.tmp")  # by a kill
-    for old in (*sorted(weights.glob("step-*.pt"))[:-keep], *cut):
-        old.unlink(missing_ok=True)
+    with writing(weights, ConfigError):
+        for old in (*sorted(weights.glob("step-*.pt"))[:-keep], *cut):
+            old.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
