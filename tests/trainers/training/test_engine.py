@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, StoppedError
 from tests import tiny
 from tests.trainers.runs import config, rows, small, steps
 from trainers import checkpoint, distributed
@@ -135,7 +134,7 @@ def test_nothing_is_left_behind(
         given = replace(given, lr=1e30, clip=0.0, warmup_steps=0)
     if end == "error":
         monkeypatch.setattr(optim, "update_average", lambda *_: 1 / 0)
-    expected = {"done": None, "stopped": click.ClickException, "loss": DataError, "error": ZeroDivisionError}[end]
+    expected = {"done": None, "stopped": StoppedError, "loss": DataError, "error": ZeroDivisionError}[end]
     with pytest.raises(expected) if expected else nullcontext():
         engine.train(given, "yolov2")
     assert [board.closed for board in opened_boards] == [1]
@@ -382,6 +381,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(twenty: Path, finished: Path, tmp_pa
         time.sleep(0.01)
     trained.send_signal(signal.SIGINT)
     _, said = trained.communicate(timeout=200)
-    assert trained.returncode == 2 and f"go on with --resume {folder}" in said and "Traceback" not in said
+    assert trained.returncode == 130 and f"go on with --resume {folder}" in said and "Traceback" not in said
     subprocess.run(command("--resume", folder), check=True, stdout=subprocess.DEVNULL, timeout=200)
     assert steps(folder) == steps(finished)
