@@ -92,6 +92,11 @@ class Summary:
         for action in ("refused", "repaired", "noted"):
             for kind in (kind for kind in self.findings if kind[0] == action):
                 examples = self.examples[kind]
+                if (
+                    action == "noted" and not examples[0].file and examples[0].scope == "set"
+                ):  # of the whole set: in full
+                    lines += [f"note: {kind[1]}: {line(finding)}" for finding in examples]
+                    continue
                 count = f"{action} {kind[1]}: {self.findings[kind]}"
                 if kind not in self.varied:
                     lines.append(line_safe(f"{count} ({examples[0].reason})"))
