@@ -15,6 +15,7 @@ import operator
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -146,6 +147,26 @@ class Group(Command, click.Group):
 
 
 command = functools.partial(click.command, cls=Command)
+
+
+def invocation() -> dict[str, Any]:
+    """Return the running command and the values that were given to it, for JSON. Paths are absolute."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    return {"command": context.info_name, "given": {name: _plain(value) for name, value in given.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    is_json = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
 
 
 def echo_json(facts: Mapping[str, Any]) -> None:

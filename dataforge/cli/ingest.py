@@ -22,7 +22,7 @@ from dataforge.cli.options import (
     source_options,
     store_option,
 )
-from dataforge.command import echo_json, natural
+from dataforge.command import echo_json, invocation, natural
 from dataforge.errors import DataforgeError, StoppedError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def publish(
         with polite_kill():
             source, source_name = make()
             with progress_bar(source.total, hidden=as_json) as progress:
-                summary = run(source, out, source_name=source_name, progress=progress, **how)
+                summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
     except KeyboardInterrupt:
         kept = "; continue with --resume" if (out / JOURNAL).exists() else ""
         error: DataforgeError = StoppedError(f"interrupted; nothing was published{kept}")

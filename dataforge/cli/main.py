@@ -14,6 +14,7 @@ from dataforge.cli.export import export
 from dataforge.cli.info import info
 from dataforge.cli.ingest import ingest
 from dataforge.cli.lint import lint
+from dataforge.cli.log import log
 from dataforge.cli.merge import merge
 from dataforge.cli.overlay import overlay
 from dataforge.cli.replay import replay
@@ -38,6 +39,7 @@ from dataforge.command import Group
         diff,
         lint,
         info,
+        log,
         show,
         stats,
         verify,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from dataforge import __version__
 from dataforge.errors import FormatError, ImageError, TruncatedImageError
 from dataforge.images.header import ImageInfo, probe, suffix_format
 from dataforge.ingest.journal import Journal, checksum
@@ -46,6 +48,7 @@ def ingest(
     jobs: int | None = None,
     resume: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    made: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Write a source as shards, and `out/ingest.jsonl`: one finding per line, the summary last.
 
@@ -64,6 +67,7 @@ def ingest(
         resume: keep the closed shards of an unfinished ingest, and continue after them. Every record in them must be
             unchanged; image contents are compared only by size and time.
         shard_bytes: a shard is closed once it contains this many bytes of images.
+        made: how the set is made, as JSON: stored at the end of the report with this version and the date.
 
     Raises:
         IngestError: more images or boxes were refused than allowed, or none is left.
@@ -127,7 +131,8 @@ def ingest(
                 if progress:
                     progress(summary.images + summary.refused_images)
             journal.check_end()
-            write(summary.facts())
+            stamp = {"dataforge": __version__, "date": datetime.now(tz=UTC).date().isoformat()}
+            write(summary.facts() | {"made": stamp | dict(made or {})})
         if summary.refused_images > max_bad:
             what = f"refused images: {summary.refused_images}, --max-bad allows {max_bad}"
             raise IngestError(summary.refusal(what), summary)

@@ -47,6 +47,8 @@ BENCH = ["--images", "8", "--batch-size", "4", "--size", "64", "64", "--no-sweep
     [
         (["info", "a"], 0),
         (["info", "c"], 0),
+        (["log", "a"], 0),
+        (["log", "c"], 0),
         (["stats", "a", "--out", "stats"], 0),
         (["lint", "set", "--fail-on", "warning"], 1),
         (["lint", "a"], 0),
@@ -67,7 +69,7 @@ def test_output(root: Path, words: list[str], code: int) -> None:
     check(words[0], result.stdout)
 
 
-@pytest.mark.parametrize("command", ["info", "stats", "lint", "verify", "bench"])
+@pytest.mark.parametrize("command", ["info", "log", "stats", "lint", "verify", "bench"])
 def test_errors(command: str, tmp_path: Path) -> None:
     for words in ([str(tmp_path / "nowhere")], ["--no-such-option"]):
         result = CliRunner().invoke(main, [command, *words, "--json"])

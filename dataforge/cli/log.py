@@ -1,0 +1,81 @@
+"""`dataforge log`: tell how a shard folder came to be."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataforge.cli.options import json_option
+from dataforge.command import command, echo_json
+
+
+@command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@json_option
+def log(directory: Path, as_json: bool) -> None:
+    """Tell how DIRECTORY came to be: command, options, version and date; also of the shards that it was made from."""
+    steps = list(_steps(directory.absolute()))
+    if as_json:
+        echo_json({"steps": steps})
+        return
+    for step in steps:
+        click.echo(f"{'  ' * step['depth']}{step['directory']}: {_text(step)}")
+
+
+def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Yield how a folder was made, then how each shard folder that it was made from was."""
+    from dataforge.shards.index import INDEX, read_index
+
+    baked = read_index(directory).get("baked")
+    made = _baked(baked) if baked else _reported(directory)
+    yield {"directory": str(directory), "depth": len(below), **made}
+    for value in made.get("given", {}).values():
+        for part in value if isinstance(value, list) else [value]:
+            parent = Path(str(part))
+            if parent.is_absolute() and (parent / INDEX).is_file() and parent not in (directory, *below):
+                yield from _steps(parent, (*below, directory))
+
+
+def _baked(baked: dict[str, Any]) -> dict[str, Any]:
+    """Return how a cache was made, from its index."""
+    form = {name: value for name, value in baked["form"].items() if value}
+    return {"command": "bake", "given": {"directory": baked["parent"], **form}}
+
+
+def _reported(directory: Path) -> dict[str, Any]:
+    """Return what the last line of the report states; {} if there is none, as for shards written by Python."""
+    from dataforge.errors import ShardError
+    from dataforge.files import reading
+    from dataforge.shards.index import REPORT
+
+    report = directory / REPORT
+    if not report.is_file():
+        return {}
+    with reading(report, ShardError), open(report, "rb") as file:
+        *_, last = file
+    try:
+        made = json.loads(last).get("made", {})
+    except (ValueError, AttributeError):
+        made = None
+    if not isinstance(made, dict) or not isinstance(made.get("given", {}), dict):
+        raise ShardError(f"{report}: its last line is not a summary of an ingest")
+    return made
+
+
+def _text(made: dict[str, Any]) -> str:
+    given = dict(made.get("given", {}))
+    out = {"out", "as_json", "jobs", "resume"}
+    words = [made.get("command", "")] + [
+        shlex.quote(str(given.pop(name))) for name in ("format_name", "root", "directory") if name in given
+    ]
+    for name, value in given.items():
+        if name not in out:
+            parts = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in parts if part is not True)]
+    facts = [f"dataforge {made['dataforge']}" if "dataforge" in made else "", made.get("date", "")]
+    return ", ".join(filter(None, [" ".join(words).strip(), *facts])) or "not stated"

@@ -1,0 +1,53 @@
+"""What `dataforge log` tells about sets that commands made, and about those that it cannot know."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from dataforge import __version__
+from dataforge.cli.main import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_each_step_from_the_source_to_a_cache(tmp_path: Path) -> None:
+    drawn, shards, new, both, cache = (tmp_path / name for name in ("drawn set", "shards", "new", "both", "cache"))
+    assert run("synth", drawn, "--images", 12).exit_code == 0
+    assert run("ingest", "coco", drawn, "--side", 8, "inf", "--out", shards, "--jobs", 1).exit_code == 0
+    assert run("split", shards, "--out", new, "--val", 0.25).exit_code == 0
+    assert run("merge", new, shards, "--out", both).exit_code == 0
+    assert run("bake", both, "--out", cache, "--side", 64).exit_code == 0
+    result = run("log", cache)
+    today = datetime.now(tz=UTC).date().isoformat()
+    stamp = f", dataforge {__version__}, {today}"
+    ingested = f"{shards}: ingest coco '{drawn}' --side 8.0 inf{stamp}"
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{cache}: bake {both} ") and "--side 64" in lines[0]
+    assert lines[1:] == [
+        f"  {both}: merge --directories {new} {shards}{stamp}",
+        f"    {new}: split {shards} --val 0.25{stamp}",
+        f"      {ingested}",
+        f"    {ingested}",
+    ]
+    steps = json.loads(run("log", shards, "--json").stdout)["steps"]
+    assert [(step["command"], step["given"]["root"]) for step in steps] == [("ingest", str(drawn))]
+
+
+def test_what_is_not_known_is_said(tmp_path: Path, tiny_shards: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run("log", tmp_path / "empty").exit_code == 2
+    shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+    report = shards / "ingest.jsonl"
+    report.unlink(missing_ok=True)
+    assert run("log", shards).stdout == f"{shards}: not stated\n"
+    report.write_text("[1]\n")
+    result = run("log", shards)
+    assert result.exit_code == 2 and "its last line is not a summary" in result.stderr
