@@ -194,7 +194,9 @@ def test_evaluate_gives_the_same_numbers_without_torch(exported: tuple[Path, Pat
     command = [sys.executable, "-c", code, str(exported[1]), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-3)
+    numbers = json.loads(done.stdout)
+    assert numbers.pop("best") == pytest.approx(expected.pop("best"), abs=1e-3)
+    assert numbers == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -398,7 +400,7 @@ def test_wrong_models(exported: tuple[Path, Path], tmp_path: Path, monkeypatch: 
 
 def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
     file, _ = exported
-    facts = torch.load(file, weights_only=True)
+    facts = {key: value for key, value in torch.load(file, weights_only=True).items() if key != checkpoint.DIGEST}
     torch.save(facts | {"detector": "detr"}, tmp_path / "detr.pt")
     torch.save({"model": {}}, tmp_path / "none.pt")
     torch.save({key: value for key, value in facts.items() if key != "class_ids"}, tmp_path / "older.pt")

@@ -117,11 +117,11 @@ def test_what_is_frozen_stays(batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train": "head"}, "train is 'head'; expected one of neck, lora, all"),
-        ({"ffn": "swish"}, "ffn is 'swish'; expected one of mlp, mix"),
+        ({"train": "head"}, "train: 'head' is not one of 'neck', 'lora', 'all'"),
+        ({"ffn": "swish"}, "ffn: 'swish' is not one of 'mlp', 'mix'"),
         ({"cost": [1.0, 2.0]}, "expected three weights"),
         ({"width": 20}, "width is 20; expected a multiple of 8"),
-        ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"drop_path": 1.0}, "drop_path: '1.0' is not a number of at least 0 and below 1"),
         ({"pretrained": ""}, "would stay as it is; pass --pretrained, or --train all"),
     ],
 )
