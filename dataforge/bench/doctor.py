@@ -195,10 +195,14 @@ def _decode(kind: str) -> str:
 def disks(folders: list[Path]) -> Iterator[Check]:
     """Check that folders exist, can be written, and lie on disks with space."""
     for folder in folders:
-        yield attempt(f"disk of {folder}", partial(_free, folder), "free space, or choose another folder with --dir")
+        yield attempt(
+            f"disk of {folder}", partial(_free, folder), "choose a folder that you may write to, on a disk with space"
+        )
 
 
 def _free(folder: Path) -> str:
+    if not folder.is_dir():
+        raise ConfigError("no such folder")
     free = shutil.disk_usage(folder).free
     if not os.access(folder, os.W_OK):
         raise ConfigError("the folder cannot be written")

@@ -107,7 +107,7 @@ def test_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (check,) = doctor.disks([folder])
         return check
 
-    assert only(tmp_path / "nowhere").status == FAILED
+    assert only(tmp_path / "nowhere")[1:3] == (FAILED, "no such folder")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 << 30))
     assert only(tmp_path)[1:] == (OK, "3.0 GiB free", "")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 28))
