@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
+
+from dataforge.errors import ConfigError
 
 
 def run_module(
@@ -19,6 +23,19 @@ def run_module(
     """
     words = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(words, stdout=stdout, stderr=stderr, text=True, check=False)
+
+
+def module_json(module: str, *arguments: object) -> dict[str, Any]:
+    """Run `python -m MODULE ARGUMENTS` and return the JSON object in the last line of its output.
+
+    Raises:
+        ConfigError: it failed; the message contains the last line of its errors.
+    """
+    done = run_module(module, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["printed nothing"])[-1].removeprefix("error: ")
+        raise ConfigError(f"python -m {module}: {last}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def start_module(module: str, *arguments: object) -> subprocess.Popen[str]:

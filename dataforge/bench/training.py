@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,8 +12,7 @@ from typing import Any
 from dataforge.bench.measure import measure, memory
 from dataforge.bench.stages import Setting, largest, load
 from dataforge.bench.verdict import WAITS, Figures
-from dataforge.errors import ConfigError
-from dataforge.process import run_module
+from dataforge.process import module_json
 from dataforge.shards.reader import Shards
 from dataforge.sources.view import View
 from dataforge.threads import cores
@@ -39,11 +36,7 @@ def step(path: Path, trainer: str, seconds: float, **given: Any) -> dict[str, An
     words = [trainer, "--shards", path, "--split", largest(path), "--seconds", seconds]
     for key, value in given.items():
         words += [f"--{key.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
-    done = run_module("trainers.bench", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["printed nothing"])[-1].removeprefix("error: ")
-        raise ConfigError(f"python -m trainers.bench {trainer}: {last}")
-    trained = dict(json.loads(done.stdout.splitlines()[-1]))
+    trained = module_json("trainers.bench", *words)
     trained["loader"]["size"] = tuple(trained["loader"]["size"])
     return trained
 

@@ -10,6 +10,7 @@ from dataforge.cli.bake import bake
 from dataforge.cli.bench import bench
 from dataforge.cli.demo import demo
 from dataforge.cli.diff import diff
+from dataforge.cli.doctor import doctor
 from dataforge.cli.export import export
 from dataforge.cli.info import info
 from dataforge.cli.ingest import ingest
@@ -48,6 +49,7 @@ from dataforge.command import Group
         synth,
         bench,
         demo,
+        doctor,
         replay,
     ),
 )
