@@ -22,7 +22,12 @@ def command(detector: str, kind: type[Config]) -> click.Command:
     """
 
     @click.command(cls=Command, help=f"Train {detector}. Flags override the values of --config.")
-    @click.option("--config", "toml", type=click.Path(path_type=Path), help="flat TOML file with any of these values")
+    @click.option(
+        "--config",
+        "toml",
+        type=click.Path(path_type=Path),
+        help="flat TOML file with any of these values, or the name of an included one, such as dense_bccd",
+    )
     @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run to continue")
     @options(kind)
     def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:

@@ -15,8 +15,8 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.command import NEAR, Number, Option, natural, real
-from dataforge.errors import ConfigError
-from dataforge.files import reading
+from dataforge.errors import ConfigError, unknown
+from dataforge.files import exists, reading
 from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
@@ -198,12 +198,24 @@ def convert(kind: type[Config], name: str, given: Any) -> Any:
     return converted if get_args(hint) else converted[0]
 
 
+def included(name: str) -> Path:
+    """Return the file of a configuration that is installed with the trainers; raise `ConfigError` for other names."""
+    here = Path(__file__).parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"  # a wheel, or a checkout
+    files = {file.stem: file for file in folder.glob("*.toml") if "\nsteps =" not in file.read_text("utf-8")}
+    if name not in files:
+        raise unknown("configuration", name, [*files, "FILE.toml"])
+    return files[name]
+
+
 def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
-    """Read the values in a TOML file and check them against a configuration's fields.
+    """Read a TOML file, or the included configuration of that name, and check its values against those of `kind`.
 
     Raises:
-        ConfigError: the file is not readable or not TOML, a key is unknown, or a value is invalid.
+        ConfigError: the file is not readable or not TOML, a name or key is unknown, or a value is invalid.
     """
+    if path.name == str(path) and not path.suffix and (not exists(path) or path.is_dir()):
+        path = included(path.name)
     try:
         with reading(path, ConfigError):
             values = tomllib.loads(path.read_text("utf-8"))
@@ -218,6 +230,9 @@ def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
             values[key] = convert(kind, key, given)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+    augment = Path(values.get("augment", ""))  # sought in the working directory, then beside this file
+    if augment.suffix == ".toml" and not exists(augment) and exists(path.parent / augment):
+        values["augment"] = str(path.parent / augment)
     return values
 
 

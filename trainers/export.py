@@ -101,7 +101,7 @@ def export(
     form = registry.load("format", format_name, FORMATS)
     for package in form.NEEDS:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the export needs {package}; pip install 'dataforge[{form.EXTRA}]'")
+            raise ConfigError(f"the export needs {package}; pip install 'dataforge-detection[{form.EXTRA}]'")
     target = out or checkpoint.with_suffix(form.SUFFIX)
     if target.suffix != form.SUFFIX:
         raise ConfigError(f"--out {target}: expected a name that ends in {form.SUFFIX}")

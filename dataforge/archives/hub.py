@@ -33,7 +33,7 @@ def snapshot(path: Path) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     except ImportError:
-        raise ConfigError(f"hf://{name}: needs huggingface_hub: pip install 'dataforge[hub]'") from None
+        raise ConfigError(f"hf://{name}: needs huggingface_hub: pip install 'dataforge-detection[hub]'") from None
     patterns = [folder, f"{folder}/**"] if folder else None
     try:
         root = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))

@@ -20,7 +20,9 @@ def check_installed(command: str) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{command} needs {error.name}; install it by: pip install 'dataforge[web]'") from None
+        raise ConfigError(
+            f"{command} needs {error.name}; install it by: pip install 'dataforge-detection[web]'"
+        ) from None
 
 
 def listen(port: int | None, folder: Path) -> socket.socket:

@@ -116,7 +116,7 @@ def decode_jxl(data: bytes | memoryview) -> Any:
     try:
         import pylibjxl
     except ImportError:
-        raise ImageError("is JPEG XL, which needs pylibjxl: pip install 'dataforge[jxl]'") from None
+        raise ImageError("is JPEG XL, which needs pylibjxl: pip install 'dataforge-detection[jxl]'") from None
     try:
         facts = pylibjxl.probe(bytes(data))
         if facts["width"] * facts["height"] > MAX_PIXELS:

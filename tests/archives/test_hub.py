@@ -69,5 +69,5 @@ def test_malformed_addresses_and_no_package(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match="expected hf://owner/name"):
         snapshot(Path("hf://name"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r"pip install 'dataforge\[hub\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'dataforge-detection\[hub\]'"):
         snapshot(Path("hf://owner/unseen"))

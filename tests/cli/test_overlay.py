@@ -258,7 +258,7 @@ def test_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("starlette", "uvicorn"):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, name, None)
-            assert f"needs {name}; install it by: pip install 'dataforge[web]'" in failing("annotate", folder)
+            assert f"needs {name}; install it by: pip install 'dataforge-detection[web]'" in failing("annotate", folder)
     with serving(folder, tmp_path / "photos.overlay"):
         assert "is being edited by another" in failing("annotate", folder, "--no-browser")
     assert TOKEN not in (tmp_path / "photos.overlay/journal.jsonl").read_text()

@@ -90,6 +90,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
         (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
+        (["--config", "bccd"], "unknown configuration 'bccd'; known: FILE.toml, dense_bccd, .*, yolov2_bccd$"),
+        (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
         (["--resume", "{tmp}/dense"], "is a run of dense; continue it with python -m trainers.dense"),
@@ -141,14 +143,19 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.stem)
-def test_what_configs_hold_is_valid(file: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # where their heads say that they are used
+def test_what_configs_hold_is_valid(
+    file: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file.stem).mkdir()  # a folder of its name does not hide it
     detector = {"retinanet": "dense"}.get(file.stem, file.stem.rpartition("_")[0])
     if detector not in registry.DETECTORS:
         assert recipe(file)
         return
     kind = registry.config_class(detector)
-    config = kind(**read_toml(kind, file) | {"train_split": "train", "val_split": "val"}, shards=str(tiny_shards))
+    values = read_toml(kind, Path(file.stem))
+    assert values == read_toml(kind, file)
+    config = kind(**values | {"train_split": "train", "val_split": "val"}, shards=str(tiny_shards))
     config.check()
     training, _ = make_loaders(config, registry.detector_class(detector), 0, 1, torch.device("cpu"))
     assert training.collate.recipe

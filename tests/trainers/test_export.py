@@ -394,7 +394,7 @@ def test_wrong_models(exported: tuple[Path, Path], tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match="device 'tpu' cannot be used"):
         load_onnx(exported[1], "tpu")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"needs onnxruntime; pip install 'dataforge\[export\]'"):
+    with pytest.raises(ConfigError, match=r"needs onnxruntime; pip install 'dataforge-detection\[export\]'"):
         load_onnx(exported[1])
 
 
@@ -425,11 +425,11 @@ def test_wrong_calls(exported: tuple[Path, Path], tiny_shards: Path, tmp_path: P
     with monkeypatch.context() as without:
         without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)
         stderr = call(export.main, file, *shards).stderr
-    assert "the export needs onnxscript; pip install 'dataforge[export]'" in stderr
+    assert "the export needs onnxscript; pip install 'dataforge-detection[export]'" in stderr
     with monkeypatch.context() as without:
         without.setattr(export.importlib.util, "find_spec", lambda name: None if name == "openvino" else name)
         stderr = call(export.main, file, *shards, "--format", "openvino").stderr
-    assert "the export needs openvino; pip install 'dataforge[openvino]'" in stderr
+    assert "the export needs openvino; pip install 'dataforge-detection[openvino]'" in stderr
 
 
 def test_a_video_is_one_batch() -> None:

@@ -44,7 +44,7 @@ def inject(backbone: nn.Module, text: str) -> None:
         import peft
     except ImportError:
         raise ConfigError(
-            "lora needs the package peft, which is not installed; pip install 'dataforge[lora]'"
+            "lora needs the package peft, which is not installed; pip install 'dataforge-detection[lora]'"
         ) from None
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)  # type: ignore[arg-type]
     peft.inject_adapter_in_model(config, backbone)

@@ -128,7 +128,7 @@ def load_onnx(path: Path, device: str = "auto") -> Exported:
     try:
         import onnxruntime
     except ImportError:
-        raise ConfigError(f"{path}: needs onnxruntime; pip install 'dataforge[export]'") from None
+        raise ConfigError(f"{path}: needs onnxruntime; pip install 'dataforge-detection[export]'") from None
     if not path.is_file():
         raise ConfigError(f"{path}: no such model")
     known = onnxruntime.get_available_providers()
