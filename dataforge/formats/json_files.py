@@ -44,7 +44,7 @@ def read_lines(path: Path, kind: type[T], expected: str) -> Iterator[tuple[int, 
         FormatError: as `read_json`; the message names the line.
     """
     decoder = msgspec.json.Decoder(kind)
-    with reading(path), open(path, "rb") as file:
+    with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
             text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if text:

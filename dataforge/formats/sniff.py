@@ -155,7 +155,7 @@ def first_line(path: Path) -> dict[str, str]:
     """Return the keys of the object in the first line of a file of JSON lines, as `outline`; none if it holds none."""
     import msgspec
 
-    with suppress(OSError, ValueError, RecursionError, msgspec.MsgspecError), open(path, "rb") as file:
+    with suppress(OSError, ValueError, RecursionError, msgspec.MsgspecError), path.open("rb") as file:
         for line in file:
             text = line.removeprefix(codecs.BOM_UTF8).strip()
             if text:
@@ -166,7 +166,7 @@ def first_line(path: Path) -> dict[str, str]:
 def is_json(path: Path) -> bool:
     """Return True if a file is JSON of any kind, or begins with a line of JSON."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             data = file.readline().removeprefix(codecs.BOM_UTF8)
             if not data.strip() or path.suffix.lower() == ".json":
                 data += file.read()

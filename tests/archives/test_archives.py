@@ -197,7 +197,7 @@ def test_hostile_archives_are_refused(tmp_path: Path, case: str) -> None:
     make, suffix, expected = HOSTILE[case]
     path = make(tmp_path / f"set.{suffix}")
     result = run("ingest", "coco", path, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and result.stderr.startswith(f"error: {path}: ") and expected in result.stderr
+    assert result.exit_code == 2 and result.stderr.startswith(f"error: {path}: ") and expected in result.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name}
 
 

@@ -61,7 +61,7 @@ def test_a_cached_set(tmp_path: Path) -> None:
 def test_what_cannot_be_had(tmp_path: Path, address: str) -> None:
     cached(tmp_path / "home", {"a.jpg": picture()})
     done = command(tmp_path / "home", "ingest", "coco", address, "--out", tmp_path / "out")
-    assert done.returncode == 1 and done.stderr.startswith("error: hf://owner/") and "cannot be fetched" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: hf://owner/") and "cannot be fetched" in done.stderr
     assert "Traceback" not in done.stderr
 
 

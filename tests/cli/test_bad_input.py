@@ -235,7 +235,7 @@ def test_options_that_the_format_does_not_take(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "--voc-offset: format 'coco' does not take it" in refused(out, "coco", root, "--voc-offset", 0)
     assert "--images: format 'yolo' does not take it" in refused(out, "yolo", root, "--images", root)
-    assert "unknown format 'cocoa'; known: coco, " in refused(out, "cocoa", root)
+    assert "unknown format 'cocoa'; known: bdd100k, coco, " in refused(out, "cocoa", root)
     assert "unknown split 'test'; known: train" in refused(out, "coco", root, "--split", "train,test")
 
 

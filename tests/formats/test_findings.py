@@ -98,6 +98,12 @@ def write_datumaro(root: Path) -> object:
     return put(root / "default.json", json.dumps(file))
 
 
+def write_croissant(root: Path) -> None:
+    named.write_croissant(root, ["b.jpg", "a.jpg"])
+    with open(root / "train.csv", "a") as file:
+        file.write('a.jpg,,"2 3 4 5"\n')
+
+
 def write_groundtruth(root: Path) -> object:
     row = named.groundtruth_row("a.jpg")
     row["box"]["annotations"] = second(*row["box"]["annotations"], class_id=9, left=2, top=3, width=4, height=5)
@@ -147,6 +153,7 @@ WRITE: dict[str, Callable[[Path], object]] = {
     "createml": write_createml,
     "cvat": write_cvat,
     "datumaro": write_datumaro,
+    "croissant": write_croissant,
     "flatbuffer": lambda root: put(
         root / "train.db",
         test_flatbuffer.build(

@@ -105,7 +105,7 @@ def test_lint_knows_its_code(toy: Path) -> None:
 
 def test_without_the_line_it_is_unknown(tmp_path: Path) -> None:
     result = run("ingest", "toy", tmp_path, "--out", tmp_path / "out")
-    assert result.exit_code == 2 and "unknown format 'toy'; known: coco, createml, croissant" in result.stderr
+    assert result.exit_code == 2 and "unknown format 'toy'; known: bdd100k, coco, createml, croissant" in result.stderr
     assert "toy" not in run("ingest", "--help").stdout
 
 

@@ -72,6 +72,16 @@ def lists(root: Path) -> None:
         (root / f"T_{end}.json").rename(root / f"TRAIN_{end}.json")
 
 
+def croissant(root: Path) -> None:
+    """A set of files, each of a split."""
+    for split, data in (("val", VAL), ("train", TRAIN)):
+        put(root / f"{split}.jpg", data)
+        WRITE["croissant"](root, [f"{split}.jpg"])
+        (root / "train.csv").rename(root / f"{split}.csv")
+    text = (root / "croissant.json").read_text()
+    (root / "croissant.json").write_text(text.replace('"contentUrl": "train.csv"', '"includes": "*.csv"'))
+
+
 def kitti(root: Path) -> None:
     for split, data in (("train", TRAIN), ("val", VAL)):
         put(root / split / f"image_2/{split}.jpg", data)
@@ -148,6 +158,7 @@ WAYS: dict[str, Callable[[Path], object]] = {
     "coco in folders": one_folder_each("coco"),
     "coco files": side_by_side("coco:set.json", ".json"),
     "createml in folders": one_folder_each("createml"),
+    "croissant files": croissant,
     "crowdhuman in folders": one_folder_each("crowdhuman"),
     "crowdhuman files": side_by_side("crowdhuman:set.odgt", ".odgt"),
     "cvat in folders": one_folder_each("cvat"),
@@ -199,7 +210,16 @@ WAYS: dict[str, Callable[[Path], object]] = {
 }
 
 
-NOT_IN_FOLDERS = ("coco", "cvat", "flatbuffer", "lists", "sqlite", "voc", "yolo")  # a set of theirs is one folder
+NOT_IN_FOLDERS = (
+    "coco",
+    "croissant",
+    "cvat",
+    "flatbuffer",
+    "lists",
+    "sqlite",
+    "voc",
+    "yolo",
+)  # a set of theirs is one folder
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -98,7 +98,7 @@ def test_an_object_differs_from_the_ground_around_it() -> None:
         (["--images", "2"], "images 2"),
         (["--size", "300", "200"], "size 300 200"),
         (["--size", "8", "20"], "size 8 20"),
-        (["--seed", "-1"], "seed -1"),
+        (["--seed", "-1"], "is not an integer of at least 0"),
     ],
 )
 def test_values_that_cannot_work(tmp_path: Path, arguments: list[str], expected: str) -> None:
