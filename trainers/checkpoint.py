@@ -115,10 +115,28 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")
     stated = checkpoint.pop(DIGEST, None)
     if stated is None:
-        click.echo(f"{path}: has no digest, so that damage would not be noticed", err=True)
+        _check_parts(Path(path))
+        click.echo(f"{path}: has no digest, so that an edit would not be noticed", err=True)
     elif stated != digest(checkpoint):
         raise ConfigError(f"{path}: is damaged or was edited: its weights, classes or values do not have its digest")
     return checkpoint
+
+
+def _check_parts(path: Path) -> None:
+    """Compare the parts of a checkpoint without a digest with the CRC-32 that torch stores for each.
+
+    Raises:
+        ConfigError: one differs.
+    """
+    if not zipfile.is_zipfile(path):  # torch before 1.6
+        return
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except Exception as error:  # a damaged list of parts raises errors of many kinds
+        damaged = str(error)
+    if damaged:
+        raise ConfigError(f"{path}: is damaged: {damaged}")
 
 
 def load_detector(path: str | Path) -> tuple[Detector, dict[str, Any]]:

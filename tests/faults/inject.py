@@ -47,6 +47,7 @@ def run(command: Callable[[], None], folder: Path, fault: str = "", n: int = 0) 
         try:
             os.dup2(writing, 1)
             os.dup2(writing, 2)
+            sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (pytest has its own there)
             count = _install(folder, fault, n)
             code = _call(command)
             print(f"\n{count()}", file=sys.stderr)

@@ -302,7 +302,7 @@ def test_without_detections(shards: Shards) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> Result:
     """Run the command up to where it would serve."""
     monkeypatch.setattr("dataforge.cli.view.serve", lambda *_: None)
-    return CliRunner().invoke(main, ["view", *map(str, words), "--no-browser", "--port", "0"], standalone_mode=False)
+    return CliRunner().invoke(main, ["view", *map(str, words), "--no-browser", "--port", "0"])
 
 
 def test_the_command_runs_a_model(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
