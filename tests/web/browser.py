@@ -126,7 +126,7 @@ class Tab:
 
     def saved(self) -> list[dict[str, Any]]:
         """Wait until all is saved; return the boxes as the server has them."""
-        self.wait("document.querySelector('#status').dataset.word", "saved")
+        self.wait("document.querySelector('#status').dataset.word", "saved", seconds=60)
         return sorted(self.image()["boxes"], key=lambda item: item["id"])
 
     def get(self, path: str) -> Any:
