@@ -155,7 +155,8 @@ def run(copy: Path, *arguments: str, path: Path) -> tuple[int, str, list[str]]:
 def test_run_sets_up_once_and_again_only_after_a_change(copy: Path, tmp_path: Path) -> None:
     python(tmp_path / "bin", "python3")
     install = (
-        f"-m uv pip install --quiet --python {copy}/.venv/bin/python --constraints constraints.txt --editable .[dev]"
+        f"-m uv pip install --quiet --python {copy}/.venv/bin/python --constraints constraints.txt "
+        "--config-setting editable_mode=compat --editable .[dev]"
     )
     code, text, said = run(copy, "demo", "--out", "x y", path=tmp_path / "bin")
     assert code == 0, text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ class View(Tab):
             )
         )
 
+    def wait_names(self, names: list[str]) -> None:
+        """Wait until the tiles in view are the first of `names`: an answer of the server may still be on its way."""
+        end = time.monotonic() + 20
+        while not (shown := self.names()) or shown != names[: len(shown)]:
+            assert time.monotonic() < end, (shown, names)
+            self.page.wait_for_timeout(20)
+
     def total(self) -> int:
         return int(self.inside("inside.grid.total"))
 
@@ -111,7 +119,7 @@ def test_the_grid_shows_the_set(context: Any, server: Server, shards: Shards) ->
     inked = """(n) => { const pen = document.querySelector('#tile-' + n + ' canvas').getContext('2d');
         return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height).data.some((value) => value); }"""
     n = int(np.flatnonzero(np.diff(shards.table.offsets))[0])
-    assert tab.page.evaluate(inked, n)
+    tab.wait(f"({inked})({n})")
     tab.keys("h", "p")
     tab.wait(f"({inked})({n})", False)
     assert not tab.faults
@@ -136,9 +144,13 @@ def test_filters_are_in_the_address(context: Any, server: Server, shards: Shards
     tab.wait("location.hash.includes('text=00')")
     tab.page.select_option("[name=sort]", "-boxes")
     tab.wait("location.hash", "#class=ring&size=small&split=val&text=00&sort=-boxes")
-    link, names = tab.hash(), tab.names()
-    other = View(context, server, link)
-    assert other.names() == names and other.total() == tab.total()
+    asked = f"/api/images?class={ring}&size=small&split=val&text=00&sort=-boxes"
+    names = [shards.table.key[row["n"]].split("/")[-1] for row in tab.get(asked)["images"]]
+    assert names
+    other = View(context, server, tab.hash())
+    for each in (tab, other):
+        each.wait_total(len(names))
+        each.wait_names(names)
     assert other.page.input_value("[name=size]") == "small" and other.page.input_value("[name=text]") == "00"
     assert "ring" in other.page.inner_text("#class-rows .chosen")
     other.page.click("#clear")
@@ -175,16 +187,14 @@ def test_an_image_and_its_neighbours(context: Any, server: Server, shards: Shard
     tab.wait_text("#position", f"3 / {len(rows)}")
     boxes = int(np.diff(shards.table.offsets)[rows[2]])
     found = len(tab.inside("inside.single.facts.found"))
-    assert (
-        tab.page.evaluate("document.querySelectorAll('#box-rows [role=option]:not([hidden])').length") == boxes + found
-    )
+    tab.wait("document.querySelectorAll('#box-rows [role=option]:not([hidden])').length", boxes + found)
     tab.page.click("#previous")
     tab.wait_text("#position", f"2 / {len(rows)}")
     tab.page.click("#box-rows [role=option]")
-    assert tab.page.evaluate("document.querySelector('#box-rows .chosen') !== null")
+    tab.wait("document.querySelector('#box-rows .chosen') !== null")
     scale = tab.inside("inside.single.stage.view.scale")
     tab.keys("+")
-    assert tab.inside("inside.single.stage.view.scale") > scale
+    tab.wait(f"import('/static/view/main.js').then(({{inside}}) => inside.single.stage.view.scale > {scale})")
     tab.keys("Escape")
     tab.wait("document.querySelector('#single').hidden")
     assert tab.hash() == "#class=star&sort=-boxes" and tab.total() == len(rows)
