@@ -54,6 +54,7 @@ def shards(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # 400 steps of dense took 600 s beside two other runs of tests
 @pytest.mark.parametrize("detector", list(registry.DETECTORS))
 def test_it_learns_16_real_pictures(detector: str, shards: Path) -> None:
     torch.manual_seed(0)
