@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dataforge import __version__
 from dataforge.cli.main import main
 from dataforge.errors import FormatError, ImageError, ShardError
 from dataforge.formats import reader
@@ -68,7 +69,8 @@ def test_everything_awkward_arrives_untouched(tmp_path: Path) -> None:
     noted = ("image-mode", "image-deep", "image-rotated")
     assert summary.findings == {("noted", code): 1 for code in noted}
     assert (summary.images, summary.boxes) == (len(truth), sum(len(r.boxes) for r in truth))
-    assert lines(tmp_path / "out")[len(noted) :] == [summary.facts()]
+    (last,) = lines(tmp_path / "out")[len(noted) :]
+    assert last.pop("made")["dataforge"] == __version__ and last == summary.facts()
     for i, one in enumerate(truth):
         rows = slice(shards.table.offsets[i], shards.table.offsets[i + 1])
         assert bytes(shards.blob(i)) == one.image and shards.table.key[i] == one.key
@@ -205,7 +207,7 @@ def test_refused_images_are_counted_and_nothing_is_published(tmp_path: Path) -> 
     assert [p.name for p in out.iterdir()] == ["ingest.jsonl"]
     written = lines(out)
     assert [line["key"] for line in written[:-1]] == [r.key for r in bad]
-    assert written[-1] == caught.value.summary.facts()
+    assert written[-1] == caught.value.summary.facts() | {"made": written[-1]["made"]}
     summary = ingest(source(*good, *bad), out, max_bad=5)
     assert (summary.images, len(Shards(out))) == (1, 1)
 
