@@ -20,7 +20,6 @@ from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
 from trainers.results.evaluation import by_name, report, run
-from trainers.results.evaluation_page import evaluation_page
 from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
 from trainers.results.exported import evaluate, load_onnx
 from trainers.results.truth import (
@@ -75,18 +74,17 @@ def main(
 ) -> None:
     """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
     if checkpoint and shards and not truth and len(predictions) < 2:
-        for path in predictions:
-            _predictions(path, truth_of_shards(Shards(shards, split or "val")))  # an error shows before a model runs
+        part = Shards(shards, split or "val")
+        others = [_predictions(path, truth_of_shards(part)) for path in predictions]  # errors show before a model runs
         if checkpoint.suffix.lower() == ".onnx":
-            known, detections = _of_onnx(checkpoint, Shards(shards, split or "val"), conf, iou, device)
+            known, detections = _of_onnx(checkpoint, part, conf, iou, device)
         else:
             known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
         if int(os.environ.get("RANK", "0")):
             return
-        others = predictions
     elif truth and 1 <= len(predictions) <= 2 and not checkpoint and not shards:
         known = _truth(truth, split)
-        detections, others = _predictions(predictions[0], known), predictions[1:]
+        detections, *others = (_predictions(path, known) for path in predictions)
         if protocol == "coco" and known.ids is not None and not known.ids.all():
             click.echo(
                 f"note: {truth}: like COCO's own evaluation, this one never counts the box with annotation id 0 as "
@@ -105,9 +103,11 @@ def main(
         facts["explanation"] = explanation(known, detections)
         parts.append(explanation_text(facts["explanation"]))
     for other in others:
-        facts["comparison"] = comparison(known, detections, _predictions(other, known), protocol, explain)
+        facts["comparison"] = comparison(known, detections, other, protocol, explain)
         parts.append(comparison_text(facts["comparison"]))
     if report_file:
+        from trainers.results.evaluation_page import evaluation_page  # which imports matplotlib
+
         folder = truth or shards
         pixels = Shards(folder, split if truth else split or "val") if folder and folder.is_dir() else None
         page = evaluation_page(f"{checkpoint or predictions[0]} on {folder}", known, detections, pixels)

@@ -186,14 +186,22 @@ def confusion(detections: Detections, judged: Judged, shards: Shards) -> Ints:
 
 
 def overlapping(
-    image: Ints, boxes: Floats, other_image: Ints, others: NDArray[np.floating], least: float
+    image: Ints,
+    boxes: Floats,
+    other_image: Ints,
+    others: NDArray[np.floating],
+    least: float,
+    *,
+    crowd: NDArray[np.bool_] | None = None,
+    extent: float = 0.0,
 ) -> tuple[Ints, Ints, Floats]:
     """Find the pairs of boxes of one image, one of each list, that overlap.
 
     Args:
-        image, other_image: (n,), (m,) the image of each box, in any order.
+        image, other_image: (n,), (m,) the image of each box, or another number that both of a pair share, in any order.
         boxes, others: (n, 4), (m, 4) xyxy.
         least: the least IoU.
+        crowd, extent: as in `pair_iou`; `crowd` is (m,).
 
     Returns:
         (P,) rows of `boxes`, (P,) rows of `others`, (P,) IoU; the highest IoU first, ties by row.
@@ -206,9 +214,10 @@ def overlapping(
     while start < len(image):
         before = ends[start - 1] if start else 0
         stop = max(int(np.searchsorted(ends, before + _PAIRS, "right")), start + 1)
-        row, position = spread(low[start:stop], high[start:stop])
+        row, position = _spread(low[start:stop], high[start:stop])
         row, other = row + start, by_image[position]
-        iou = pair_iou(boxes[row], others[other].astype(np.float64))
+        marked = None if crowd is None else crowd[other]
+        iou = pair_iou(boxes[row], others[other].astype(np.float64), crowd=marked, extent=extent)
         near = iou >= least
         parts.append((row[near], other[near], iou[near]))
         start = stop
@@ -239,16 +248,31 @@ def one_to_one(row: Ints, other: Ints, rows: int, others: int) -> tuple[Ints, In
     return other_of, row_of
 
 
-def spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
     """Return for ranges low..high (n,) the number of the range, and the position, of each of their members."""
     counts = high - low
     row = np.repeat(np.arange(len(low)), counts)
     return row, np.arange(len(row)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
 
 
-def pair_iou(a: Floats, b: Floats) -> Floats:
-    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area."""
-    sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
-    inner = sides.prod(1)
-    outer = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)
+def pair_iou(a: Floats, b: Floats, *, crowd: NDArray[np.bool_] | None = None, extent: float = 0.0) -> Floats:
+    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area.
+
+    Args:
+        crowd: (P,) rows of `b` whose overlap is measured as a share of the area of `a`, as COCO does for crowds.
+        extent: added to each width and height: 1 counts pixels inclusively, as the VOC development kit does.
+    """
+    overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extent).clip(0).prod(1)
+    areas = [(sides(boxes) + extent).prod(1) for boxes in (a, b)]
+    union = areas[0] + areas[1] - overlap
+    if crowd is not None:
+        union = np.where(crowd, areas[0], union)
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def sides(boxes: Floats) -> Floats:
+    """Return (n, 2), the widths and heights of xyxy boxes (n, 4).
+
+    They are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
+    """
+    return np.round(boxes[:, 2:] - boxes[:, :2], 9)

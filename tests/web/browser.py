@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,3 +159,17 @@ class Tab:
 
     def text(self, selector: str) -> str:
         return str(self.page.inner_text(selector))
+
+
+@contextmanager
+def servers(command: str = "annotate") -> Iterator[Callable[..., Server]]:
+    """Give a function `(path, *options)` that starts servers; all are closed in the end."""
+    started: list[Server] = []
+
+    def start(path: Path, *options: str) -> Server:
+        started.append(Server(path, *options, command=command))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dataforge.images import synth
-from tests.web.browser import Server, Tab, chromium
+from tests.web.browser import Server, Tab, chromium, servers
 
 STATIC = Path(__file__).resolve().parents[2] / "dataforge/web/static"
 ACTIONS = json.loads((STATIC / "keys.json").read_text("utf-8"))
@@ -47,15 +47,8 @@ def server(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     """Start servers of a test's own."""
-    servers: list[Server] = []
-
-    def start(path: Path, *options: str) -> Server:
-        servers.append(Server(path, *options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+    with servers() as start:
+        yield start
 
 
 @pytest.fixture

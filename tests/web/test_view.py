@@ -16,7 +16,7 @@ from dataforge.formats import reader
 from dataforge.images import synth
 from dataforge.ingest.run import ingest
 from dataforge.shards.reader import Shards
-from tests.web.browser import Server, Tab, chromium
+from tests.web.browser import Server, Tab, chromium, servers
 from tests.web.test_page import HOSTILE
 from tests.web.viewing import detections
 
@@ -49,15 +49,8 @@ def server(browser: Any, shards: Shards) -> Iterator[Server]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def start(path: Path, *options: str) -> Server:
-        servers.append(Server(path, *options, command="view"))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+    with servers("view") as start:
+        yield start
 
 
 class View(Tab):

@@ -17,7 +17,7 @@ from dataforge.images.draw import draw
 from dataforge.shards.reader import Shards
 from trainers.results import evaluation_charts, metrics, plots
 from trainers.results.diagnosis import KINDS, Calibration, Errors, calibration, errors, recall_by_group, worst_images
-from trainers.results.explain import between_protocols, single_rules
+from trainers.results.explain import explanation, points
 from trainers.results.protocol import PROTOCOLS, Judged, judge
 from trainers.results.significance import interval, resampled
 from trainers.results.truth import Predictions, Truth
@@ -124,17 +124,13 @@ def _calibration(result: Calibration) -> Section:
 
 
 def _rules(truth: Truth, predictions: Predictions) -> list[Section]:
+    facts = explanation(truth, predictions)
     rows = []
-    for name, protocol in PROTOCOLS.items():
-        value, steps, end = between_protocols(truth, predictions, PROTOCOLS["coco50"], protocol)
-        costs = "; ".join(
-            f"{s.rule} {s.before} -> {s.after}: {s.cost * 100:+.2f}" for s in steps if f"{s.cost:.4f}" != "0.0000"
-        )
-        rows.append((name, f"{end * 100:.2f}", f"{(end - value) * 100:+.2f}", costs))
-    alone = [
-        (step.rule, step.before, step.after, f"{step.cost * 100:+.2f}")
-        for step in single_rules(truth, predictions, PROTOCOLS["coco50"])
-    ]
+    for name, end in facts["protocols"].items():
+        steps = [step for step in end["steps"] if points(step["cost"]) not in ("0.00", "-0.00")]
+        costs = "; ".join(f"{s['rule']} {s['before']} -> {s['after']}: {points(s['cost'], '+')}" for s in steps)
+        rows.append((name, points(end["AP"]), points(end["difference"], "+"), costs))
+    alone = [(step["rule"], step["before"], step["after"], points(step["cost"], "+")) for step in facts["single_rules"]]
     return [
         Section(
             "The same detections by other rules",

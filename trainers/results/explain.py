@@ -181,7 +181,7 @@ def explanation_text(facts: dict[str, Any]) -> str:
     base = protocols.pop("coco50")["AP"]
     parts = ["Average precision by other rules, and what each rule costs, in points"]
     for name, end in protocols.items():
-        parts.append(f"coco50 {_points(base)} -> {name} {_points(end['AP'])} ({_points(end['difference'], '+')})")
+        parts.append(f"coco50 {points(base)} -> {name} {points(end['AP'])} ({points(end['difference'], '+')})")
         parts.append(_table(end["steps"]))
     return "\n".join([*parts, "each rule of coco50 alone", _table(facts["single_rules"])])
 
@@ -209,7 +209,7 @@ def comparison_text(facts: dict[str, Any]) -> str:
     """Return a `comparison` as text, in points (hundredths of AP)."""
     lines = ["Comparison, in points of average precision; intervals contain 95 % of 1,000 bootstrap resamples"]
     for name, sign in (("first", ""), ("second", ""), ("difference", "+")):
-        value, low, high = (_points(facts[name][key], sign) for key in ("value", "low", "high"))
+        value, low, high = (points(facts[name][key], sign) for key in ("value", "low", "high"))
         lines.append(f"  {name:<10}  {value:>7}  ({low} to {high})")
     lines.append(f"  p {facts['p']:.3f}, two-sided: the chance of such a difference between equally good detectors")
     if "steps" in facts:
@@ -225,13 +225,14 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _points(value: float | None, sign: str = "") -> str:
+def points(value: float | None, sign: str = "") -> str:
+    """Return an average precision in hundredths; `sign` is that of a format."""
     return "-" if value is None else f"{value * 100:{sign}.2f}"
 
 
 def _table(steps: Sequence[dict[str, Any]]) -> str:
     rows = [
-        (step["rule"], f"{step['before']} -> {step['after']}" if step["before"] else "", _points(step["cost"], "+"))
+        (step["rule"], f"{step['before']} -> {step['after']}" if step["before"] else "", points(step["cost"], "+"))
         for step in steps
     ]
     wide = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.analysis.detections import spread
-from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
-
-_PAIRS = 1 << 21  # pairs of a detection and a box compared at a time
+from dataforge.analysis.detections import overlapping
+from trainers.results.truth import Floats, Ints, Predictions, Truth
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of a detection and a true box of the same image, ordered by detection, then by box.
+    """Pairs of a detection and a true box of the same image, the highest IoU first.
 
     Attributes:
         detection: (P,) indices of detections; box: (P,) indices of true boxes; iou: (P,) how much they overlap.
@@ -54,33 +52,7 @@ def overlaps(
     key, wanted = truth.image, predictions.image
     if not any_class:
         key, wanted = (part.image * len(truth.classes) + part.labels for part in (truth, predictions))
-    by_key = np.argsort(key, kind="stable")
-    low, high = np.searchsorted(key[by_key], wanted), np.searchsorted(key[by_key], wanted, "right")
-    chunks = np.cumsum(high - low) // _PAIRS
-    parts = []
-    for chunk in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(chunks)) + 1):
-        row, position = spread(low[chunk], high[chunk])
-        detection, box = chunk[row], by_key[position]
-        iou = pair_iou(
-            predictions.boxes[detection], truth.boxes[box], extent=extent, crowd=None if crowd is None else crowd[box]
-        )
-        keep = iou >= least
-        parts.append((detection[keep], box[keep], iou[keep]))
-    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def pair_iou(a: Floats, b: Floats, *, extent: float = 0.0, crowd: NDArray[np.bool_] | None = None) -> Floats:
-    """Return (P,), the row-wise IoU of two lists of boxes (P, 4); 0 for two boxes without area.
-
-    Args:
-        extent, crowd: as in `overlaps`; `crowd` (P,) marks rows of `b`.
-    """
-    overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + extent).clip(0).prod(1)
-    areas = [(sides(boxes) + extent).prod(1) for boxes in (a, b)]
-    union = areas[0] + areas[1] - overlap
-    if crowd is not None:
-        union = np.where(crowd, areas[0], union)
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return Pairs(*overlapping(wanted, predictions.boxes, key, truth.boxes, least, crowd=crowd, extent=extent))
 
 
 def rank(image: Ints, labels: Ints, scores: Floats) -> Ints:

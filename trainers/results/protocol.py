@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.analysis.detections import sides
 from dataforge.record import CROWD, DIFFICULT
 from trainers.results.matching import match_best, match_best_free, overlaps, rank
-from trainers.results.truth import Floats, Ints, Predictions, Truth, sides
+from trainers.results.truth import Floats, Ints, Predictions, Truth
 
 COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 

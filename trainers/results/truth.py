@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.analysis.detections import sides
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import writing
 from dataforge.formats.coco.file import read_coco
@@ -191,14 +192,6 @@ def coco_rows(
 def xywh(boxes: Floats) -> Floats:
     """Convert xyxy (n, 4) to COCO's x, y, width, height."""
     return np.concatenate([boxes[:, :2], sides(boxes)], 1)
-
-
-def sides(boxes: Floats) -> Floats:
-    """Return (n, 2), the widths and heights of xyxy boxes (n, 4).
-
-    They are rounded to 1e-9 pixels: adding and subtracting x must not move a 32-pixel box out of its size bin.
-    """
-    return np.round(boxes[:, 2:] - boxes[:, :2], 9)
 
 
 def _corners(file: Path, where: str, boxes: Sequence[Sequence[float | None] | None]) -> Floats:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dataforge.analysis.detections import pair_iou
 from dataforge.record import CROWD
 from tests.trainers.results.test_protocol import mixed
 from trainers.results.diagnosis import KINDS, calibration, errors, recall_by_group, worst_images
-from trainers.results.matching import pair_iou
 from trainers.results.protocol import PROTOCOLS, average_precision, judge
 from trainers.results.significance import compare, resampled
 from trainers.results.truth import Predictions, Truth

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from dataforge.analysis.detections import pair_iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.matching import pair_iou
 from trainers.results.metrics import COCO_KEYS, coco, coco_per_class, confusion, curves, judge, voc
 from trainers.results.truth import Predictions, Truth, coco_rows, read_predictions, truth_of_coco
 
@@ -358,7 +358,7 @@ def test_pair_iou_of_boxes_without_area() -> None:
 def test_many_pairs_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     truth, found = load(tmp_path, *random_set(5))
     whole = voc(truth, found, "voc12")
-    monkeypatch.setattr("trainers.results.matching._PAIRS", 7)
+    monkeypatch.setattr("dataforge.analysis.detections._PAIRS", 7)
     np.testing.assert_equal(voc(truth, found, "voc12"), whole)
 
 
