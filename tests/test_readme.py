@@ -23,9 +23,12 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def commands() -> list[list[str]]:
-    """Command lines in the README's shell blocks, and those in backticks that start like one."""
+    """Command lines in README, in shell blocks or in backticks, and ours in the shell blocks of docs."""
     lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
     lines += re.findall(r"`((?:dataforge|python -m|\./run) [^`]+)`", README)
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.S):
+            lines += re.findall(r"^(?:dataforge|python -m) [^>|\n]+", block, re.M)
     parts = [part for line in lines for part in line.split("#")[0].split("&&")]
     return [shlex.split(part.replace("<this repository>", "URL")) for part in parts if part.strip()]
 

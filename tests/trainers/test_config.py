@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "nowhere"], "nowhere: does not exist"),
         (
             ["--shards", "{shards}", "--val-split", "test"],
-            r"unknown split 'test'; known: train, val\. Make .* `dataforge split",
+            r"unknown split 'test'; known: train, val\. Pass --val-split '', or make .* `dataforge split",
         ),
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
         (["--shards", "{shards}", "--optimizer", "adam"], "'--optimizer': 'adam' is not one of 'sgd', 'adamw'"),
