@@ -180,12 +180,12 @@ def test_run_sets_up_once_and_again_only_after_a_change(copy: Path, tmp_path: Pa
 
 def test_run_checks_everything(copy: Path, tmp_path: Path) -> None:
     python(tmp_path / "bin", "python3.12")
-    cache = f"-o cache_dir={copy}/.venv/cache/pytest"
+    pytest = f"-m pytest -o cache_dir={copy}/.venv/cache/pytest -n auto --maxprocesses 4 --dist worksteal"
     code, _, said = run(copy, "check", path=tmp_path / "bin")
     assert code == 0
     tools = ["-m ruff check .", "-m ruff format --check .", "-m mypy"]
-    assert said[3:] == [*tools, f"-m pytest {cache} -m not slow"]
-    assert run(copy, "test", path=tmp_path / "bin")[2] == [*tools, f"-m pytest {cache} --durations=15"]
+    assert said[3:] == [*tools, f"{pytest} -m not slow"]
+    assert run(copy, "test", path=tmp_path / "bin")[2] == [*tools, f"{pytest} --durations=15"]
 
 
 def test_run_without_a_new_enough_python(copy: Path, tmp_path: Path) -> None:
