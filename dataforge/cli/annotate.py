@@ -8,7 +8,6 @@ import tomllib
 import webbrowser
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -17,9 +16,6 @@ from dataforge.cli.pages import check_installed, listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
-
-if TYPE_CHECKING:
-    pass
 
 
 @command()
@@ -50,6 +46,7 @@ def annotate(
     from dataforge.overlay.versions import is_version, open_version
     from dataforge.transform.edited import base_of, open_base
     from dataforge.web.annotator import application
+    from dataforge.web.novelty import Novelty
     from dataforge.web.proposals import Proposals
     from dataforge.web.session import Session
 
@@ -76,8 +73,11 @@ def annotate(
         click.echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
-        with closing(Proposals(session, model)) if model else nullcontext() as proposals:
-            serve(application(session, token, port, rebound, proposals), listening)
+        with (
+            closing(Novelty(session)) as novelty,
+            closing(Proposals(session, model)) if model else nullcontext() as proposals,
+        ):
+            serve(application(session, token, port, rebound, proposals, novelty), listening)
     click.echo(f"{session.edits.version} edits in {folder}")
 
 

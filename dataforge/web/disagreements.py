@@ -38,12 +38,9 @@ def surest(boxes: Sequence[Box], proposals: Sequence[dict[str, Any]]) -> float |
                 paired[i] = int(fitting.argmax())
                 free[paired[i]] = False
     for i, proposal in enumerate(ranked):
-        j = paired.get(i)
-        if j is None:
-            wrong = not (alike[i] & (overlap[i] >= SAME)).any()
-        else:
-            wrong = not alike[i, j] or overlap[i, j] < TIGHT
-        if wrong:
+        j = paired.get(i)  # a second proposal of a box has no partner, and is no mistake of the boxes
+        agrees = alike[i] & (overlap[i] >= SAME)
+        if not (agrees.any() if j is None else alike[i, j] and overlap[i, j] >= TIGHT):
             return float(proposal["score"])
     crowd = np.array([box.flags & CROWD > 0 for box in boxes], bool)
     extra = free & ~crowd & ~(overlap >= APART).any(0)

@@ -1,4 +1,4 @@
-"""The order of images in which each is as unlike those before it as can be: of frames of a video, the different ones."""
+"""The order of images in which each is as unlike those before it as can be, for frames of videos above all."""
 
 from __future__ import annotations
 
@@ -44,12 +44,8 @@ class Novelty:
 
     def _work(self) -> None:
         count = len(self._session.base.places)
-        hashes = np.zeros(count, np.uint64)
-        for n, hashes[n] in enumerate(ordered(self._hash, range(count), cores())):
-            if self._closed:
-                return
-        labelled = [n for n in range(count) if self._session.labelled(n)]
-        self._order = farthest_first(hashes, labelled, lambda: self._closed)
+        hashes = np.fromiter(ordered(self._hash, range(count), cores()), np.uint64, count)
+        self._order = farthest_first(hashes, self._session.edited(), lambda: self._closed)
 
     def _hash(self, n: int) -> int:
         if self._closed:

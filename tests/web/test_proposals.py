@@ -16,7 +16,7 @@ from dataforge.transform.edited import open_base
 from dataforge.web import proposals
 from dataforge.web.annotator import application
 from dataforge.web.session import Session
-from tests.web.photos import HERE, PORT, TOKEN, photos
+from tests.web.photos import HERE, PORT, TOKEN, add, photos, post
 
 MODEL = """
 import json, sys, time
@@ -93,11 +93,18 @@ def test_the_queue_sees_every_image_once(
     client = TestClient(application(session, TOKEN, PORT, proposals=made), base_url=HERE)
     client.headers["Authorization"] = f"Bearer {TOKEN}"
     try:
-        assert client.get("/api/queue").json() == {"images": [], "pending": True}
+        assert client.get("/api/queue?by=unsure").json() == {"images": [], "pending": True}
         end = time.monotonic() + 60
-        while (facts := client.get("/api/queue").json())["pending"] and time.monotonic() < end:
+        while (facts := client.get("/api/queue?by=unsure").json())["pending"] and time.monotonic() < end:
             time.sleep(0.02)
-        assert facts == {"images": [{"n": n, "unsure": 1.0} for n in range(10)], "pending": False}
+        assert facts == {"images": [{"n": n, "value": 1.0} for n in range(10)], "pending": False}
+        assert client.get("/api/queue?by=errors").json()["images"] == [{"n": n, "value": 0.75} for n in range(10)]
+        edit = add("a", 1, 2, 4, 6, label=1)
+        assert post(client, 3, edit).status_code == 200, "the dog that is proposed"
+        assert client.get("/api/queue?by=errors").json()["images"][3] == {"n": 3, "value": 0.0}
+        assert post(client, 4, edit | {"label": 0}).status_code == 200, "a cat there"
+        assert client.get("/api/queue?by=errors").json()["images"][4] == {"n": 4, "value": 0.75}
+        assert client.get("/api/queue?by=colour").status_code == 400
     finally:
         made.close()
     assert sorted(int(name.partition(".")[0]) for names in started for name in names) == list(range(10)), "each once"
@@ -127,4 +134,4 @@ def test_closing_ends_the_model(session: Session, started: list[list[str]]) -> N
 def test_without_a_model(session: Session) -> None:
     client = TestClient(application(session, TOKEN, PORT), base_url=HERE, headers={"Authorization": f"Bearer {TOKEN}"})
     assert client.get("/api/proposals/0").json() == {"boxes": [], "pending": False}
-    assert client.get("/api/queue").json() == {"images": [], "pending": False}
+    assert client.get("/api/queue?by=unsure").json() == {"images": [], "pending": False}

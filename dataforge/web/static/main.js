@@ -360,7 +360,11 @@ const run = {
   accept: () => accept(false),
   "accept-all": () => accept(true),
   reject: () => set.proposals && (review.on ? review.dismiss() : ghosts.take(pointer.place)),
-  review: () => (set.proposals ? review.toggle() : say("no model proposes boxes")),
+  async review() {
+    if (!set.proposals) return say("no model proposes boxes");
+    if (!review.on && list.order.value === "errors" && list.wanted.length) await open(list.wanted[0].n);
+    review.toggle();
+  },
   delete: () => boxes.edit([...boxes.selected].map((id) => ({ op: "delete", id }))),
   undo: () => boxes.undo() || say("nothing to undo"),
   redo: () => boxes.redo() || say("nothing to redo"),
