@@ -39,12 +39,13 @@ def annotate(
 ) -> None:
     """Draw and correct boxes in a browser.
 
-    PATH is a folder of photos, an annotated set in any format, or shards. It is never written to: every edit is
-    appended to a journal in the overlay folder, and is on the disk before the page shows it as saved.
+    PATH is a folder of photos, an annotated set in any format, either also in a zip or tar file, or shards. It is never
+    written to: every edit is appended to a journal in the overlay folder, and is on the disk before the page shows it
+    as saved.
     """
     check_installed("annotate")
     from dataforge.overlay.versions import is_version, open_version
-    from dataforge.transform.edited import base_of, open_base
+    from dataforge.transform.edited import base_of, open_base, overlay_of
     from dataforge.web.annotator import application
     from dataforge.web.novelty import Novelty
     from dataforge.web.proposals import Proposals
@@ -59,7 +60,7 @@ def annotate(
         base = open_base(path, format_name)
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
-    folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
+    folder = overlay or overlay_of(base.path)
     if model is not None and not model.is_file():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
     with (

@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dataforge.overlay.edits import RefusedError
 from dataforge.overlay.journal import NotWrittenError
+from dataforge.overlay.requests import RefusedError
 from dataforge.web import server
 from dataforge.web.api import BOX_PATTERN, OPERATIONS, ORDERS, ClassChange, ImageEdits
 from dataforge.web.messages import answer, failure, image_number, number, only, picture, read_body
@@ -110,7 +110,8 @@ class Annotator:
         return answer({"classes": self._classes()})
 
     def picture(self, request: Request) -> Response:
-        return picture(request, *self._session.base.image(self._n(request)))
+        base = self._session.base
+        return picture(request, *base.image(self._n(request)), base.depth)
 
     def speed(self, request: Request) -> Response:
         return answer(self._session.speed())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from dataforge.overlay.edits import ClassName, Edit, Flags, Label, Numbers, State
+from dataforge.overlay.requests import ClassName, Edit, Flags, Label, Numbers, State
 from dataforge.web.openapi import PAGE, Failure, Operation, number_schema
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -170,7 +170,13 @@ OPERATIONS = (
         {200: Saved, 409: Stale, **_WRITES, **_OF_IMAGE},
         ImageEdits,
     ),
-    Operation("GET", "/image/{n}", "picture", "An image's bytes, as stored.", {200: "image/*", **_OF_IMAGE}),
+    Operation(
+        "GET",
+        "/image/{n}",
+        "picture",
+        "An image's bytes as stored, or as PNG if browsers cannot show them.",
+        {200: "image/*", **_OF_IMAGE},
+    ),
     Operation(
         "POST", "/api/classes", "post_classes", "Add, rename or merge a class.", {200: Classes, **_WRITES}, ClassChange
     ),

@@ -108,13 +108,13 @@ class Changes:
     def _pair(self, n: int, changes: list[BoxChange]) -> None:
         table = self._shards.table
         rows: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for row in range(*table.offsets[n : n + 2].tolist()):
-            rows[(*table.boxes[row].tolist(), int(table.labels[row]), int(table.flags[row]))].append(row)
+        for i in range(*table.offsets[n : n + 2].tolist()):
+            rows[(*table.boxes[i].tolist(), int(table.labels[i]), int(table.flags[i]))].append(i)
         for change in changes:
             here, there = (change.old, change.new) if self._old else (change.new, change.old)
             if there is not None:
                 self.others[n].append(self._other(there, here))
-            row = None
+            row: int | None = None
             if here is not None:
                 equal = rows[(*here.box, self._label.get(here.name, -1), here.flags)]
                 if not equal:

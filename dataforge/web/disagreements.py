@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataforge.analysis.detections import pair_iou
-from dataforge.overlay.edits import Box
+from dataforge.overlay.boxes import Box
 from dataforge.record import CROWD
 
 SAME = 0.5  # IoU from which a proposal and a box are one object

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from dataforge.errors import DataforgeError
+from dataforge.formats.pictures import SHORT
 from dataforge.images.header import probe
 from dataforge.process import start_module
 from dataforge.web.disagreements import surest
@@ -143,7 +144,8 @@ class Proposals:
             for n in rows:
                 try:
                     data, _ = self._session.base.image(n)
-                    (pictures / f"{n}.{probe(data).format.lower()}").write_bytes(data)
+                    kind = probe(data).format
+                    (pictures / f"{n}.{SHORT.get(kind, kind.lower())}").write_bytes(data)
                 except DataforgeError:
                     continue  # the page says so when it shows the image
             if not any(pictures.iterdir()):

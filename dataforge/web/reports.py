@@ -144,8 +144,8 @@ def _lint(file: Path, given: _Lint) -> SavedReport:
 
 
 def _stats(file: Path, facts: dict[str, Any]) -> SavedReport:
-    parts = ("Splits", split_rows, "split"), ("Classes", class_rows, "class")
-    parts += ("Sizes and shapes", spread_rows, ""), ("Padding", padding_rows, "")
+    parts = [("Splits", split_rows, "split"), ("Classes", class_rows, "class")]
+    parts += [("Sizes and shapes", spread_rows, ""), ("Padding", padding_rows, "")]
     try:
         tables = [_table(title, *rows(facts), field) for title, rows, field in parts]
         about = f"{facts['images']:,} images, {facts['boxes']:,} boxes when it was written"

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from dataforge.errors import DataforgeError
 from dataforge.images.decode import decode
 from dataforge.images.header import probe
-from dataforge.overlay.edits import Box, Edit, Edited, Edits
+from dataforge.overlay.boxes import Box
+from dataforge.overlay.edits import Edited, Edits
 from dataforge.overlay.journal import Journal, OverlayError, now, who
+from dataforge.overlay.requests import Edit
 from dataforge.transform.edited import Base, check_base
 
 

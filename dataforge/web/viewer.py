@@ -73,7 +73,7 @@ class Viewer:
     def picture(self, request: Request) -> Response:
         n, shards = self._n(request), self._gallery.shards
         data = bytes(shards.blob(n))
-        return picture(request, data, f"{int(shards.table.crc[n]):08x}-{len(data):x}")
+        return picture(request, data, f"{int(shards.table.crc[n]):08x}-{len(data):x}", shards.depth)
 
     def thumbnail(self, request: Request) -> Response:
         only(request, "size", "of")

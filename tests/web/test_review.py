@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dataforge.images import synth
-from dataforge.overlay.edits import Box
+from dataforge.overlay.boxes import Box
 from dataforge.web.disagreements import surest
 from tests.web.browser import Server, Tab, chromium
 

@@ -71,8 +71,8 @@ export class ImageList {
       this.wanted.sort((a, b) => value(b) - value(a) || a.n - b.n);
     }
     const part = this.wanted.length < this.rows.length;
-    this.root.querySelector("#image-count").textContent =
-      (part ? `${this.wanted.length} of ${this.total}` : `${this.total}`) + (this.pending ? `, ${this.values.size} in order …` : "");
+    const count = part ? `${this.wanted.length} of ${this.total}` : `${this.total}`;
+    this.root.querySelector("#image-count").textContent = this.pending ? `${this.values.size} of ${this.total} ranked` : count;
     this.mark(this.current);
   }
 
