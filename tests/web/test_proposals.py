@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from dataforge.images.header import SUFFIXES
 from dataforge.transform.edited import open_base
 from dataforge.web import proposals
 from dataforge.web.annotator import application
 from dataforge.web.session import Session
+from tests import tiny
 from tests.web.photos import HERE, PORT, TOKEN, add, photos, post
 
 MODEL = """
@@ -83,6 +87,47 @@ def test_boxes_are_proposed_for_the_next_images_too(session: Session, started: l
     batches = [[int(name.partition(".")[0]) for name in names] for names in started]
     assert batches[0] == [2, 3, 4, 5] and sorted(n for batch in batches for n in batch) == list(range(10)), "each once"
     assert session.edits.images == {}, "nothing is saved"
+
+
+def test_a_model_gets_files_whose_suffix_it_knows(tmp_path: Path, started: list[list[str]]) -> None:
+    (tmp_path / "photos").mkdir()
+    for suffix, kind in (("jp2", "JPEG2000"), ("ppm", "PPM"), ("tif", "TIFF")):
+        (tmp_path / f"photos/a.{suffix}").write_bytes(tiny.encode(tiny.pixels(30, 40), kind))
+    session = Session(open_base(tmp_path / "photos"), tmp_path / "overlay", ["dog"])
+    assert all(answer["boxes"] for answer in ask(session, "model.onnx", 0, 1, 2))
+    assert all(name.endswith(SUFFIXES) for names in started for name in names) and len(started[0]) == 3
+    session.close()
+
+
+class InThisProcess:
+    """Stands for the process of `trainers.predict`, run here, where the fake detector is known."""
+
+    returncode = 0
+
+    def __init__(self, module: str, *words: object) -> None:
+        self.main, self.words = import_module(module).main, [*map(str, words), "--device", "cpu"]
+
+    def communicate(self) -> tuple[str, str]:
+        return "", CliRunner().invoke(self.main, self.words).output
+
+    def terminate(self) -> None:
+        pass
+
+
+def test_trainers_predict_answers_as_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.trainers import fake
+
+    model = fake.saved(tmp_path / "best.pt", monkeypatch)
+    monkeypatch.setattr(proposals, "start_module", InThisProcess)
+    session = Session(open_base(fake.files(tmp_path / "photos")), tmp_path / "overlay", ["red", "green", "blue"])
+    answers = ask(session, str(model), *range(len(session.base.places)))
+    for (_, key), answer in zip(session.base.places, answers, strict=True):
+        assert "error" not in answer
+        true = fake.PICTURES[key][2]
+        assert {one["label"]: one["box"] for one in answer["boxes"]} == {
+            label: pytest.approx(box, abs=2) for label, box in true.items()
+        }
+    session.close()
 
 
 def test_the_queue_sees_every_image_once(
