@@ -27,6 +27,11 @@ from dataforge.process import run_module
     help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
 )
 @click.option("--augment", metavar="RECIPE", help="Show images augmented by this recipe, too.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="A file of what `diff`, `lint` or `stats` printed with --json: show it over the images.",
+)
 @click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the shards keep).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(
@@ -34,6 +39,7 @@ def view(
     split: str | None,
     predictions: Path | None,
     augment: str | None,
+    report: Path | None,
     port: int | None,
     no_browser: bool,
 ) -> None:
@@ -46,6 +52,7 @@ def view(
     from dataforge.augment.recipes import recipe
     from dataforge.shards.reader import Shards
     from dataforge.web.gallery import Gallery
+    from dataforge.web.reports import read_report
     from dataforge.web.viewer import application
 
     shards = Shards(directory, split)
@@ -55,7 +62,8 @@ def view(
             if predictions.suffix.lower() != ".json":
                 predictions = _detected(predictions, directory, split, Path(folder, "detections.json"))
             detections = read_detections(predictions, shards)
-    gallery = Gallery(shards, detections, recipe(augment) if augment else None)
+    opened = read_report(report) if report else None
+    gallery = Gallery(shards, detections, recipe(augment) if augment else None, opened)
     with listen(port, directory) as listening, closing(gallery.findings), polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dataforge.errors import ShardError
-from dataforge.overlay.edits import edited_record
+from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
 from dataforge.shards.index import INDEX, read_index
 from dataforge.shards.table import Table, read_tables, row
