@@ -51,6 +51,20 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+def store_or_link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--store`, and `--link`, which the command receives as a store of that name."""
+
+    @functools.wraps(command)
+    def with_store(*args: Any, link: bool, store_name: str, **others: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("store_name")
+        if link and source is click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--store {store_name}: --link stores no images")
+        return command(*args, store_name="link" if link else store_name, **others)
+
+    help_text = "Refer to the images where they are, which must stay there, instead of copying them [default: --copy]."
+    return store_option(click.option("--link/--copy", help=help_text)(with_store))
+
+
 class SourceCommand(Command):
     """A command that reads a source, with `source_options` and the options of all formats, passed as `**given`.
 

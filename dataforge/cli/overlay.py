@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, max_bad_option, out_option, store_option
+from dataforge.cli.options import json_option, max_bad_option, out_option, store_or_link_options
 from dataforge.command import Group, echo_json
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def tag(version: Path, name: str) -> None:
 @out_option
 @_untouched
 @max_bad_option
-@store_option
+@store_or_link_options
 @json_option
 def apply(version: Path, out: Path, untouched: bool | None, max_bad: int, store_name: str, as_json: bool) -> None:
     """Write a version as new shards, images with their own bytes."""
