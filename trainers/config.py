@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.command import NEAR, Number, Option, natural, real
-from dataforge.errors import ConfigError, unknown
+from dataforge.errors import TRAIN, ConfigError, unknown
 from dataforge.files import exists, reading
 from dataforge.sources.view import View
 
@@ -295,4 +295,5 @@ def check_logger(name: str) -> None:
     if name not in LOGGERS:
         raise ConfigError(f"logger is {name!r}; expected one of {', '.join(LOGGERS)}")
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {name}")
+        package = "'dataforge-detection[train]'" if name in TRAIN else name
+        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {package}")

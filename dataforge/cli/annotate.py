@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.options import names, polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
@@ -46,7 +46,6 @@ def annotate(
     PATH is a folder of photos, an annotated set in any format, or shards. It is never written to: every edit is
     appended to a journal in the overlay folder, and is on the disk before the page shows it as saved.
     """
-    check_installed("annotate")
     from dataforge.overlay.versions import is_version, open_version
     from dataforge.transform.edited import base_of, open_base
     from dataforge.web.annotator import application

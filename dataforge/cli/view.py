@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from dataforge.cli.options import polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError
 from dataforge.process import run_module
@@ -41,7 +41,6 @@ def view(
 
     DIRECTORY is a shard folder, or a version of an overlay of one. Nothing is written.
     """
-    check_installed("view")
     from dataforge.analysis.detections import read_detections
     from dataforge.augment.recipes import recipe
     from dataforge.shards.reader import Shards
