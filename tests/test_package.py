@@ -106,8 +106,8 @@ def test_the_installed_wheel_is_used_elsewhere(installed: Path, tmp_path: Path) 
     call(program, "ingest", "coco", "drawn", "--out", "shards", cwd=tmp_path)
     assert "train" in call(program, "info", "shards", cwd=tmp_path)
     assert "--config" in call(python, "-m", "trainers.dense", "--help", cwd=tmp_path)
-    unknown = call(python, "-m", "trainers.dense", "--config", "bccd", cwd=tmp_path, code=2)
-    assert "unknown configuration 'bccd'; known: FILE.toml, dense_bccd, dense_laptop" in unknown
+    unknown = call(python, "-m", "trainers.dense", "--config", "bcc", cwd=tmp_path, code=2)
+    assert "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, dense_laptop" in unknown
     train = ["-m", "trainers.dense", "--config", "dense_laptop", "--shards", "shards", "--epochs", "1", "--name", "x"]
     call(python, *train, cwd=tmp_path)
     values = tomllib.loads((tmp_path / "runs/dense/x/args.toml").read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import shlex
 import signal
@@ -241,7 +242,8 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
-    source = read(root, split=splits, **options)
+    with _advice_on_photos(root):
+        source = read(root, split=splits, **options)
     return source if splits or format_name not in FORMATS else account(source, root)
 
 
@@ -260,19 +262,29 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.archives.path import opened
     from dataforge.formats.sniff import detect
+
+    with _advice_on_photos(root):
+        detected, saw = detect(opened(root))
+    click.echo(f"{root}: {detected} ({saw})", err=True)
+    return detected
+
+
+@contextmanager
+def _advice_on_photos(root: Path) -> Iterator[None]:
+    """Add to a FormatError about a folder of pictures alone, as its first 1,000 files show, how to annotate them."""
+    from dataforge.files import walk
     from dataforge.images.header import SUFFIXES
 
     try:
-        detected, saw = detect(opened(root))
+        yield
     except FormatError as error:
-        if root.is_dir() and all(path.suffix.lower() in SUFFIXES for path in root.iterdir() if path.is_file()):
-            raise FormatError(
-                f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
-                "--classes NAME,NAME"
-            ) from None
-        raise
-    click.echo(f"{root}: {detected} ({saw})", err=True)
-    return detected
+        files = list(itertools.islice((name for _, _, files in walk(root) for name in files), 1000))
+        if not files or any(Path(name).suffix.lower() not in SUFFIXES for name in files):
+            raise
+        raise FormatError(
+            f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
+            "--classes NAME,NAME"
+        ) from None
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:
