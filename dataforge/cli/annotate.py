@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
 from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
+@click.option(
+    "--format", "format_name", default="auto", show_default=True, type=FORMAT, help="Of PATH: shards, photos, coco, ..."
+)
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")

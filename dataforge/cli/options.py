@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import CLASSES, STORE
 from dataforge.command import Command, Option, natural, real
 from dataforge.errors import ConfigError, FormatError
 
@@ -47,6 +48,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="lmdb",
         show_default=True,
         metavar="lmdb|memmap|zarr",
+        type=STORE,
         help="Store for the images.",
     )
     return option(command)
@@ -140,7 +142,12 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
     for add in reversed(
         (
-            option("--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."),
+            option(
+                "--classes",
+                multiple=True,
+                type=CLASSES,
+                help="Keep boxes of these classes only; labels follow this order.",
+            ),
             option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
             option(side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."),
             option(

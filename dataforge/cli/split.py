@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dataforge.cli.complete import SPLIT
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import json_option, out_option, progress_bar, store_or_link_options, view_options
 from dataforge.command import command, natural, real
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     help="Fraction for the test split; the rest becomes train.",
 )
 @click.option("--seed", type=natural(0), default=0, show_default=True, help="Seed of the assignment.")
-@click.option("--from", "old", metavar="SPLIT", help="Divide only this split [default: all splits together].")
+@click.option(
+    "--from", "old", metavar="SPLIT", type=SPLIT, help="Divide only this split [default: all splits together]."
+)
 @click.option(
     "--group-by",
     metavar="folder|REGEX",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import RECIPE, SPLIT
 from dataforge.cli.options import polite_kill
 from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
@@ -20,13 +21,13 @@ from dataforge.process import run_module
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
 )
-@click.option("--augment", metavar="RECIPE", help="Show images augmented by this recipe, too.")
+@click.option("--augment", metavar="RECIPE", type=RECIPE, help="Show images augmented by this recipe, too.")
 @click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the shards keep).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(
