@@ -44,6 +44,9 @@ class Preprocess(nn.Module):
         Returns:
             (B, 3, H, W) uint8, and (B, 3, 3) float32, source pixels to output pixels.
         """
+        if images.device.type == "mps":  # has no float64
+            fitted, affine = self(images.cpu())
+            return fitted.to(images.device), affine.to(images.device)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or images.device.type != "cpu":
             return self._graph(images)
         matrix = fit_matrix(images.shape[2], images.shape[3], self.size, self.fit)

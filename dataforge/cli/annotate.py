@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
@@ -20,7 +21,9 @@ from dataforge.files import reading
 
 @command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
+@click.option(
+    "--format", "format_name", default="auto", show_default=True, type=FORMAT, help="Of PATH: shards, photos, coco, ..."
+)
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
@@ -43,7 +46,6 @@ def annotate(
     written to: every edit is appended to a journal in the overlay folder, and is on the disk before the page shows it
     as saved.
     """
-    check_installed("annotate")
     from dataforge.overlay.versions import is_version, open_version
     from dataforge.transform.edited import base_of, open_base, overlay_of
     from dataforge.web.annotator import application

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import SPLIT
 from dataforge.cli.options import json_option
 from dataforge.command import command, echo_json, natural
 from dataforge.errors import ConfigError
@@ -14,7 +15,7 @@ from dataforge.files import writing
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

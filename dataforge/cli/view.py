@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import RECIPE, SPLIT
 from dataforge.cli.options import polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError
 from dataforge.process import run_module
@@ -20,13 +21,13 @@ from dataforge.process import run_module
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
 )
-@click.option("--augment", metavar="RECIPE", help="Show images augmented by this recipe, too.")
+@click.option("--augment", metavar="RECIPE", type=RECIPE, help="Show images augmented by this recipe, too.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
@@ -47,7 +48,6 @@ def view(
 
     DIRECTORY is a shard folder, or a version of an overlay of one. Nothing is written.
     """
-    check_installed("view")
     from dataforge.analysis.detections import read_detections
     from dataforge.augment.recipes import recipe
     from dataforge.shards.reader import Shards

@@ -15,7 +15,8 @@ from dataforge.errors import ShardError
 from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.record import Record, object_areas
-from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, REPORT, write_index
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, REPORT, write_index
+from dataforge.shards.links import Parents
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
 
@@ -28,6 +29,7 @@ class ShardWriter:
     Args:
         out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         classes, class_ids, unions: as in `Source`.
+        store_name: of `stores.registry.BLOBS`; or "link", to refer to images that are in shards already.
         shard_bytes: a shard is closed once it contains this many bytes of images.
         codec, depth, baked: as in the index; the images are stored as `codec` states.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
@@ -55,7 +57,8 @@ class ShardWriter:
         self.out = out
         self._resumable = closed is not None
         self._closed = {split: [dict(row) for row in rows] for split, rows in (closed or {}).items()}
-        self._store = store(store_name)
+        self._parents = Parents() if store_name == LINK else None
+        self._store = store("memmap" if self._parents else store_name)
         self._shard_bytes = shard_bytes
         self._open: dict[str, _Shard] = {}
         self._index: dict[str, Any] = {
@@ -90,7 +93,7 @@ class ShardWriter:
             info: its header properties.
 
         Raises:
-            ShardError: the record could not be written.
+            ShardError: the record could not be written. ConfigError: it is to be linked, and its image is in no shards.
         """
         shard = self._open.get(record.split)
         if shard is None:
@@ -98,7 +101,7 @@ class ShardWriter:
             with writing(folder, ShardError):
                 folder.mkdir(parents=True)
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
-        shard.add(record, blob, info)
+        shard.add(record, blob, info, self._parents.link(record, blob) if self._parents else blob)
         return self._close(record.split) if shard.bytes >= self._shard_bytes else None
 
     def _close(self, split: str) -> dict[str, Any]:
@@ -121,6 +124,8 @@ class ShardWriter:
         """
         for _ in self.close():
             pass
+        if self._parents:
+            self._index["parents"] = self._parents.rows()
         with writing(self.out / INDEX, ShardError):
             write_index(self.out, self._index)
             (self.out / JOURNAL).unlink(missing_ok=True)
@@ -147,8 +152,9 @@ class _Shard:
         }
         self.objects: list[tuple[Any, ...]] = []
 
-    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
-        self.blobs.append(blob)
+    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, stored: bytes | memoryview) -> None:
+        """Append a record with its image, which the store holds as `stored`."""
+        self.blobs.append(stored)
         size = memoryview(blob).nbytes
         self.bytes += size
         row = (record.key, record.id, info.height, info.width, info.orientation, size, zlib.crc32(blob))

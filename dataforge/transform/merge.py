@@ -69,7 +69,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
 
     def record(place: _Row, split: str = "") -> Record:
         n, i = place
-        stored = row(parts[n].table, i, split, bytes(parts[n].blob(i)), str(parts[n].path))
+        stored = row(parts[n].table, i, split, parts[n].stored_image(i), str(parts[n].path))
         return replace(stored, labels=label_of[n][stored.labels])
 
     def records(n: int, part: Shards) -> Iterator[Record | Finding]:

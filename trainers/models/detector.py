@@ -44,12 +44,14 @@ class Detections:
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
 
     def to_source(self, affine: Tensor) -> Detections:
-        """Return the same detections in pixels of the source images.
+        """Return the same detections in pixels of the source images; of MPS, which has no float64, on the CPU.
 
         Args:
             affine: (B, 3, 3), `Batch.affine`: source pixels to pixels of the network's input. If the map rotates or
                 distorts boxes, the result is the bounding box of their corners.
         """
+        if affine.device.type == "mps":
+            return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu()).to_source(affine.cpu())
         a, b, c = affine.double().unbind(1)
         inverse = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
         inverse = inverse / (a * inverse[..., 0]).sum(-1)[:, None, None]  # unlike `inv`, does not synchronise, exports
