@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -345,16 +345,10 @@ def edited_record(record: Record, boxes: Mapping[str, Box]) -> Record:
         for n, id in enumerate(boxes):
             if _BASE_ID.fullmatch(id) and np.array_equal(record.boxes[int(id[1:])], corners[n]):
                 areas[n] = record.areas[int(id[1:])]
-    return Record(
-        key=record.key,
-        split=record.split,
-        image=record.image,
-        height=record.height,
-        width=record.width,
+    return replace(
+        record,
         boxes=corners,
         labels=np.array([box.label for box in values], np.int32),
         flags=np.array([box.flags for box in values], np.uint8),
         areas=areas,
-        id=record.id,
-        origin=record.origin,
     )
