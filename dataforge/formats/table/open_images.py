@@ -55,5 +55,5 @@ def read_absent(table: TableFile) -> list[Path]:
 def _is_verified(path: Path, table: TableFile) -> bool:
     split = re.sub(r"^(oidv\d+|challenge-\d+)-|-annotations-human-imagelabels.*$", "", path.stem)
     fiftyones = path.name == "classifications.csv"
-    of_split = "human-imagelabels" in path.name and split == table.split
+    of_split = "-human-imagelabels" in path.name and split == table.split
     return (fiftyones or of_split) and {*VERIFIED} <= {*open_file(path).schema.names}
