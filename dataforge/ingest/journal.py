@@ -202,6 +202,7 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
         image = (zlib.crc32(record.image),)
     areas = record.areas
     facts = (*facts, areas is None, *image)
-    arrays = (record.boxes, record.labels, record.flags, *(() if areas is None else (areas,)))
+    columns = (record.boxes, record.labels, record.flags, areas, record.judged)
+    arrays = [column for column in columns if column is not None]
     text = repr(facts).encode("utf-8", "backslashreplace")
     return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))

@@ -6,6 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,16 +73,10 @@ def edited_record(record: Record, boxes: Mapping[str, Box]) -> Record:
         for n, id in enumerate(boxes):
             if has_base_id(id) and np.array_equal(record.boxes[int(id[1:])], corners[n]):
                 areas[n] = record.areas[int(id[1:])]
-    return Record(
-        key=record.key,
-        split=record.split,
-        image=record.image,
-        height=record.height,
-        width=record.width,
+    return replace(
+        record,
         boxes=corners,
         labels=np.array([box.label for box in values], np.int32),
         flags=np.array([box.flags for box in values], np.uint8),
         areas=areas,
-        id=record.id,
-        origin=record.origin,
     )

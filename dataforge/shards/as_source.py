@@ -32,7 +32,15 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
 
     total = sum(len(shards.splits[name]) for name in chosen)
     unions = unions_of(shards, chosen)
-    return Source(shards.classes, records(), shards.class_ids, unions, total, depth=shards.depth)
+    return Source(
+        shards.classes,
+        records(),
+        shards.class_ids,
+        unions,
+        total,
+        depth=shards.depth,
+        frequencies=shards.frequencies,
+    )
 
 
 def check_originals(shards: Shards, allow_cache: bool = False) -> None:

@@ -31,6 +31,7 @@ class _Shard(msgspec.Struct):
     boxes: _Count
     bytes: _Count
     table_crc: _Crc
+    judged_crc: _Crc | None = None
 
 
 class _Baked(msgspec.Struct):
@@ -55,6 +56,7 @@ class _Index(msgspec.Struct):
     codec: str
     splits: dict[str, list[_Shard]]
     unions: dict[str, list[str]]
+    frequencies: dict[str, str] = {}
     baked: _Baked | None = None
     parents: list[_Parent] = []
 

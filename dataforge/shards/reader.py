@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import DataError, ImageError, ShardError
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, resolve_split
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, relabelled, resolve_split
 from dataforge.shards import cache_origin
 from dataforge.shards.index import CHECKSUM, INDEX, LINK, read_index
+from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.stores.rows import RowsStore
@@ -39,7 +40,7 @@ class Shards:
             since a file that shrinks or errs while it is read ends a process that has mapped it.
 
     Attributes:
-        classes: names by label; class_ids: the source's number for each.
+        classes: names by label; class_ids: the source's number for each; frequencies: as in `Source`.
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the tables and images: `path`, except for an overlay.
         parents: the folders with the images of linked shards, which have none of their own; else empty.
@@ -79,6 +80,7 @@ class Shards:
         self._label_of = self.view.label_of(known)
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
+        self.frequencies: dict[str, str] = self.index.get("frequencies", {})
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
         # a split left without images by a view during ingest is not stored
         self._unions = {
@@ -123,13 +125,17 @@ class Shards:
     @cached_property
     def _stored(self) -> Table:
         """The table of all records of these splits, regardless of the view."""
-        files = [self.folder / shard["path"] / "table.arrow" for shard in self._shards]
+        folders = [self.folder / shard["path"] for shard in self._shards]
+        files = [folder / "table.arrow" for folder in folders]
         table = read_tables(files, [shard["table_crc"] for shard in self._shards], self.trust)
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
+        classes = len((self._version.base if self._version else self.index)["classes"])
         if self._checks_values:
-            index = self._version.base if self._version else self.index
-            check_values(table, len(index["classes"]), self.folder)
+            check_values(table, classes, self.folder)
+        images = [shard["images"] for shard in self._shards]
+        crcs = [shard.get("judged_crc") for shard in self._shards]
+        table = replace(table, judged=read_judged(folders, images, crcs, classes, self.trust))
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
@@ -165,7 +171,8 @@ class Shards:
     def table(self) -> Table:
         table, kept = self._stored, self._kept
         if self.view.classes:
-            table = replace(table, labels=self._labels)
+            judged = relabelled(table.judged, self._label_of)
+            table = replace(table, labels=self._labels, judged=judged)
         if kept is not None:
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_counts(kept, table.offsets))])
             columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
     ]
 )
 MOST_SIDE = 1 << 24  # pixels; no decoder takes more
+Judged = NDArray[np.int32] | None  # see `judged`
 _FACTS = ("id", "height", "width", "orientation", "size", "crc")
 
 
@@ -58,6 +59,7 @@ class Table:
         size, crc: (N,) bytes and CRC-32 of the stored image.
         offsets: (N + 1,) the boxes of record i are rows offsets[i]:offsets[i + 1].
         boxes: (S, 4) xyxy pixels; labels, flags, areas: (S,).
+        judged: (P, 3) which classes were looked for, see `dataforge.shards.judged`; None if all in every image.
     """
 
     id: NDArray[np.int64]
@@ -72,6 +74,7 @@ class Table:
     flags: NDArray[np.uint8]
     areas: NDArray[np.float32]
     _key: pa.ChunkedArray = field(repr=False)
+    judged: Judged = None
 
     def __len__(self) -> int:
         return len(self.height)
@@ -104,7 +107,21 @@ class Table:
             index: (n,) record numbers.
         """
         facts = {name: getattr(self, name)[index] for name in _FACTS}
-        return Table(**facts, **vars(self.take(index)), _key=self._key.take(pa.array(index)))
+        judged = self.judged
+        if judged is not None:
+            first, end = (np.searchsorted(judged[:, 0], index, side) for side in ("left", "right"))
+            numbers = np.repeat(np.arange(len(index)), end - first)
+            rows = np.arange(len(numbers)) - np.repeat(np.cumsum(end - first) - end, end - first)
+            judged = np.column_stack([numbers, judged[rows, 1:]]).astype(np.int32)
+        return Table(**facts, **vars(self.take(index)), _key=self._key.take(pa.array(index)), judged=judged)
+
+    def judged_of(self, i: int) -> NDArray[np.int32] | None:
+        """Return `Record.judged` of record i."""
+        if self.judged is None:
+            return None
+        start, end = np.searchsorted(self.judged[:, 0], [i, i + 1])
+        own = self.judged[start:end, 1:]
+        return None if (own[:, 0] < 0).any() else own
 
 
 def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") -> Record:
@@ -121,6 +138,7 @@ def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") 
         flags=table.flags[rows],
         areas=table.areas[rows],
         id=int(table.id[i]),
+        judged=table.judged_of(i),
         origin=origin,
     )
 

@@ -10,6 +10,7 @@ from dataforge.errors import ImageError, ShardError
 from dataforge.shards.cache_origin import ORIGIN
 from dataforge.shards.file_bytes import FileBytes
 from dataforge.shards.index import INDEX
+from dataforge.shards.judged import FILE as JUDGED
 from dataforge.shards.reader import ALTERED, Shards
 
 
@@ -68,6 +69,9 @@ def verify(shards: Shards) -> Iterator[Fault]:
 def _of_files(shards: Shards) -> Iterator[Fault]:
     """Yield the files of facts that are missing or altered; without them no image can be checked."""
     files = {shards.folder / shard["path"] / "table.arrow": shard["table_crc"] for shard in shards._shards}
+    files |= {
+        shards.folder / shard["path"] / JUDGED: shard["judged_crc"] for shard in shards._shards if "judged_crc" in shard
+    }
     if "baked" in shards.index:
         files = {shards.path / ORIGIN: shards.index["baked"]["origin_crc"], **files}
     for file, crc in files.items():

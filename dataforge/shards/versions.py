@@ -13,6 +13,7 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
+from dataforge.record import relabelled
 from dataforge.shards.index import INDEX, read_index
 from dataforge.shards.table import Table, read_tables, row
 
@@ -97,7 +98,7 @@ class ShardsVersion:
             for i, record in edited.items():
                 column[offsets[i] : offsets[i + 1]] = getattr(record, name)
         columns["labels"] = self._label_of[columns["labels"]]
-        return replace(table, offsets=offsets, **columns)
+        return replace(table, offsets=offsets, **columns, judged=relabelled(table.judged, self._label_of))
 
 
 def is_shards(path: Path) -> bool:

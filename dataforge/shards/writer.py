@@ -16,6 +16,7 @@ from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.record import Record, object_areas
 from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, REPORT, write_index
+from dataforge.shards.judged import write_judged
 from dataforge.shards.links import Parents
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
@@ -32,6 +33,7 @@ class ShardWriter:
         store_name: of `stores.registry.BLOBS`; or "link", to refer to images that are in shards already.
         shard_bytes: a shard is closed once it contains this many bytes of images.
         codec, depth, baked: as in the index; the images are stored as `codec` states.
+        frequencies: as in `Source`.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
 
@@ -52,6 +54,7 @@ class ShardWriter:
         codec: str = "keep",
         depth: str = "scale",
         baked: Mapping[str, Any] | None = None,
+        frequencies: Mapping[str, str] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.out = out
@@ -73,6 +76,9 @@ class ShardWriter:
         }
         if depth != "scale":
             self._index["depth"] = depth
+        known = {name: frequency for name, frequency in (frequencies or {}).items() if name in classes}
+        if known:
+            self._index["frequencies"] = known
         if baked is not None:
             self._index["baked"] = dict(baked)
         prepare(out, self._paths())
@@ -151,6 +157,7 @@ class _Shard:
             name: [] for name in ("key", "id", "height", "width", "orientation", "size", "crc")
         }
         self.objects: list[tuple[Any, ...]] = []
+        self.judged: list[Any] = []
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, stored: bytes | memoryview) -> None:
         """Append a record with its image, which the store holds as `stored`."""
@@ -161,6 +168,7 @@ class _Shard:
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
+        self.judged.append(record.judged)
 
     def close(self) -> dict[str, int]:
         """Write the table, and return the shard's row for the index."""
@@ -178,9 +186,11 @@ class _Shard:
         with writing(table, ShardError):
             write_table(table, self.columns, rows)
             crc = zlib.crc32(table.read_bytes())
-            for path in (table, self.folder, self.folder.parent):
+            judged_crc = write_judged(self.folder, self.judged)
+            for path in (*self.folder.glob("*.arrow"), self.folder, self.folder.parent):
                 flush(path)
-        return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
+        row = {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
+        return row if judged_crc is None else {**row, "judged_crc": judged_crc}
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:

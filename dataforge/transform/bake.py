@@ -204,6 +204,7 @@ def bake(
             flags=moved.flags[rows],
             areas=moved.areas[rows],
             id=int(table.id[i]),
+            judged=table.judged_of(i),
         )
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
@@ -217,6 +218,7 @@ def bake(
         shard_bytes=1 << 62 if form.raw else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
         source=shards.index["source"],
         codec=form.codec,
+        frequencies=shards.frequencies,
         baked={
             "parent": str(shards.path.resolve()),
             "fingerprint": content(shards.path),

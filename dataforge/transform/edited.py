@@ -19,7 +19,7 @@ from dataforge.images.header import ImageInfo, probe, probe_file
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.journal import OverlayError
 from dataforge.overlay.versions import Version, open_version
-from dataforge.record import Finding, Record, Source
+from dataforge.record import Finding, Record, Source, relabelled
 from dataforge.registry import load
 from dataforge.shards.as_source import check_originals, source_of
 from dataforge.shards.index import INDEX
@@ -290,6 +290,7 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
     base, edits = base_of(version), version.edits
     names, numbers = edits.classes(), edits.numbers(base.class_ids)
     dense = {label: n for n, label in enumerate(names)}
+    label_of = np.array([dense[edits.label(n)] for n in range(len(edits.names))], np.int32)
     rows = [n for n, place in enumerate(base.places) if untouched or place in edits.images]
 
     def records() -> Iterator[Record | Finding]:
@@ -302,7 +303,7 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
                 continue
             record = edited_record(record, edits.boxes(record))
             labels = np.array([dense[label] for label in record.labels.tolist()], np.int32)
-            yield replace(record, labels=labels)
+            yield replace(record, labels=labels, judged=relabelled(record.judged, label_of))
 
     class_ids = tuple(numbers[label] for label in names) if base.class_ids else ()
     return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows), depth=base.depth)

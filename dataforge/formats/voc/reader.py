@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -240,7 +240,10 @@ def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, pat
         value = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
         refuse("box-missing", value, "expected four numbers in <bndbox>")
         return
-    xyxy = as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
+
+    def xyxy() -> tuple[float, float, float, float] | None:  # for findings alone: it takes longer than all else here
+        return as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
+
     rotation = next((a.findtext("value") for a in element.iter("attribute") if a.findtext("name") == "rotation"), None)
     try:
         rotated = is_rotated(rotation)
@@ -249,7 +252,7 @@ def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, pat
     if rotated:
         refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held")
     elif not name:
-        refuse("unknown-class", "", "has no <name>", xyxy)
+        refuse("unknown-class", "", "has no <name>", xyxy())
     else:
         read.names.append(name)
         read.corners.append(corners)
@@ -257,12 +260,18 @@ def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, pat
         read.numbers.append(n)
 
 
-def _flags(read: _Annotation, element: ET.Element, path: Path, n: int, xyxy: tuple[float, float, float, float]) -> int:
+def _flags(
+    read: _Annotation,
+    element: ET.Element,
+    path: Path,
+    n: int,
+    xyxy: Callable[[], tuple[float, float, float, float] | None],
+) -> int:
     flag = 0
     for tag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
         text = (element.findtext(tag) or "").strip().lower()
         flag |= bit if text in ("1", "true") else 0
         if text not in ("", "0", "1", "true", "false", "unspecified"):
             value, reason = f"{tag} {text!r}", "expected 0 or 1; taken as 0"
-            read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy))
+            read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy()))
     return flag
