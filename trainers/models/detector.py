@@ -160,7 +160,9 @@ def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | 
         conf, iou, top: as in `Detector.decode`.
     """
     classes, scores = scores.shape[2], scores.flatten(1)
-    best, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+    # in the order of their numbers, which `nms` keeps for equal scores: each runtime's `topk` has another
+    order = scores.topk(min(CANDIDATES, scores.shape[1])).indices.sort().values
+    best = scores.gather(1, order)
     row = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     labels = torch.where(best >= conf, order % classes, -1)
     boxes = boxes.flatten(1, 2).gather(1, row)
