@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataforge.cli.options import json_option, names, polite_kill, progress_bar, view_options
+from dataforge.cli.options import Directory, json_option, names, polite_kill, progress_bar, view_options
 from dataforge.command import command, echo_json
 from dataforge.errors import StoppedError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")

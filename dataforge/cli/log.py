@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from dataforge.cli.options import json_option
+from dataforge.cli.options import Directory, json_option
+from dataforge.cloud.path import located
 from dataforge.command import command, echo_json
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @json_option
 def log(directory: Path, as_json: bool) -> None:
     """Tell how DIRECTORY came to be: command, options, version and date; also of the shards that it was made from."""
@@ -36,7 +37,7 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     yield {"directory": str(directory), "depth": len(below), **made}
     for value in made.get("given", {}).values():
         for part in value if isinstance(value, list) else [value]:
-            parent = Path(str(part))
+            parent = located(str(part))
             if parent.is_absolute() and (parent / INDEX).is_file() and parent not in (directory, *below):
                 yield from _steps(parent, (*below, directory))
 

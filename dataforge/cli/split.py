@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, out_option, progress_bar, store_option
+from dataforge.cli.options import Directory, json_option, out_option, progress_bar, store_option
 from dataforge.command import command, natural, real
 from dataforge.errors import ConfigError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @out_option
 @click.option(
     "--val",

@@ -130,6 +130,8 @@ class Collate:
             min_visible=self.min_visible,
         )
         record = layout.parts.record % len(table)
+        if len(record) > len(index):
+            self.shards.prefetch(record.tolist())  # a mixer's partners are not in the plan
         size = np.stack([table.height[record], table.width[record]], 1).astype(np.int64)
         reduce = _reductions(_shrink_factors(layout.parameters.matrix, size))
         size = -(-size // reduce[:, None])  # as decoded

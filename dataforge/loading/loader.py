@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads
 
 AHEAD = 3  # batches being made while one is in use
+FETCHED = 512  # records at a URL that are fetched before their batches are begun
 
 
 class Loader:
@@ -256,11 +257,12 @@ class Loader:
             self.set_epoch(self.epoch + 1)
         first = self._first
         self._first, self._next = 0, first
+        self.shards.check_unchanged()
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
             pool = ThreadPoolExecutor(self._workers, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
             try:
-                todo = iter(self.steps()[first:])
+                todo = self._announced(self.steps()[first:])
                 begun = deque(self._begin(pool, transfer, step) for step in islice(todo, AHEAD))
                 while begun:
                     pending, moved = begun.popleft()
@@ -274,6 +276,18 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if transfer:
                     transfer.end()
+
+    def _announced(self, steps: list[Step]) -> Iterator[Step]:
+        """Yield the steps. Records at a URL are announced well before their step, also those of the next epoch."""
+        if not self.shards.remote:
+            yield from steps
+            return
+        following = (step for epoch in (self.epoch + 1,) for step in self.order.steps(self.shards.table, epoch))
+        to_come, ahead = chain(steps, following), 1 + FETCHED // max(1, len(steps[0].index) if steps else 1)
+        self.shards.prefetch(i for step in islice(to_come, ahead) for i in step.index.tolist())
+        for step in steps:
+            self.shards.prefetch(i for later in islice(to_come, 1) for i in later.index.tolist())
+            yield step
 
     @cached_property
     def _workers(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.cloud.chunks import expect
+from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
+from dataforge.files import reading
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, resolve_split
-from dataforge.shards import cache_origin
+from dataforge.shards import ahead, cache_origin
 from dataforge.shards.index import CHECKSUM, INDEX, read_index
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.stores.rows import RowsStore
@@ -28,7 +33,8 @@ class Shards:
     """A shard folder, or one split of it, or a view of either. It is pickled as its path, and threads may share it.
 
     Args:
-        path: a folder written by `dataforge ingest`; or an overlay of one, or a version of that: DIR@v3, DIR@clean.
+        path: a folder written by `dataforge ingest`, or its URL (s3://, gs://, az://); or an overlay of a folder, or a
+            version of that: DIR@v3, DIR@clean.
         split: read only this split (its name, or an unambiguous prefix of it); None reads all, in the order of the
             index.
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
@@ -41,6 +47,7 @@ class Shards:
         classes: names by label; class_ids: the source's number for each.
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the images: `path`, except for an overlay.
+        remote: True for shards at a URL.
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
         channels: 3, or 1 for a cache of grey pixels.
@@ -59,7 +66,7 @@ class Shards:
         verify: bool = True,
         trust: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = located(path)
         self.view = view or View()
         self.verify = verify
         self.trust = trust
@@ -89,6 +96,13 @@ class Shards:
         self._shards = [shard for part in parts for shard in stored[part]]
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | None] = [None] * len(self._shards)
+        self.remote = isinstance(self.path, RemotePath)
+        self._lock = threading.Lock()
+        self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
+        if isinstance(self.path, RemotePath):
+            rows = [shard for shards in stored.values() for shard in shards]
+            expect(self.path, sum(shard["bytes"] for shard in rows))
+            assert self.content  # is read now, to be compared later
         bounds = np.cumsum([0, *(sum(shard["images"] for shard in stored[part]) for part in parts)])
         self._stored_splits = {
             part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
@@ -172,8 +186,14 @@ class Shards:
     @cached_property
     def fingerprint(self) -> str:
         """8 hex digits that change with the content: the index has the tables' checksums, the tables the images'."""
-        content = cache_origin.content(self.path)
+        content = self.content
         return content if self.view == View() else f"{zlib.crc32(repr(self.view).encode(), int(content, 16)):08x}"
+
+    @cached_property
+    def content(self) -> str:
+        """The fingerprint of all records, regardless of the view."""
+        with reading(self.path / INDEX, ShardError):
+            return cache_origin.content(self.path)
 
     def _place(self, i: int) -> tuple[int, int]:
         """Return the shard of record i, and its number in the shard."""
@@ -197,10 +217,44 @@ class Shards:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         shard, number = self._place(i)
-        blob = self._store(shard)[number]
+        blob = self._read(shard, number)
         if self.verify and not self._verified[i]:
+            if self.remote and zlib.crc32(blob) != self.table.crc[i]:
+                blob = ahead.read_again(self._store(shard), number)
             self._check(i, blob)
         return blob
+
+    def _read(self, shard: int, number: int) -> memoryview:
+        try:
+            return self._store(shard)[number]
+        except ShardError as error:
+            if not self.remote or isinstance(error.__context__, OSError):  # a request failed, with all its retries
+                raise
+        with self._lock:
+            if shard not in self._read_again:
+                ahead.forget(self.folder / self._shards[shard]["path"])
+                self._stores[shard] = None
+                self._read_again.add(shard)
+        return self._store(shard)[number]
+
+    def prefetch(self, index: Iterable[int]) -> None:
+        """Announce records that will be read soon, those that come first at the front. They are fetched if at a URL."""
+        if self.remote:
+            ahead.prefetch(self._store, map(self._place, index))
+
+    def check_unchanged(self) -> None:
+        """Compare the index at a URL with what it was when it was opened.
+
+        Raises:
+            ShardError: it has changed, or cannot be read.
+        """
+        if self.remote:
+            with reading(self.path / INDEX, ShardError):
+                now = cache_origin.content(self.path)
+            if now != self.content:
+                raise ShardError(
+                    f"{self.path}: has changed since it was opened (fingerprint {now}, expected {self.content})"
+                )
 
     @cached_property
     def _verified(self) -> NDArray[np.bool_]:
@@ -220,7 +274,7 @@ class Shards:
             images = self._shards[shard]["images"]
             if len(opened) != images:
                 raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
-            self._stores[shard] = opened
+            opened = self._stores[shard] = self._stores[shard] or opened  # another thread's
         return opened
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
@@ -234,6 +288,9 @@ class Shards:
             ShardError: a store is missing or damaged. DataError: as `blob`.
         """
         assert self.codec == "raw", f"gather on codec {self.codec}"
+        if self.remote and self.verify:
+            for i in index[~self._verified[index]].tolist():
+                self.blob(i)  # reads wrong bytes again
         stored = index if self._rows is None else self._rows[index]
         shard = np.searchsorted(self._starts, stored, "right") - 1
         for number in np.unique(shard).tolist():
