@@ -57,7 +57,7 @@ def _reported(directory: Path) -> dict[str, Any]:
     report = directory / REPORT
     if not report.is_file():
         return {}
-    with reading(report, ShardError), open(report, "rb") as file:
+    with reading(report, ShardError), report.open("rb") as file:
         *_, last = file
     try:
         made = json.loads(last).get("made", {})

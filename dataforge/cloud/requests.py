@@ -16,7 +16,9 @@ from dataforge.errors import ConfigError
 DEADLINE = timedelta(seconds=120)  # of a request with its retries; a credential must be valid for as long
 STALLED = timedelta(seconds=10)  # without a byte, after which a request is sent again
 BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10)}
+FORKED = "obstore does not work in a forked process whose parent used it; start workers by spawn or forkserver"
 CHANGED = "has changed since it was opened (its ETag differs); open the shards again"
+_users: list[int] = []  # the process that has made requests
 
 
 @functools.lru_cache(64)
@@ -61,6 +63,9 @@ def requests(path: object) -> Iterator[Any]:
         from obstore import exceptions
     except ImportError:
         raise ConfigError(f"{path}: needs obstore: pip install 'dataforge-detection[cloud]'") from None
+    if _users and _users[0] != os.getpid():
+        raise OSError(errno.ENOTSUP, FORKED, str(path))  # a request would wait forever
+    _users[:] = [os.getpid()]
     try:
         yield obstore
     except FileNotFoundError:

@@ -97,7 +97,7 @@ class Shards:
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | None] = [None] * len(self._shards)
         self.remote = isinstance(self.path, RemotePath)
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), dict[int, threading.Lock]()
         self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
         if isinstance(self.path, RemotePath):
             rows = [shard for shards in stored.values() for shard in shards]
@@ -267,15 +267,16 @@ class Shards:
         self._verified[i] = True
 
     def _store(self, shard: int) -> BlobStore:
-        opened = self._stores[shard]
-        if opened is None:
-            folder = self.folder / self._shards[shard]["path"]
-            opened = store(self.index["store"]).open(folder, self.trust)
-            images = self._shards[shard]["images"]
-            if len(opened) != images:
-                raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
-            opened = self._stores[shard] = self._stores[shard] or opened  # another thread's
-        return opened
+        with self._opening.setdefault(shard, threading.Lock()):  # two readers of one file would fetch it twice
+            opened = self._stores[shard]
+            if opened is None:
+                folder = self.folder / self._shards[shard]["path"]
+                opened = store(self.index["store"]).open(folder, self.trust)
+                images = self._shards[shard]["images"]
+                if len(opened) != images:
+                    raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
+                self._stores[shard] = opened
+            return opened
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the stored pixels of records that all have one shape, in one operation. Only for codec "raw".

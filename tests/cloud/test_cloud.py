@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -250,6 +251,19 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(DataforgeError, match=r"s3://b/x.*: needs obstore: pip install 'dataforge-detection\[cloud\]'"):
         Shards("s3://b/x")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_does_not_wait_forever() -> None:
+    path = located("memory://fork/file")
+    assert not path.is_file()
+    if not (child := os.fork()):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            os._exit(7 if "start workers by spawn" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_obstore_is_imported_where_it_is_used(tiny_shards: Path) -> None:
