@@ -28,6 +28,7 @@ FLOORS = (
         "dataforge.registry",
         "dataforge.process",
     },
+    {"dataforge.cloud"},
     {"dataforge.images"},
     {"dataforge.formats", "dataforge.sources", "dataforge.augment", "dataforge.overlay"},
     {"dataforge.shards"},
@@ -46,6 +47,7 @@ TOP = {"dataforge", "dataforge.__main__", "dataforge.__version__", "trainers"}
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = {
     "PIL",
+    "obstore",
     "starlette",
     "uvicorn",
     "msgspec",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
         **({"padding": ("Padding by letterboxing and batching", padding, HEIGHT)} if "padding" in facts else {}),
     }
     return {
-        name: (caption, svg(partial(part, facts=facts), height)) for name, (caption, part, height) in charts.items()
+        name: (caption, svg(lambda axis, part=part: part(axis, facts), height))  # type: ignore[misc]
+        for name, (caption, part, height) in charts.items()
     }
 
 

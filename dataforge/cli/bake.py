@@ -12,7 +12,15 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.info import describe
-from dataforge.cli.options import json_option, out_option, polite_kill, progress_bar, store_option, view_options
+from dataforge.cli.options import (
+    Directory,
+    json_option,
+    out_option,
+    polite_kill,
+    progress_bar,
+    store_option,
+    view_options,
+)
 from dataforge.command import command, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @out_option
 @click.option(
     "--side",

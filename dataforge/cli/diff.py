@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import json_option
+from dataforge.cli.options import Directory, json_option
 from dataforge.command import command, echo_json, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
@@ -24,8 +24,8 @@ SHOWN = 24  # images in the report
 
 
 @command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=Directory())
+@click.argument("b", type=Directory())
 @click.option(
     "--iou",
     type=real(above=0, most=1),

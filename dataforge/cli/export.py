@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataforge.cli.complete import SPLITS, WRITTEN_FORMAT
-from dataforge.cli.options import json_option, names, polite_kill, progress_bar, view_options
+from dataforge.cli.options import Directory, json_option, names, polite_kill, progress_bar, view_options
 from dataforge.command import command, echo_json
 from dataforge.errors import StoppedError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option(
     "--format", "format_name", required=True, type=WRITTEN_FORMAT, help="One that can be written: coco, voc, yolo, ..."
 )

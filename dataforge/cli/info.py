@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import json_option, view_options
+from dataforge.cli.options import Directory, json_option, view_options
 from dataforge.command import command, echo_json
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @view_options
 @json_option
 def info(directory: Path, view: View, as_json: bool) -> None:

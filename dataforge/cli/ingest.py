@@ -23,6 +23,7 @@ from dataforge.cli.options import (
     source_options,
     store_option,
 )
+from dataforge.cloud.path import RemotePath
 from dataforge.command import echo_json, invocation, natural
 from dataforge.errors import DataforgeError, StoppedError
 
@@ -107,7 +108,7 @@ def publish(
             with progress_bar(source.total, hidden=as_json) as progress:
                 summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
     except KeyboardInterrupt:
-        kept = "; continue with --resume" if (out / JOURNAL).exists() else ""
+        kept = "; continue with --resume" if not isinstance(out, RemotePath) and (out / JOURNAL).exists() else ""
         error: DataforgeError = StoppedError(f"interrupted; nothing was published{kept}")
         error.facts = {"out": str(out)}
         raise error from None

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from dataforge.cli.options import json_option
+from dataforge.cli.options import Directory, json_option
+from dataforge.cloud.path import located
 from dataforge.command import command, echo_json
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @json_option
 def log(directory: Path, as_json: bool) -> None:
     """Tell how DIRECTORY came to be: command, options, version and date; also of the shards that it was made from."""
@@ -40,7 +41,7 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     ]
     reached: set[str] = set()
     for part in (*given, *images_in):
-        parent = Path(str(part))
+        parent = located(str(part))
         known = parent in (directory, *below) or (part in images_in and part in reached)
         if parent.is_absolute() and (parent / INDEX).is_file() and not known:
             for step in _steps(parent, (*below, directory)):
@@ -63,7 +64,7 @@ def _reported(directory: Path) -> dict[str, Any]:
     report = directory / REPORT
     if not report.is_file():
         return {}
-    with reading(report, ShardError), open(report, "rb") as file:
+    with reading(report, ShardError), report.open("rb") as file:
         last = b"{}"  # as for shards that `ShardWriter` wrote
         for line in file:
             last = line

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, out_option, store_or_link_options, view_options
+from dataforge.cli.options import Directory, json_option, out_option, store_or_link_options, view_options
 from dataforge.command import command
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=click.Path(path_type=Path))
+@click.argument("directories", nargs=-1, required=True, metavar="DIR DIR...", type=Directory())
 @out_option
 @click.option(
     "--on-same-key",

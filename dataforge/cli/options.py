@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.complete import CLASSES, STORE
+from dataforge.cloud.path import located
 from dataforge.command import Command, Option, natural, real
 from dataforge.errors import ConfigError, FormatError
 
@@ -27,13 +28,22 @@ if TYPE_CHECKING:
     from dataforge.sources.view import View
 
 
+class Directory(click.ParamType):
+    """A folder of shards, or its URL."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return located(value)
+
+
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
 def out_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    path = click.Path(path_type=Path)
-    return click.option("--out", required=True, type=path, help="Output folder, new or empty.")(command)
+    text = "Output folder, new or empty, or its URL, such as s3://bucket/folder."
+    return click.option("--out", required=True, type=Directory(), help=text)(command)
 
 
 def max_bad_option(command: Callable[..., Any]) -> Callable[..., Any]:

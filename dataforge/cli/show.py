@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.complete import CLASS, RECIPE, SPLIT
-from dataforge.cli.options import view_options
+from dataforge.cli.options import Directory, view_options
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("show.jpg"), show_default=True, help="The picture."
 )

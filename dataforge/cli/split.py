@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, out_option, progress_bar, store_or_link_options, view_options
+from dataforge.cli.options import Directory, json_option, out_option, progress_bar, store_or_link_options, view_options
 from dataforge.command import command, natural, real
 from dataforge.errors import ConfigError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @out_option
 @click.option(
     "--val",

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from dataforge.cli.complete import SPLIT
-from dataforge.cli.options import json_option
+from dataforge.cli.options import Directory, json_option
 from dataforge.command import command, echo_json, natural
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--out",

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import SourceCommand, format_and_root, json_option, open_source, progress_bar, source_options
+from dataforge.cli.options import (
+    Directory,
+    SourceCommand,
+    format_and_root,
+    json_option,
+    open_source,
+    progress_bar,
+    source_options,
+)
 from dataforge.command import echo_json
 from dataforge.errors import ConfigError
 
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=SourceCommand)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option(
     "--source", "origin", metavar="FORMAT:ROOT", help="Compare the shards with this source, record by record."
 )

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dataforge import __version__
-from dataforge.errors import FormatError, ImageError, TruncatedImageError
+from dataforge.cloud.path import RemotePath, located
+from dataforge.cloud.upload import staged
+from dataforge.errors import ConfigError, FormatError, ImageError, TruncatedImageError
 from dataforge.images.header import ImageInfo, probe, suffix_format
 from dataforge.ingest.journal import Journal, checksum
 from dataforge.ingest.report import Summary, line_safe, open_report, refuses_image
@@ -56,7 +58,8 @@ def ingest(
     `resume`: the closed shards and their journal.
 
     Args:
-        out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
+        out: a folder that does not exist, is empty, or contains the files of an unfinished ingest; or a URL like that.
+            For a URL, each shard is made in a temporary folder, sent when it is closed, and removed there.
         max_bad: maximum number of refused images; refused boxes do not count.
         max_bad_boxes: maximum number of refused boxes; by default, at least one box must be left if any was refused
             and no view or class map chose among them.
@@ -72,6 +75,7 @@ def ingest(
     Raises:
         IngestError: more images or boxes were refused than allowed, or none is left.
         ShardError: `out` cannot be written, or is not free, or the source has changed (`resume`).
+        ConfigError: `out` is a URL of another kind, or to be resumed.
         FormatError: the source met an error from which it cannot continue.
     """
     for name in source.unions:
@@ -79,6 +83,9 @@ def ingest(
     for name in source.classes:
         if not _is_unicode(name):
             raise FormatError(f"class {line_safe(name)!r}: is not Unicode text")
+    out = located(out)
+    if resume and isinstance(out, RemotePath):
+        raise ConfigError(f"{out}: --resume continues an ingest to a folder; one to a URL starts again")
     summary = Summary(out)
     begun = {
         "source": source_name,
@@ -91,9 +98,10 @@ def ingest(
         "unions": dict(source.unions),
     }
     with (
-        closing(Journal(out, begun, resume=resume)) as journal,
+        staged(out, INDEX, REPORT) as (folder, send),
+        closing(Journal(folder, begun, resume=resume)) as journal,
         ShardWriter(
-            out,
+            folder,
             source.classes,
             source.class_ids,
             source.unions,
@@ -103,10 +111,11 @@ def ingest(
             depth=source.depth,
             frequencies=source.frequencies,
             closed=journal.shards,
+            send=send,
         ) as writer,
     ):
         summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)
-        with open_report(summary.report) as write:
+        with open_report(folder / REPORT) as write:
             for done in _in_order(
                 _begin(source.records, journal, summary), decode_check, source.depth, jobs or cores()
             ):

@@ -33,6 +33,7 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads, ordered
 
 AHEAD = 3  # batches being made while one is in use
+FETCHED = 512  # records at a URL that are fetched before their batches are begun
 
 
 class Loader:
@@ -258,8 +259,9 @@ class Loader:
             self.set_epoch(self.epoch + 1)
         first, epoch = self._first, self.epoch
         self._first, self._next = 0, first
+        self.shards.check_unchanged()
         lay_out = partial(self.collate.lay_out, epoch=epoch)
-        laid = ordered(lay_out, windows(self.steps()[first:], self.shards.table), threads=1, ahead=2)
+        laid = ordered(lay_out, windows(self._announced(self.steps()[first:]), self.shards.table), threads=1, ahead=2)
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
             pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
@@ -279,6 +281,18 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if transfer:
                     transfer.end()
+
+    def _announced(self, steps: list[Step]) -> Iterator[Step]:
+        """Yield the steps. Records at a URL are announced well before their step, also those of the next epoch."""
+        if not self.shards.remote:
+            yield from steps
+            return
+        following = (step for epoch in (self.epoch + 1,) for step in self.order.steps(self.shards.table, epoch))
+        to_come, ahead = chain(steps, following), 1 + FETCHED // max(1, len(steps[0].index) if steps else 1)
+        self.shards.prefetch(i for step in islice(to_come, ahead) for i in step.index.tolist())
+        for step in steps:
+            self.shards.prefetch(i for later in islice(to_come, 1) for i in later.index.tolist())
+            yield step
 
     def _begin(
         self, pool: ThreadPoolExecutor, transfer: Transfer | None, plan: Plan, epoch: int

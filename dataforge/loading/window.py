@@ -5,7 +5,7 @@ Layout of a window of steps at once. NumPy's calls cost most of the time for the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class Plan:
     index: Tensor
 
 
-def windows(steps: Sequence[Step], table: Table) -> Iterator[list[Step]]:
+def windows(steps: Iterable[Step], table: Table) -> Iterator[list[Step]]:
     """Split steps into windows, small ones first."""
     window: list[Step] = []
     rows, most = 0, FIRST

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import unknown
 from dataforge.files import flush, reading, writing
 from dataforge.overlay.edits import Edits
@@ -45,8 +46,8 @@ def split(path: Path) -> tuple[Path, str]:
 
 
 def is_version(path: Path) -> bool:
-    """Return True if a path is that of an overlay, or of a version of one."""
-    return (split(path)[0] / JOURNAL).is_file()
+    """Return True if a path is that of an overlay, or of a version of one. Overlays lie on a disk."""
+    return not isinstance(path, RemotePath) and (split(path)[0] / JOURNAL).is_file()
 
 
 def open_version(path: Path) -> Version:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataforge.errors import ShardError
+from dataforge.cloud.path import located
+from dataforge.errors import ConfigError, ShardError
 from dataforge.shards.index import INDEX
 from dataforge.shards.table import Table, read_arrow
 from dataforge.shards.versions import version_of
@@ -96,8 +97,8 @@ def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:
         ShardError: it exists and has changed, so the cache is stale.
     """
     try:
-        current = content(Path(baked["parent"]))
-    except OSError:
+        current = content(located(baked["parent"]))
+    except (OSError, ConfigError):  # ConfigError: obstore is not installed
         return False
     if current != baked["fingerprint"]:
         raise ShardError(

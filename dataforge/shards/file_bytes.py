@@ -1,4 +1,5 @@
-"""The bytes of a file that is read in pieces: mapped, or read one piece at a time where the file is not trusted."""
+"""The bytes of a file that is read in pieces: mapped, or read one piece at a time where the file is not trusted or at a
+URL."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from dataforge.cloud.chunks import RemoteFile
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import reading
 
@@ -24,13 +27,21 @@ class FileBytes:
 
     def __init__(self, path: Path, trust: bool = True) -> None:
         self.path = path
+        self.remote: RemoteFile | None = None
+        self._mapped: memoryview | None = None
+        if isinstance(path, RemotePath):
+            with reading(path, ShardError):
+                self.remote = RemoteFile(path)
+            self.size = self.remote.size
+            return
         with reading(path, ShardError):
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait
                 raise ShardError(f"{path}: is not a file")
             with open(path, "rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
                 mapped = trust and self.size > 0
-                self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if mapped else None
+                if mapped:
+                    self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         if self._mapped is not None:
             self.size = len(self._mapped)
 
@@ -45,6 +56,9 @@ class FileBytes:
             raise ShardError(f"{self.path}: is damaged: it refers to byte {start + length} of {self.size}")
         if self._mapped is not None:
             return self._mapped[start : start + length]
+        if self.remote is not None:
+            with reading(self.path, ShardError):
+                return self.remote.read(start, length)
         with reading(self.path, ShardError), open(self.path, "rb", buffering=0) as file:
             file.seek(start)
             data = file.read(length)

@@ -68,10 +68,10 @@ def read_index(path: Path) -> dict[str, Any]:
         ShardError: no such folder, nothing published in it, not JSON, damaged, or written by a newer dataforge.
     """
     file = path / INDEX
-    if not file.is_file():
-        what = "holds no index.json (an ingest that did not finish?)" if path.is_dir() else "does not exist"
-        raise ShardError(f"{path}: {what}; expected a folder written by `dataforge ingest`")
     with reading(file, ShardError):
+        if not file.is_file():
+            what = "holds no index.json (an ingest that did not finish?)" if path.is_dir() else "does not exist"
+            raise ShardError(f"{path}: {what}; expected a folder written by `dataforge ingest`")
         data = file.read_bytes()
     try:
         index = json.loads(data)

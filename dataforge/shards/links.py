@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from dataforge.cloud.path import located
 from dataforge.errors import ConfigError, ShardError
 from dataforge.files import reading
 from dataforge.record import Record
@@ -102,7 +103,7 @@ def parents_of(path: Path, index: dict[str, Any]) -> tuple[Path, ...]:
     """
     for row in index.get("parents", ()):
         try:
-            current = _fingerprint(Path(row["path"]))
+            current = _fingerprint(located(row["path"]))
         except ShardError:
             raise ShardError(
                 f"{path}: its images are in {row['path']}, where no shards are now; move them back, or make these anew "
@@ -113,7 +114,7 @@ def parents_of(path: Path, index: dict[str, Any]) -> tuple[Path, ...]:
                 f"{path}: its images are in {row['path']}, which has changed (fingerprint {current}, expected "
                 f"{row['fingerprint']}); make these shards anew (`dataforge log {path}` tells how)"
             )
-    return tuple(Path(row["path"]) for row in index.get("parents", ()))
+    return tuple(located(row["path"]) for row in index.get("parents", ()))
 
 
 def _fingerprint(folder: Path) -> str:

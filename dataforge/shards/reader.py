@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.cloud.chunks import expect
+from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
+from dataforge.files import reading
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, relabelled, resolve_split
-from dataforge.shards import cache_origin
+from dataforge.shards import ahead, cache_origin
 from dataforge.shards.index import CHECKSUM, INDEX, LINK, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
@@ -30,7 +35,8 @@ class Shards:
     """A shard folder, or one split of it, or a view of either. It is pickled as its path, and threads may share it.
 
     Args:
-        path: a folder written by `dataforge ingest`; or an overlay of one, or a version of that: DIR@v3, DIR@clean.
+        path: a folder written by `dataforge ingest`, or its URL (s3://, gs://, az://); or an overlay of a folder, or a
+            version of that: DIR@v3, DIR@clean.
         split: read only this split (its name, or an unambiguous prefix of it); None reads all, in the order of the
             index.
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
@@ -44,6 +50,7 @@ class Shards:
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the tables and images: `path`, except for an overlay.
         parents: the folders with the images of linked shards, which have none of their own; else empty.
+        remote: True for shards at a URL.
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
         channels: 3, or 1 for a cache of grey pixels.
@@ -62,7 +69,7 @@ class Shards:
         verify: bool = True,
         trust: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = located(path)
         self.view = view or View()
         self.verify = verify
         self.trust = trust
@@ -94,6 +101,13 @@ class Shards:
         self._shards = [shard for part in parts for shard in stored[part]]
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
+        self.remote = isinstance(self.path, RemotePath)
+        self._lock, self._opening = threading.Lock(), dict[int, threading.Lock]()
+        self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
+        if isinstance(self.path, RemotePath):
+            rows = [shard for shards in stored.values() for shard in shards]
+            expect(self.path, sum(shard["bytes"] for shard in rows))
+            assert self.content  # is read now, to be compared later
         bounds = np.cumsum([0, *(sum(shard["images"] for shard in stored[part]) for part in parts)])
         self._stored_splits = {
             part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
@@ -182,8 +196,14 @@ class Shards:
     @cached_property
     def fingerprint(self) -> str:
         """8 hex digits that change with the content: the index has the tables' checksums, the tables the images'."""
-        content = cache_origin.content(self.path)
+        content = self.content
         return content if self.view == View() else f"{zlib.crc32(repr(self.view).encode(), int(content, 16)):08x}"
+
+    @cached_property
+    def content(self) -> str:
+        """The fingerprint of all records, regardless of the view."""
+        with reading(self.path / INDEX, ShardError):
+            return cache_origin.content(self.path)
 
     def _place(self, i: int) -> tuple[int, int]:
         """Return the shard of record i, and its number in the shard."""
@@ -207,8 +227,10 @@ class Shards:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         shard, number = self._place(i)
-        blob = self._store(shard)[number]
+        blob = self._read(shard, number)
         if self.verify and not self._verified[i]:
+            if self.remote and zlib.crc32(blob) != self.table.crc[i]:
+                blob = ahead.read_again(self._store(shard), number)
             self._check(i, blob)
         return blob
 
@@ -241,6 +263,38 @@ class Shards:
             start += row["images"]
         return [first[shard["path"]] for shard in self._shards]
 
+    def _read(self, shard: int, number: int) -> memoryview:
+        try:
+            return self._store(shard)[number]
+        except ShardError as error:
+            if not self.remote or isinstance(error.__context__, OSError):  # a request failed, with all its retries
+                raise
+        with self._lock:
+            if shard not in self._read_again:
+                ahead.forget(self.folder / self._shards[shard]["path"])
+                self._stores[shard] = None
+                self._read_again.add(shard)
+        return self._store(shard)[number]
+
+    def prefetch(self, index: Iterable[int]) -> None:
+        """Announce records that will be read soon, those that come first at the front. They are fetched if at a URL."""
+        if self.remote:
+            ahead.prefetch(self._store, map(self._place, index))
+
+    def check_unchanged(self) -> None:
+        """Compare the index at a URL with what it was when it was opened.
+
+        Raises:
+            ShardError: it has changed, or cannot be read.
+        """
+        if self.remote:
+            with reading(self.path / INDEX, ShardError):
+                now = cache_origin.content(self.path)
+            if now != self.content:
+                raise ShardError(
+                    f"{self.path}: has changed since it was opened (fingerprint {now}, expected {self.content})"
+                )
+
     @cached_property
     def _verified(self) -> NDArray[np.bool_]:
         """(N,) mask of records that this process has compared with their CRC-32. Threads may compare one twice."""
@@ -252,17 +306,18 @@ class Shards:
         self._verified[i] = True
 
     def _store(self, shard: int) -> BlobStore | LinkedStore:
-        opened = self._stores[shard]
-        if opened is None:
-            folder = self.folder / self._shards[shard]["path"]
-            links = self.index["store"] == LINK
-            opened = store("memmap" if links else self.index["store"]).open(folder, self.trust)
-            images = self._shards[shard]["images"]
-            if len(opened) != images:
-                raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
-            opened = LinkedStore(folder, opened, self._opened_parents) if links else opened
-            self._stores[shard] = opened
-        return opened
+        with self._opening.setdefault(shard, threading.Lock()):  # two readers of one file would fetch it twice
+            opened = self._stores[shard]
+            if opened is None:
+                folder = self.folder / self._shards[shard]["path"]
+                links = self.index["store"] == LINK
+                opened = store("memmap" if links else self.index["store"]).open(folder, self.trust)
+                images = self._shards[shard]["images"]
+                if len(opened) != images:
+                    raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
+                opened = LinkedStore(folder, opened, self._opened_parents) if links else opened
+                self._stores[shard] = opened
+            return opened
 
     @cached_property
     def _opened_parents(self) -> list[Shards]:
@@ -285,6 +340,9 @@ class Shards:
             ShardError: a store is missing or damaged. DataError: as `blob`.
         """
         assert self.codec == "raw", f"gather on codec {self.codec}"
+        if self.remote and self.verify:
+            for i in index[~self._verified[index]].tolist():
+                self.blob(i)  # reads wrong bytes again
         stored = index if self._rows is None else self._rows[index]
         shard = np.searchsorted(self._starts, stored, "right") - 1
         for number in np.unique(shard).tolist():

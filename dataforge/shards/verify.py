@@ -75,12 +75,12 @@ def _of_files(shards: Shards) -> Iterator[Fault]:
     if "baked" in shards.index:
         files = {shards.path / ORIGIN: shards.index["baked"]["origin_crc"], **files}
     for file, crc in files.items():
-        if not file.is_file():
-            yield Fault(str(file), "is missing")
-            continue
         try:
+            if not file.is_file():
+                yield Fault(str(file), "is missing")
+                continue
             altered = zlib.crc32(FileBytes(file, trust=False).read()) != crc
-        except ShardError as error:
+        except (ShardError, OSError) as error:
             yield Fault(str(file), str(error))
             continue
         if altered:

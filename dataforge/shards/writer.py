@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,7 @@ class ShardWriter:
         shard_bytes: a shard is closed once it contains this many bytes of images.
         codec, depth, baked: as in the index; the images are stored as `codec` states.
         frequencies: as in `Source`.
+        send: called with the folder of each shard when it is closed, which it may remove.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
 
@@ -56,8 +57,9 @@ class ShardWriter:
         baked: Mapping[str, Any] | None = None,
         frequencies: Mapping[str, str] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        send: Callable[[Path], None] | None = None,
     ) -> None:
-        self.out = out
+        self.out, self._send = out, send
         self._resumable = closed is not None
         self._closed = {split: [dict(row) for row in rows] for split, rows in (closed or {}).items()}
         self._parents = Parents() if store_name == LINK else None
@@ -112,9 +114,11 @@ class ShardWriter:
 
     def _close(self, split: str) -> dict[str, Any]:
         rows = self.open_split(split)
-        row = {"path": f"{split}/{len(rows):05d}", **self._open[split].close()}
+        row: dict[str, Any] = {"path": f"{split}/{len(rows):05d}", **self._open[split].close()}
         del self._open[split]
         rows.append(row)
+        if self._send:
+            self._send(self.out / row["path"])
         return row
 
     def close(self) -> Iterator[dict[str, Any]]:

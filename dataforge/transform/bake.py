@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -34,13 +35,15 @@ from numpy.typing import NDArray
 from dataforge.augment.executors.cpu import warp
 from dataforge.augment.move import move_boxes
 from dataforge.augment.operations.geometry import FITS, fit_matrix
+from dataforge.cloud.path import RemotePath, located
+from dataforge.cloud.upload import staged
 from dataforge.errors import ConfigError, ShardError
 from dataforge.files import writing
 from dataforge.images.header import ImageInfo
 from dataforge.loading.buckets import Shape, bucket
 from dataforge.record import Record, box_areas
-from dataforge.shards.cache_origin import ORIGIN, Origin, content
-from dataforge.shards.index import REPORT
+from dataforge.shards.cache_origin import ORIGIN, Origin
+from dataforge.shards.index import INDEX, REPORT
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
@@ -163,7 +166,7 @@ def bake(
     The cache is published only on success: an error or an interruption leaves no cache behind.
 
     Args:
-        out: a folder that does not exist, is empty, or contains the files of an unfinished bake.
+        out: a folder that does not exist, is empty, or contains the files of an unfinished bake; or a URL like that.
         store_name: the store for JPEGs; raw pixels have their own store.
         jobs: number of threads that decode and encode.
         progress: called after each image with the number of images done.
@@ -175,6 +178,7 @@ def bake(
     table = shards.table
     if not len(table):
         raise ConfigError(f"{shards.path}: no images to bake")
+    out = located(out)
     if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"{out}: is inside the shards; choose another --out")
     sizes, matrix = form.place(table.height, table.width)
@@ -209,34 +213,40 @@ def bake(
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
-    output = ShardWriter(
-        out,
-        shards.classes,
-        shards.class_ids,
-        {name: parts for name, parts in shards.index["unions"].items() if set(parts) <= set(stored)},
-        store_name="rows" if form.raw else store_name,
-        shard_bytes=1 << 62 if form.raw else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
-        source=shards.index["source"],
-        codec=form.codec,
-        frequencies=shards.frequencies,
-        baked={
-            "parent": str(shards.path.resolve()),
-            "fingerprint": content(shards.path),
-            "view": _chosen(shards),
-            "form": asdict(form),
-            "channels": form.channels,
-            "origin_crc": zlib.crc32(origin),
-        },
-    )
-    with opencv_threads(1), output as writer:  # each of the jobs is a thread
+    with (
+        staged(out, INDEX, REPORT) as (folder, send),
+        opencv_threads(1),  # each of the jobs is a thread
+        ShardWriter(
+            folder,
+            shards.classes,
+            shards.class_ids,
+            {name: parts for name, parts in shards.index["unions"].items() if set(parts) <= set(stored)},
+            store_name="rows" if form.raw else store_name,
+            shard_bytes=1 << 62
+            if form.raw
+            else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
+            source=shards.index["source"],
+            codec=form.codec,
+            frequencies=shards.frequencies,
+            baked={
+                "parent": str(shards.path.resolve()),
+                "fingerprint": shards.content,
+                "view": _chosen(shards),
+                "form": asdict(form),
+                "channels": form.channels,
+                "origin_crc": zlib.crc32(origin),
+            },
+            send=send,
+        ) as writer,
+    ):
         for done, made in enumerate(ordered(make, range(len(table)), jobs), 1):
             writer.add(*made)
             if progress:
                 progress(done)
         with writing(out, ShardError):
-            (out / ORIGIN).write_bytes(origin)
+            (folder / ORIGIN).write_bytes(origin)
             summary = {"out": str(out), "images": len(table), "boxes": len(table.boxes), "baked": form.text()}
-            (out / REPORT).write_text(json.dumps(summary, ensure_ascii=False) + "\n", "utf-8")
+            (folder / REPORT).write_text(json.dumps(summary, ensure_ascii=False) + "\n", "utf-8")
         writer.publish()
 
 
@@ -270,6 +280,7 @@ def _chosen(shards: Shards) -> str:
 
 
 def free_bytes(out: Path) -> int:
-    """Return the free bytes on the disk where a folder is, or will be."""
+    """Return the free bytes on the disk where a folder is, or will be; one at a URL is made in a temporary folder."""
+    out = Path(tempfile.gettempdir()) if isinstance(out, RemotePath) else out
     existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     return shutil.disk_usage(existing).free

@@ -161,7 +161,7 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None, e
 def _at_ingest(path: Path) -> Iterator[Finding]:
     """Yield the findings of an ingest, except those that checking the shards finds again."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 facts = json.loads(line)
                 if "code" in facts and facts["code"] not in SEEN_AGAIN:

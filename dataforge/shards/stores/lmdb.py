@@ -91,7 +91,12 @@ class LmdbStore:
             self._pending, self._pending_bytes = [], 0
 
     def __getitem__(self, i: int) -> memoryview:
-        return self._open().blob(i)
+        file, start, length = self.extent(i)
+        return file.read(start, length)
+
+    def extent(self, i: int) -> tuple[FileBytes, int, int]:
+        tree = self._open()
+        return tree.file, *tree.find(i)
 
     def __len__(self) -> int:
         return self._written + len(self._pending) if self._writer is not None else self._open().entries
@@ -135,7 +140,8 @@ class _Tree:
     first: list[int]
     leaves: list[int]
 
-    def blob(self, i: int) -> memoryview:
+    def find(self, i: int) -> tuple[int, int]:
+        """Return where blob i starts, and its length."""
         if not 0 <= i < self.entries:
             raise ShardError(f"{self.file.path}: holds no blob {i}")
         leaf = bisect_right(self.first, i) - 1
@@ -147,10 +153,10 @@ class _Tree:
         size, flags, _ = _NODE.unpack_from(page, node)
         start = node + _NODE.size + 8
         if flags == _LARGE and start + 8 <= self.page_size:
-            return self.file.read(int.from_bytes(page[start : start + 8], "little") * self.page_size + _HEADER, size)
+            return int.from_bytes(page[start : start + 8], "little") * self.page_size + _HEADER, size
         if flags or start + size > self.page_size:
             raise ShardError(f"{self.file.path}: is damaged: blob {i} of {size} bytes does not fit its page")
-        return page[start : start + size]
+        return self.leaves[leaf] * self.page_size + start, size
 
 
 def _open_tree(file: FileBytes) -> _Tree:

@@ -55,11 +55,15 @@ class MemmapStore:
         self._ends.append((self._ends[-1] if self._ends else 0) + len(blob))
 
     def __getitem__(self, i: int) -> memoryview:
+        file, start, length = self.extent(i)
+        return file.read(start, length)
+
+    def extent(self, i: int) -> tuple[FileBytes, int, int]:
         file, ends = self._open()
         if not 0 <= i < len(ends):
             raise ShardError(f"{self._path}: holds no blob {i}")
         start = int(ends[i - 1]) if i else 0
-        return file.read(start, int(ends[i]) - start)
+        return file, start, int(ends[i]) - start
 
     def __len__(self) -> int:
         return len(self._ends) if self._writer is not None else len(self._open()[1])

@@ -11,6 +11,9 @@ from dataforge.registry import load
 class BlobStore(Protocol):
     """Numbered blobs in one shard. Use `create`, `append` and `close` to write it; afterwards only `open`.
 
+    A store whose blobs are pieces of files may have a method `extent(i)` that returns the `FileBytes` of blob i, where
+    it starts and its length, or None for an empty one. Blobs at a URL are then fetched before they are read.
+
     Raises:
         ShardError, from each method but `open` and `abort`: a file cannot be written, is missing, or is damaged.
     """

@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
+from zarr.storage import LocalStore
 
 from dataforge.errors import ShardError
 from dataforge.files import flush
@@ -88,8 +89,8 @@ class ZarrStore:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
-                    files = self._check()
-                    arrays = [zarr.open_array(str(self._path / name), mode="r", zarr_format=3) for name in files]
+                    stores = [LocalStore(self._path / name, read_only=True) for name in self._check()]
+                    arrays = [zarr.open_array(files, mode="r", zarr_format=3) for files in stores]  # also at a URL
                     data, ends = arrays[0], np.asarray(arrays[1][:], np.uint64)
                     if (int(ends[-1]) if len(ends) else 0) != data.shape[0] or (ends[1:] < ends[:-1]).any():
                         raise ValueError("is damaged: lengths do not add up")

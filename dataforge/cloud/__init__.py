@@ -1,0 +1,1 @@
+"""Folders at URLs of object stores, read and written through obstore (extra `cloud`)."""
