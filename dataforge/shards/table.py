@@ -1,4 +1,4 @@
-"""The table of a shard's records: one Arrow file, read as numpy views of the mapped bytes."""
+"""The table of a shard's records: one Arrow file, read as numpy views of its bytes."""
 
 from __future__ import annotations
 
@@ -152,18 +152,17 @@ def _array(kind: pa.DataType, values: object) -> pa.Array:
     return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
 
-def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None, trust: bool = True) -> Table:
-    """Open the tables of some shards as one. A single shard's columns are views of the mapped file.
+def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None) -> Table:
+    """Read the tables of some shards as one.
 
     Args:
         crcs: the CRC-32 of each file; None compares none.
-        trust: as for `FileBytes`.
 
     Raises:
         ShardError: a file is missing, damaged, or has other columns.
     """
     crcs = crcs or [None] * len(paths)
-    batches = [read_arrow(path, SCHEMA, crc, trust) for path, crc in zip(paths, crcs, strict=True)]
+    batches = [read_arrow(path, SCHEMA, crc) for path, crc in zip(paths, crcs, strict=True)]
     parts = [_columns(batch) for batch in batches] or [_columns(pa.RecordBatch.from_pylist([], schema=SCHEMA))]
     for path, part in zip(paths, parts, strict=False):
         offsets = part["offsets"]
@@ -179,16 +178,16 @@ def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None,
     return Table(**columns, _key=key)
 
 
-def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None, trust: bool = True) -> pa.RecordBatch:
+def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None) -> pa.RecordBatch:
     """Read an Arrow file of one record batch without nulls. All its lengths, offsets and texts are checked.
 
     Args:
-        crc: the CRC-32 of the file; None does not compare it. trust: as for `FileBytes`.
+        crc: the CRC-32 of the file; None does not compare it.
 
     Raises:
         ShardError: it is missing, damaged, or has other columns.
     """
-    data = FileBytes(path, trust).read()
+    data = FileBytes(path).read()
     if crc is not None and zlib.crc32(data) != crc:
         raise ShardError(f"{path}: is damaged: its checksum is not the one in {INDEX}")
     try:
