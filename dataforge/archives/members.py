@@ -49,6 +49,12 @@ class Folder:
     files: list[str] = field(default_factory=list)
 
 
+_DAMAGES: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, tarfile.TarError, OSError, NotImplementedError, struct.error, zlib.error, EOFError),
+    *(ValueError, IndexError),  # by names and dates that are none
+)
+
+
 class Archive:
     """An archive opened for reading. Threads may read at the same time.
 
@@ -70,7 +76,7 @@ class Archive:
         try:
             for member_name, member in self._zip() if name.endswith(".zip") else self._tar():
                 self._add(member_name, member)
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, NotImplementedError, struct.error) as error:
+        except _DAMAGES as error:
             raise FormatError(f"{path}: cannot be read as an archive: {error}") from None
 
     def __del__(self) -> None:

@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
-from dataforge.images.header import FORMATS, decode_jxl, is_jxl
+from dataforge.images.header import FORMATS, check_size, decode_jxl, is_jxl
 
 
 def decode(
@@ -42,11 +42,13 @@ def decode(
         (ceil(height / reduce), ceil(width / reduce), 3) uint8, contiguous: `out`, or new memory.
 
     Raises:
-        ImageError: the bytes are damaged or cut short.
+        ImageError: the bytes are damaged or cut short, or the header states more than `header.MAX_PIXELS`; no memory is
+            taken for such an image.
     """
     try:
         if bytes(data[:3]) == b"\xff\xd8\xff":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            check_size(height, width)
             if colours not in ("CMYK", "YCCK"):
                 # after rotation the blocks would start at another corner, which only matters for partial blocks
                 inside = reduce if orientation == 1 or height % reduce == width % reduce == 0 else 1
@@ -141,6 +143,7 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:
     with _opened(data) as opened:
         image: PIL.Image.Image = opened
+        check_size(image.height, image.width)
         if image.mode.startswith("I") or image.mode == "F":
             return cv2.cvtColor(eight_bits(np.asarray(image), depth), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
         if image.has_transparency_data:

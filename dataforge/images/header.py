@@ -78,8 +78,7 @@ def probe(data: bytes | memoryview) -> ImageInfo:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{width}x{height} pixels, more than the limit of {MAX_PIXELS}")
+            check_size(height, width)
             kind, mode = str(image.format), image.mode
             orientation = image.getexif().get(0x0112, 1) if _may_have_exif(data, kind) else 1
             if not _ends_well(data, kind):
@@ -103,6 +102,12 @@ def probe(data: bytes | memoryview) -> ImageInfo:
     return ImageInfo("JPEG" if kind == "MPO" else kind, height, width, orientation, mode)
 
 
+def check_size(height: int, width: int) -> None:
+    """Raise an ImageError if an image of this size would take too much memory."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} pixels, more than the limit of {MAX_PIXELS}")
+
+
 def is_jxl(data: bytes | memoryview) -> bool:
     return bytes(data[:8]).startswith((b"\xff\x0a", b"\0\0\0\x0cJXL "))
 
@@ -119,8 +124,7 @@ def decode_jxl(data: bytes | memoryview) -> Any:
         raise ImageError("is JPEG XL, which needs pylibjxl: pip install 'dataforge-detection[jxl]'") from None
     try:
         facts = pylibjxl.probe(bytes(data))
-        if facts["width"] * facts["height"] > MAX_PIXELS:
-            raise ImageError(f"{facts['width']}x{facts['height']} pixels, more than the limit of {MAX_PIXELS}")
+        check_size(facts["height"], facts["width"])
         return pylibjxl.decode(bytes(data))
     except (RuntimeError, ValueError, MemoryError) as error:
         raise ImageError(f"cannot be read as JPEG XL: {error}") from None

@@ -79,7 +79,7 @@ class Journal:
         split = row["path"].rpartition("/")[0]
         folder = self._out / row["path"]
         try:
-            table = read_tables([folder / "table.arrow"], [row["table_crc"]], trust=False)
+            table = read_tables([folder / "table.arrow"], [row["table_crc"]])
             blobs = store(self._begun["store"]).open(folder, trust=False)
             sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))

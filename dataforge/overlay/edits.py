@@ -39,6 +39,12 @@ class Answer(NamedTuple):
     stale: bool = False
 
 
+class _Header(msgspec.Struct):
+    path: str
+    classes: list[str]
+    format: str
+
+
 class Edits:
     """The edits of the lines of a journal.
 
@@ -59,8 +65,11 @@ class Edits:
 
     def __init__(self, lines: Sequence[Mapping[str, Any]], until: int | None = None) -> None:
         self.version = 0
-        self.path: str = lines[0]["path"]
-        self.names: list[str] = list(lines[0]["classes"])
+        try:
+            header = msgspec.convert(lines[0], _Header)
+        except msgspec.ValidationError as error:
+            raise OverlayError(f"journal: line 1 is no header that this dataforge knows: {error}") from None
+        self.path, self.names = header.path, header.classes
         self.merged: dict[int, int] = {}
         self.images: dict[tuple[str, str], Edited] = {}
         self.requests: dict[str, Answer] = {}

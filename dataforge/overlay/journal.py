@@ -65,7 +65,7 @@ def _decode(row: bytes, place: str) -> dict[str, Any]:
         raise OverlayError(f"{place} is damaged: its CRC-32 is not that of its text")
     try:
         facts = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OverlayError(f"{place} is damaged: {error}") from None
     if not isinstance(facts.get("kind"), str):
         raise OverlayError(f"{place} is damaged: it has no kind")

@@ -62,13 +62,13 @@ class Origin:
         return Origin(self.height[index], self.width[index], self.matrix[index])
 
 
-def read(path: Path, crc: int, trust: bool = True) -> Origin:
+def read(path: Path, crc: int) -> Origin:
     """Open `path/origin.arrow`, whose CRC-32 is `crc`.
 
     Raises:
         ShardError: it is missing, damaged, or has other columns.
     """
-    batch = read_arrow(path / ORIGIN, SCHEMA, crc, trust)
+    batch = read_arrow(path / ORIGIN, SCHEMA, crc)
     rows = batch.column("matrix").values.to_numpy().reshape(-1, 2, 3)
     scale = rows[:, [0, 1], [0, 1]]
     if not ((np.abs(rows) < 1e8).all() and (scale > 1e-8).all()):

@@ -1,11 +1,11 @@
-"""The bytes of a file that is read in pieces: mapped, or read one piece at a time where the file is not trusted or at a
-URL."""
+"""The bytes of a file that is read in pieces, on a disk or at a URL."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import stat
+import weakref
 from pathlib import Path
 
 from dataforge.cloud.chunks import RemoteFile
@@ -13,22 +13,24 @@ from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import reading
 
+_READS_AT = hasattr(os, "pread")  # not on Windows, which on the other hand lets no one cut or remove a mapped file
+
 
 class FileBytes:
-    """A file whose size is taken when it is opened. Threads and forked processes may share it.
+    """A file that stays open, of the size that it has when it is opened. Threads and forked processes may share it.
 
     Args:
-        trust: map the file, so that pieces are views of it; but a process that reads a mapped file after it was cut, or
-            from a failing disk, is killed by a bus error. False reads each piece, which is then a ShardError.
+        mapped: map the file, so that pieces are views of it. A file that was cut since is then an error, too, but one
+            that is cut during a read, or on a failing disk, ends the process by a bus error.
 
     Raises:
         ShardError: the file cannot be read, or is none.
     """
 
-    def __init__(self, path: Path, trust: bool = True) -> None:
+    def __init__(self, path: Path, mapped: bool = False) -> None:
         self.path = path
         self.remote: RemoteFile | None = None
-        self._mapped: memoryview | None = None
+        self._map: mmap.mmap | None = None
         if isinstance(path, RemotePath):
             with reading(path, ShardError):
                 self.remote = RemoteFile(path)
@@ -37,13 +39,12 @@ class FileBytes:
         with reading(path, ShardError):
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait
                 raise ShardError(f"{path}: is not a file")
-            with open(path, "rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
-                mapped = trust and self.size > 0
-                if mapped:
-                    self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        if self._mapped is not None:
-            self.size = len(self._mapped)
+            self._handle = os.open(path, os.O_RDONLY)
+            close = weakref.finalize(self, os.close, self._handle)
+            self.size = os.fstat(self._handle).st_size
+            if self.size > 0 and (mapped or not _READS_AT):
+                self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+                close()
 
     def read(self, start: int = 0, length: int | None = None) -> memoryview:
         """Return `length` bytes from `start`, or all from there.
@@ -54,16 +55,16 @@ class FileBytes:
         length = self.size - start if length is None else length
         if not 0 <= start <= start + length <= self.size:
             raise ShardError(f"{self.path}: is damaged: it refers to byte {start + length} of {self.size}")
-        if self._mapped is not None:
-            return self._mapped[start : start + length]
-        if self.remote is not None:
-            with reading(self.path, ShardError):
+        with reading(self.path, ShardError):
+            if self.remote is not None:
                 return self.remote.read(start, length)
-        with reading(self.path, ShardError), open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            data = file.read(length)
-            while len(data) < length and (more := file.read(length - len(data))):
-                data += more
-        if len(data) < length:
-            raise ShardError(f"{self.path}: is cut short: it ends within bytes {start} to {start + length}")
-        return memoryview(data)
+            if self._map is not None:
+                whole, data = self._map.size() >= start + length, memoryview(self._map)[start : start + length]
+            else:
+                piece = os.pread(self._handle, length, start)
+                while len(piece) < length and (more := os.pread(self._handle, length - len(piece), start + len(piece))):
+                    piece += more
+                whole, data = len(piece) == length, memoryview(piece)
+        if not whole:
+            raise ShardError(f"{self.path}: was cut short while it was read, before byte {start + length}")
+        return data

@@ -42,14 +42,12 @@ def write_judged(folder: Path, judged: Sequence[NDArray[np.int32] | None]) -> in
     return zlib.crc32((folder / FILE).read_bytes())
 
 
-def read_judged(
-    folders: Sequence[Path], images: Sequence[int], crcs: Sequence[int | None], classes: int, trust: bool = True
-) -> Judged:
+def read_judged(folders: Sequence[Path], images: Sequence[int], crcs: Sequence[int | None], classes: int) -> Judged:
     """Read the files of some shards as one.
 
     Args:
         images: the number of records of each shard; crcs: of each file; None where the shard has none.
-        classes: the number of classes; trust: as for `FileBytes`.
+        classes: the number of classes.
 
     Raises:
         ShardError: a file is missing, damaged, or names no record or class of the set.
@@ -61,7 +59,7 @@ def read_judged(
         if crc is None:
             rows = np.column_stack([np.arange(count), np.repeat(ALL, count, 0)])
         else:
-            batch = read_arrow(folder / FILE, SCHEMA, crc, trust)
+            batch = read_arrow(folder / FILE, SCHEMA, crc)
             rows = np.column_stack([column.to_numpy() for column in batch.columns])
             record, label, partial = rows.T
             wrong = (record < 0) | (record >= count) | (label < -1) | (label >= classes) | (partial < 0) | (partial > 1)

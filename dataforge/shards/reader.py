@@ -42,8 +42,9 @@ class Shards:
         view: selection of classes, boxes and images; None selects all. Records and labels are numbered without those
             that it excludes.
         verify: compare each image with its CRC-32 when it is first read. False trusts the disk.
-        trust: map files into memory. False reads them piece by piece: for folders of strangers and for failing disks,
-            since a file that shrinks or errs while it is read ends a process that has mapped it.
+        trust: map the pixels of a raw cache. False reads them piece by piece, as all other files are: for folders of
+            strangers and for failing disks, since a file that is cut or errs while it is read ends a process that has
+            mapped it.
 
     Attributes:
         classes: names by label; class_ids: the source's number for each; frequencies: as in `Source`.
@@ -141,7 +142,7 @@ class Shards:
         """The table of all records of these splits, regardless of the view."""
         folders = [self.folder / shard["path"] for shard in self._shards]
         files = [folder / "table.arrow" for folder in folders]
-        table = read_tables(files, [shard["table_crc"] for shard in self._shards], self.trust)
+        table = read_tables(files, [shard["table_crc"] for shard in self._shards])
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
         classes = len((self._version.base if self._version else self.index)["classes"])
@@ -149,7 +150,7 @@ class Shards:
             check_values(table, classes, self.folder)
         images = [shard["images"] for shard in self._shards]
         crcs = [shard.get("judged_crc") for shard in self._shards]
-        table = replace(table, judged=read_judged(folders, images, crcs, classes, self.trust))
+        table = replace(table, judged=read_judged(folders, images, crcs, classes))
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
@@ -217,7 +218,7 @@ class Shards:
         return f"{self.folder / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
 
     def blob(self, i: int) -> memoryview:
-        """Return the encoded image of record i, without a copy.
+        """Return the encoded image of record i.
 
         Raises:
             IndexError: i is not in 0..len-1.
@@ -361,7 +362,7 @@ class Shards:
         """The source images of all records of these splits, regardless of the view; None if not a cache."""
         if self._baked is None:
             return None
-        origin = cache_origin.read(self.path, self._baked["origin_crc"], self.trust)
+        origin = cache_origin.read(self.path, self._baked["origin_crc"])
         counts = {name: sum(shard["images"] for shard in shards) for name, shards in self.index["splits"].items()}
         if len(origin.height) != sum(counts.values()):
             file = self.path / cache_origin.ORIGIN
@@ -408,7 +409,11 @@ class Shards:
         if self.codec == "raw":
             shape = (int(self.table.height[i]), int(self.table.width[i]), self.channels)
             return unpack(blob, shape, reduce, out)
-        return decode(blob, int(self.table.orientation[i]), reduce, out, self.depth)
+        pixels = decode(blob, int(self.table.orientation[i]), reduce, out, self.depth)
+        height, width = -(-self.table.height[i] // reduce), -(-self.table.width[i] // reduce)
+        if pixels.shape[:2] != (height, width):
+            raise ImageError(f"decodes to {pixels.shape[1]}x{pixels.shape[0]}, the table says {width}x{height}")
+        return pixels
 
     def info(self) -> dict[str, Any]:
         """Return a summary of the contents, as `dataforge info --json` prints it."""

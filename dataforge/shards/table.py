@@ -1,4 +1,4 @@
-"""The table of a shard's records: one Arrow file, read as numpy views of the mapped bytes."""
+"""The table of a shard's records: one Arrow file, read as numpy views of its bytes."""
 
 from __future__ import annotations
 
@@ -173,12 +173,11 @@ def _array(kind: pa.DataType, values: object) -> pa.Array:
     return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
 
-def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None, trust: bool = True) -> Table:
-    """Open the tables of some shards as one. A single shard's columns are views of the mapped file.
+def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None) -> Table:
+    """Read the tables of some shards as one.
 
     Args:
         crcs: the CRC-32 of each file; None compares none.
-        trust: as for `FileBytes`.
 
     Raises:
         ShardError: a file is missing, damaged, or has other columns.
@@ -187,7 +186,7 @@ def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None,
     files = zip(paths, crcs, strict=True)
 
     def read(file: tuple[Path, int | None]) -> pa.RecordBatch:
-        return read_arrow(file[0], SCHEMA, file[1], trust)
+        return read_arrow(file[0], SCHEMA, file[1])
 
     remote = any(isinstance(path, RemotePath) for path in paths)
     batches = list(ordered(read, files, AT_A_TIME) if remote else map(read, files))
@@ -206,16 +205,16 @@ def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None,
     return Table(**columns, _key=key)
 
 
-def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None, trust: bool = True) -> pa.RecordBatch:
+def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None) -> pa.RecordBatch:
     """Read an Arrow file of one record batch without nulls. All its lengths, offsets and texts are checked.
 
     Args:
-        crc: the CRC-32 of the file; None does not compare it. trust: as for `FileBytes`.
+        crc: the CRC-32 of the file; None does not compare it.
 
     Raises:
         ShardError: it is missing, damaged, or has other columns.
     """
-    file = FileBytes(path, trust)
+    file = FileBytes(path)
     data = file.read()
     if crc is not None and zlib.crc32(data) != crc and file.remote is not None:  # perhaps only the cache's are wrong
         file.remote.forget(0, file.size)

@@ -48,7 +48,8 @@ def export(
     """Write shards in an annotation format. The folder appears when it is complete.
 
     Until then its files are in `.NAME.unfinished` beside it, which an error or an interruption removes, and the next
-    export to the same folder after a kill.
+    export to the same folder after a kill. Its files are not flushed to disk one by one, which takes as long again:
+    after a power failure, export again.
 
     Args:
         out: a folder that does not exist, or is empty.

@@ -41,8 +41,8 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
     command.reset(out)
     whole = run(lambda: command.make(given, out), out.parent)
     assert whole.ended == "done", whole.text
-    right, source = files(out), files(given)
-    largest = max(map(len, right.values()))
+    right, source = command.result(out), files(given)
+    largest = max(map(len, files(out).values()))
     places = {fault: range(first, whole.count + 1, every) for fault in FAULTS}
     places["short"] = range(first, largest, max(1, largest // 16 * every))
     outcomes: Counter[str] = Counter()
@@ -55,16 +55,16 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
             where = f"{name}: {fault} at {n} of {whole.count}"
             if ended.ended == "undrawn" or "Traceback" in ended.text:
                 wrong.append(f"{where}: {ended.text.strip().splitlines()[-1:]}")
-            elif ended.ended == "done" and files(out) != right:
+            elif ended.ended == "done" and command.result(out) != right:
                 wrong.append(f"{where}: succeeded with another result")
-            elif ended.ended != "done" and not (command.is_absent(out) or files(out) == right):
+            elif ended.ended != "done" and not (command.is_absent(out) or command.result(out) == right):
                 wrong.append(f"{where}: {ended.ended}, and left half a result that is read")
             if ended.ended == "done":
                 continue
             again = run(lambda: (command.again or command.make)(given, out), out.parent)
-            if again.ended != "done" and files(out) != right:
+            if again.ended != "done" and command.result(out) != right:
                 wrong.append(f"{where}: again: {again.text.strip()[-200:]}")
-            elif files(out) != right:
+            elif command.result(out) != right:
                 wrong.append(f"{where}: again: another result")
     if files(given) != source:
         wrong.append(f"{name}: the input was changed")

@@ -22,6 +22,7 @@ from dataforge.errors import DataforgeError
 FAULTS = ("kill", "ENOSPC", "EIO", "short")
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "os.symlink"}
 _UNDRAWN = 97
+_STUCK = 60  # seconds after which a child has hung
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def run(command: Callable[[], None], folder: Path, fault: str = "", n: int = 0) 
     child = os.fork()
     if child == 0:
         code = _UNDRAWN
+        signal.alarm(_STUCK)
         try:
             os.dup2(writing, 1)
             os.dup2(writing, 2)

@@ -1,1 +1,1 @@
-"""Mutated files for every reader of shards and checkpoints. `python -m tests.fuzz` is the campaign."""
+"""Mutated files for every reader. `python -m tests.fuzz` is the campaign."""

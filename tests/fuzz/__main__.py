@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.fuzz.readers import READERS
 
-STUCK = 60.0
+STUCK = 180.0
 
 
 def campaign(name: str, seed: int, seconds: float) -> tuple[Counter[str], list[str]]:
@@ -35,7 +35,7 @@ def campaign(name: str, seed: int, seconds: float) -> tuple[Counter[str], list[s
                 done = subprocess.run(command, capture_output=True, text=True, timeout=left + STUCK, check=False)
             except subprocess.TimeoutExpired:
                 outcomes["hang"] += 1
-                faults.append(f"hang: seed {seed}, input {at.read_text()}")
+                faults.append(f"hang: seed {seed}, input {at.read_text() if at.exists() else 'none'}")
             else:
                 if done.returncode == 0:
                     report = json.loads(done.stdout.splitlines()[-1])

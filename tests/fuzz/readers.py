@@ -21,9 +21,8 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
 from tests import tiny
+from tests.fuzz.files import FILES, Reader, any_file
 from tests.fuzz.mutate import mutate
-
-Reader = Callable[[random.Random], None]
 
 
 def shards(folder: Path, store: str) -> Path:
@@ -152,4 +151,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "origin": lambda folder: reader_of_shards(raw_cache(folder), "origin.arrow"),
     "journal": journal,
     "checkpoint": checkpoint,
+    "files": any_file,
+    **FILES,
 }

@@ -104,7 +104,7 @@ def test_dtypes_of_one_and_of_several_shards(tmp_path: Path) -> None:
         assert table.boxes.shape == (len(table.labels), 4)
 
 
-def test_a_single_shards_columns_are_views_of_the_mapped_file(tmp_path: Path) -> None:
+def test_a_single_shards_columns_are_not_copied(tmp_path: Path) -> None:
     write(tmp_path / "table.arrow", [3] * 50_000)
     before = pa.total_allocated_bytes()
     table = read_tables([tmp_path / "table.arrow"])

@@ -32,23 +32,19 @@ _MOST_DEPTH = 32
 
 
 class LmdbStore:
-    """A `BlobStore` over LMDB. Threads share a reader, and so do processes after a fork; it is pickled as its path.
+    """A `BlobStore` over LMDB. Threads share a reader, and so do processes after a fork; it is pickled as its path."""
 
-    The file stays mapped as long as any returned `memoryview` exists.
-    """
-
-    def __init__(self, path: Path, writer: lmdb.Environment | None, trust: bool = True) -> None:
+    def __init__(self, path: Path, writer: lmdb.Environment | None = None) -> None:
         self._path = path / "blobs.mdb"
         self._writer = writer
-        self._trust = trust
         self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._written = 0
         self._lock = threading.Lock()
         self._tree: _Tree | None = None
 
-    def __reduce__(self) -> tuple[object, tuple[Path, bool]]:
-        return LmdbStore.open, (self._path.parent, self._trust)
+    def __reduce__(self) -> tuple[type[LmdbStore], tuple[Path]]:
+        return LmdbStore, (self._path.parent,)
 
     @classmethod
     def create(cls, path: Path) -> LmdbStore:
@@ -67,7 +63,7 @@ class LmdbStore:
 
     @classmethod
     def open(cls, path: Path, trust: bool = True) -> LmdbStore:
-        return cls(path, None, trust)
+        return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
         self._pending.append(blob)
@@ -104,7 +100,7 @@ class LmdbStore:
     def _open(self) -> _Tree:
         with self._lock:
             if self._tree is None:
-                self._tree = _open_tree(FileBytes(self._path, self._trust))
+                self._tree = _open_tree(FileBytes(self._path))
             return self._tree
 
     def close(self) -> None:

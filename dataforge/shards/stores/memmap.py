@@ -1,4 +1,4 @@
-"""Blobs stored consecutively in one memory-mapped file: a blob is a view, without search or copy."""
+"""Blobs stored consecutively in one file."""
 
 from __future__ import annotations
 
@@ -24,20 +24,18 @@ _END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
 class MemmapStore:
     """A `BlobStore` in one flat file: the blobs, their end offsets, and an end marker that only a finished file has.
 
-    Threads share a reader, and so do processes after a fork; it is pickled as its path. The file stays mapped as long
-    as any returned `memoryview` exists.
+    Threads share a reader, and so do processes after a fork; it is pickled as its path.
     """
 
-    def __init__(self, path: Path, writer: BinaryIO | None = None, trust: bool = True) -> None:
+    def __init__(self, path: Path, writer: BinaryIO | None = None) -> None:
         self._path = path / "blobs.bin"
         self._writer = writer
-        self._trust = trust
         self._ends: list[int] = []
         self._lock = threading.Lock()
         self._opened: tuple[FileBytes, NDArray[np.uint64]] | None = None
 
-    def __reduce__(self) -> tuple[object, tuple[Path, bool]]:
-        return MemmapStore.open, (self._path.parent, self._trust)
+    def __reduce__(self) -> tuple[type[MemmapStore], tuple[Path]]:
+        return MemmapStore, (self._path.parent,)
 
     @classmethod
     def create(cls, path: Path) -> MemmapStore:
@@ -46,7 +44,7 @@ class MemmapStore:
 
     @classmethod
     def open(cls, path: Path, trust: bool = True) -> MemmapStore:
-        return cls(path, None, trust)
+        return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writer is not None, "append on a store opened for reading"
@@ -71,7 +69,7 @@ class MemmapStore:
     def _open(self) -> tuple[FileBytes, NDArray[np.uint64]]:
         with self._lock:
             if self._opened is None:
-                file = FileBytes(self._path, self._trust)
+                file = FileBytes(self._path)
                 self._opened = file, self._checked(file)
             return self._opened
 

@@ -26,7 +26,8 @@ class BlobStore(Protocol):
     def open(cls, path: Path, trust: bool = True) -> BlobStore:
         """Open a finished store for reading. The files are opened at the first read.
 
-        Without `trust`, no file is mapped, so that one that is cut or fails while it is read raises an error.
+        Without `trust`, no file is mapped, so that one that is cut or fails while it is read raises an error. Only
+        `rows` maps files at all.
         """
 
     def append(self, blob: bytes | memoryview) -> None:

@@ -124,7 +124,7 @@ class RowsStore:
                 if name != self._folder(tuple(shape)).name:
                     raise ShardError(f"{self._path / name / _META}: is damaged: pixels of shape {shape}")
                 shapes.append(tuple(shape))
-                file = FileBytes(self._path / name / "record.memmap", trust=False)
+                file = FileBytes(self._path / name / "record.memmap")
                 if file.size != 8 * count:
                     raise ShardError(f"{file.path}: is damaged: {file.size // 8} of {count} numbers")
                 numbers.append(np.frombuffer(file.read(), "<i8").astype(np.int64))
@@ -144,7 +144,7 @@ class RowsStore:
         shapes, kinds, _ = self._list()
         with self._lock:
             if kind not in self._files:
-                file = FileBytes(self._folder(shapes[kind]) / "pixels.memmap", self._trust)
+                file = FileBytes(self._folder(shapes[kind]) / "pixels.memmap", mapped=self._trust)
                 whole = int((kinds == kind).sum()) * math.prod(shapes[kind])
                 if file.size != whole:
                     raise ShardError(f"{file.path}: is cut short, or another one: {file.size} of {whole} bytes")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import flush
 
@@ -54,7 +55,7 @@ class ZarrStore:
 
     @classmethod
     def open(cls, path: Path, trust: bool = True) -> ZarrStore:
-        return cls(path)  # Zarr maps no file
+        return cls(path)
 
     def append(self, blob: bytes | memoryview) -> None:
         assert self._writer is not None, "append on a store opened for reading"
@@ -77,8 +78,13 @@ class ZarrStore:
         data, ends = self._open()
         if not 0 <= i < len(ends):
             raise ShardError(f"{self._path}: holds no blob {i}")
+        start, end = int(ends[i - 1]) if i else 0, int(ends[i])
         try:
-            return np.ascontiguousarray(data[int(ends[i - 1]) if i else 0 : int(ends[i])]).data
+            blob = np.ascontiguousarray(data[start:end]).data
+            files = range(start // data.shards[0], -(-end // data.shards[0]))
+            for n in () if isinstance(self._path, RemotePath) else files:  # there, each would be a request
+                os.stat(self._path / f"bytes/c/{n}")  # Zarr reads zeros from a file that is missing
+            return blob
         except Exception as error:
             raise ShardError(f"{self._path}: blob {i} cannot be read: {error}") from None
 

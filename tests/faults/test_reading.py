@@ -1,0 +1,96 @@
+"""Files that fail under a running loader: an error that names the file, never a wrong batch, a hang or a signal."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from dataforge import Batch, Loader, Shards
+from dataforge.formats.coco import read
+from dataforge.images import synth
+from dataforge.ingest.run import ingest
+from dataforge.transform.bake import Form, bake
+from tests.faults.inject import run
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="forks"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+BLOBS = {"lmdb": "blobs.mdb", "memmap": "blobs.bin", "zarr": "blobs.zarr", "raw": "64x64x3"}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of each store, of 10 pictures to train with, in shards of one; a raw cache has one shard."""
+    root = tmp_path_factory.mktemp("sets")
+    synth.write(root / "pictures", images=12, size=(64, 96))
+    for store in ("lmdb", "memmap", "zarr"):
+        ingest(read(root / "pictures"), root / store, store_name=store, shard_bytes=1, source_name="coco")
+    bake(Shards(root / "lmdb"), root / "raw", Form(shapes=((64, 64),), raw=True))
+    return root
+
+
+def batches(root: Path) -> Iterator[Batch]:
+    """Two equal epochs; the second does not compare images with their CRC-32."""
+    loader = Loader(root, batch_size=2, size=(64, 64), threads=2, on_error="skip")
+    for _ in range(2):
+        loader.set_epoch(0)
+        yield from loader
+
+
+def cut(files: list[Path]) -> None:
+    for file in files:
+        os.truncate(file, 1)
+
+
+def remove(files: list[Path]) -> None:
+    for file in files:
+        file.unlink()
+
+
+def lock(files: list[Path]) -> None:
+    for file in files:
+        file.chmod(0)
+    if os.getuid() == 0:
+        os.setuid(65534)
+
+
+def open_no_more(files: list[Path]) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+
+
+def fail(files: list[Path]) -> None:
+    for owner, name in ((os, "pread"), (Path, "open"), (Path, "read_bytes")):  # the latter two are Zarr's
+        mock.patch.object(owner, name, side_effect=OSError(errno.EIO, os.strerror(errno.EIO))).start()
+
+
+@pytest.mark.parametrize("after", [0, 5], ids=["first epoch", "second epoch"])
+@pytest.mark.parametrize("fault", [cut, remove, lock, open_no_more, fail])
+@pytest.mark.parametrize("name", BLOBS)
+def test_a_file_that_fails(
+    sets: Path, tmp_path: Path, name: str, fault: Callable[[list[Path]], None], after: int
+) -> None:
+    root = tmp_path / name
+    shutil.copytree(sets / name, root)
+    expected = [batch.images.clone() for batch in batches(root)]
+
+    def command() -> None:
+        for n, batch in enumerate(batches(root)):
+            assert batch.images.equal(expected[n]), f"batch {n} differs"
+            if n == after:
+                files = [file for file in root.glob(f"train/*/{BLOBS[name]}/**/*") if file.is_file()]
+                fault(files or list(root.glob(f"train/*/{BLOBS[name]}")))
+
+    ended = run(command, root)
+    # what is open goes on: a file that was removed is there until it is closed, and a mapped one needs no reading
+    goes_on = fault is not cut and (after > 0 or name == "raw")
+    assert ended.ended == "refused" or (ended.ended == "done" and goes_on), ended
+    assert ended.ended == "done" or BLOBS[name] in ended.text, ended.text
