@@ -79,7 +79,8 @@ class Journal:
         split = row["path"].rpartition("/")[0]
         folder = self._out / row["path"]
         try:
-            table = read_tables([folder / "table.arrow"], [row["table_crc"]], trust=False)
+            table = read_tables([folder / "table.arrow"], [row["table_crc"]], False, [row.get("polygons_crc")])
+            _ = table.polygons  # are checked too
             blobs = store(self._begun["store"]).open(folder, trust=False)
             sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))
@@ -202,6 +203,8 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
         image = (zlib.crc32(record.image),)
     areas = record.areas
     facts = (*facts, areas is None, *image)
+    polygons = record.polygons
     arrays = (record.boxes, record.labels, record.flags, *(() if areas is None else (areas,)))
+    arrays += () if polygons is None else (polygons.points, polygons.rings, polygons.boxes)
     text = repr(facts).encode("utf-8", "backslashreplace")
     return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))

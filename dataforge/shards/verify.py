@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dataforge.errors import ImageError, ShardError
 from dataforge.shards.cache_origin import ORIGIN
 from dataforge.shards.file_bytes import FileBytes
-from dataforge.shards.index import INDEX
+from dataforge.shards.index import INDEX, POLYGONS_FILE
 from dataforge.shards.reader import ALTERED, Shards
 
 
@@ -34,6 +34,7 @@ def verify(shards: Shards) -> Iterator[Fault]:
     if not faults:
         try:
             table = shards.table
+            _ = table.polygons
         except ShardError as error:
             faults = [Fault(str(shards.path), str(error))]
     if faults:
@@ -68,6 +69,9 @@ def verify(shards: Shards) -> Iterator[Fault]:
 def _of_files(shards: Shards) -> Iterator[Fault]:
     """Yield the files of facts that are missing or altered; without them no image can be checked."""
     files = {shards.folder / shard["path"] / "table.arrow": shard["table_crc"] for shard in shards._shards}
+    for shard in shards._shards:
+        if shard.get("polygons_crc") is not None:
+            files[shards.folder / shard["path"] / POLYGONS_FILE] = shard["polygons_crc"]
     if "baked" in shards.index:
         files = {shards.path / ORIGIN: shards.index["baked"]["origin_crc"], **files}
     for file, crc in files.items():

@@ -14,8 +14,10 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
-from dataforge.record import Record, object_areas
-from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, REPORT, write_index
+from dataforge.polygons import Polygons
+from dataforge.record import Record, object_areas, polygons_of
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, POLYGONS_FILE, REPORT, write_index
+from dataforge.shards.polygons_file import write_polygons
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
 
@@ -146,6 +148,7 @@ class _Shard:
             name: [] for name in ("key", "id", "height", "width", "orientation", "size", "crc")
         }
         self.objects: list[tuple[Any, ...]] = []
+        self.polygons: list[Polygons] = []
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
         self.blobs.append(blob)
@@ -155,6 +158,7 @@ class _Shard:
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
+        self.polygons.append(polygons_of(record))
 
     def close(self) -> dict[str, int]:
         """Write the table, and return the shard's row for the index."""
@@ -171,10 +175,14 @@ class _Shard:
         table = self.folder / "table.arrow"
         with writing(table, ShardError):
             write_table(table, self.columns, rows)
-            crc = zlib.crc32(table.read_bytes())
+            crcs = {"table_crc": zlib.crc32(table.read_bytes())}
+            if any(self.polygons):
+                write_polygons(self.folder / POLYGONS_FILE, Polygons.join(self.polygons))
+                crcs["polygons_crc"] = zlib.crc32((self.folder / POLYGONS_FILE).read_bytes())
+                flush(self.folder / POLYGONS_FILE)
             for path in (table, self.folder, self.folder.parent):
                 flush(path)
-        return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
+        return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, **crcs}
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:

@@ -140,8 +140,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             labels = label_of[item.labels]
             kept = labels >= 0
             dropped.update(source.classes[label] for label in item.labels[~kept])
-            areas = None if item.areas is None else item.areas[kept]
-            yield replace(item, boxes=item.boxes[kept], labels=labels[kept], flags=item.flags[kept], areas=areas)
+            yield replace(item, labels=labels).pick(kept)
         for name, count in sorted(dropped.items()):
             yield Finding(
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"

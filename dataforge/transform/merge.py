@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dataforge.errors import ConfigError
-from dataforge.record import Finding, Record, Source
+from dataforge.polygons import Polygons
+from dataforge.record import Finding, Record, Source, polygons_of
 from dataforge.shards.as_source import chosen_splits, source_of
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
@@ -108,7 +109,7 @@ def _united(records: list[Record]) -> Record:
     if len(records) == 1:
         return first
     arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in records]) for name in ARRAYS}
-    return replace(first, **arrays)
+    return replace(first, **arrays, polygons=Polygons.join(map(polygons_of, records)) or None)
 
 
 def _same(parts: Sequence[Shards], one: _Row, other: _Row) -> bool:

@@ -8,7 +8,10 @@ from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Codes, Option,
 from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with images, annotations, categories"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "areas", "ids", "keys", "splits", "classes", "class_ids"})
+HOLDS = frozenset(
+    {"crowd", "difficult", "truncated", "polygons", "multipolygons"}
+    | {"areas", "ids", "keys", "splits", "classes", "class_ids"}
+)
 OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, BOXES, UNIT, ALLOW_OUTSIDE)
 
 CODES: Codes = {"classes-federated": ("info", "images state which classes were looked for (LVIS); it is not kept")}
