@@ -7,7 +7,9 @@ Needs Chromium and playwright; takes about five minutes. It starts `dataforge an
 * "key to paint": from a key's own time stamp to the first task after the frame that shows its effect was handed to the
   compositor, for Tab, arrows, Shift+arrows and a flag, with 10 to 5,000 boxes on a picture of 1600x1200. At 60 Hz it
   has the wait for the next frame, 8 ms on average and up to 17; "no frame limit" is the same without that wait.
-* "work": of that, the time in which JavaScript ran: the key's handler and the drawing.
+* "work": of that, the time in which JavaScript ran: the key's handler and the drawing. "processor time": of the page's
+  thread from before the key to the answer that it was seen, with the measurement's own work; other work does not add to
+  it as it does to the others.
 * "switch": from the key "next image" to the frame with the next picture of 12 megapixels in it, decoded ahead or not.
 * "keys and clicks a box": what a script needs to draw, class and confirm 200 boxes; what is saved is compared with
   what had to be drawn. `PEERS` counts what the same boxes take by the documented shortcuts of others.
@@ -31,6 +33,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
+from bench.view import task_seconds  # noqa: E402
 from dataforge.bench.measure import record_rows  # noqa: E402
 from dataforge.images import synth  # noqa: E402
 from tests.web.browser import Server, Tab, chromium  # noqa: E402
@@ -140,10 +143,14 @@ def paints(work: Path) -> Iterator[dict[str, Any]]:
                 tab.keys("Tab")
                 tab.page.wait_for_timeout(500)
                 tab.page.evaluate(WATCH)
-                pressed = []
+                developer = context.new_cdp_session(tab.page)
+                developer.send("Performance.enable", {"timeDomain": "threadTicks"})
+                pressed, busy = [], []
                 for i in range(WARM + PRESSES):
+                    before = task_seconds(developer)
                     tab.keys(KEYS[i % len(KEYS)])
                     pressed += seen(tab, 1)
+                    busy.append(1000 * (task_seconds(developer) - before))
                     tab.page.wait_for_timeout(rng.uniform(10, 40))  # at any phase of the display
                 del pressed[:WARM]
                 more = {"boxes": count, "display": limit, "window": "1920x1080"}
@@ -152,6 +159,7 @@ def paints(work: Path) -> Iterator[dict[str, Any]]:
                 )
                 worked = [p["handled"] - p["start"] + p["painted"] - p["frame"] for p in pressed]
                 yield row(f"work of a key, {count} boxes, {limit}", worked, "ms", **more)
+                yield row(f"processor time of a key, {count} boxes, {limit}", busy[WARM:], "ms", **more)
                 assert tab.saved() == tab.boxes()
                 tab.page.close()
         server.close()

@@ -9,7 +9,8 @@ and BEFORE_RAW a cache that it baked: both are measured in turn, and rows are ad
   and CPU time (user and system).
 * "import X after Y": CPU time in a process of its own.
 * "raw cache": img/s (wall and CPU) of shuffled epochs in batches of 32 at 320x320; the two checkouts take turns, in
-  processes that stay, so that both meet the same load of the machine.
+  processes that stay, so that both meet the same load of the machine. "gather" is the bare limit: two threads copy the
+  same rows, each to one buffer.
 * "batch": CPU microseconds to make a `Batch`, its TensorDict, and a TensorClass of the same fields, and to join two.
 """
 
@@ -59,6 +60,28 @@ for number, line in enumerate(sys.stdin):
     print(images / (time.perf_counter() - wall), images / (time.process_time() - cpu), flush=True)
 """
 
+GATHER = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+import torch
+(file,) = Path(sys.argv[1]).glob("train/00000/*/pixels.memmap")
+rows = np.memmap(file, np.uint8, "r").reshape(-1, 320 * 320 * 3)
+buffers = torch.zeros((2, 32, rows.shape[1]), dtype=torch.uint8).numpy()
+pool, rng = ThreadPoolExecutor(2), np.random.default_rng(0)
+def part(buffer, batches):
+    for index in batches:
+        np.take(rows, index, 0, out=buffer[: len(index)], mode="clip")
+for line in sys.stdin:
+    images, wall, cpu = 0, time.perf_counter(), time.process_time()
+    for _ in range(int(line)):
+        batches = np.array_split(rng.permutation(len(rows)), range(32, len(rows), 32))
+        list(pool.map(part, buffers, (batches[::2], batches[1::2])))
+        images += len(rows)
+    print(images / (time.perf_counter() - wall), images / (time.process_time() - cpu), flush=True)
+"""
+
 
 def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
@@ -101,15 +124,18 @@ def imports() -> Iterator[dict[str, Any]]:
 
 def epochs(checkouts: dict[str, Path], caches: dict[str, str], count: int) -> Iterator[dict[str, Any]]:
     loops = {
-        which: subprocess.Popen(
-            [sys.executable, "-c", EPOCHS, caches[which]],
+        name: subprocess.Popen(
+            [sys.executable, "-c", code, caches[which]],
             env=environment(checkout),
             cwd=checkout,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        for which, checkout in checkouts.items()
+        for name, which, checkout, code in [
+            *((which, which, checkout, EPOCHS) for which, checkout in checkouts.items()),
+            ("gather", "after", HERE, GATHER),
+        ]
     }
     speeds: dict[str, list[list[float]]] = {which: [] for which in loops}
     for turn in range(TURNS + 2):
@@ -125,9 +151,10 @@ def epochs(checkouts: dict[str, Path], caches: dict[str, str], count: int) -> It
     for n, unit in enumerate(("img/s", "img/CPU s")):
         for which, values in speeds.items():
             yield row(f"raw cache, {which}", [speed[n] for speed in values], unit)
-        if len(speeds) > 1:
-            ratios = [after[n] / before[n] for after, before in zip(speeds["after"], speeds["before"], strict=True)]
-            yield row(f"raw cache, after / before, each pair of turns, {unit}", ratios, "x")
+        for other in ("before", "gather"):
+            ratios = [a[n] / b[n] for a, b in zip(speeds["after"], speeds.get(other, ()), strict=False)]
+            if ratios:
+                yield row(f"raw cache, after / {other}, each pair of turns, {unit}", ratios, "x")
 
 
 def batches() -> Iterator[dict[str, Any]]:

@@ -6,7 +6,8 @@ Needs Chromium and playwright. It writes shards of that many small pictures with
 `dataforge view` on them, and measures, in a window of 1280x720:
 
 * "start": from the command to the line with its address.
-* "first view": from the navigation to the frame in which every tile in view has its picture and its boxes.
+* "first view": from the navigation to the frame in which every tile in view has its picture and its boxes; "work of the
+  first view": the processor time of the page's thread, and of the server.
 * "scroll": frames per second while the grid is scrolled for some seconds, slowly (a line of tiles 8 times a second) and
   fast (through the whole set); the display is one of 60 Hz. "longest frame" is the longest wait for a frame; "work of a
   frame" the processor time of the page's thread a frame: below 16.7 ms, it keeps up with the display.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -94,6 +96,12 @@ def task_seconds(developer: Any) -> float:
     return float(metrics["TaskDuration"])
 
 
+def server_seconds(server: Server) -> float:
+    """Return the processor time of a server (proc_pid_stat(5): user and system)."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(shards: Path, records: int) -> Iterator[dict[str, Any]]:
     facts = {"records": records, "boxes": records * BOXES, "window": "1280x720"}
 
@@ -106,15 +114,22 @@ def measure(shards: Path, records: int) -> Iterator[dict[str, Any]]:
     server = Server(shards, command="view")
     yield row("start, from the command to its address", [time.monotonic() - began], "s") | {"runs": 1}
     with chromium() as browser:
-        firsts = []
+        firsts, in_page, in_server = [], [], []
         for _ in range(REPEATS):
             context = browser.new_context(viewport=WINDOW)
             page = context.new_page()
+            developer = page.context.new_cdp_session(page)
+            developer.send("Performance.enable", {"timeDomain": "threadTicks"})
+            in_server.append(-server_seconds(server))
             page.goto(server.address, wait_until="commit")
             firsts.append(page.evaluate(FIRST) / 1000)
+            in_page.append(task_seconds(developer))
+            in_server[-1] += server_seconds(server)
             context.close()
         yield row("first view after the start", firsts[:1], "s") | {"runs": 1}
         yield row("first view", firsts, "s")
+        yield row("work of the first view, the page's thread", in_page, "s")
+        yield row("work of the first view, the server", in_server, "s")
         page = browser.new_context(viewport=WINDOW).new_page()
         page.goto(server.address)
         page.evaluate(FIRST)

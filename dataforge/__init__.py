@@ -28,7 +28,12 @@ def __getattr__(name: str) -> Any:
     # on first use, so that `import dataforge` and `dataforge --help` do not import torch
     if name not in _HOMES:
         raise AttributeError(f"module 'dataforge' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from dataforge.errors import without_extra
+
+        raise ModuleNotFoundError(without_extra(error) or error.msg, name=error.name) from None
 
 
 def __dir__() -> list[str]:

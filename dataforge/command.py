@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError, StoppedError
+from dataforge.errors import DataforgeError, StoppedError, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
@@ -108,11 +108,13 @@ class Command(click.Command):
             text, code, facts = _message(error), TROUBLE, {}
         except click.Abort:
             text, code, facts = "interrupted", StoppedError.exit_code, {}
-        except Exception:
-            if args is not None:  # called from Python
+        except Exception as error:
+            text, code, facts = without_extra(error), TROUBLE, {}
+            if not text and args is not None:  # called from Python
                 raise
-            traceback.print_exc()
-            sys.exit(TROUBLE)
+            if not text:
+                traceback.print_exc()
+                sys.exit(TROUBLE)
         if "--json" in (sys.argv if args is None else args):
             echo_json({"error": text, **facts})
         click.echo(f"error: {text}" if code == TROUBLE else text, err=True)

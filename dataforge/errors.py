@@ -62,6 +62,15 @@ class UnknownNameError(ConfigError):
     """A name is not among the known ones."""
 
 
+TRAIN = {"kornia", "safetensors", "tensorboard", "tensordict", "timm", "torch", "torchvision"}  # modules of the extra
+
+
+def without_extra(error: BaseException) -> str:
+    """Return a message that names the extra of this package which has a missing module; "" for other errors."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"needs {name}, which is not installed: pip install 'dataforge-detection[train]'" if name in TRAIN else ""
+
+
 def unknown(kind: str, name: str, known: object) -> UnknownNameError:
     """Return the error for a name that is not in a registry; it lists the known names.
 

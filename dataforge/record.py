@@ -46,6 +46,9 @@ class Record:
         id: the source's own number for the image, or -1.
         origin: the annotation file, for messages.
         polygons: of the n boxes, pixels, edge coordinates, not clipped to the image; None if no box has one.
+        judged: (p, 2) int32, for an image in which only some classes were looked for (LVIS, Open Images): a label, and
+            0 if no object of it is in the image, 1 if boxes of it may be missing. Of a class that is neither here nor
+            in `labels`, nothing is known. None if all classes were looked for.
     """
 
     key: str
@@ -60,6 +63,7 @@ class Record:
     id: int = -1
     origin: str = ""
     polygons: Polygons | None = None
+    judged: NDArray[np.int32] | None = None
 
     def pick(self, kept: NDArray[np.bool_]) -> Record:
         """Return the record with some of its boxes.
@@ -155,6 +159,7 @@ class Source:
         total: the expected number of records, for the progress bar; 0 if unknown.
         files: the files that were read besides those that records and findings name, such as lists of classes.
         depth: how samples of more than 8 bits become 8 when the images are decoded; see `DEPTHS` of `images.header`.
+        frequencies: class name -> "r" (rare), "c" (common) or "f" (frequent), as LVIS states them.
     """
 
     classes: tuple[str, ...]
@@ -164,6 +169,20 @@ class Source:
     total: int = 0
     files: Collection[Path] = ()
     depth: str = "scale"
+    frequencies: Mapping[str, str] = field(default_factory=dict)
+
+
+def relabelled(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Return `Record.judged`, or a table's, with new labels; rows of labels that become -1 are left out.
+
+    Args:
+        label_of: (C,) the new label of each, -1 for none.
+    """
+    if judged is None:
+        return None
+    labels = np.append(label_of, -1)[judged[:, -2]].astype(np.int32)  # a table's -1 stays
+    kept = (labels >= 0) | (judged[:, -2] < 0)
+    return np.column_stack([judged[kept, :-2], labels[kept], judged[kept, -1]])
 
 
 def as_boxes(numbers: object) -> Boxes:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -25,8 +25,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield the result of `work` for each item, in order, computed by threads that run a little ahead.
+def ordered(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = AHEAD
+) -> Generator[Result]:
+    """Yield the result of `work` for each item, in order, computed by threads that run up to `ahead` items each ahead.
 
     The items are drawn in the caller's thread. An error raised by drawing them comes after the results of the items
     before it; an error of `work` ends the iteration at once.
@@ -37,7 +39,7 @@ def ordered(work: Callable[[Item], Result], items: Iterable[Item], threads: int)
         try:
             while True:
                 try:
-                    waiting.extend(pool.submit(work, item) for item in islice(todo, AHEAD * threads - len(waiting)))
+                    waiting.extend(pool.submit(work, item) for item in islice(todo, ahead * threads - len(waiting)))
                 except Exception as error:
                     todo, failed = iter(()), error
                 if not waiting:

@@ -5,10 +5,14 @@ python docs/evaluation.py CKPT --shards DIR --split test --data "bccd, trainval 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
+import matplotlib
+from matplotlib.figure import Figure
 
+from dataforge.analysis.charts import STYLE
 from dataforge.bench.measure import record_rows
 from dataforge.loading.loader import Loader
 from trainers.checkpoint import load_detector
@@ -37,8 +41,14 @@ def main(checkpoint: Path, shards: Path, split: str, data: str, results: Path, p
     judged = judge(truth, predictions, PROTOCOLS["coco50"])
     kinds, sure = errors(judged), calibration(judged)
     pictures.mkdir(parents=True, exist_ok=True)
-    (pictures / "evaluation_errors.png").write_bytes(evaluation_charts.errors(kinds))
-    (pictures / "evaluation_calibration.png").write_bytes(evaluation_charts.reliability(sure))
+    for name, paint in (
+        ("errors", partial(evaluation_charts.errors, result=kinds)),
+        ("calibration", partial(evaluation_charts.reliability, result=sure)),
+    ):
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(figsize=(6, 3.8), layout="constrained")
+            paint(figure.subplots())
+            figure.savefig(pictures / f"evaluation_{name}.png")
     values = {f"AP by the rules of {name}": average_precision(truth, predictions, p) for name, p in PROTOCOLS.items()}
     values |= {f"gain in AP50 without errors of the kind {kind}": gain for kind, gain in kinds.gains.items()}
     values |= {"D-ECE": sure.error, "temperature": sure.temperature, "D-ECE at this temperature": sure.error_after}

@@ -111,10 +111,11 @@ def test_the_list_of_trainers_is_whole() -> None:
     assert [line.split()[2] for line in lines[:-1]] == [f"trainers.{name}" for name in listing.TRAINERS]
 
 
-def test_photos_without_annotations_are_answered_with_the_annotator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["auto", "coco", "voc", "yolo", "labelme", "table"])
+def test_photos_without_annotations_are_answered_with_the_annotator(tmp_path: Path, name: str) -> None:
     (tmp_path / "my photos").mkdir()
     (tmp_path / "my photos/a.JPG").write_bytes(b"x")
-    line = ["ingest", "auto", str(tmp_path / "my photos"), "--out", str(tmp_path / "out")]
+    line = ["ingest", name, str(tmp_path / "my photos"), "--out", str(tmp_path / "out")]
     text = CliRunner().invoke(main, line).stderr
     assert text.endswith(f"without annotations: dataforge annotate '{tmp_path}/my photos' --classes NAME,NAME\n")
     (tmp_path / "my photos/notes.txt").write_text("x")

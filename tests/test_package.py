@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import dataforge
+from dataforge.errors import TRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -86,7 +88,11 @@ def test_nothing_that_is_tracked_is_missing(tracked: list[str], sdist: Path, whe
     assert [name for name in tracked if name.startswith(PACKAGED + SOURCES) and not (sdist / name).is_file()] == []
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        [metadata] = [archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA")]
     assert names == {re.sub("^configs/", "trainers/configs/", name) for name in tracked if name.startswith(PACKAGED)}
+    required = re.findall(r'^Requires-Dist: ([\w-]+)[^;\n]*(?:; extra == "(\w+)")?$', metadata, re.M)
+    assert {name for name, extra in required if extra == "train"} == TRAIN
+    assert not TRAIN & {name for name, extra in required if not extra} and (PROJECT["name"], "dev") in required
 
 
 @pytest.mark.slow
@@ -100,8 +106,8 @@ def test_the_installed_wheel_is_used_elsewhere(installed: Path, tmp_path: Path) 
     call(program, "ingest", "coco", "drawn", "--out", "shards", cwd=tmp_path)
     assert "train" in call(program, "info", "shards", cwd=tmp_path)
     assert "--config" in call(python, "-m", "trainers.dense", "--help", cwd=tmp_path)
-    unknown = call(python, "-m", "trainers.dense", "--config", "bccd", cwd=tmp_path, code=2)
-    assert "unknown configuration 'bccd'; known: FILE.toml, dense_bccd, dense_laptop" in unknown
+    unknown = call(python, "-m", "trainers.dense", "--config", "bcc", cwd=tmp_path, code=2)
+    assert "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, dense_laptop" in unknown
     train = ["-m", "trainers.dense", "--config", "dense_laptop", "--shards", "shards", "--epochs", "1", "--name", "x"]
     call(python, *train, cwd=tmp_path)
     values = tomllib.loads((tmp_path / "runs/dense/x/args.toml").read_text("utf-8"))
@@ -118,3 +124,58 @@ def test_extras_that_messages_name_exist() -> None:
     assert len(named) >= 6
     assert {name for name, _ in named} == {PROJECT["name"]}
     assert {extra for _, extra in named} - {"{form.EXTRA}"} <= known
+
+
+WITHOUT_TORCH = """
+import json, sys
+
+sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # importing one of them raises ModuleNotFoundError
+import dataforge.cli.annotate, dataforge.cli.view
+from click.testing import CliRunner
+from dataforge.cli.main import main
+
+for module in (dataforge.cli.annotate, dataforge.cli.view):
+    module.serve = lambda application, listening: listening.close()  # what is left is starlette's and uvicorn's
+for line, code in json.loads(sys.argv[2]):
+    result = CliRunner().invoke(main, line.split())
+    assert result.exit_code == code, (line, result.output, result.exception)
+    print(result.stderr, end="")
+"""
+LIST = [
+    ("synth drawn --images 12 --size 64 96", 0),
+    ("lint drawn", 0),
+    ("ingest coco drawn --out shards", 0),
+    ("ingest auto drawn --out zarr --store zarr", 0),
+    ("info shards", 0),
+    ("log shards", 0),
+    ("verify shards", 0),
+    ("verify shards --source coco:drawn", 0),
+    ("lint shards --report lint.html", 0),
+    ("stats shards --out stats", 0),
+    ("show shards", 0),
+    ("show shards --augment yolo", 0),
+    ("split shards --out new --val 0.25", 0),
+    ("merge new zarr --out both", 0),
+    ("diff shards new --report diff.html", 1),
+    *((f"export shards --format {name} --out {name}", 0) for name in ("voc", "yolo", "cvat", "createml")),
+    *((f"ingest {name} {name} --out {name}.shards", 0) for name in ("voc", "yolo", "cvat", "createml")),
+    ("annotate shards --no-browser", 0),
+    ("overlay apply shards.overlay --out applied", 0),
+    ("view shards --no-browser", 0),
+    ("bake shards --out small --side 32", 0),
+    ("bake shards --out raw --raw --size 32 32", 0),
+    ("bench shards", 2),
+]
+
+
+def test_all_but_training_works_without_the_packages_of_the_extra_train(tmp_path: Path) -> None:
+    words = [json.dumps(sorted(TRAIN)), json.dumps(LIST)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    needed = "needs torch, which is not installed: pip install 'dataforge-detection[train]'"
+    assert done.stdout.endswith(f"error: {needed}\n")
+    code = "import sys; sys.modules['torch'] = None; from dataforge import Loader"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(f"ModuleNotFoundError: {needed}\n")

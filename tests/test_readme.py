@@ -23,9 +23,12 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def commands() -> list[list[str]]:
-    """Command lines in the README's shell blocks, and those in backticks that start like one."""
+    """Command lines in README, in shell blocks or in backticks, and ours in the shell blocks of docs."""
     lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
     lines += re.findall(r"`((?:dataforge|python -m|\./run) [^`]+)`", README)
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.S):
+            lines += re.findall(r"^(?:dataforge|python -m) [^>|\n]+", block, re.M)
     parts = [part for line in lines for part in line.split("#")[0].split("&&")]
     return [shlex.split(part.replace("<this repository>", "URL")) for part in parts if part.strip()]
 
@@ -102,9 +105,10 @@ def test_every_dependency_is_constrained() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["train"], *extras["dev"]]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
-    assert {re.split(r"[<>=\[ ]", name)[0] for name in wanted} <= pinned
+    assert {re.split(r"[<>=\[ ]", name)[0] for name in wanted} - {project["name"]} <= pinned
 
 
 @pytest.fixture
@@ -177,12 +181,12 @@ def test_run_sets_up_once_and_again_only_after_a_change(copy: Path, tmp_path: Pa
 
 def test_run_checks_everything(copy: Path, tmp_path: Path) -> None:
     python(tmp_path / "bin", "python3.12")
-    cache = f"-o cache_dir={copy}/.venv/cache/pytest"
+    pytest = f"-m pytest -o cache_dir={copy}/.venv/cache/pytest -n auto --maxprocesses 4 --dist worksteal"
     code, _, said = run(copy, "check", path=tmp_path / "bin")
     assert code == 0
     tools = ["-m ruff check .", "-m ruff format --check .", "-m mypy"]
-    assert said[3:] == [*tools, f"-m pytest {cache} -m not slow"]
-    assert run(copy, "test", path=tmp_path / "bin")[2] == [*tools, f"-m pytest {cache} --durations=15"]
+    assert said[3:] == [*tools, f"{pytest} -m not slow"]
+    assert run(copy, "test", path=tmp_path / "bin")[2] == [*tools, f"{pytest} --durations=15"]
 
 
 def test_run_without_a_new_enough_python(copy: Path, tmp_path: Path) -> None:

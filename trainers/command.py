@@ -26,7 +26,7 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         "--config",
         "toml",
         type=click.Path(path_type=Path),
-        help="flat TOML file with any of these values, or the name of an included one, such as dense_bccd",
+        help=f"flat TOML file with any of these values, or the name of an included one: {detector}_bccd, or bccd",
     )
     @click.option("--resume", type=click.Path(path_type=Path), help="folder of a stopped run to continue")
     @options(kind)
@@ -42,7 +42,7 @@ def command(detector: str, kind: type[Config]) -> click.Command:
             toml = run.arguments(resume)
             if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
-        config = kind(**(read_toml(kind, toml) if toml else {}) | given)
+        config = kind(**(read_toml(kind, toml, detector) if toml else {}) | given)
         config.check()
         from trainers.training import engine
 

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.command import NEAR, Number, Option, natural, real
-from dataforge.errors import ConfigError, unknown
+from dataforge.errors import TRAIN, ConfigError, unknown
 from dataforge.files import exists, reading
 from dataforge.sources.view import View
 
@@ -114,7 +114,7 @@ class Config:
     compile: bool = value(False, "compile the network with torch.compile, once for each batch shape")
     clip: float = value(10.0, "clip the gradient to this norm; 0 for none", real(least=0, infinite=True))
     seed: int = value(0, "seed of initial weights, order and augmentation", natural(0))
-    device: str = value("auto", "auto, cpu, cuda, cuda:1 (or 1), ...")
+    device: str = value("auto", "auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1 (or 1), mps, ...")
     threads: int = value(0, "decoding threads; 0 for one per core", natural(0))
     decode: str = value("host", "device decodes JPEGs on a CUDA device", click.Choice(["host", "device"]))
     cache: bool = value(False, "train from a cache beside the shards with images shrunk to the training size")
@@ -198,24 +198,32 @@ def convert(kind: type[Config], name: str, given: Any) -> Any:
     return converted if get_args(hint) else converted[0]
 
 
-def included(name: str) -> Path:
-    """Return the file of a configuration that is installed with the trainers; raise `ConfigError` for other names."""
+def included(name: str, detector: str = "") -> Path:
+    """Return the file of a configuration that is installed with the trainers, by its name; `detector_` may be left out.
+
+    Raises:
+        ConfigError: there is none.
+    """
     here = Path(__file__).parent
     folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"  # a wheel, or a checkout
     files = {file.stem: file for file in folder.glob("*.toml") if "\nsteps =" not in file.read_text("utf-8")}
-    if name not in files:
-        raise unknown("configuration", name, [*files, "FILE.toml"])
-    return files[name]
+    for full in (name, f"{detector}_{name}"):
+        if full in files:
+            return files[full]
+    raise unknown("configuration", name, [*files, "FILE.toml"])
 
 
-def read_toml(kind: type[Config], path: Path) -> dict[str, Any]:
+def read_toml(kind: type[Config], path: Path, detector: str = "") -> dict[str, Any]:
     """Read a TOML file, or the included configuration of that name, and check its values against those of `kind`.
+
+    Args:
+        detector: its name, which may be left out of the configuration's.
 
     Raises:
         ConfigError: the file is not readable or not TOML, a name or key is unknown, or a value is invalid.
     """
     if path.name == str(path) and not path.suffix and (not exists(path) or path.is_dir()):
-        path = included(path.name)
+        path = included(path.name, detector)
     try:
         with reading(path, ConfigError):
             values = tomllib.loads(path.read_text("utf-8"))
@@ -295,4 +303,5 @@ def check_logger(name: str) -> None:
     if name not in LOGGERS:
         raise ConfigError(f"logger is {name!r}; expected one of {', '.join(LOGGERS)}")
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {name}")
+        package = "'dataforge-detection[train]'" if name in TRAIN else name
+        raise ConfigError(f"logger is {name!r}, which is not installed; pip install {package}")

@@ -20,13 +20,17 @@ from trainers.config import Config
 
 
 def device_of(name: str) -> torch.device:
-    """Return a device by name. "1" is "cuda:1", "auto" the CUDA device of the local rank where CUDA is available.
+    """Return a device by name. "1" is "cuda:1".
+
+    "auto" is the CUDA device of the local rank where CUDA is available; else Apple's MPS where it computes, unless
+    there are several processes, which cannot communicate on it; else the CPU.
 
     Raises:
         ConfigError: the device is not available.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+        name = "cuda" if torch.cuda.is_available() else "mps" if alone and _mps_computes() else "cpu"
     if name.isdecimal():
         name = f"cuda:{name}"
     if name == "cuda":
@@ -37,6 +41,13 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def _mps_computes() -> bool:
+    try:
+        return torch.backends.mps.is_available() and float(torch.ones(8, device="mps").sum()) == 8
+    except RuntimeError:  # such as no memory left on a virtual machine's
+        return False
 
 
 @contextmanager

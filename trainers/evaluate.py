@@ -45,7 +45,7 @@ from trainers.results.yolo_predictions import read_yolo_predictions
     help="Detections instead of a checkpoint: COCO's format, or a folder of YOLO text files. A second one is compared.",
 )
 @click.option("--split", help="Split of the shards; default: val with a checkpoint, all with --truth.")
-@click.option("--protocol", type=click.Choice(["coco", "voc07", "voc12"]), default="coco", show_default=True)
+@click.option("--protocol", type=click.Choice(["coco", "lvis", "voc07", "voc12"]), default="coco", show_default=True)
 @click.option("--conf", type=real(least=0, most=1), default=0.001, show_default=True, help="Lowest score kept.")
 @click.option("--iou", type=real(least=0, most=1), default=0.5, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", "--batch", "batch_size", type=natural(), default=16, show_default=True)
@@ -94,6 +94,12 @@ def main(
     else:
         raise ConfigError(
             "expected either CHECKPOINT and --shards, or --truth and --predictions; at most two to compare"
+        )
+    if known.judged is not None and protocol != "lvis":
+        click.echo(
+            f"note: not every class was looked for in every image; --protocol {protocol} judges as if, --protocol lvis "
+            "judges only those that were",
+            err=True,
         )
     if save_json:
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.dpi": 110,
-    "font.size": 9.5,
+    "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
 BARS = 40  # classes with a bar; if there are more, a second chart shows all by rank
 LONGEST = 26  # characters of a name
+WIDTH, HEIGHT = 4.7, 3.0  # of a chart, inches
 
 
 def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
@@ -44,30 +46,46 @@ def draw(facts: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
         facts: result of `statistics`, with that of `padding` under "padding" if it should have a chart.
 
     Returns:
-        file name -> (caption, PNG).
+        name -> (caption, SVG).
     """
-    many = len(facts["classes"]) > BARS
     rows = min(BARS, max(1, len(facts["classes"])))
-    charts: dict[str, tuple[str, float, Sequence[Callable[[Axes, Mapping[str, Any]], None]]]] = {
-        "classes.png": ("Boxes of each class", 1.6 + 0.21 * rows, [classes, class_ranks] if many else [classes]),
-        "box_sizes.png": ("Box sizes", 3.6, [box_sides, box_side_shares]),
-        "box_places.png": ("Box positions and sizes relative to the image", 4.2, [centres, relative_sizes]),
-        "aspect_ratios.png": ("Aspect ratios of images and boxes", 3.6, [image_aspects, box_aspects]),
-        "boxes_per_image.png": ("Boxes per image", 3.6, [boxes_per_image]),
-        "image_sizes.png": ("Most frequent image sizes", 1.4 + 0.21 * len(image_size_rows(facts)), [image_sizes]),
+    charts: dict[str, tuple[str, Callable[[Axes, Mapping[str, Any]], None], float]] = {
+        "classes": ("Boxes of each class", classes, 1.3 + 0.21 * rows),
+        **(
+            {"class_ranks": ("Boxes of all classes by rank", class_ranks, HEIGHT)}
+            if len(facts["classes"]) > BARS
+            else {}
+        ),
+        "box_sizes": ("Box sizes in pixels", box_sides, HEIGHT),
+        "relative_box_sizes": ("Box sizes relative to the image", box_side_shares, HEIGHT),
+        "box_centres": ("Centres of the boxes in the image", centres, 3.6),
+        "box_widths_and_heights": ("Box widths and heights relative to the image", relative_sizes, 3.6),
+        "image_aspects": ("Aspect ratios of the images", image_aspects, HEIGHT),
+        "box_aspects": ("Aspect ratios of the boxes", box_aspects, HEIGHT),
+        "boxes_per_image": ("Boxes per image", boxes_per_image, HEIGHT),
+        "image_sizes": ("Most frequent image sizes", image_sizes, 1.2 + 0.21 * len(image_size_rows(facts))),
+        **({"padding": ("Padding by letterboxing and batching", padding, HEIGHT)} if "padding" in facts else {}),
     }
-    if "padding" in facts:
-        charts["padding.png"] = ("Padding by letterboxing and batching", 3.2, [padding])
-    done = {}
-    for name, (caption, height, parts) in charts.items():
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(9.5, height), layout="constrained")
-            for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-                part(axis, facts)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-        done[name] = (caption, buffer.getvalue())
-    return done
+    return {
+        name: (caption, svg(partial(part, facts=facts), height)) for name, (caption, part, height) in charts.items()
+    }
+
+
+def svg(paint: Callable[[Axes], object], height: float = HEIGHT) -> bytes:
+    """Return a chart as SVG, whose black takes the colour of the text around it, for light and dark pages.
+
+    Args:
+        paint: draws on the axes it is given.
+        height: in the unit in which the width is `WIDTH`; fonts are legible where the chart is as wide as a phone.
+    """
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        paint(figure.subplots())
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue().decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.S)
+    return text.replace("#000000", "currentColor").encode()
 
 
 def classes(axis: Axes, facts: Mapping[str, Any]) -> None:
@@ -83,7 +101,7 @@ def classes(axis: Axes, facts: Mapping[str, Any]) -> None:
     axis.set_ylim(max(len(left), 1) - 0.4, -0.6)
     axis.set_xlim(0, max(1.0, left.max(initial=0) * 1.05))
     if len(facts["splits"]) > 1:
-        axis.legend(title="split", loc="lower right")
+        axis.legend(title="split", loc="upper left", bbox_to_anchor=(1, 1))
     more = f": the first {BARS} of {len(ranked)} classes" if len(ranked) > BARS else ""
     axis.set(xlabel="boxes", title=f"{facts['boxes']:,} boxes in {facts['images']:,} images{more}")
     axis.grid(False, axis="y")

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
 
 ROWS_SHOWN = 20  # further rows of a longer table are collapsed
+LONGEST_PATH = 48  # characters; of a longer path, the last two parts are shown
 
-_STYLE = """
-:root { color-scheme: light dark; --back: #fff; --ink: #1c1c1c; --faint: #666; --line: #ddd; }
-@media (prefers-color-scheme: dark) { :root { --back: #161616; --ink: #e6e6e6; --faint: #a0a0a0; --line: #3a3a3a; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 62rem; font: 16px/1.55 system-ui, sans-serif;
-  background: var(--back); color: var(--ink); }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1.5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line);
-  overflow-wrap: anywhere; }
-p { max-width: 45rem; margin: .5rem 0; white-space: pre-line; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--faint); white-space: nowrap; }
-td { overflow-wrap: anywhere; min-width: 4ch; }
-.number { text-align: right; white-space: nowrap; }
-details { margin: .5rem 0; }
-summary { cursor: pointer; color: var(--faint); font-size: .875rem; }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
-figure { margin: 0; }
-img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
-figcaption { font-size: .8125rem; color: var(--faint); padding-top: .35rem; overflow-wrap: anywhere; }
+# Hides the rows and figures that do not contain the text in the box.
+_SCRIPT = """
+const box = document.getElementById("filter");
+box.hidden = false;
+box.addEventListener("input", () => {
+  const text = box.value.toLowerCase();
+  for (const part of document.querySelectorAll("tbody tr, figure")) {
+    const words = part.textContent + " " + (part.querySelector("[title]")?.title ?? "");
+    part.hidden = !words.toLowerCase().includes(text);
+  }
+  for (const part of document.querySelectorAll("details")) part.open = text !== "";
+  for (const part of document.querySelectorAll("section:has(tbody tr, figure)"))
+    part.hidden = !part.querySelector("tbody tr:not([hidden]), figure:not([hidden])");
+});
 """
 
 
@@ -41,8 +42,9 @@ class Section:
 
     Attributes:
         text: a paragraph; line breaks are kept.
-        table: the header and the rows, whose cells are formatted by `str`; columns of numbers are right-aligned.
-        pictures: (caption, encoded PNG or JPEG).
+        table: the header and the rows, whose cells are formatted by `str`; columns of numbers are right-aligned,
+            severities coloured, long paths shortened, and a cell that equals a section's heading links to it.
+        pictures: (caption, encoded PNG or JPEG, or an SVG of `charts.svg`).
     """
 
     heading: str
@@ -50,53 +52,59 @@ class Section:
     table: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None
     pictures: Sequence[tuple[str, bytes]] = ()
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column of the table has numbers only."""
+        header, rows = self.table or ((), ())
+        return [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Return the page as one HTML document: no network, no scripts, for light and dark, wide and narrow screens."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
-        + "".join(map(_section, sections))
-        + "</body>\n</html>\n"
+    """Return the page as one HTML document: no network, for light and dark, wide and narrow screens.
+
+    Pages with a table of more than `ROWS_SHOWN` rows have a box that filters rows and pictures.
+    """
+    from markupsafe import Markup
+
+    html = _template().render(
+        title=title,
+        sections=sections,
+        anchors={section.heading: f"s{i}" for i, section in enumerate(sections, 1)},
+        rows_shown=ROWS_SHOWN,
+        long=any(section.table and len(section.table[1]) > ROWS_SHOWN for section in sections),
+        script=Markup(_SCRIPT),
+        script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
     )
+    return html.encode("utf-8", "replace").decode()  # names may hold characters that UTF-8 cannot encode
 
 
-def _section(section: Section) -> str:
-    parts = [f"<section>\n<h2>{_text(section.heading)}</h2>\n"]
-    if section.text:
-        parts.append(f"<p>{_text(section.text)}</p>\n")
-    if section.table:
-        header, rows = section.table
-        numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
-        parts.append(_table(header, rows[:ROWS_SHOWN], numeric))
-        if rest := rows[ROWS_SHOWN:]:
-            parts.append(f"<details><summary>{len(rest)} more</summary>\n{_table(header, rest, numeric)}</details>\n")
-    if section.pictures:
-        parts.append('<div class="pictures">\n')
-        for caption, image in section.pictures:
-            kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-            source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-            parts.append(f'<figure><img src="{source}" alt="{_text(caption)}">')
-            parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>\n")
-        parts.append("</div>\n")
-    return "".join([*parts, "</section>\n"])
+@cache
+def _template() -> Template:
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"short": _short, "inline": _inline}
+    return environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]], numeric: Sequence[bool]) -> str:
-    def line(tag: str, cells: Sequence[object]) -> str:
-        kinds = [' class="number"' if right else "" for right in numeric]
-        shown = [f"<{tag}{kind}>{_text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)]
-        return f"<tr>{''.join(shown)}</tr>\n"
+def _short(cell: object) -> object:
+    """Return the last two parts of a long path, and anything else unchanged."""
+    if isinstance(cell, str) and len(cell) > LONGEST_PATH and re.fullmatch(r"[^\s<>]+/[^\s<>/]+/[^\s<>/]+", cell):
+        return "…/" + "/".join(cell.split("/")[-2:])
+    return cell
 
-    body = "".join(line("td", row) for row in rows)
-    return f'<div class="wide"><table>\n<thead>{line("th", header)}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
+
+def _inline(picture: bytes, caption: str) -> Markup:
+    """Return the element of a picture."""
+    from markupsafe import Markup
+
+    if picture.startswith(b"<svg"):
+        label = f'<svg role="img" aria-label="{escape(caption)}"'
+        return Markup(picture.decode().replace("<svg", label, 1))
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    return Markup('<img src="{}" alt="{}">').format(source, caption)
 
 
 def _is_number(cell: object) -> bool:
     return not isinstance(cell, str) or re.fullmatch(r"[-+]?[\d.,]+ ?%?", cell) is not None
-
-
-def _text(value: object) -> str:
-    """Escape text for elements and quoted attributes; characters that UTF-8 cannot encode become question marks."""
-    return escape(str(value)).encode("utf-8", "replace").decode()

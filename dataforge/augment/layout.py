@@ -40,6 +40,21 @@ class Layout:
         """(n, 3, 3) source pixels of each image's own record to output pixels."""
         return self.parameters.matrix[self.first[:-1]]
 
+    def images(self, rows: slice) -> Layout:
+        """Return the layout of some of the images, as views."""
+        first, offsets = (each[rows.start : rows.stop + 1] for each in (self.first, self.offsets))
+        part, box = (slice(int(each[0]), int(each[-1])) for each in (first, offsets))
+        parts = {name: value[part] for name, value in vars(self.parts).items()}
+        return Layout(
+            parts=Parts(**parts | {"owner": parts["owner"] - rows.start}),
+            first=first - part.start,
+            parameters=self.parameters.images(part),
+            offsets=offsets - box.start,
+            boxes=self.boxes[box],
+            labels=self.labels[box],
+            flags=self.flags[box],
+        )
+
 
 def lay_out(
     steps: Recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -56,6 +56,16 @@ class Parameters:
     kornia: tuple[KorniaStep, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def images(self, rows: slice) -> Parameters:
+        """Return the parameters of some of the images, as views."""
+        columns = {name: getattr(self, name) for name in ("matrix", "colour", "curve", "erase", "seed")}
+        return replace(
+            self,
+            damage={name: strength[rows] for name, strength in self.damage.items()},
+            kornia=tuple(replace(step, chosen=step.chosen[rows], seed=step.seed[rows]) for step in self.kornia),
+            **{name: column[rows] for name, column in columns.items() if column is not None},
+        )
 
     @property
     def blank(self) -> list[float]:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import dataforge
-from dataforge.errors import ConfigError, DataError, DataforgeError, ImageError
+from dataforge.errors import ConfigError, DataError, DataforgeError, ImageError, without_extra
 from dataforge.process import module_json
 from dataforge.threads import cores
 
@@ -72,7 +72,8 @@ def attempt(name: str, work: Callable[[], str], repair: str) -> Check:
     except AbsentError as absent:
         return Check(name, MISSING, *absent.args)
     except ModuleNotFoundError as error:  # if it is required, the check of its version has failed
-        return Check(name, MISSING, f"needs {error.name}, which is not installed", "install the packages named above")
+        text = without_extra(error) or f"needs {error.name}, which is not installed"
+        return Check(name, MISSING, text, "install the packages named above")
     except Exception as error:
         kind = "" if isinstance(error, DataforgeError) else f"{type(error).__name__}: "
         return Check(name, FAILED, kind + " ".join(str(error).split()), repair)

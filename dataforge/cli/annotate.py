@@ -8,23 +8,22 @@ import tomllib
 import webbrowser
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
-if TYPE_CHECKING:
-    pass
-
 
 @command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", default="auto", show_default=True, help="Of PATH: shards, photos, coco, ...")
+@click.option(
+    "--format", "format_name", default="auto", show_default=True, type=FORMAT, help="Of PATH: shards, photos, coco, ..."
+)
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
@@ -43,13 +42,14 @@ def annotate(
 ) -> None:
     """Draw and correct boxes in a browser.
 
-    PATH is a folder of photos, an annotated set in any format, or shards. It is never written to: every edit is
-    appended to a journal in the overlay folder, and is on the disk before the page shows it as saved.
+    PATH is a folder of photos, an annotated set in any format, either also in a zip or tar file, or shards. It is never
+    written to: every edit is appended to a journal in the overlay folder, and is on the disk before the page shows it
+    as saved.
     """
-    check_installed("annotate")
     from dataforge.overlay.versions import is_version, open_version
-    from dataforge.transform.edited import base_of, open_base
+    from dataforge.transform.edited import base_of, open_base, overlay_of
     from dataforge.web.annotator import application
+    from dataforge.web.novelty import Novelty
     from dataforge.web.proposals import Proposals
     from dataforge.web.session import Session
 
@@ -62,7 +62,7 @@ def annotate(
         base = open_base(path, format_name)
     if base.left_out:
         click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
-    folder = overlay or base.path.with_name(f"{base.path.name}.overlay")
+    folder = overlay or overlay_of(base.path)
     if model is not None and not model.is_file():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
     with (
@@ -76,8 +76,11 @@ def annotate(
         click.echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
-        with closing(Proposals(session, model)) if model else nullcontext() as proposals:
-            serve(application(session, token, port, rebound, proposals), listening)
+        with (
+            closing(Novelty(session)) as novelty,
+            closing(Proposals(session, model)) if model else nullcontext() as proposals,
+        ):
+            serve(application(session, token, port, rebound, proposals, novelty), listening)
     click.echo(f"{session.edits.version} edits in {folder}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import SPLIT
 from dataforge.cli.info import describe
 from dataforge.cli.options import json_option, out_option, polite_kill, progress_bar, store_option, view_options
 from dataforge.command import command, echo_json, natural, real
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Choose the side and codec that reach N images per second on this machine.",
 )
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option("--jobs", type=natural(), help="Threads [default: one per core].")
 @store_option
 @functools.partial(view_options, side="--box-side")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dataforge.cli.complete import RECIPE, TRAINER
 from dataforge.cli.options import json_option
 from dataforge.command import command, echo_json, natural, real
 
@@ -17,7 +18,7 @@ _OWN = "default: {}, or the value of --trainer"
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--size", type=natural(), nargs=2, metavar="H W", help=f"Size of the batches; {_OWN.format('320 320')}.")
 @click.option("--batch-size", type=natural(), help=f"Images per batch; {_OWN.format(32)}.")
-@click.option("--augment", help=f"Recipe, or none; {_OWN.format('yolo')}.")
+@click.option("--augment", type=RECIPE, help=f"Recipe, or none; {_OWN.format('yolo')}.")
 @click.option("--device", default="cpu", show_default=True, help="Device of the batches.")
 @click.option("--threads", type=natural(), help="Decoding threads [default: one per core].")
 @click.option("--images", type=natural(), default=640, show_default=True, help="Number of images to measure.")
@@ -30,7 +31,12 @@ _OWN = "default: {}, or the value of --trainer"
     is_flag=True,
     help="Also measure reading from disk with an empty page cache, as for sets larger than memory.",
 )
-@click.option("--trainer", metavar="NAME", help="Also measure this detector's training step and report the bottleneck.")
+@click.option(
+    "--trainer",
+    metavar="NAME",
+    type=TRAINER,
+    help="Also measure this detector's training step and report the bottleneck.",
+)
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file of the trainer; options given here override it."
 )

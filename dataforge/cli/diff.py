@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from dataforge.files import writing
 if TYPE_CHECKING:
     from dataforge.shards.reader import Shards
 
+SHADES = {"removed": (214, 39, 40), "added": (0, 150, 90), "moved": (230, 130, 0), "relabelled": (0, 114, 178)}
+OTHER, FAINT = (150, 80, 170), (170, 170, 170)
+LEGEND = "Red: removed; green: added; orange: moved; blue: relabelled; purple: other flags or area; grey: unchanged."
 SHOWN = 24  # images in the report
 
 
@@ -56,8 +60,8 @@ def _page(facts: dict[str, Any], old: Shards, new: Shards) -> str:
     from dataforge.analysis.diff import place
     from dataforge.analysis.html_page import Section, page
 
-    counts = [[kind, facts[what][kind], what] for what in ("images", "boxes") for kind in facts[what]]
-    sections = [Section("Counts", table=(("", "", ""), [[what, kind, n] for kind, n, what in counts]))]
+    counts = [[what, kind, n] for what in ("images", "boxes") for kind, n in facts[what].items() if n or kind == "same"]
+    sections = [Section("Counts", table=(("", "", ""), counts))]
     classes = [[kind, name] for kind in ("removed", "added") for name in facts["classes"][kind]]
     classes += [["renamed", f"{one} -> {other}"] for one, other in facts["classes"]["renamed"]]
     if classes:
@@ -67,31 +71,39 @@ def _page(facts: dict[str, Any], old: Shards, new: Shards) -> str:
             rows = [[one["split"], one["key"], one["boxes"]] for one in facts[kind]]
             sections.append(Section(f"Images {kind}", table=(("split", "key", "boxes"), rows)))
     if facts["changed"]:
-        rows = [[place(one["old"]), place(one["new"]), ", ".join(one["changes"])] for one in facts["changed"]]
-        sections.append(Section("Images changed", table=(("old", "new", "changes"), rows)))
+        rows = [
+            [place(one["new"]), "" if place(one["old"]) == place(one["new"]) else place(one["old"]), *_counted(one)]
+            for one in facts["changed"]
+        ]
+        sections.append(Section("Images changed", table=(("image", "was", "changes", "boxes"), rows)))
     with_boxes = [one for one in facts["changed"] if one["boxes"]]
     for one in with_boxes[:SHOWN]:
         left = f"old: {place(one['old'])}, {one['old']['boxes']} boxes"
         right = f"new: {place(one['new'])}, {one['new']['boxes']} boxes"
         pictures = [(left, _picture(old, one, "old")), (right, _picture(new, one, "new"))]
-        sections.append(Section(place(one["new"]), "Only the boxes that differ are drawn.", pictures=pictures))
+        sections.append(Section(place(one["new"]), LEGEND, pictures=pictures))
     if len(with_boxes) > SHOWN:
         sections.append(Section("More", f"{len(with_boxes) - SHOWN} more images with other boxes are not drawn."))
     return page(f"{facts['a']} and {facts['b']}", sections)
 
 
+def _counted(image: dict[str, Any]) -> tuple[str, str]:
+    """Return the changes of an image, and the number of its boxes by change."""
+    boxes = Counter(" and ".join(box["changes"]) for box in image["boxes"])
+    return ", ".join(image["changes"]), ", ".join(f"{n} {kind}" for kind, n in boxes.items())
+
+
 def _picture(shards: Shards, image: dict[str, Any], side: str) -> bytes:
-    """Draw the image with its boxes that differ, as JPEG."""
+    """Draw the image with its boxes, coloured by their change, as JPEG."""
     import numpy as np
 
     from dataforge.images.draw import thumbnail
 
-    def name(box: dict[str, Any], side: str) -> str:
-        return f"{box[side]['class']}, {' and '.join(box['changes'])}"
-
-    # numbered across both sides, so that each name has one colour
-    names = sorted({name(box, one) for box in image["boxes"] for one in ("old", "new") if one in box})
-    shown = [box for box in image["boxes"] if side in box]
-    labels = np.array([names.index(name(box, side)) for box in shown], np.int64)
-    boxes = np.array([box[side]["box"] for box in shown], np.float64).reshape(-1, 4)
-    return thumbnail(shards.pixels(image[side]["record"]), boxes, labels, names)
+    n = image[side]["record"]
+    boxes = shards.table.boxes[slice(*shards.table.offsets[n : n + 2])]
+    changed = [box for box in image["boxes"] if side in box]
+    same = np.array([box.tolist() not in [one[side]["box"] for one in changed] for box in boxes], bool)
+    drawn = np.concatenate([boxes[same], np.array([one[side]["box"] for one in changed], np.float64).reshape(-1, 4)])
+    names = [""] * int(same.sum()) + [f"{one[side]['class']}, {' and '.join(one['changes'])}" for one in changed]
+    shades = [FAINT] * int(same.sum()) + [SHADES.get(one["changes"][0], OTHER) for one in changed]
+    return thumbnail(shards.pixels(n), drawn, np.arange(len(drawn)), names, shades)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dataforge.cli.complete import SPLITS, WRITTEN_FORMAT
 from dataforge.cli.options import json_option, names, polite_kill, progress_bar, view_options
 from dataforge.command import command, echo_json
 from dataforge.errors import StoppedError
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", required=True, help="One that can be written: coco, voc, yolo, ...")
+@click.option(
+    "--format", "format_name", required=True, type=WRITTEN_FORMAT, help="One that can be written: coco, voc, yolo, ..."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--split", "splits", multiple=True, help="Take these only (repeat it, or separate by commas).")
+@click.option(
+    "--split", "splits", multiple=True, type=SPLITS, help="Take these only (repeat it, or separate by commas)."
+)
 @click.option("--allow-cache", is_flag=True, help="Write the JPEGs of a cache, which are not the original images.")
 @view_options
 @json_option

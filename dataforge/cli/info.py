@@ -40,6 +40,8 @@ def describe(facts: dict[str, Any]) -> str:
         state = "unchanged" if baked["parent_is_there"] else "not there now"
         what = f", {baked['view']}" if baked["view"] else ""
         lines.append(f"a cache of {baked['parent']} ({state}){what}")
+    if facts["parents"]:
+        lines.append(f"refers to the images in {', '.join(facts['parents'])}, which must stay there")
     if facts["index_crc"] is None:
         lines.append("index.json has no checksum: it was written before there was one")
     splits = facts["splits"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import FORMAT
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
     SourceCommand,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=SourceCommand)
-@click.argument("format_name", metavar="FORMAT")
+@click.argument("format_name", metavar="FORMAT", type=FORMAT)
 @click.argument("root", default=".", type=click.Path(path_type=Path))
 @out_option
 @click.option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
 from dataforge.command import echo_json
 from dataforge.errors import ConfigError
@@ -22,7 +23,14 @@ SHOWN = 3  # examples per kind
 
 @click.command(cls=SourceCommand)
 @click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", default="auto", show_default=True, help="Format of ROOT, or your own reader.")
+@click.option(
+    "--format",
+    "format_name",
+    default="auto",
+    show_default=True,
+    type=FORMAT,
+    help="Format of ROOT, or your own reader.",
+)
 @click.option(
     "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
 )

@@ -31,14 +31,21 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     """Yield how a folder was made, then how each shard folder that it was made from was."""
     from dataforge.shards.index import INDEX, read_index
 
-    baked = read_index(directory).get("baked")
-    made = _baked(baked) if baked else _reported(directory)
-    yield {"directory": str(directory), "depth": len(below), **made}
-    for value in made.get("given", {}).values():
-        for part in value if isinstance(value, list) else [value]:
-            parent = Path(str(part))
-            if parent.is_absolute() and (parent / INDEX).is_file() and parent not in (directory, *below):
-                yield from _steps(parent, (*below, directory))
+    index = read_index(directory)
+    made = _baked(index["baked"]) if "baked" in index else _reported(directory)
+    images_in = [parent["path"] for parent in index.get("parents", ())]
+    yield {"directory": str(directory), "depth": len(below), **made, "images_in": images_in}
+    given = [
+        part for value in made.get("given", {}).values() for part in (value if isinstance(value, list) else [value])
+    ]
+    reached: set[str] = set()
+    for part in (*given, *images_in):
+        parent = Path(str(part))
+        known = parent in (directory, *below) or (part in images_in and part in reached)
+        if parent.is_absolute() and (parent / INDEX).is_file() and not known:
+            for step in _steps(parent, (*below, directory)):
+                reached.add(step["directory"])
+                yield step
 
 
 def _baked(baked: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +64,9 @@ def _reported(directory: Path) -> dict[str, Any]:
     if not report.is_file():
         return {}
     with reading(report, ShardError), open(report, "rb") as file:
-        *_, last = file
+        last = b"{}"  # as for shards that `ShardWriter` wrote
+        for line in file:
+            last = line
     try:
         made = json.loads(last).get("made", {})
     except (ValueError, AttributeError):
@@ -78,4 +87,5 @@ def _text(made: dict[str, Any]) -> str:
             parts = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in parts if part is not True)]
     facts = [f"dataforge {made['dataforge']}" if "dataforge" in made else "", made.get("date", "")]
+    facts += [f"images in {folder}{'' if Path(folder).exists() else ' (not there)'}" for folder in made["images_in"]]
     return ", ".join(filter(None, [" ".join(words).strip(), *facts])) or "not stated"

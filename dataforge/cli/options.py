@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import shlex
 import signal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import CLASSES, STORE
 from dataforge.command import Command, Option, natural, real
 from dataforge.errors import ConfigError, FormatError
 
@@ -46,9 +48,24 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="lmdb",
         show_default=True,
         metavar="lmdb|memmap|zarr",
+        type=STORE,
         help="Store for the images.",
     )
     return option(command)
+
+
+def store_or_link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--store`, and `--link`, which the command receives as a store of that name."""
+
+    @functools.wraps(command)
+    def with_store(*args: Any, link: bool, store_name: str, **others: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("store_name")
+        if link and source is click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--store {store_name}: --link stores no images")
+        return command(*args, store_name="link" if link else store_name, **others)
+
+    help_text = "Refer to the images where they are, which must stay there, instead of copying them [default: --copy]."
+    return store_option(click.option("--link/--copy", help=help_text)(with_store))
 
 
 class SourceCommand(Command):
@@ -125,7 +142,12 @@ def view_options(command: Callable[..., Any], side: str = "--side") -> Callable[
 
     for add in reversed(
         (
-            option("--classes", multiple=True, help="Keep boxes of these classes only; labels follow this order."),
+            option(
+                "--classes",
+                multiple=True,
+                type=CLASSES,
+                help="Keep boxes of these classes only; labels follow this order.",
+            ),
             option("--area", **between, help="Keep objects of this area only, in pixels; inf for no limit."),
             option(side, "side", **between, help="Keep boxes whose shorter side is in this range only, in pixels."),
             option(
@@ -227,7 +249,8 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
-    source = read(root, split=splits, **options)
+    with _advice_on_photos(root):
+        source = read(root, split=splits, **options)
     return source if splits or format_name not in FORMATS else account(source, root)
 
 
@@ -246,19 +269,29 @@ def named(format_name: str, root: Path) -> str:
         return format_name
     from dataforge.archives.path import opened
     from dataforge.formats.sniff import detect
+
+    with _advice_on_photos(root):
+        detected, saw = detect(opened(root))
+    click.echo(f"{root}: {detected} ({saw})", err=True)
+    return detected
+
+
+@contextmanager
+def _advice_on_photos(root: Path) -> Iterator[None]:
+    """Add to a FormatError about a folder of pictures alone, as its first 1,000 files show, how to annotate them."""
+    from dataforge.files import walk
     from dataforge.images.header import SUFFIXES
 
     try:
-        detected, saw = detect(opened(root))
+        yield
     except FormatError as error:
-        if root.is_dir() and all(path.suffix.lower() in SUFFIXES for path in root.iterdir() if path.is_file()):
-            raise FormatError(
-                f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
-                "--classes NAME,NAME"
-            ) from None
-        raise
-    click.echo(f"{root}: {detected} ({saw})", err=True)
-    return detected
+        files = list(itertools.islice((name for _, _, files in walk(root) for name in files), 1000))
+        if not files or any(Path(name).suffix.lower() not in SUFFIXES for name in files):
+            raise
+        raise FormatError(
+            f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
+            "--classes NAME,NAME"
+        ) from None
 
 
 def names(values: tuple[str, ...]) -> tuple[str, ...] | None:

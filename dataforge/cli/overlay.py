@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import WRITTEN_FORMAT
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, max_bad_option, out_option, store_option
+from dataforge.cli.options import json_option, max_bad_option, out_option, store_or_link_options
 from dataforge.command import Group, echo_json
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def tag(version: Path, name: str) -> None:
 @out_option
 @_untouched
 @max_bad_option
-@store_option
+@store_or_link_options
 @json_option
 def apply(version: Path, out: Path, untouched: bool | None, max_bad: int, store_name: str, as_json: bool) -> None:
     """Write a version as new shards, images with their own bytes."""
@@ -133,7 +134,13 @@ def _source(version: Path, untouched: bool | None) -> Source:
 
 @overlay.command()
 @_version
-@click.option("--format", "format_name", required=True, help="A format that can be written: coco, voc, yolo, ...")
+@click.option(
+    "--format",
+    "format_name",
+    required=True,
+    type=WRITTEN_FORMAT,
+    help="A format that can be written: coco, voc, yolo, ...",
+)
 @out_option
 @_untouched
 @max_bad_option

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 
-def check_installed(command: str) -> None:
-    """Raise ConfigError if what serves pages is not installed."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"{command} needs {error.name}; install it by: pip install 'dataforge-detection[web]'"
-        ) from None
-
-
 def listen(port: int | None, folder: Path) -> socket.socket:
     """Return a socket at the port; None is one that depends on the folder, so that the browser knows the page again."""
     first = 20_000 + zlib.crc32(str(folder.resolve()).encode("utf-8", "surrogateescape")) % 10_000

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.cli.complete import CLASS, RECIPE, SPLIT
 from dataforge.cli.options import view_options
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), default=Path("show.jpg"), show_default=True, help="The picture."
 )
 @click.option("--n", type=natural(1, 400), default=16, show_default=True, help="How many images.")
-@click.option("--split", help="Only images of this split.")
-@click.option("--class", "class_name", help="Only images with boxes of this class.")
-@click.option("--augment", metavar="RECIPE", help="Show the images augmented by this recipe.")
+@click.option("--split", type=SPLIT, help="Only images of this split.")
+@click.option("--class", "class_name", type=CLASS, help="Only images with boxes of this class.")
+@click.option("--augment", metavar="RECIPE", type=RECIPE, help="Show the images augmented by this recipe.")
 @click.option(
     "--seed", type=natural(0), default=0, show_default=True, help="Seed of the selection and of the augmentation."
 )

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dataforge.cli.complete import SPLIT
 from dataforge.cli.ingest import publish
-from dataforge.cli.options import json_option, out_option, progress_bar, store_option
+from dataforge.cli.options import json_option, out_option, progress_bar, store_or_link_options, view_options
 from dataforge.command import command, natural, real
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
     from dataforge.record import Source
+    from dataforge.sources.view import View
     from dataforge.transform.split import Dealt
 
 
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     help="Fraction for the test split; the rest becomes train.",
 )
 @click.option("--seed", type=natural(0), default=0, show_default=True, help="Seed of the assignment.")
-@click.option("--from", "old", metavar="SPLIT", help="Divide only this split [default: all splits together].")
+@click.option(
+    "--from", "old", metavar="SPLIT", type=SPLIT, help="Divide only this split [default: all splits together]."
+)
 @click.option(
     "--group-by",
     metavar="folder|REGEX",
@@ -48,7 +52,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Keep images together whose 64-bit perceptual hashes differ in at most this many bits; -1 disables this.",
 )
-@store_option
+@view_options
+@store_or_link_options
 @json_option
 def split(
     directory: Path,
@@ -59,6 +64,7 @@ def split(
     old: str | None,
     group_by: str | None,
     similar: int,
+    view: View,
     store_name: str,
     as_json: bool,
 ) -> None:
@@ -76,7 +82,7 @@ def split(
         if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
             raise ConfigError(f"--val {val} --test {test}: expected fractions of at least 0 whose sum is below 1")
         wanted = {"train": 1 - val - test, "val": val, "test": test}
-        shards = Shards(directory, old, trust=False)
+        shards = Shards(directory, old, view, trust=False)
         check_originals(shards)  # before images are read
         group = np.arange(len(shards))
         if group_by is not None:

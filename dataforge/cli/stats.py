@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import SPLIT
 from dataforge.cli.options import json_option
 from dataforge.command import command, echo_json, natural
 from dataforge.errors import ConfigError
@@ -14,7 +15,7 @@ from dataforge.files import writing
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -35,7 +36,7 @@ from dataforge.files import writing
 def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], batch_size: int, as_json: bool) -> None:
     """Compute statistics of a shard folder: classes, sizes, shapes, positions, and the share of padding.
 
-    Prints tables, and writes index.html with tables and charts, and the charts as PNG, to --out.
+    Prints tables, and writes index.html with tables and charts, and the charts as SVG, to --out.
     """
     from dataforge.analysis.charts import draw
     from dataforge.analysis.html_page import Section, page
@@ -48,29 +49,28 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
     facts["padding"] = padding(shards.table, size, batch_size)
     charts = draw(facts)
 
-    def pictures(*names: str) -> list[tuple[str, bytes]]:
-        return [charts[name] for name in names]
-
     plan = (
         f"Letterboxed to {size[0]}x{size[1]} and batches of {batch_size} images; buckets have at most as many pixels."
     )
+
+    def pictures(*names: str) -> list[tuple[str, bytes]]:
+        return [charts[name] for name in names if name in charts]
+
     sections = [
         Section("Splits", table=split_rows(facts)),
-        Section("Classes", table=class_rows(facts), pictures=pictures("classes.png")),
+        Section("Classes", table=class_rows(facts), pictures=pictures("classes", "class_ranks")),
         Section(
             "Sizes, shapes and places",
             table=spread_rows(facts),
-            pictures=pictures(
-                "box_sizes.png", "box_places.png", "aspect_ratios.png", "boxes_per_image.png", "image_sizes.png"
-            ),
+            pictures=pictures(*(name for name in charts if name not in ("classes", "class_ranks", "padding"))),
         ),
-        Section("Padding", plan, table=padding_rows(facts), pictures=pictures("padding.png")),
+        Section("Padding", plan, table=padding_rows(facts), pictures=pictures("padding")),
     ]
     name = f"{shards.path.resolve().name}, {shards.split}" if shards.split else shards.path.resolve().name
     html = page(f"{name}: {len(shards)} images, {facts['boxes']} boxes", sections)
     with writing(f"--out {out}", ConfigError):
         out.mkdir(parents=True, exist_ok=True)
-        for file, (_, png) in charts.items():
-            (out / file).write_bytes(png)
+        for file, (_, chart) in charts.items():
+            (out / f"{file}.svg").write_bytes(chart)
         (out / "index.html").write_text(html, "utf-8")
     echo_json(facts) if as_json else click.echo(f"{text(facts)}\n\n{out / 'index.html'}")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from dataforge.cli.complete import RECIPE, SPLIT
 from dataforge.cli.options import polite_kill
-from dataforge.cli.pages import check_installed, listen, serve
+from dataforge.cli.pages import listen, serve
 from dataforge.command import command, natural
 from dataforge.errors import ConfigError
 from dataforge.process import run_module
@@ -20,13 +21,18 @@ from dataforge.process import run_module
 
 @command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--split", help="Only this split.")
+@click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
 )
-@click.option("--augment", metavar="RECIPE", help="Show images augmented by this recipe, too.")
+@click.option("--augment", metavar="RECIPE", type=RECIPE, help="Show images augmented by this recipe, too.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="A file of what `diff`, `lint` or `stats` printed with --json: show it over the images.",
+)
 @click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the shards keep).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def view(
@@ -34,6 +40,7 @@ def view(
     split: str | None,
     predictions: Path | None,
     augment: str | None,
+    report: Path | None,
     port: int | None,
     no_browser: bool,
 ) -> None:
@@ -41,11 +48,11 @@ def view(
 
     DIRECTORY is a shard folder, or a version of an overlay of one. Nothing is written.
     """
-    check_installed("view")
     from dataforge.analysis.detections import read_detections
     from dataforge.augment.recipes import recipe
     from dataforge.shards.reader import Shards
     from dataforge.web.gallery import Gallery
+    from dataforge.web.reports import read_report
     from dataforge.web.viewer import application
 
     shards = Shards(directory, split)
@@ -55,7 +62,8 @@ def view(
             if predictions.suffix.lower() != ".json":
                 predictions = _detected(predictions, directory, split, Path(folder, "detections.json"))
             detections = read_detections(predictions, shards)
-    gallery = Gallery(shards, detections, recipe(augment) if augment else None)
+    opened = read_report(report) if report else None
+    gallery = Gallery(shards, detections, recipe(augment) if augment else None, opened)
     with listen(port, directory) as listening, closing(gallery.findings), polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"

@@ -70,6 +70,7 @@ PARTS = {
     "unions": "unions of splits",
     "classes": "unused classes",  # and the order of all classes
     "class_ids": "class numbers",
+    "judged": "images' lists of the classes that were looked for",
 }
 
 

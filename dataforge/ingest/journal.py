@@ -204,7 +204,8 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
     areas = record.areas
     facts = (*facts, areas is None, *image)
     polygons = record.polygons
-    arrays = (record.boxes, record.labels, record.flags, *(() if areas is None else (areas,)))
-    arrays += () if polygons is None else (polygons.points, polygons.rings, polygons.boxes)
+    columns = (record.boxes, record.labels, record.flags, areas, record.judged)
+    arrays = [column for column in columns if column is not None]
+    arrays += [] if polygons is None else [polygons.points, polygons.rings, polygons.boxes]
     text = repr(facts).encode("utf-8", "backslashreplace")
     return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))

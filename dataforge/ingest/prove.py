@@ -33,7 +33,8 @@ class Difference:
 def first_difference(
     shards: Shards, source: Source, progress: Callable[[int], None] | None = None
 ) -> Difference | None:
-    """Compare classes, unions and each record: key, image bytes, sizes, number, boxes, labels, flags, areas, order.
+    """Compare classes, unions and each record: key, image bytes, sizes, number, boxes, labels, flags, areas,
+    judged classes, order.
 
     Records that ingest refuses are skipped, and those that it repairs are repaired.
 
@@ -54,6 +55,7 @@ def first_difference(
         ("classes", shards.classes, source.classes),
         ("class_ids", shards.class_ids, class_ids),
         ("unions", shards.index["unions"], unions),
+        ("frequencies", shards.frequencies, source.frequencies),
     )
     for what, ours, theirs in facts:
         if ours != theirs:
@@ -101,6 +103,8 @@ def _facts(shards: Shards, i: int, record: Record, blob: bytes, info: ImageInfo)
     yield "orientation", str(table.orientation[i]), str(info.orientation)
     yield "id", str(table.id[i]), str(record.id)
     yield "boxes", str(rows.stop - rows.start), str(len(record.boxes))
+    judged = [rows if rows is None else rows.tolist() for rows in (table.judged_of(i), record.judged)]
+    yield "judged", str(judged[0]), str(judged[1])
     names = np.array(shards.classes, object)
     polygons = table.polygons.part(rows.start, rows.stop)
     pairs = (

@@ -101,6 +101,7 @@ def ingest(
             shard_bytes=shard_bytes,
             source=source_name,
             depth=source.depth,
+            frequencies=source.frequencies,
             closed=journal.shards,
         ) as writer,
     ):

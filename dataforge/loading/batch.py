@@ -184,12 +184,30 @@ def pad(
     Returns:
         boxes (B, M, 4), labels (B, M) and flags (B, M), as in `Batch`.
     """
-    counts = np.diff(offsets)
-    width = int(box_places(counts).max(initial=8))
-    row = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(row)) - np.repeat(offsets[:-1], counts)
-    padded_boxes = np.zeros((len(counts), width, 4), np.float32)
-    padded_labels = np.full((len(counts), width), -1, np.int64)
-    padded_flags = np.zeros((len(counts), width), np.uint8)
-    padded_boxes[row, place], padded_labels[row, place], padded_flags[row, place] = boxes, labels, flags
-    return torch.from_numpy(padded_boxes), torch.from_numpy(padded_labels), torch.from_numpy(padded_flags)
+    return pad_each([len(offsets) - 1], offsets, boxes, labels, flags)[0]
+
+
+def pad_each(
+    images: Sequence[int],
+    offsets: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    flags: NDArray[np.uint8],
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return `pad` of several batches, given the number of images of each and the boxes of all."""
+    counts, ends = np.diff(offsets), np.cumsum(images)
+    most = [counts[end - count : end].max(initial=0) for count, end in zip(images, ends, strict=True)]
+    widths = box_places(np.array(most))
+    first = np.cumsum(np.repeat(widths, images))  # of each image's places, all in one row
+    total = int(first[-1]) if len(first) else 0
+    first -= np.repeat(widths, images)
+    place = np.arange(len(boxes)) + np.repeat(first - offsets[:-1], counts)
+    padded: list[NDArray[Any]] = [np.zeros((total, 4), np.float32), np.full(total, -1), np.zeros(total, np.uint8)]
+    for column, values in zip(padded, (boxes, labels, flags), strict=True):
+        column[place] = values
+    batches, end = [], 0
+    for count, width in zip(images, widths.tolist(), strict=True):
+        start, end = end, end + count * width
+        made = (torch.from_numpy(column[start:end].reshape(count, width, *column.shape[1:])) for column in padded)
+        batches.append((next(made), next(made), next(made)))
+    return batches

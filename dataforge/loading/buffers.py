@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_PAGE = 1 << 21  # bytes of a huge page; copies to memory aligned to 16 bytes, as NumPy's, take up to 4 times as long
+
 
 class Buffers:
     """Pool of memory blocks, each reused when nothing refers to the tensors made from it.
@@ -51,4 +53,5 @@ class Buffers:
                 self._lent.append((lent, block))
             elif len(block) >= size:
                 return block  # a block that is too small is dropped: soon all fit the largest batch
-        return torch.empty(size, dtype=torch.uint8).numpy()  # torch aligns to 64 bytes
+        block = np.empty(size + _PAGE, np.uint8)  # NumPy asks for huge pages, which only fill whole ones
+        return block[-block.ctypes.data % _PAGE :][:size]

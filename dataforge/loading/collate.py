@@ -7,7 +7,7 @@ it on its device.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +18,18 @@ from torch import Tensor
 
 from dataforge.augment.executors import antialias, cpu
 from dataforge.augment.executors import device as accelerator
-from dataforge.augment.layout import Layout, lay_out
 from dataforge.augment.operations.geometry import FILL
 from dataforge.augment.operations.registry import Recipe
 from dataforge.errors import DataError
 from dataforge.loading import nvjpeg
-from dataforge.loading.batch import Batch, pad
+from dataforge.loading.batch import Batch
 from dataforge.loading.buffers import Buffers
 from dataforge.loading.sampler import Step
+from dataforge.loading.window import Matrices, Plan, lay_out_steps, shrink_factors
 from dataforge.rng import bits
 from dataforge.shards.reader import Shards
 from dataforge.threads import opencv_threads
 
-Matrices = NDArray[np.float64]
 _NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of a missing image
 
 
@@ -40,28 +39,24 @@ class Pending:
 
     Attributes:
         batch: final except for the pixels.
+        shares: number of `rows` at first.
         rows: parts of the batch that no thread has begun yet; the thread that takes one fills it.
-        layout: what is painted where, and how.
-        record: (P,) record number of each part; reduce: (P,) factor by which it is decoded smaller.
-        matrix: (P, 3, 3) decoded pixels to pixels of the part's region.
-        inner: (P, 4) xyxy where the region takes decoded pixels unchanged; the first is -1 where it does not.
+        plan: the rest of it; record, reduce, inner: as there.
         canvas: (B, 3, 3) pixels of `batch.images` to output pixels, if the device warps them; else None.
         sources: (B,) the `sources` of `nvjpeg.canvas`, if the device decodes; else none.
-        shape: (H, W) of the output.
         key: seeds the draws of `transform`.
         faults: row -> the error of its image.
     """
 
     batch: Batch
+    shares: int
     rows: Iterator[slice]
-    layout: Layout
+    plan: Plan
     record: list[int]
     reduce: list[int]
-    matrix: Matrices
     inner: list[list[int]]
     canvas: Matrices | None
     sources: list[Tensor]
-    shape: tuple[int, int]
     key: int
     faults: dict[int, str] = field(default_factory=dict)
 
@@ -112,80 +107,53 @@ class Collate:
     def make(self, step: Step, epoch: int) -> Batch:
         """Make a batch in the calling thread."""
         with opencv_threads(1):  # processes or threads are the caller's; OpenCV's own would compete with them
-            pending = self.start(step, epoch)
+            pending = self.start(self.lay_out([step], epoch)[0], epoch)
             self.fill(pending)
             return self.finish(pending, self.move(pending))
 
-    def start(self, step: Step, epoch: int) -> Pending:
-        """Lay a batch out, ready for `fill`."""
-        table, index, shape = self.shards.table, step.index, step.shape
-        layout = lay_out(
-            self.recipe,
-            step.sample,
-            table,
-            shape,
-            fit=self.fit,
-            seed=self.seed,
-            epoch=epoch,
-            min_visible=self.min_visible,
-        )
-        record = layout.parts.record % len(table)
-        size = np.stack([table.height[record], table.width[record]], 1).astype(np.int64)
-        reduce = _reductions(_shrink_factors(layout.parameters.matrix, size))
-        size = -(-size // reduce[:, None])  # as decoded
-        matrix = antialias.from_blocks(layout.parameters.matrix, reduce[:, None].repeat(2, 1))
-        matrix[:, :2] -= layout.parts.region[:, :2, None] * matrix[:, 2:]
-        images, canvas, sources = self._memory(layout, matrix, size, shape)
-        boxes, labels, flags = pad(layout.offsets, layout.boxes, layout.labels, layout.flags)
-        batch = Batch(
-            images=images.permute(0, 3, 1, 2),
-            boxes=boxes,
-            labels=labels,
-            flags=flags,
-            affine=torch.from_numpy((layout.affine @ self.shards.to_stored(index)).astype(np.float32)),
-            index=torch.from_numpy(index.copy()),
-        )
-        inner = np.full((len(record), 4), -1) if self.recipe else _inner(matrix, size, shape)
+    def lay_out(self, steps: Sequence[Step], epoch: int) -> list[Plan]:
+        """Lay out the batches of some steps."""
+        how: dict[str, Any] = {"fit": self.fit, "seed": self.seed, "epoch": epoch, "min_visible": self.min_visible}
+        return lay_out_steps(steps, self.shards, self.recipe, **how)
+
+    def start(self, plan: Plan, epoch: int) -> Pending:
+        """Take memory for a batch, ready for `fill`."""
+        count, (height, width) = len(plan.index), plan.step.shape
+        images, canvas, sources = self._memory(plan)
         stored = self.shards.codec == "raw" and self.shards.channels == 3
-        copied = stored and canvas is None and (reduce == 1).all() and (inner == [0, 0, shape[1], shape[0]]).all()
-        share = len(index) if copied else 1  # stored batches that are only copied are one copy
+        whole = plan.inner == [0, 0, width, height]
+        copied = stored and canvas is None and bool((plan.reduce == 1).all() and whole.all())
+        share = count if copied else 1  # stored batches that are only copied are one copy
         key = 0
         if self.transform is not None:
-            key = int(bits(self.seed, epoch, step.sample[:1], "transform")[0, 0] >> np.uint64(1))
+            key = int(bits(self.seed, epoch, plan.step.sample[:1], "transform")[0, 0] >> np.uint64(1))
         return Pending(
-            batch=batch,
-            rows=iter([slice(i, min(i + share, len(index))) for i in range(0, len(index), share)]),
-            layout=layout,
-            record=record.tolist(),
-            reduce=reduce.tolist(),
-            matrix=matrix,
-            inner=inner.tolist(),
+            batch=Batch(images.permute(0, 3, 1, 2), plan.boxes, plan.labels, plan.flags, plan.affine, plan.index),
+            shares=-(-count // share),
+            rows=iter([slice(i, min(i + share, count)) for i in range(0, count, share)]),
+            plan=plan,
+            record=plan.record.tolist(),
+            reduce=plan.reduce.tolist(),
+            inner=plan.inner.tolist(),
             canvas=canvas,
             sources=sources,
-            shape=shape,
             key=key,
         )
 
-    def _memory(
-        self, layout: Layout, matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]
-    ) -> tuple[Tensor, Matrices | None, list[Tensor]]:
+    def _memory(self, plan: Plan) -> tuple[Tensor, Matrices | None, list[Tensor]]:
         """Return the memory that the images of a batch are written to, (B, height, width, 3), and, if the device has
-        work left, `canvas` and `sources` of `Pending`.
-
-        Args:
-            matrix: (P, 3, 3), size: (P, 2) height and width, of the decoded images.
-            shape: (H, W).
-        """
-        count = len(layout.first) - 1
-        if self.on_cpu or len(matrix) > count:
-            return self._buffers.take((count, *shape, 3), torch.float32 if self.recipe else torch.uint8), None, []
-        factors = _shrink_factors(matrix, size)  # left after decoding
-        canvas = antialias.from_blocks(matrix, factors)
-        sides = (-(-size // factors)).max(0).tolist()
+        work left, `canvas` and `sources` of `Pending`."""
+        count = len(plan.index)
+        if self.on_cpu or len(plan.record) > count:
+            shape = (count, *plan.step.shape, 3)
+            return self._buffers.take(shape, torch.float32 if self.recipe else torch.uint8), None, []
+        factors = shrink_factors(plan.matrix, plan.size)  # left after decoding
+        canvas = antialias.from_blocks(plan.matrix, factors)
+        sides = (-(-plan.size // factors)).max(0).tolist()
         if self.decode == "device" and self.shards.codec != "raw":
             return torch.empty((count, *sides, 0), dtype=torch.uint8), canvas, [_NOTHING] * count
         images = self._buffers.take((count, *sides, 3), torch.uint8)
-        images[:] = torch.tensor(layout.parameters.fill, dtype=torch.uint8)
+        images[:] = torch.tensor(plan.layout.parameters.fill, dtype=torch.uint8)
         return images, canvas, []
 
     def fill(self, pending: Pending) -> None:
@@ -200,7 +168,7 @@ class Collate:
 
     def _make(self, pending: Pending, rows: slice, images: NDArray[Any], on_host: bool = False) -> None:
         """Make some of the images: all if `on_host`, else all except those that the device decodes."""
-        i, damage = rows.start, pending.layout.parameters.damage.values()
+        i, damage = rows.start, pending.plan.layout.parameters.damage.values()
         left = bool(pending.sources) and not on_host and not any(strength[i] > 0 for strength in damage)
         try:
             if rows.stop - i > 1:
@@ -211,8 +179,8 @@ class Collate:
                 pending.sources[i] = jpeg
             else:
                 pixels = self.shards.pixels(pending.record[i], pending.reduce[i])
-                parameters, reduced = pending.layout.parameters, pending.reduce[i] > 1
-                small, _ = cpu.ready(pixels, pending.matrix[i], parameters, i, reduced)
+                parameters, reduced = pending.plan.layout.parameters, pending.reduce[i] > 1
+                small, _ = cpu.ready(pixels, pending.plan.matrix[i], parameters, i, reduced)
                 if pending.sources:
                     pending.sources[i] = torch.from_numpy(small)
                 else:
@@ -228,7 +196,7 @@ class Collate:
 
     def _paint(self, pending: Pending, i: int, out: NDArray[Any]) -> None:
         """Make image i on the CPU, directly in `out`."""
-        layout, p = pending.layout, pending.layout.parameters
+        layout, p = pending.plan.layout, pending.plan.layout.parameters
         first, end = layout.first[i : i + 2].tolist()
         canvas = out if out.dtype == np.uint8 else cpu.memory("canvas", (out.shape[0], out.shape[1]))
         decoded: dict[tuple[int, int], NDArray[np.uint8]] = {}  # reused by later parts
@@ -250,7 +218,7 @@ class Collate:
             if source in needed[part - first + 1 :]:
                 decoded[source] = pixels
             weight, reduced = float(layout.parts.weight[part]), source[1] > 1
-            cpu.paint(pixels, pending.matrix[part], p, part, canvas[y1:y2, x1:x2], weight, reduced)
+            cpu.paint(pixels, pending.plan.matrix[part], p, part, canvas[y1:y2, x1:x2], weight, reduced)
         if self.recipe:
             cpu.finish(canvas, p, first, out)
 
@@ -267,8 +235,10 @@ class Collate:
         if pending.canvas is not None:
             canvas = batch.images if decoded is None else decoded
             dtype = torch.float32 if self.recipe else torch.uint8
-            batch.images = accelerator.paint(canvas, pending.canvas, pending.layout, pending.shape, dtype)
-        blank = pending.layout.parameters.blank if self.recipe else pending.layout.parameters.fill
+            batch.images = accelerator.paint(
+                canvas, pending.canvas, pending.plan.layout, pending.plan.step.shape, dtype
+            )
+        blank = pending.plan.layout.parameters.blank if self.recipe else pending.plan.layout.parameters.fill
         for i in pending.faults:
             for channel, value in zip(batch.images[i], blank, strict=True):
                 channel.fill_(value)
@@ -278,8 +248,8 @@ class Collate:
         """Decode a batch's JPEGs on the device and lay all its images on the canvas."""
 
         def canvas() -> Tensor:
-            sides, fill = pending.batch.images.shape[2:], pending.layout.parameters.fill
-            return nvjpeg.canvas(pending.sources, pending.matrix, pending.reduce, sides, fill, self.device)
+            sides, fill = pending.batch.images.shape[2:], pending.plan.layout.parameters.fill
+            return nvjpeg.canvas(pending.sources, pending.plan.matrix, pending.reduce, sides, fill, self.device)
 
         try:
             return canvas()
@@ -308,22 +278,3 @@ class Collate:
                 torch.manual_seed(pending.key)
                 batch.images = self.transform(batch.images)
         return batch
-
-
-def _shrink_factors(matrix: Matrices, size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (P, 2) `antialias.shrink_factors` of P images."""
-    return np.array([antialias.shrink_factors(*image) for image in zip(matrix, size.tolist(), strict=True)])
-
-
-def _reductions(factors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (P,) 1, 2, 4 or 8: how much smaller to decode images that are then averaged by (P, 2) factors."""
-    exponent = np.floor(np.log2(factors.min(1)) + 1e-9).astype(np.int64)
-    return np.int64(1) << np.minimum(exponent, 3)
-
-
-def _inner(matrix: Matrices, size: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return (P, 4) xyxy of images of (P, 2) sizes that are only shifted by whole pixels and not cut; else -1."""
-    region = np.concatenate([matrix[:, :2, 2], matrix[:, :2, 2] + size[:, ::-1]], 1)
-    shifted = (matrix[:, :2, :2] == np.eye(2)).all((1, 2)) & (region[:, :2] % 1 == 0).all(1)
-    inside = (region[:, :2] >= 0).all(1) & (region[:, 2:] <= shape[::-1]).all(1)
-    return np.where((shifted & inside)[:, None], region, -1).astype(np.int64)

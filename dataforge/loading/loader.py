@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from functools import cached_property
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from dataforge.loading.buckets import Shape, shapes_of
 from dataforge.loading.collate import Collate, Pending
 from dataforge.loading.sampler import Order, Step, images_within, repeats_of
 from dataforge.loading.transfer import Transfer
+from dataforge.loading.window import Plan, windows
 from dataforge.shards.reader import Shards
-from dataforge.threads import cores, opencv_threads
+from dataforge.threads import cores, opencv_threads, ordered
 
 AHEAD = 3  # batches being made while one is in use
 
@@ -87,7 +88,8 @@ class Loader:
         device: where the batches are; if not the CPU, the device itself warps the images, for 3 batches ahead.
         decode: "device" decodes JPEGs there, by nvJPEG. The host decodes all other formats, and images whose pixels the
             recipe changes before the warp or which it combines. Pixels differ by rounding from those of "host".
-        threads: number of decoding threads; None takes one for each core this process may use.
+        threads: number of decoding threads; None takes one for each core this process may use. One more thread lays
+            out the next steps.
         verify: compare each image with its CRC-32 when it is read for the first time. False skips the check, as does
             passing `shards` that were opened without it.
 
@@ -254,45 +256,35 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._passed:
             self.set_epoch(self.epoch + 1)
-        first = self._first
+        first, epoch = self._first, self.epoch
         self._first, self._next = 0, first
+        lay_out = partial(self.collate.lay_out, epoch=epoch)
+        laid = ordered(lay_out, windows(self.steps()[first:], self.shards.table), threads=1, ahead=2)
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
-            pool = ThreadPoolExecutor(self._workers, "dataforge-decode")
+            pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
             try:
-                todo = iter(self.steps()[first:])
-                begun = deque(self._begin(pool, transfer, step) for step in islice(todo, AHEAD))
+                todo = chain.from_iterable(laid)
+                begun = deque(self._begin(pool, transfer, plan, epoch) for plan in islice(todo, AHEAD))
                 while begun:
                     pending, moved = begun.popleft()
                     batch = moved()
-                    begun.extend(self._begin(pool, transfer, step) for step in islice(todo, 1))
+                    begun.extend(self._begin(pool, transfer, plan, epoch) for plan in islice(todo, 1))
                     self._next += 1
                     yield self.collate.finish(pending, batch)
                     del pending, moved, batch
                 self._passed = True
             finally:
+                laid.close()
                 pool.shutdown(wait=True, cancel_futures=True)
                 if transfer:
                     transfer.end()
 
-    @cached_property
-    def _workers(self) -> int:
-        """Return the number of decoding threads: one less if all batches are copies of stored pixels.
-
-        The calling thread lays out the next batches while they copy. On two cores, two copying threads and the calling
-        thread reached three quarters of the speed.
-        """
-        table, shards = self.shards.table, self.shards
-        if shards.codec != "raw" or shards.channels != 3 or self.collate.recipe or not self.collate.on_cpu:
-            return self.threads
-        stored = [(table.height == h) & (table.width == w) for h, w in self.shapes]
-        return max(1, self.threads - 1) if self.scales == (1.0,) and np.any(stored, 0).all() else self.threads
-
     def _begin(
-        self, pool: ThreadPoolExecutor, transfer: Transfer | None, step: Step
+        self, pool: ThreadPoolExecutor, transfer: Transfer | None, plan: Plan, epoch: int
     ) -> tuple[Pending, Callable[[], Batch]]:
-        pending = self.collate.start(step, self.epoch)
-        work = [pool.submit(self.collate.fill, pending) for _ in range(min(self._workers, len(step.index)))]
+        pending = self.collate.start(plan, epoch)
+        work = [pool.submit(self.collate.fill, pending) for _ in range(min(self.threads, pending.shares))]
 
         def move() -> Batch:
             for done in work:

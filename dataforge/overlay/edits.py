@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET
 
+from dataforge.overlay.boxes import Box, base_boxes, checksum, clip, has_base_id, is_base
 from dataforge.overlay.journal import OverlayError
+from dataforge.overlay.requests import Add, Delete, Edit, Mark, RefusedError, State
 from dataforge.record import Record
-
-State = Literal["new", "edited", "done"]
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Numbers = Annotated[list[float], Meta(min_length=4, max_length=4)]
-Label = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Flags = Annotated[int, Meta(ge=0, le=7)]
-ClassName = Annotated[str, Meta(min_length=1, max_length=200)]
-_BASE_ID = re.compile(r"b\d+")
-
-
-class Add(Struct, tag_field="op", tag="add", forbid_unknown_fields=True):
-    """A new box, or one that was deleted and comes back."""
-
-    id: Id
-    box: Numbers
-    label: Label
-    flags: Flags
-
-
-class Set(Struct, tag_field="op", tag="set", forbid_unknown_fields=True):
-    """New values of a box; what is absent stays."""
-
-    id: Id
-    box: Numbers | UnsetType = UNSET
-    label: Label | UnsetType = UNSET
-    flags: Flags | UnsetType = UNSET
-
-
-class Delete(Struct, tag_field="op", tag="delete", forbid_unknown_fields=True):
-    id: Id
-
-
-class Mark(Struct, tag_field="op", tag="state", forbid_unknown_fields=True):
-    """A new state of the image."""
-
-    state: State
-
-
-Edit = Add | Set | Delete | Mark
-
-
-class RefusedError(OverlayError):
-    """An edit has a value that cannot be; nothing is changed."""
-
-
-class Box(NamedTuple):
-    """A box: x1, y1, x2, y2 in pixels of the upright image, each a float32; its label; its flags."""
-
-    box: tuple[float, float, float, float]
-    label: int
-    flags: int
 
 
 @dataclass
@@ -84,21 +31,12 @@ class Edited:
     changes: dict[str, Box | None] = field(default_factory=dict)
     seconds: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def is_base(self, id: str) -> bool:
-        """Return True if a changed box was there before any edit."""
-        return _BASE_ID.fullmatch(id) is not None
-
 
 class Answer(NamedTuple):
     """The result of a request: the image's revision after it; `stale` if it was refused for its revision."""
 
     revision: int
     stale: bool = False
-
-
-def checksum(record: Record) -> int:
-    """Return the CRC-32 of a record's boxes, labels and flags, before any edit."""
-    return zlib.crc32(b"".join(array.tobytes() for array in (record.boxes, record.labels, record.flags)))
 
 
 class Edits:
@@ -197,7 +135,7 @@ class Edits:
         Raises:
             OverlayError: the image was edited, and is now annotated otherwise in the base.
         """
-        known = _base_boxes(record)
+        known = base_boxes(record)
         edited = self.images.get((record.split, record.key))
         if edited is not None:
             if edited.base != checksum(record):
@@ -233,13 +171,13 @@ class Edits:
                 done.append({"op": "delete", "id": edit.id})
                 continue
             if isinstance(edit, Add):
-                if _BASE_ID.fullmatch(edit.id) and not _is_base(edit.id, len(record.boxes)):
+                if has_base_id(edit.id) and not is_base(edit.id, len(record.boxes)):
                     raise RefusedError(f"{place}: id {edit.id!r} is of the form of boxes that were there before")
-                box = Box(_clip(edit.box, record, place), self._known(edit.label, place), edit.flags)
+                box = Box(clip(edit.box, record, place), self._known(edit.label, place), edit.flags)
             else:
                 box = boxes[edit.id]
                 if edit.box is not UNSET:
-                    box = box._replace(box=_clip(edit.box, record, place))
+                    box = box._replace(box=clip(edit.box, record, place))
                 if edit.label is not UNSET:
                     box = box._replace(label=self._known(edit.label, place))
                 if edit.flags is not UNSET:
@@ -312,49 +250,3 @@ class Edits:
             self.timed.add(place)
             for id, label in touched.items():
                 edited.seconds[id] = edited.seconds.get(id, (0.0, 0))[0] + seconds / len(touched), label
-
-
-def _base_boxes(record: Record) -> dict[str, Box | None]:
-    columns = zip(record.boxes.tolist(), record.labels.tolist(), record.flags.tolist(), strict=True)
-    return {f"b{n}": Box(tuple(box), label, flags) for n, (box, label, flags) in enumerate(columns)}
-
-
-def _is_base(id: str, count: int) -> bool:
-    return id == f"b{int(id[1:])}" and int(id[1:]) < count
-
-
-def _clip(box: Iterable[float], record: Record, place: str) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = box
-    size = f"the image of {record.width}x{record.height}"
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise RefusedError(f"{place}: box {[x1, y1, x2, y2]}: expected finite numbers")
-    low = np.array([x1, y1], np.float64).clip(0, [record.width, record.height]).astype(np.float32)
-    high = np.array([x2, y2], np.float64).clip(0, [record.width, record.height]).astype(np.float32)
-    if not (low < high).all():
-        raise RefusedError(f"{place}: box {[x1, y1, x2, y2]}: expected x1 < x2 and y1 < y2 in {size}")
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def edited_record(record: Record, boxes: Mapping[str, Box]) -> Record:
-    """Return a record with the boxes that it has now.
-
-    A box of the base whose corners did not move keeps its area and its polygon; one that was moved has none.
-    """
-    values = list(boxes.values())
-    corners = np.array([box.box for box in values], np.float32).reshape(-1, 4)
-    kept = np.full(len(values), -1)  # the numbers of the boxes that did not move
-    for n, id in enumerate(boxes):
-        if _BASE_ID.fullmatch(id) and np.array_equal(record.boxes[int(id[1:])], corners[n]):
-            kept[n] = int(id[1:])
-    areas = None
-    if record.areas is not None:
-        areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1, dtype=np.float32)
-        areas[kept >= 0] = record.areas[kept[kept >= 0]]
-    return replace(
-        record,
-        boxes=corners,
-        labels=np.array([box.label for box in values], np.int32),
-        flags=np.array([box.flags for box in values], np.uint8),
-        areas=areas,
-        polygons=record.polygons and (record.polygons.take(kept) or None),
-    )

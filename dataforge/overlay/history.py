@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from dataforge.overlay.boxes import has_base_id
 from dataforge.overlay.edits import Edits
 
 PAUSE = timedelta(minutes=30)  # a longer one begins another sitting
@@ -88,7 +89,7 @@ def changes(old: Edits, new: Edits) -> Iterator[dict[str, Any]]:
             was = known.get(id)
             if id in known and was == box:
                 continue
-            there = was is not None or (id not in known and edited.is_base(id))
+            there = was is not None or (id not in known and has_base_id(id))
             if box is None and not there:
                 continue
             change = "deleted" if box is None else "changed" if there else "added"

@@ -28,11 +28,19 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
     def records() -> Iterator[Record]:
         for name in chosen:
             for i in shards.splits[name].tolist():
-                yield row(table, i, name, bytes(shards.blob(i)), str(shards.path))
+                yield row(table, i, name, shards.stored_image(i), str(shards.path))
 
     total = sum(len(shards.splits[name]) for name in chosen)
     unions = unions_of(shards, chosen)
-    return Source(shards.classes, records(), shards.class_ids, unions, total, depth=shards.depth)
+    return Source(
+        shards.classes,
+        records(),
+        shards.class_ids,
+        unions,
+        total,
+        depth=shards.depth,
+        frequencies=shards.frequencies,
+    )
 
 
 def check_originals(shards: Shards, allow_cache: bool = False) -> None:

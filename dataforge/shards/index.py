@@ -21,6 +21,7 @@ JOURNAL = "resume.jsonl"
 POLYGONS_FILE = "polygons.arrow"  # of a shard of which a box has a polygon
 CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
 CHECKSUM = "index_crc"
+LINK = "link"  # the store of shards whose images lie in other shards
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 _Crc = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
@@ -32,6 +33,7 @@ class _Shard(msgspec.Struct):
     bytes: _Count
     table_crc: _Crc
     polygons_crc: _Crc | None = None
+    judged_crc: _Crc | None = None
 
 
 class _Baked(msgspec.Struct):
@@ -43,6 +45,11 @@ class _Baked(msgspec.Struct):
     origin_crc: _Crc
 
 
+class _Parent(msgspec.Struct):
+    path: str
+    fingerprint: str
+
+
 class _Index(msgspec.Struct):
     classes: list[str]
     class_ids: list[int]
@@ -51,7 +58,9 @@ class _Index(msgspec.Struct):
     codec: str
     splits: dict[str, list[_Shard]]
     unions: dict[str, list[str]]
+    frequencies: dict[str, str] = {}
     baked: _Baked | None = None
+    parents: list[_Parent] = []
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -99,6 +108,11 @@ def _check(file: Path, index: dict[str, Any]) -> None:
             raise ShardError(f"{file}: path {shard.path!r}; expected one below the folder")
     if (checked.codec == "keep") != (checked.baked is None):
         raise ShardError(f"{file}: codec is {checked.codec!r}; expected keep, or a cache's with `baked`")
+    if checked.parents and (checked.store, checked.codec) != (LINK, "keep"):
+        raise ShardError(f"{file}: has parents; expected none with store {checked.store!r}, codec {checked.codec!r}")
+    for parent in checked.parents:
+        if "\0" in parent.path or not Path(parent.path).is_absolute():
+            raise ShardError(f"{file}: parent {parent.path!r}; expected an absolute path")
 
 
 def checksum(index: dict[str, Any]) -> int:

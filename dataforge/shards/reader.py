@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import DataError, ImageError, ShardError
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, resolve_split
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, relabelled, resolve_split
 from dataforge.shards import cache_origin
-from dataforge.shards.index import CHECKSUM, INDEX, read_index
+from dataforge.shards.index import CHECKSUM, INDEX, LINK, read_index
+from dataforge.shards.judged import read_judged
+from dataforge.shards.links import LinkedStore, StoredImage, parents_of
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, check_values, read_tables
@@ -38,17 +40,18 @@ class Shards:
             since a file that shrinks or errs while it is read ends a process that has mapped it.
 
     Attributes:
-        classes: names by label; class_ids: the source's number for each.
+        classes: names by label; class_ids: the source's number for each; frequencies: as in `Source`.
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
-        folder: the folder with the images: `path`, except for an overlay.
+        folder: the folder with the tables and images: `path`, except for an overlay.
+        parents: the folders with the images of linked shards, which have none of their own; else empty.
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
         channels: 3, or 1 for a cache of grey pixels.
         source: `table` with sizes, boxes and areas in pixels of the source images; `table` if not a cache.
 
     Raises:
-        ShardError: the folder cannot be opened, or is a stale cache; ConfigError: no such split, or the view names no
-            class of it.
+        ShardError: the folder cannot be opened, is a stale cache, or a parent is gone or has changed; ConfigError: no
+            such split, or the view names no class of it.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Shards:
         self.index = self._version.index if self._version else read_index(self.path)
         self._baked: dict[str, Any] | None = self.index.get("baked")
         self.codec: str = self.index["codec"]
+        self.parents = parents_of(self.folder, self.index)
         self.depth: str = self.index.get("depth", "scale")
         self.channels: int = self._baked["channels"] if self._baked else 3
         self._parent_is_there = self._baked is not None and cache_origin.parent_is_there(self.path, self._baked)
@@ -76,6 +80,7 @@ class Shards:
         self._label_of = self.view.label_of(known)
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
+        self.frequencies: dict[str, str] = self.index.get("frequencies", {})
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
         # a split left without images by a view during ingest is not stored
         self._unions = {
@@ -88,7 +93,7 @@ class Shards:
             parts = self._unions.get(self.split, [self.split])
         self._shards = [shard for part in parts for shard in stored[part]]
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
-        self._stores: list[BlobStore | None] = [None] * len(self._shards)
+        self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
         bounds = np.cumsum([0, *(sum(shard["images"] for shard in stored[part]) for part in parts)])
         self._stored_splits = {
             part: slice(int(a), int(b)) for part, a, b in zip(parts, bounds[:-1], bounds[1:], strict=True)
@@ -120,15 +125,19 @@ class Shards:
     @cached_property
     def _stored(self) -> Table:
         """The table of all records of these splits, regardless of the view."""
-        files = [self.folder / shard["path"] / "table.arrow" for shard in self._shards]
+        folders = [self.folder / shard["path"] for shard in self._shards]
+        files = [folder / "table.arrow" for folder in folders]
         crcs = [shard["table_crc"] for shard in self._shards]
         polygons = [shard.get("polygons_crc") for shard in self._shards]
         table = read_tables(files, crcs, self.trust, polygons)
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
+        classes = len((self._version.base if self._version else self.index)["classes"])
         if self._checks_values:
-            index = self._version.base if self._version else self.index
-            check_values(table, len(index["classes"]), self.folder)
+            check_values(table, classes, self.folder)
+        images = [shard["images"] for shard in self._shards]
+        crcs = [shard.get("judged_crc") for shard in self._shards]
+        table = replace(table, judged=read_judged(folders, images, crcs, classes, self.trust))
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
@@ -164,7 +173,8 @@ class Shards:
     def table(self) -> Table:
         table, kept = self._stored, self._kept
         if self.view.classes:
-            table = replace(table, labels=self._labels)
+            judged = relabelled(table.judged, self._label_of)
+            table = replace(table, labels=self._labels, judged=judged)
         if kept is not None:
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_counts(kept, table.offsets))])
             columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}
@@ -204,6 +214,35 @@ class Shards:
             self._check(i, blob)
         return blob
 
+    def stored_image(self, i: int) -> StoredImage:
+        """Return the encoded image of record i, with the place where it is stored.
+
+        Raises:
+            as `blob`.
+        """
+        image = StoredImage(self.blob(i))
+        shard, number = self._place(i)
+        opened = self._store(shard)
+        if isinstance(opened, LinkedStore):
+            parent, image.number = opened.link(number)
+            image.folder = self.parents[parent]
+        else:
+            image.folder, image.number = self._resolved, self._first[shard] + number
+        return image
+
+    @cached_property
+    def _resolved(self) -> Path:
+        return self.folder.resolve()
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """The number of the first record of each shard of these splits, among all splits."""
+        first, start = {}, 0
+        for row in (row for rows in self.index["splits"].values() for row in rows):
+            first[row["path"]] = start
+            start += row["images"]
+        return [first[shard["path"]] for shard in self._shards]
+
     @cached_property
     def _verified(self) -> NDArray[np.bool_]:
         """(N,) mask of records that this process has compared with their CRC-32. Threads may compare one twice."""
@@ -214,16 +253,28 @@ class Shards:
             raise DataError(f"{self.place(i)}: {ALTERED}")
         self._verified[i] = True
 
-    def _store(self, shard: int) -> BlobStore:
+    def _store(self, shard: int) -> BlobStore | LinkedStore:
         opened = self._stores[shard]
         if opened is None:
             folder = self.folder / self._shards[shard]["path"]
-            opened = store(self.index["store"]).open(folder, self.trust)
+            links = self.index["store"] == LINK
+            opened = store("memmap" if links else self.index["store"]).open(folder, self.trust)
             images = self._shards[shard]["images"]
             if len(opened) != images:
                 raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
+            opened = LinkedStore(folder, opened, self._opened_parents) if links else opened
             self._stores[shard] = opened
         return opened
+
+    @cached_property
+    def _opened_parents(self) -> list[Shards]:
+        parents = [Shards(path, verify=False, trust=self.trust) for path in self.parents]
+        for parent in parents:
+            if parent.index["store"] == LINK or parent.codec != "keep" or parent.folder != parent.path:
+                raise ShardError(
+                    f"{self.path}: its images are said to be in {parent.path}, which holds no original images itself"
+                )
+        return parents
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the stored pixels of records that all have one shape, in one operation. Only for codec "raw".
@@ -340,6 +391,7 @@ class Shards:
             "baked": self._baked and {**self._baked, "parent_is_there": self._parent_is_there},
             "bytes": int(table.size.sum()),
             "fingerprint": self.fingerprint,
+            "parents": [str(parent) for parent in self.parents],
             "index_crc": self.index.get(CHECKSUM),
         }
 

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 MOST_SIDE = 1 << 24  # pixels; no decoder takes more
+Judged = NDArray[np.int32] | None  # see `judged`
 _FACTS = ("id", "height", "width", "orientation", "size", "crc")
 
 
@@ -59,6 +60,7 @@ class Table:
         size, crc: (N,) bytes and CRC-32 of the stored image.
         offsets: (N + 1,) the boxes of record i are rows offsets[i]:offsets[i + 1].
         boxes: (S, 4) xyxy pixels; labels, flags, areas: (S,).
+        judged: (P, 3) which classes were looked for, see `dataforge.shards.judged`; None if all in every image.
     """
 
     id: NDArray[np.int64]
@@ -74,6 +76,7 @@ class Table:
     areas: NDArray[np.float32]
     _key: pa.ChunkedArray = field(repr=False)
     _polygons: Callable[[], Polygons] | None = field(default=None, repr=False)
+    judged: Judged = None
 
     def __len__(self) -> int:
         return len(self.height)
@@ -114,11 +117,25 @@ class Table:
         """
         facts: dict[str, Any] = {name: getattr(self, name)[index] for name in _FACTS}
         facts |= {**vars(self.take(index)), "_key": self._key.take(pa.array(index))}
-        return self.change(lambda polygons: polygons.take(ranges(self.offsets, index)[0]), **facts)
+        judged = self.judged
+        if judged is not None:
+            first, end = (np.searchsorted(judged[:, 0], index, side) for side in ("left", "right"))
+            numbers = np.repeat(np.arange(len(index)), end - first)
+            rows = np.arange(len(numbers)) - np.repeat(np.cumsum(end - first) - end, end - first)
+            judged = np.column_stack([numbers, judged[rows, 1:]]).astype(np.int32)
+        return self.change(lambda polygons: polygons.take(ranges(self.offsets, index)[0]), **facts, judged=judged)
 
     def change(self, change: Callable[[Polygons], Polygons], **columns: Any) -> Table:
         """Return the table with other columns, and with its polygons changed when they are first used."""
         return replace(self, **columns, _polygons=self._polygons and (lambda: change(self.polygons)))
+
+    def judged_of(self, i: int) -> NDArray[np.int32] | None:
+        """Return `Record.judged` of record i."""
+        if self.judged is None:
+            return None
+        start, end = np.searchsorted(self.judged[:, 0], [i, i + 1])
+        own = self.judged[start:end, 1:]
+        return None if (own[:, 0] < 0).any() else own
 
 
 def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") -> Record:
@@ -135,6 +152,7 @@ def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") 
         flags=table.flags[rows],
         areas=table.areas[rows],
         id=int(table.id[i]),
+        judged=table.judged_of(i),
         origin=origin,
         polygons=(table.polygons and table.polygons.part(rows.start, rows.stop)) or None,
     )

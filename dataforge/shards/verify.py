@@ -10,6 +10,7 @@ from dataforge.errors import ImageError, ShardError
 from dataforge.shards.cache_origin import ORIGIN
 from dataforge.shards.file_bytes import FileBytes
 from dataforge.shards.index import INDEX, POLYGONS_FILE
+from dataforge.shards.judged import FILE as JUDGED
 from dataforge.shards.reader import ALTERED, Shards
 
 
@@ -70,8 +71,9 @@ def _of_files(shards: Shards) -> Iterator[Fault]:
     """Yield the files of facts that are missing or altered; without them no image can be checked."""
     files = {shards.folder / shard["path"] / "table.arrow": shard["table_crc"] for shard in shards._shards}
     for shard in shards._shards:
-        if shard.get("polygons_crc") is not None:
-            files[shards.folder / shard["path"] / POLYGONS_FILE] = shard["polygons_crc"]
+        for name, crc in ((POLYGONS_FILE, shard.get("polygons_crc")), (JUDGED, shard.get("judged_crc"))):
+            if crc is not None:
+                files[shards.folder / shard["path"] / name] = crc
     if "baked" in shards.index:
         files = {shards.path / ORIGIN: shards.index["baked"]["origin_crc"], **files}
     for file, crc in files.items():

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dataforge.errors import ShardError
-from dataforge.overlay.edits import edited_record
+from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
 from dataforge.polygons import Polygons
-from dataforge.record import polygons_of
+from dataforge.record import polygons_of, relabelled
 from dataforge.shards.index import INDEX, read_index
 from dataforge.shards.table import Table, read_tables, row
 
@@ -99,6 +99,7 @@ class ShardsVersion:
             for i, record in edited.items():
                 column[offsets[i] : offsets[i + 1]] = getattr(record, name)
         columns["labels"] = self._label_of[columns["labels"]]
+        columns["judged"] = relabelled(table.judged, self._label_of)
         if not table.polygons:
             return replace(table, offsets=offsets, **columns)
         number = np.full(offsets[-1], -1)  # in the polygons of the table, then of the edited records

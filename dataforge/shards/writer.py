@@ -16,7 +16,9 @@ from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.polygons import Polygons
 from dataforge.record import Record, object_areas, polygons_of
-from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, POLYGONS_FILE, REPORT, write_index
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, POLYGONS_FILE, REPORT, write_index
+from dataforge.shards.judged import write_judged
+from dataforge.shards.links import Parents
 from dataforge.shards.polygons_file import write_polygons
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
@@ -30,8 +32,10 @@ class ShardWriter:
     Args:
         out: a folder that does not exist, is empty, or contains the files of an unfinished ingest.
         classes, class_ids, unions: as in `Source`.
+        store_name: of `stores.registry.BLOBS`; or "link", to refer to images that are in shards already.
         shard_bytes: a shard is closed once it contains this many bytes of images.
         codec, depth, baked: as in the index; the images are stored as `codec` states.
+        frequencies: as in `Source`.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
 
@@ -52,12 +56,14 @@ class ShardWriter:
         codec: str = "keep",
         depth: str = "scale",
         baked: Mapping[str, Any] | None = None,
+        frequencies: Mapping[str, str] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.out = out
         self._resumable = closed is not None
         self._closed = {split: [dict(row) for row in rows] for split, rows in (closed or {}).items()}
-        self._store = store(store_name)
+        self._parents = Parents() if store_name == LINK else None
+        self._store = store("memmap" if self._parents else store_name)
         self._shard_bytes = shard_bytes
         self._open: dict[str, _Shard] = {}
         self._index: dict[str, Any] = {
@@ -72,6 +78,9 @@ class ShardWriter:
         }
         if depth != "scale":
             self._index["depth"] = depth
+        known = {name: frequency for name, frequency in (frequencies or {}).items() if name in classes}
+        if known:
+            self._index["frequencies"] = known
         if baked is not None:
             self._index["baked"] = dict(baked)
         prepare(out, self._paths())
@@ -92,7 +101,7 @@ class ShardWriter:
             info: its header properties.
 
         Raises:
-            ShardError: the record could not be written.
+            ShardError: the record could not be written. ConfigError: it is to be linked, and its image is in no shards.
         """
         shard = self._open.get(record.split)
         if shard is None:
@@ -100,7 +109,7 @@ class ShardWriter:
             with writing(folder, ShardError):
                 folder.mkdir(parents=True)
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
-        shard.add(record, blob, info)
+        shard.add(record, blob, info, self._parents.link(record, blob) if self._parents else blob)
         return self._close(record.split) if shard.bytes >= self._shard_bytes else None
 
     def _close(self, split: str) -> dict[str, Any]:
@@ -123,6 +132,8 @@ class ShardWriter:
         """
         for _ in self.close():
             pass
+        if self._parents:
+            self._index["parents"] = self._parents.rows()
         with writing(self.out / INDEX, ShardError):
             write_index(self.out, self._index)
             (self.out / JOURNAL).unlink(missing_ok=True)
@@ -149,9 +160,11 @@ class _Shard:
         }
         self.objects: list[tuple[Any, ...]] = []
         self.polygons: list[Polygons] = []
+        self.judged: list[Any] = []
 
-    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> None:
-        self.blobs.append(blob)
+    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, stored: bytes | memoryview) -> None:
+        """Append a record with its image, which the store holds as `stored`."""
+        self.blobs.append(stored)
         size = memoryview(blob).nbytes
         self.bytes += size
         row = (record.key, record.id, info.height, info.width, info.orientation, size, zlib.crc32(blob))
@@ -159,6 +172,7 @@ class _Shard:
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
         self.polygons.append(polygons_of(record))
+        self.judged.append(record.judged)
 
     def close(self) -> dict[str, int]:
         """Write the table, and return the shard's row for the index."""
@@ -179,8 +193,10 @@ class _Shard:
             if any(self.polygons):
                 write_polygons(self.folder / POLYGONS_FILE, Polygons.join(self.polygons))
                 crcs["polygons_crc"] = zlib.crc32((self.folder / POLYGONS_FILE).read_bytes())
-                flush(self.folder / POLYGONS_FILE)
-            for path in (table, self.folder, self.folder.parent):
+            judged_crc = write_judged(self.folder, self.judged)
+            if judged_crc is not None:
+                crcs["judged_crc"] = judged_crc
+            for path in (*self.folder.glob("*.arrow"), self.folder, self.folder.parent):
                 flush(path)
         return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, **crcs}
 

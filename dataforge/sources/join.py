@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import reading
-from dataforge.record import Finding, Record, Source
+from dataforge.record import Finding, Record, Source, relabelled
 
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
@@ -64,7 +65,8 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
                     number, given_up = -1, given_up + 1
                 own.add((item.split, key))
                 numbered |= {number} - {-1}
-                yield replace(item, key=key, id=number, labels=label_of[item.labels])
+                labels, judged = label_of[item.labels], relabelled(item.judged, label_of)
+                yield replace(item, key=key, id=number, labels=labels, judged=judged)
             keys |= own
             known |= numbered
             for code, count, what in (
@@ -80,7 +82,9 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
     if len(depths) > 1:
         stated = ", ".join(f"{name}: {depth}" for depth, name in depths.items())
         raise ConfigError(f"the sets turn images of more than 8 bits into 8 in different ways ({stated}); ingest again")
-    return Source(classes, records(), ids, unions, total, depth=next(iter(depths), "scale"))
+    frequencies = {name: one for _, source in reversed(sources) for name, one in source.frequencies.items()}
+    depth = next(iter(depths), "scale")
+    return Source(classes, records(), ids, unions, total, depth=depth, frequencies=frequencies)
 
 
 def unite_classes(lists: Iterable[tuple[Sequence[str], Sequence[int]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -140,13 +144,26 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             labels = label_of[item.labels]
             kept = labels >= 0
             dropped.update(source.classes[label] for label in item.labels[~kept])
-            yield replace(item, labels=labels).pick(kept)
+            yield replace(item, labels=labels, judged=_merged(item.judged, label_of)).pick(kept)
         for name, count in sorted(dropped.items()):
             yield Finding(
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
             )
 
-    return replace(source, classes=classes, class_ids=ids, records=records())
+    frequencies = {names.get(name, name): one for name, one in source.frequencies.items()}
+    return replace(source, classes=classes, class_ids=ids, records=records(), frequencies=frequencies)
+
+
+def _merged(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Return `Record.judged` with new labels: one of several classes is absent if all are, else partly looked for."""
+    judged = relabelled(judged, label_of)
+    if judged is None:
+        return None
+    members = np.bincount(label_of[label_of >= 0])
+    absent = np.bincount(judged[judged[:, 1] == 0, 0], minlength=len(members))
+    partial = np.bincount(judged[judged[:, 1] == 1, 0], minlength=len(members)) > 0
+    labels = np.flatnonzero(partial | (absent > 0) | (members > 1))
+    return np.column_stack([labels, absent[labels] < members[labels]]).astype(np.int32)
 
 
 def rename_splits(source: Source, names: Mapping[str, str]) -> Source:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, ImageError, unknown
 from dataforge.images.header import probe, probe_file
-from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, object_areas
+from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, object_areas, relabelled
 from dataforge.rng import uniform
 from dataforge.sources.repair import repair
 from dataforge.threads import cores, ordered
@@ -216,7 +216,8 @@ class View:
                     continue
                 yield from findings
                 names = [source.classes[label] for label in record.labels] if self.classes else []
-                record = replace(record, labels=label_of[record.labels])
+                judged = relabelled(record.judged, label_of)
+                record = replace(record, labels=label_of[record.labels], judged=judged)
                 why = self.reasons(record.boxes, record.labels, record.flags, object_areas(record))
                 if why is not None and why.any():
                     boxes_out.update((REASONS[n], names[i] if n == 1 else "") for i, n in enumerate(why.tolist()) if n)

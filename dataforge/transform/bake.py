@@ -205,6 +205,7 @@ def bake(
         shard_bytes=1 << 62 if form.raw else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
         source=shards.index["source"],
         codec=form.codec,
+        frequencies=shards.frequencies,
         baked={
             "parent": str(shards.path.resolve()),
             "fingerprint": content(shards.path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dataforge.archives.path import ArchivePath, opened
 from dataforge.errors import FormatError, ImageError
 from dataforge.files import check_root, files_below, reading
 from dataforge.formats import FORMATS, reader
 from dataforge.formats.pictures import is_picture
 from dataforge.images.header import ImageInfo, probe, probe_file
-from dataforge.overlay.edits import edited_record
+from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.journal import OverlayError
 from dataforge.overlay.versions import Version, open_version
-from dataforge.record import Finding, Record, Source
+from dataforge.record import Finding, Record, Source, relabelled
 from dataforge.registry import load
 from dataforge.shards.as_source import check_originals, source_of
 from dataforge.shards.index import INDEX
@@ -108,9 +108,9 @@ class Files:
         image = self.records[n].image
         if not isinstance(image, Path):
             return image, f"{zlib.crc32(image):08x}-{len(image):x}"
-        with reading(image, ImageError), open(image, "rb") as file:
-            data = file.read()
-            return data, f"{os.fstat(file.fileno()).st_mtime_ns:x}-{len(data):x}"
+        with reading(image, ImageError):
+            changed, data = image.stat().st_mtime_ns, image.read_bytes()
+        return data, f"{changed:x}-{len(data):x}"
 
     def having(self, labels: Sequence[int]) -> list[int]:
         return [n for n, record in enumerate(self.records) if np.isin(record.labels, labels).any()]
@@ -162,13 +162,14 @@ def open_base(path: Path, format_name: str = "auto", **given: Any) -> Base:
     """Open what is to be annotated.
 
     Args:
-        path: shards, an annotated set, or a folder of photos.
+        path: shards, an annotated set, or a folder of photos; the latter two also in an archive.
         format_name: "auto" to detect it, "shards", "photos", or the name of a format, or the user's own reader.
         given: options of the format's `read`.
 
     Raises:
         DataforgeError: it cannot be read, has no image, or fits several formats.
     """
+    path = opened(path)
     if not path.is_file():
         check_root(path, "shards, a folder of annotated images, or one of photos")
     if format_name == "auto":
@@ -183,6 +184,14 @@ def open_base(path: Path, format_name: str = "auto", **given: Any) -> Base:
     if not base.places:
         raise FormatError(f"{path}: has no image to annotate")
     return base
+
+
+def overlay_of(path: Path) -> Path:
+    """Return the default folder of the edits of a base: beside it, or beside the archive that it lies in."""
+    if not isinstance(path, ArchivePath):
+        return path.with_name(f"{path.name}.overlay")
+    inner = path.relative_to(path.archive.prefix).parts
+    return Path(".".join([path.archive.prefix, *inner, "overlay"]))
 
 
 def _detect(path: Path) -> str:
@@ -281,6 +290,7 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
     base, edits = base_of(version), version.edits
     names, numbers = edits.classes(), edits.numbers(base.class_ids)
     dense = {label: n for n, label in enumerate(names)}
+    label_of = np.array([dense[edits.label(n)] for n in range(len(edits.names))], np.int32)
     rows = [n for n, place in enumerate(base.places) if untouched or place in edits.images]
 
     def records() -> Iterator[Record | Finding]:
@@ -293,7 +303,7 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
                 continue
             record = edited_record(record, edits.boxes(record))
             labels = np.array([dense[label] for label in record.labels.tolist()], np.int32)
-            yield replace(record, labels=labels)
+            yield replace(record, labels=labels, judged=relabelled(record.judged, label_of))
 
     class_ids = tuple(numbers[label] for label in names) if base.class_ids else ()
     return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows), depth=base.depth)

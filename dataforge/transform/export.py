@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from dataforge.errors import ConfigError, FormatError
 from dataforge.files import lock_file, writing
 from dataforge.formats import PARTS, holds, writer
 from dataforge.polygons import ranges
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, box_areas
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, box_areas
 from dataforge.shards.as_source import chosen_splits, source_of, unions_of
 from dataforge.shards.reader import Shards
 
@@ -81,7 +81,7 @@ def export(
                 progress(images)
 
     with _published(out) as part:
-        write(Source(source.classes, counted(), source.class_ids, source.unions, source.total), part)
+        write(replace(source, records=counted()), part)
     return Exported(out, format_name, images, boxes, lost)
 
 
@@ -129,6 +129,7 @@ def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, 
         "splits": len(chosen) if len(chosen) > 1 else 0,
         "unions": len(unions_of(shards, chosen)),
         "classes": len(shards.classes) - len(np.unique(objects.labels)),
+        "judged": len(rows) if shards.table.judged is not None else 0,
         "class_ids": sum(i != n for n, i in enumerate(shards.class_ids)),
     }
     return {part: int(count) for part, count in counts.items() if count and part not in held}

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataforge.errors import ConfigError
 from dataforge.polygons import Polygons
-from dataforge.record import Finding, Record, Source, polygons_of
+from dataforge.record import Finding, Record, Source, polygons_of, relabelled
 from dataforge.shards.as_source import chosen_splits, source_of
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
@@ -70,8 +70,9 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
 
     def record(place: _Row, split: str = "") -> Record:
         n, i = place
-        stored = row(parts[n].table, i, split, bytes(parts[n].blob(i)), str(parts[n].path))
-        return replace(stored, labels=label_of[n][stored.labels])
+        stored = row(parts[n].table, i, split, parts[n].stored_image(i), str(parts[n].path))
+        judged = relabelled(stored.judged, label_of[n])
+        return replace(stored, labels=label_of[n][stored.labels], judged=judged)
 
     def records(n: int, part: Shards) -> Iterator[Record | Finding]:
         for split in chosen_splits(part, None):
@@ -109,7 +110,10 @@ def _united(records: list[Record]) -> Record:
     if len(records) == 1:
         return first
     arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in records]) for name in ARRAYS}
-    return replace(first, **arrays, polygons=Polygons.join(map(polygons_of, records)) or None)
+    judged = [one.judged for one in records if one.judged is not None]
+    looked_for = np.concatenate(judged) if len(judged) == len(records) else None  # all classes, by one of them
+    polygons = Polygons.join(map(polygons_of, records)) or None
+    return replace(first, **arrays, polygons=polygons, judged=looked_for)
 
 
 def _same(parts: Sequence[Shards], one: _Row, other: _Row) -> bool:

@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dataforge.overlay.edits import RefusedError
 from dataforge.overlay.journal import NotWrittenError
+from dataforge.overlay.requests import RefusedError
 from dataforge.web import server
-from dataforge.web.api import BOX_PATTERN, OPERATIONS, ClassChange, ImageEdits
+from dataforge.web.api import BOX_PATTERN, OPERATIONS, ORDERS, ClassChange, ImageEdits
 from dataforge.web.messages import answer, failure, image_number, number, only, picture, read_body
+from dataforge.web.novelty import Novelty
 from dataforge.web.openapi import MAX_COUNT, document
 from dataforge.web.proposals import Proposals
 from dataforge.web.session import Session, StaleError, per
@@ -32,6 +33,7 @@ def application(
     port: int,
     keys: Mapping[str, list[str]] | None = None,
     proposals: Proposals | None = None,
+    novelty: Novelty | None = None,
 ) -> Starlette:
     """Return the annotator as an ASGI application.
 
@@ -40,15 +42,23 @@ def application(
         port: the one that it is served at on 127.0.0.1.
         keys: action -> keys, where the user has chosen others.
         proposals: of a model.
+        novelty: of the images.
     """
-    return server.application("annotate.html", OPERATIONS, Annotator(session, keys or {}, proposals), token, port)
+    handlers = Annotator(session, keys or {}, proposals, novelty)
+    return server.application("annotate.html", OPERATIONS, handlers, token, port)
 
 
 class Annotator:
     """The handlers of `api.OPERATIONS`, by name."""
 
-    def __init__(self, session: Session, keys: Mapping[str, list[str]], proposals: Proposals | None) -> None:
-        self._session, self._keys, self._proposals = session, keys, proposals
+    def __init__(
+        self,
+        session: Session,
+        keys: Mapping[str, list[str]],
+        proposals: Proposals | None,
+        novelty: Novelty | None,
+    ) -> None:
+        self._session, self._keys, self._proposals, self._novelty = session, keys, proposals, novelty
 
     def set(self, request: Request) -> Response:
         base = self._session.base
@@ -100,7 +110,8 @@ class Annotator:
         return answer({"classes": self._classes()})
 
     def picture(self, request: Request) -> Response:
-        return picture(request, *self._session.base.image(self._n(request)))
+        base = self._session.base
+        return picture(request, *base.image(self._n(request)), base.depth)
 
     def speed(self, request: Request) -> Response:
         return answer(self._session.speed())
@@ -139,7 +150,16 @@ class Annotator:
         return answer(self._proposals.of(n))
 
     def queue(self, request: Request) -> Response:
-        return answer(self._proposals.queue() if self._proposals else {"images": [], "pending": False})
+        only(request, "by")
+        by = request.query_params.get("by", "")
+        if by not in ORDERS:
+            raise HTTPException(400, f"by: {by!r}; expected one of {', '.join(ORDERS)}")
+        queue: dict[str, Any] = {"images": [], "pending": False}
+        if by == "novelty":
+            queue = self._novelty.queue() if self._novelty else queue
+        elif self._proposals:
+            queue = self._proposals.queue(by)
+        return answer(queue)
 
     def openapi(self, request: Request) -> Response:
         return answer(document("dataforge annotate", OPERATIONS))

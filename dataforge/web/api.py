@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from dataforge.overlay.edits import ClassName, Edit, Flags, Label, Numbers, State
+from dataforge.overlay.requests import ClassName, Edit, Flags, Label, Numbers, State
 from dataforge.web.openapi import PAGE, Failure, Operation, number_schema
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -139,19 +139,20 @@ class Proposals(Struct):
     error: str | UnsetType = UNSET
 
 
-class Unsure(Struct):
+class Queued(Struct):
     n: int
-    unsure: Annotated[float, Meta(ge=0, le=1)]
+    value: Annotated[float, Meta(ge=0, le=1)]
 
 
 class Queue(Struct):
-    """The images that the model has seen; `pending` while there are others, `error` says why it sees no more."""
+    """The images in an order, the greatest values first; `pending` while there are others, `error` says why it ends."""
 
-    images: list[Unsure]
+    images: list[Queued]
     pending: bool
     error: str | UnsetType = UNSET
 
 
+ORDERS = ("unsure", "errors", "novelty")
 _PIXEL = r"[0-9]{1,9}(\.[0-9]{1,30})?(e-[0-9]{1,3})?"  # as JavaScript writes a number
 BOX_PATTERN = f"^{_PIXEL}(,{_PIXEL}){{3}}$"
 _BOX = {"type": "string", "pattern": BOX_PATTERN}
@@ -169,7 +170,13 @@ OPERATIONS = (
         {200: Saved, 409: Stale, **_WRITES, **_OF_IMAGE},
         ImageEdits,
     ),
-    Operation("GET", "/image/{n}", "picture", "An image's bytes, as stored.", {200: "image/*", **_OF_IMAGE}),
+    Operation(
+        "GET",
+        "/image/{n}",
+        "picture",
+        "An image's bytes as stored, or as PNG if browsers cannot show them.",
+        {200: "image/*", **_OF_IMAGE},
+    ),
     Operation(
         "POST", "/api/classes", "post_classes", "Add, rename or merge a class.", {200: Classes, **_WRITES}, ClassChange
     ),
@@ -194,6 +201,14 @@ OPERATIONS = (
         required=("box",),
     ),
     Operation("GET", "/api/proposals/{n}", "proposals", "A model's boxes.", {200: Proposals, 404: Failure}),
-    Operation("GET", "/api/queue", "queue", "How unsure the model is of each image.", {200: Queue}),
+    Operation(
+        "GET",
+        "/api/queue",
+        "queue",
+        "What to look at first: where the model is unsure, contradicts the boxes, or what is unlike other images.",
+        {200: Queue, 400: Failure},
+        query={"by": {"type": "string", "enum": [*ORDERS]}},
+        required=("by",),
+    ),
     Operation("GET", "/api/openapi.json", "openapi", "This document.", {200: "application/json"}),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ class Findings:
     """The findings of a set, by code and by image.
 
     Args:
-        place: returns split and key of a record.
+        numbers: (split, key) -> record.
+        report: of an earlier check, to be shown instead of checking.
     """
 
-    def __init__(self, shards: Shards, place: Callable[[int], tuple[str, str]]) -> None:
-        self._shards, self._place = shards, place
+    def __init__(self, shards: Shards, numbers: Mapping[tuple[str, str], int], report: Report | None = None) -> None:
+        self._shards, self._numbers = shards, numbers
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -37,11 +38,13 @@ class Findings:
         self._report: Report | None = None
         self._of_image: dict[int, list[Finding]] = {}
         self._of_code: dict[str, NDArray[np.int64]] = {}
+        if report is not None:
+            self._take(report)
 
     def start(self) -> None:
         """Start the check, unless it was."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self.finished:
                 self._thread = threading.Thread(target=self._check, name="lint", daemon=True)
                 self._thread.start()
 
@@ -89,22 +92,24 @@ class Findings:
         except DataforgeError as error:
             self._error = str(error)
             return
-        places = {self._place(n): n for n in range(len(self._shards))}
+        self._take(report)
+
+    def _take(self, report: Report) -> None:
         images: dict[int, list[Finding]] = defaultdict(list)
         codes: dict[str, set[int]] = defaultdict(set)
         for code, kind in report.kinds.items():
             for finding in kind.examples:
-                for n in self._images(finding, places):
+                for n in self._images(finding):
                     images[n].append(finding)
                     codes[code].add(n)
         self._of_image = dict(images)
         self._of_code = {code: np.array(sorted(rows), np.int64) for code, rows in codes.items()}
         self._report = report
 
-    def _images(self, finding: Finding, numbers: dict[tuple[str, str], int]) -> set[int]:
+    def _images(self, finding: Finding) -> set[int]:
         """Return the records that a finding is about; findings of an ingest do not say in which split."""
         if finding.scope == "set":
             return set()
         splits = [finding.split] if finding.split is not None else list(self._shards.splits)
         places = [(split, finding.key) for split in splits] + ([finding.other] if finding.other else [])
-        return {numbers[place] for place in places if place in numbers}
+        return {self._numbers[place] for place in places if place in self._numbers}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.analysis.detections import KINDS, Detections, Judged, confusion, judge
+from dataforge.analysis.lint import run as lint
 from dataforge.analysis.stats import class_rows, split_rows, spread_rows, statistics
 from dataforge.augment.executors import cpu
 from dataforge.augment.layout import lay_out
@@ -17,7 +18,9 @@ from dataforge.augment.operations.registry import Recipe
 from dataforge.images.draw import draw
 from dataforge.shards.as_source import check_originals
 from dataforge.shards.reader import Shards
+from dataforge.web.changes import Changes
 from dataforge.web.findings import Findings
+from dataforge.web.reports import DiffReport, SavedReport
 from dataforge.web.selection import MISSED, Columns, Query, Selection
 from dataforge.web.session import thumbnail
 
@@ -30,19 +33,30 @@ class Gallery:
     Args:
         detections: of a model, if there are any.
         recipe: for previews of augmentation; None for none.
+        report: what a command said of the shards.
 
     Raises:
         ShardError: the shards are a cache, whose images are not the originals.
+        ConfigError: the report is of other shards.
     """
 
-    def __init__(self, shards: Shards, detections: Detections | None = None, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        detections: Detections | None = None,
+        recipe: Recipe | None = None,
+        report: SavedReport | None = None,
+    ) -> None:
         check_originals(shards)
-        self.shards, self.table, self.recipe = shards, shards.table, recipe
+        self.shards, self.table, self.recipe, self.report = shards, shards.table, recipe, report
         unions = {name: tuple(parts) for name, parts in shards.index["unions"].items()}
         splits = tuple(name for name in shards.splits if name not in unions)
         split = np.repeat(np.arange(len(splits)), [len(shards.splits[name]) for name in splits])
-        self.columns = Columns(self.table, len(shards.classes), splits, split, unions, detections)
-        self.findings = Findings(shards, self.place)
+        numbers = {(splits[part], key): n for n, (part, key) in enumerate(zip(split, self.table.key, strict=True))}
+        content = report and report.content
+        self.changes = Changes(content, shards, numbers) if isinstance(content, DiffReport) else None
+        self.columns = Columns(self.table, len(shards.classes), splits, split, unions, detections, self.changes)
+        self.findings = Findings(shards, numbers, content if isinstance(content, lint.Report) else None)
         self._lock = threading.Lock()
         self._judged = lru_cache(4)(self._judge)
         self._selected = lru_cache(16)(self._select)
@@ -77,7 +91,7 @@ class Gallery:
 
         Returns:
             boxes: x1, y1, x2, y2, label, flags, and whether it fulfils what was asked for; found: x1, y1, x2, y2,
-            label, score, and an index into `detections.KINDS`.
+            label, score, and an index into `detections.KINDS`; others: `OtherBox`es.
         """
         table = self.table
         split, key = self.place(n)
@@ -93,7 +107,8 @@ class Gallery:
             )
         ]
         facts = {"n": n, "key": key, "split": split, "width": int(table.width[n]), "height": int(table.height[n])}
-        return facts | {"boxes": boxes, "found": self._found(n, conf)}
+        others = self.changes.others.get(n, []) if self.changes else []
+        return facts | {"boxes": boxes, "found": self._found(n, conf), "others": others}
 
     def _found(self, n: int, conf: float) -> list[tuple[Any, ...]]:
         detections, judged = self.columns.detections, self.judged(conf)
@@ -118,15 +133,20 @@ class Gallery:
         missed = judged.missed[part].tolist() if judged else [False] * (part.stop - part.start)
         at = np.flatnonzero(selection.rows == n)
         position = int(at[0]) if len(at) else -1
-        findings = [
+        findings: list[dict[str, Any]] = [
             {"code": finding.code, "text": f"{finding.value} {finding.reason}".strip(), "box": finding.xyxy}
             for finding in self.findings.of(n)
         ]
+        changes = [""] * (part.stop - part.start)
+        if self.changes:
+            findings += [{"code": kind, "text": text, "box": None} for kind, text in self.changes.notes.get(n, ())]
+            changes = [", ".join(self.changes.words.get(row, ())) for row in range(part.start, part.stop)]
         facts = {
             "id": int(table.id[n]),
             "bytes": int(table.size[n]),
             "areas": table.areas[part].astype(float).tolist(),
             "missed": missed,
+            "changes": changes,
             "findings": findings,
             "position": position,
             "total": len(selection.rows),

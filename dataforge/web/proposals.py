@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 
 from dataforge.errors import DataforgeError
+from dataforge.formats.pictures import SHORT
 from dataforge.images.header import probe
 from dataforge.process import start_module
+from dataforge.web.disagreements import surest
 from dataforge.web.session import Session
 
 BATCH = 16  # images of one start of the model
@@ -33,6 +35,7 @@ class Proposals:
     def __init__(self, session: Session, model: Path) -> None:
         self._session, self._model = session, model
         self._boxes: dict[int, list[dict[str, Any]]] = {}
+        self._errors: dict[int, tuple[int, float]] = {}  # revision, `queue`'s value
         self._wanted: int | None = None
         self._all = False
         self._closed = False
@@ -54,21 +57,35 @@ class Proposals:
             facts = {"boxes": self._known(boxes or []), "pending": False}
             return facts | ({"error": self.error} if self.error else {})
 
-    def queue(self) -> dict[str, Any]:
-        """Return how unsure the model is of each image that it has seen, and begin to show it the others.
+    def queue(self, by: str) -> dict[str, Any]:
+        """Return a value of each image that the model has seen, the greatest for what to look at first, and begin to
+        show it the others.
 
-        An image is as unsure as the box whose score is nearest to 0.5: 1 at 0.5, 0 at 0 and 1; 0 without a box.
+        Args:
+            by: "unsure": as the box whose score is nearest to 0.5: 1 at 0.5, 0 at 0 and 1; 0 without a box. "errors":
+                as the surest disagreement with the boxes: 0.5 + half its score, 0 without one.
         """
+        value = self._error if by == "errors" else self._unsure
         with self._changed:
             self._all = True
             self._changed.notify()
-            unsure = {
-                n: max((1 - abs(2 * box["score"] - 1) for box in boxes), default=0.0)
-                for n, boxes in self._boxes.items()
-            }
-            pending = not self.error and len(unsure) < len(self._session.base.places)
-        facts = {"images": [{"n": n, "unsure": unsure[n]} for n in sorted(unsure)], "pending": pending}
+            seen = sorted(self._boxes)
+            pending = not self.error and len(seen) < len(self._session.base.places)
+        facts = {"images": [{"n": n, "value": value(n)} for n in seen], "pending": pending}
         return facts | ({"error": self.error} if self.error else {})
+
+    def _unsure(self, n: int) -> float:
+        return max((1 - abs(2 * box["score"] - 1) for box in self._boxes[n]), default=0.0)
+
+    def _error(self, n: int) -> float:
+        try:
+            revision, boxes = self._session.boxes(n)
+        except DataforgeError:
+            return 0.0
+        if self._errors.get(n, (-1, 0.0))[0] != revision:
+            score = surest(boxes, self._known(self._boxes[n]))
+            self._errors[n] = revision, 0.0 if score is None else 0.5 + score / 2
+        return self._errors[n][1]
 
     def close(self) -> None:
         """Stop the model, and wait until it has ended."""
@@ -127,7 +144,8 @@ class Proposals:
             for n in rows:
                 try:
                     data, _ = self._session.base.image(n)
-                    (pictures / f"{n}.{probe(data).format.lower()}").write_bytes(data)
+                    kind = probe(data).format
+                    (pictures / f"{n}.{SHORT.get(kind, kind.lower())}").write_bytes(data)
                 except DataforgeError:
                     continue  # the page says so when it shows the image
             if not any(pictures.iterdir()):

@@ -15,6 +15,7 @@ from dataforge.analysis.detections import BACKGROUND, CLASS, IGNORED, KINDS, Det
 from dataforge.analysis.stats import LARGE, SMALL
 from dataforge.record import FLAGS
 from dataforge.shards.table import Table
+from dataforge.web.changes import Changes
 from dataforge.web.openapi import LARGEST
 
 MISSED = "missed"
@@ -22,7 +23,7 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Text = Annotated[str, Meta(max_length=500)]
-SORTS = ("number", "key", "boxes", "pixels", "errors", "score")
+SORTS = ("number", "key", "boxes", "pixels", "errors", "score", "changes")
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +35,7 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
         text: a part of the key.
         lint: a code of finding.
         error: a kind of detection, or "missed"; only of the classes asked for.
+        change: a change of an image or a box in a report of `dataforge diff`, or "any".
         cell: "true,detected" labels of the confusion matrix; C is the background.
         conf: the least score of detections.
         sort: by what; "-" in front: the greatest first.
@@ -47,6 +49,7 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     split: Text = ""
     text: Text = ""
     lint: Text = ""
+    change: Text = ""
     error: Literal["", "correct", "class", "place", "double", "background", "ignored", "missed"] = ""
     cell: Annotated[str, Meta(pattern=r"^([0-9]{1,6},[0-9]{1,6})?$")] = ""
     conf: Annotated[float, Meta(ge=0, le=1)] = 0.25
@@ -93,7 +96,7 @@ class Columns:
     Attributes:
         classes: C, their number.
         splits: names; split: (N,) the index of each record's split.
-        detections: None without predictions.
+        detections: None without predictions; changes: None without a report of them.
     """
 
     table: Table
@@ -102,6 +105,7 @@ class Columns:
     split: NDArray[np.int64]
     unions: Mapping[str, tuple[str, ...]]
     detections: Detections | None
+    changes: Changes | None = None
 
     def select(self, query: Query, judged: Judged | None, listed: Rows | None) -> Selection:
         """Compute a selection.
@@ -124,6 +128,8 @@ class Columns:
             kept &= np.fromiter((text in key.lower() for key in table.key), bool, len(table))
         if listed is not None:
             kept &= np.isin(np.arange(len(table)), listed)
+        if query.change:
+            kept &= np.isin(np.arange(len(table)), self.changes.records(query.change) if self.changes else [])
         score = np.zeros(len(table))
         if judged is not None and self.detections is not None:
             chosen, missed = self._errors(query, judged, fits)
@@ -155,6 +161,8 @@ class Columns:
             fits &= above & (areas < bounds[1] if query.size == "small" else areas <= bounds[1])
         if query.flag:
             fits &= table.flags & FLAGS[query.flag] > 0
+        if query.change and self.changes:
+            fits &= self.changes.boxes(query.change)
         return fits
 
     def _errors(self, query: Query, judged: Judged, fits: Mask) -> tuple[Mask, Mask]:
@@ -186,6 +194,8 @@ class Columns:
             values = self.errors(judged)[rows]
         elif name == "score":
             values = score[rows]
+        elif name == "changes" and self.changes is not None:
+            values = self.changes.count[rows]
         else:
             values = rows
         return np.argsort(-values if query.sort.startswith("-") else values, kind="stable")

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from dataforge.errors import DataforgeError
 from dataforge.images.decode import decode
 from dataforge.images.header import probe
-from dataforge.overlay.edits import Box, Edit, Edited, Edits
+from dataforge.overlay.boxes import Box
+from dataforge.overlay.edits import Edited, Edits
 from dataforge.overlay.journal import Journal, OverlayError, now, who
+from dataforge.overlay.requests import Edit
 from dataforge.transform.edited import Base, check_base
 
 
@@ -88,6 +90,21 @@ class Session:
                 return {**facts, "error": str(error)}
         of_boxes = {"boxes": len(boxes), "classes": sorted({box.label for box in boxes})}
         return {**facts, "width": record.width, "height": record.height, **of_boxes}
+
+    def edited(self) -> list[int]:
+        """Return the images that are edited or done."""
+        with self._lock:
+            touched = [place for place, edited in self.edits.images.items() if edited.state != "new"]
+        return sorted(self._number[place] for place in touched if place in self._number)
+
+    def boxes(self, n: int) -> tuple[int, list[Box]]:
+        """Return the revision and the boxes of image n.
+
+        Raises:
+            DataforgeError: it cannot be read.
+        """
+        with self._lock:
+            return self._edited(n).revision, list(self.edits.boxes(self.base.record(n)).values())
 
     def speed(self) -> dict[str, Any]:
         """Return the seconds that were spent, over all sittings: in all, and on boxes by the class that they have now.

@@ -12,7 +12,7 @@ from dataforge.web.selection import query_schema
 
 
 class ViewedSet(Struct):
-    """What is viewed; `recipe` is the name of the augmentation, or ""."""
+    """What is viewed; `recipe` is the name of the augmentation, `report` the kind of a report, or ""."""
 
     title: str
     fingerprint: str
@@ -24,10 +24,13 @@ class ViewedSet(Struct):
     detections: int | None
     kinds: list[str]
     recipe: str
+    report: str
+    changes: list[str]
 
 
 Box = tuple[float, float, float, float, int, int, bool]  # xyxy, label, flags, fulfils what is asked for
 Found = tuple[float, float, float, float, int, float, int]  # xyxy, label, score, index into `ViewedSet.kinds`
+Other = tuple[float, float, float, float, int, str]  # xyxy and label (-1: unknown) in the other set, what it is there
 
 
 class Row(Struct):
@@ -38,6 +41,7 @@ class Row(Struct):
     height: int
     boxes: list[Box]
     found: list[Found]
+    others: list[Other]
 
 
 class Rows(Struct):
@@ -61,6 +65,7 @@ class ViewedImage(Row):
     bytes: int
     areas: list[float]
     missed: list[bool]
+    changes: list[str]
     findings: list[ImageFinding]
     position: int
     total: int
@@ -71,6 +76,19 @@ class ViewedImage(Row):
 class Cells(Struct):
     head: list[str]
     rows: list[list[Any]]
+
+
+class ReportTable(Cells):
+    """A table of a report; values of its first column are those of a `field` of the filter, or "" for none."""
+
+    title: str
+    field: str
+
+
+class ShownReport(Struct):
+    kind: str
+    about: str
+    tables: list[ReportTable]
 
 
 class Statistics(Struct):
@@ -130,7 +148,13 @@ OPERATIONS = (
     Operation("GET", "/api/set", "set", "What is viewed.", {200: ViewedSet}),
     Operation("GET", "/api/images", "images", "Images by filter.", {200: Rows, **_WRONG}, query=_QUERY | PAGE),
     Operation("GET", "/api/images/{n}", "get_image", "An image.", {200: ViewedImage, **_OF_IMAGE}, query=_QUERY),
-    Operation("GET", "/image/{n}", "picture", "An image's bytes, as stored.", {200: "image/*", **_OF_IMAGE}),
+    Operation(
+        "GET",
+        "/image/{n}",
+        "picture",
+        "An image's bytes as stored, or as PNG if browsers cannot show them.",
+        {200: "image/*", **_OF_IMAGE},
+    ),
     Operation(
         "GET",
         "/thumbnail/{n}",
@@ -161,5 +185,6 @@ OPERATIONS = (
     ),
     Operation("GET", "/api/errors", "errors", "Detections by class and kind.", {200: Errors, **_WRONG}, query=_QUERY),
     Operation("GET", "/api/lint", "lint", "Findings by code.", {200: Lint}),
+    Operation("GET", "/api/report", "report", "The report that was opened.", {200: ShownReport, 404: Failure}),
     Operation("GET", "/api/openapi.json", "openapi", "This document.", {200: "application/json"}),
 )

@@ -53,6 +53,8 @@ class Viewer:
                 "detections": None if detections is None else len(detections.scores),
                 "kinds": KINDS,
                 "recipe": self._recipe,
+                "report": gallery.report.kind if gallery.report else "",
+                "changes": gallery.changes.kinds if gallery.changes else [],
             }
         )
 
@@ -71,7 +73,7 @@ class Viewer:
     def picture(self, request: Request) -> Response:
         n, shards = self._n(request), self._gallery.shards
         data = bytes(shards.blob(n))
-        return picture(request, data, f"{int(shards.table.crc[n]):08x}-{len(data):x}")
+        return picture(request, data, f"{int(shards.table.crc[n]):08x}-{len(data):x}", shards.depth)
 
     def thumbnail(self, request: Request) -> Response:
         only(request, "size", "of")
@@ -98,6 +100,12 @@ class Viewer:
     def lint(self, request: Request) -> Response:
         self._gallery.findings.start()
         return answer(self._gallery.findings.facts())
+
+    def report(self, request: Request) -> Response:
+        report = self._gallery.report
+        if report is None:
+            raise HTTPException(404, "no report; give one as --report FILE")
+        return answer({"kind": report.kind, "about": report.about, "tables": report.tables})
 
     def openapi(self, request: Request) -> Response:
         return answer(document("dataforge view", OPERATIONS))

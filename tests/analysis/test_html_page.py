@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dataforge.analysis.html_page import ROWS_SHOWN, Section, page
 from tests import tiny
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Read(HTMLParser):
@@ -58,7 +59,7 @@ def test_it_needs_nothing_from_elsewhere() -> None:
     assert [source.partition(",")[0] for source in sources] == ["data:image/png;base64", "data:image/jpeg;base64"]
     assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [png, jpeg]
     assert not {tag for tag, _ in Read(html).tags} & {"script", "link", "iframe"}
-    assert "http" not in html and "url(" not in html and "@import" not in html
+    assert "://" not in html and "url(" not in html and "@import" not in html
 
 
 def test_long_tables_are_folded_and_complete() -> None:
@@ -69,6 +70,24 @@ def test_long_tables_are_folded_and_complete() -> None:
     assert sum(tag == "details" for tag, _ in read.tags) == 1
     right = [attrs for tag, attrs in read.tags if tag == "td" and attrs.get("class") == "number"]
     assert len(right) == len(rows)
+
+
+def test_cells_link_to_sections_and_show_severities_and_the_end_of_long_paths() -> None:
+    path = "/home/somebody/sets/of/2026/Annotations/photo_00001.xml"
+    rows = [("error", "box-alike", path), ("fine", "other", "short/path.xml")]
+    read = Read(page("set", [Section("Findings", table=(("a", "b", "c"), rows)), Section("box-alike", "text")]))
+    assert [attrs["href"] for tag, attrs in read.tags if tag == "a"] == ["#s2"]
+    assert {"id": "s2"} in [attrs for tag, attrs in read.tags if tag == "section"]
+    assert [attrs for tag, attrs in read.tags if tag == "span"] == [{"class": "badge error"}, {"title": path}]
+    assert "…/Annotations/photo_00001.xml" in read.text and "short/path.xml" in read.text
+
+
+def test_the_one_script_of_long_pages_is_ours() -> None:
+    rows = [("</script><script>alert(1)</script>",)] * (ROWS_SHOWN + 1)
+    html = page("set", [Section("a", table=(("name",), rows))])
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1 and "alert" not in scripts[0] and f"script-src 'sha256-{digest}'" in html
 
 
 def test_text_that_utf8_cannot_hold() -> None:

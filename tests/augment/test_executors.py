@@ -17,6 +17,7 @@ from dataforge.augment.operations.geometry import FITS, fit_matrix
 from dataforge.augment.operations.registry import GEOMETRY, PHOTO
 from dataforge.augment.recipes import RECIPES, recipe
 from tests import tiny
+from tests.single import NoDouble
 
 
 class Table:
@@ -79,7 +80,8 @@ def sources(layout: Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]:
 def in_torch(layout: Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
     """(n, H, W, 3) as a device paints it."""
     canvas, matrix = sources(layout, table)
-    return device.paint(canvas, matrix, layout, shape).permute(0, 2, 3, 1).numpy()
+    with NoDouble():
+        return device.paint(canvas, matrix, layout, shape).permute(0, 2, 3, 1).numpy()
 
 
 EVERYTHING = [[{"op": name, "p": 1.0}] for name in (*GEOMETRY, *PHOTO, "mosaic", "cutmix", "copy_paste", "mixup")]

@@ -170,6 +170,9 @@ def test_a_version_of_shards_is_read_as_shards(tiny_shards: Path, tmp_path: Path
     for column in ("boxes", "labels", "flags", "areas", "offsets", "height", "crc", "id"):
         assert np.array_equal(getattr(applied.table, column), getattr(newest.table, column)), column
     assert run("diff", overlay, tmp_path / "applied").exit_code == 0
+    run("overlay", "apply", f"{overlay}@v5", "--link", "--out", tmp_path / "linked")
+    assert Shards(tmp_path / "linked").parents == (tiny_shards,) and not list(verify(Shards(tmp_path / "linked")))
+    assert run("diff", tmp_path / "applied", tmp_path / "linked").exit_code == 0
     run("overlay", "apply", overlay, "--out", tmp_path / "some", "--no-untouched")
     assert len(Shards(tmp_path / "some")) == 2
     run("export", f"{overlay}@v5", "--format", "coco", "--out", tmp_path / "coco")
@@ -241,7 +244,7 @@ def test_the_command(tmp_path: Path, stop: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-def test_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     assert "nowhere: does not exist" in failing("annotate", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -257,10 +260,6 @@ def test_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unknown format" in failing("annotate", folder, "--format", "cocoa")
     assert "is not empty" in failing("annotate", folder, "--overlay", tmp_path / "other", "--no-browser")
     assert "expected a folder made by `dataforge annotate`" in failing("overlay", "log", folder)
-    for name in ("starlette", "uvicorn"):
-        with monkeypatch.context() as without:
-            without.setitem(sys.modules, name, None)
-            assert f"needs {name}; install it by: pip install 'dataforge-detection[web]'" in failing("annotate", folder)
     with serving(folder, tmp_path / "photos.overlay"):
         assert "is being edited by another" in failing("annotate", folder, "--no-browser")
     assert TOKEN not in (tmp_path / "photos.overlay/journal.jsonl").read_text()

@@ -55,7 +55,7 @@ def test_cvats_export(tmp_path: Path, name: str, split: str, key: str) -> None:
 def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     shapes = [
         annotation(attributes={"rotation": "x"}),
-        annotation("mask", rle={"counts": "x", "size": [48, 64]}),
+        annotation("mask", rle={"counts": "~", "size": [48, 64]}),
         annotation("polyline", points=[1, 2, 3, 4]),
         annotation(label=None),
         annotation(label=9),
@@ -63,7 +63,7 @@ def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", picture())
     put(tmp_path / "set.json", file(*shapes))
     (record,), findings = drain(read(tmp_path))
-    codes = ["box-rotated", "shape-unknown", "shape-unknown", "unknown-class", "unknown-class"]
+    codes = ["box-rotated", "box-missing", "shape-unknown", "unknown-class", "unknown-class"]
     assert not len(record.boxes) and [(f.code, f.box) for f in findings] == list(zip(codes, range(5), strict=True))
 
 

@@ -405,6 +405,45 @@ def test_todays_names_of_open_images(tmp_path: Path, place: str) -> None:
     assert rows(drain(source)[0], source.classes) == [("validation", "a.jpg", [[16, 6, 32, 48]], ["Person"])]
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_metadata_csv_with_json(tmp_path: Path, as_list: bool) -> None:
+    """Hugging Face's imagefolder: a CSV cannot nest, so users put JSON in its column; an empty cell is no box."""
+    boxes, names = [[1, 2, 3, 4.5], [10, 20, 30, 8]], ["cat", "dog"]
+    listed = [{"bbox": one, "category": name} for one, name in zip(boxes, names, strict=True)]
+    whole = json.dumps(listed if as_list else {"bbox": boxes, "category": names}).replace('"', '""')
+    put(tmp_path / "train/metadata.csv", f'file_name,objects\na.jpg,"{whole}"\nb.jpg,\n')
+    for name in ("a.jpg", "b.jpg"):
+        put(tmp_path / "train" / name, picture())
+    source = read(tmp_path)
+    records, findings = drain(source)
+    assert not findings
+    assert rows(records, source.classes) == [
+        ("train", "a.jpg", [[1, 2, 4, 6.5], [10, 20, 40, 28]], ["cat", "dog"]),
+        ("train", "b.jpg", [], []),
+    ]
+    put(tmp_path / "val/metadata.csv", "file_name,objects\na.jpg,\"{'bbox': [[1, 2, 3, 4]]}\"\n")
+    with pytest.raises(FormatError, match=r"row 2: objects: \{'bbox'.*expected JSON"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["oidv6-train-annotations-human-imagelabels.csv", "classifications.csv"])
+def test_open_images_states_what_was_looked_for(tmp_path: Path, name: str) -> None:
+    """Classes that people verified to be absent are kept for evaluation; those of other splits' files are not."""
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+    boxes = [f"{image},x,/m/{label},1,0.25,0.5,0.125,1,0,0,0\n" for image, label in ("a2", "b1", "a1", "c3")]
+    put(tmp_path / "oidv6-train-annotations-bbox.csv", head + "".join(boxes))
+    lines = ("a,v,/m/3,0", "b,v,/m/3,0", "a,v,/m/1,1", "a,v,/m/1,0", "a,v,/m/9,0", "d,v,/m/3,0", "b,v,/m/2,0.0")
+    put(tmp_path / name, "ImageID,Source,LabelName,Confidence\n" + "\n".join(lines) + "\n")
+    put(tmp_path / "validation-annotations-human-imagelabels.csv", "ImageID,LabelName,Confidence\nc,/m/1,0\n")
+    for image in "abc":
+        put(tmp_path / f"train/{image}.jpg", picture())
+    source = read(tmp_path)
+    records, _ = drain(source)
+    judged = [one.judged.tolist() for one in records if one.judged is not None]
+    assert judged == [[[2, 0], [0, 0]], [[2, 0], [1, 0]], []]
+    assert tmp_path / name in source.files
+
+
 def test_fiftyones_open_images(tmp_path: Path) -> None:
     head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
     for split in ("train", "validation"):

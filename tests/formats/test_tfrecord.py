@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import FormatError
@@ -198,6 +198,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abc/", min_size=1), VALUES, min_size=1))
 def test_any_features(tmp_path_factory: pytest.TempPathFactory, features: dict[str, list[Any]]) -> None:
     message = example(**features)

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.overlay.edits import Add, Box, Delete, Edit, Edits, Mark, RefusedError, Set, edited_record
+from dataforge.overlay.boxes import Box, edited_record
+from dataforge.overlay.edits import Edits
 from dataforge.overlay.journal import OverlayError, read
+from dataforge.overlay.requests import Add, Delete, Edit, Mark, RefusedError, Set
 from dataforge.shards.reader import Shards
 from dataforge.transform.edited import Stored
 from dataforge.web.session import Session, StaleError

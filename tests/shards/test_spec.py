@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import dataforge.shards
 from dataforge.formats.coco import read
 from dataforge.images import synth
 from dataforge.ingest.run import ingest
+from dataforge.shards.as_source import source_of
 from dataforge.shards.cache_origin import SCHEMA as ORIGIN
-from dataforge.shards.index import CODECS, FORMAT_VERSION, INDEX, REPORT
+from dataforge.shards.index import CODECS, FORMAT_VERSION, INDEX, LINK, REPORT
 from dataforge.shards.reader import Shards
 from dataforge.shards.stores.registry import BLOBS, store
 from dataforge.shards.table import OBJECT, SCHEMA
@@ -79,7 +81,7 @@ def test_the_files(made: Path) -> None:
     assert found == {INDEX, REPORT} | shards
     assert SHARD_BYTES == 1 << 30
     stores = next(row[1] for row in rows("`index.json`") if row[0] == "store")
-    assert set(re.findall(r"`(\w+)`", "`" + stores + "`")) == set(BLOBS)
+    assert set(re.findall(r"`(\w+)`", "`" + stores + "`")) == {*BLOBS, LINK}
 
 
 def test_stores_and_their_files(tmp_path: Path) -> None:
@@ -111,6 +113,15 @@ def test_caches(made: Path, tmp_path: Path) -> None:
     kinds = {"int32": pa.int32(), "6 x float64": pa.list_(pa.float64(), 6)}
     assert [(name, kinds[kind]) for name, kind, _ in columns] == [(field.name, field.type) for field in ORIGIN]
     assert zlib.crc32((tmp_path / "cache/origin.arrow").read_bytes()) == index["baked"]["origin_crc"]
+
+
+def test_linked_shards(made: Path, tmp_path: Path) -> None:
+    ingest(source_of(Shards(made)), tmp_path / "linked", store_name=LINK)
+    plain, index = (json.loads((path / INDEX).read_text()) for path in (made, tmp_path / "linked"))
+    assert set(index) == {*plain, "parents"} and index["store"] == LINK
+    assert [{row[0] for row in rows("Linked shards")}] == [set(parent) for parent in index["parents"]]
+    links = store("memmap").open(tmp_path / "linked/val/00000")
+    assert [struct.unpack("<QQ", link) for link in map(links.__getitem__, range(4))] == [(0, 16 + n) for n in range(4)]
 
 
 def test_the_table_is_one_uncompressed_batch_without_nulls(made: Path) -> None:

@@ -8,7 +8,9 @@ import torch
 from click.testing import CliRunner
 
 from dataforge.augment.recipes import recipe
+from dataforge.shards.reader import Shards
 from trainers import registry
+from trainers.__main__ import TRAINERS
 from trainers.command import command as trainer
 from trainers.config import read_toml, write_toml
 from trainers.training import engine, run
@@ -25,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "nowhere"], "nowhere: does not exist"),
         (
             ["--shards", "{shards}", "--val-split", "test"],
-            r"unknown split 'test'; known: train, val\. Make .* `dataforge split",
+            r"unknown split 'test'; known: train, val\. Pass --val-split '', or make .* `dataforge split",
         ),
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
         (["--shards", "{shards}", "--optimizer", "adam"], "'--optimizer': 'adam' is not one of 'sgd', 'adamw'"),
@@ -90,7 +92,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
         (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
-        (["--config", "bccd"], "unknown configuration 'bccd'; known: FILE.toml, dense_bccd, .*, yolov2_bccd$"),
+        (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_bccd$"),
         (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
@@ -123,6 +125,22 @@ def test_toml_round_trip(detector: str, tmp_path: Path) -> None:
     config = kind(shards='a "b" ü', size=[320, 416], lr=3e-4, compile=True, buckets="320,416,416,320")
     write_toml(config, tmp_path / "args.toml")
     assert kind(**read_toml(kind, tmp_path / "args.toml")) == config
+
+
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
+def test_the_parameters_that_the_list_of_trainers_states(detector: str, tiny_shards: Path) -> None:
+    kind = registry.detector_class(detector)
+    values = kind.configure(registry.config_class(detector)(shards=str(tiny_shards)), Shards(tiny_shards))
+    with torch.device("meta"):
+        model = kind(**values | {"classes": 20})
+    assert round(sum(weight.numel() for weight in model.parameters()) / 1e6, 1) == TRAINERS[detector][0]
+
+
+def test_an_included_configuration_by_the_rest_of_its_name() -> None:
+    for detector in ("dense", "yolov2"):
+        kind = registry.config_class(detector)
+        short, full = (read_toml(kind, Path(name), detector) for name in ("bccd", f"{detector}_bccd"))
+        assert short == full
 
 
 @pytest.mark.parametrize("detector", list(registry.DETECTORS))

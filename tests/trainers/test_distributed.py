@@ -108,3 +108,31 @@ def test_two_processes_evaluate_from_the_command_line(finished: Path, twenty: Pa
         for start in ([sys.executable], LAUNCH)
     )
     assert one.stdout == two.stdout and b"AP50" in one.stdout
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "world", "expected"),
+    [
+        (False, False, 1, "cpu"),
+        (False, True, 1, "mps"),
+        (True, True, 1, "cuda"),
+        (False, True, 2, "cpu"),  # processes cannot communicate on MPS
+        (False, "fails", 1, "cpu"),
+    ],
+)
+def test_auto_is_the_best_device_that_computes(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool | str, world: int, expected: str
+) -> None:
+    ones = torch.ones(8) if mps is True else None
+
+    def on_device(*shape: int, device: object) -> torch.Tensor:
+        if ones is None:
+            raise RuntimeError("MPS backend out of memory")
+        return ones
+
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    monkeypatch.setattr(torch, "ones", on_device)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
+    assert processes.device_of("auto").type == expected

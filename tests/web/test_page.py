@@ -604,7 +604,7 @@ def test_all_panels_are_reached_and_left_by_keys(context: Any, server: Server) -
         tab.keys("F6")
         places.append(tab.page.evaluate("document.activeElement.closest('header, nav, aside, main').tagName"))
     assert places == ["HEADER", "NAV", "ASIDE", "MAIN"]
-    tab.keys("F6", "F6", "Tab", "Tab", "Tab", "Tab", "ArrowDown", "Enter")
+    tab.keys("F6", "F6", "Tab", "Tab", "Tab", "Tab", "Tab", "ArrowDown", "Enter")
     tab.wait_text("#position", "18 / 30")
 
 

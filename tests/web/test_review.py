@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dataforge.images import synth
+from dataforge.overlay.boxes import Box
+from dataforge.web.disagreements import surest
 from tests.web.browser import Server, Tab, chromium
 
 Play = Callable[[dict[int, Any]], Tab]
@@ -124,11 +127,63 @@ def test_a_model_that_fails_calls_no_box_extra(play: Play) -> None:
     assert tab.get("/api/images/0")["revision"] == 0 and not tab.faults
 
 
+def test_the_server_ranks_as_the_page_does(play: Play) -> None:
+    rng, cases = np.random.default_rng(0), []
+    for _ in range(300):
+        corners = rng.integers(0, 3, (rng.integers(0, 4), 2)) * 9
+        sets = []
+        for count in (len(corners), rng.integers(0, 5)):
+            low = (corners[rng.integers(0, len(corners), count)] if len(corners) else np.zeros((count, 2))) + 1.0
+            boxes = np.concatenate([low, low + 8], 1) + rng.integers(-1, 2, (count, 4)) * rng.choice([0, 0.75, 1])
+            sets.append(
+                [(*box, label) for box, label in zip(boxes.tolist(), rng.integers(0, 2, count).tolist(), strict=True)]
+            )
+        items = [
+            {"id": f"b{i}", "box": box, "label": label, "flags": int(rng.integers(0, 2))}
+            for i, (*box, label) in enumerate(sets[0])
+        ]
+        scores = rng.permutation(8) / 8
+        proposals = [{"box": box, "label": label, "score": scores[i]} for i, (*box, label) in enumerate(sets[1])]
+        cases.append((items, proposals))
+    found = play({}).page.evaluate(
+        "(cases) => import('/static/review.js').then(({disagreements}) => cases.map((two) => disagreements(...two)))",
+        cases,
+    )
+    ranked = [
+        surest([Box(tuple(one["box"]), one["label"], one["flags"]) for one in items], proposals)
+        for items, proposals in cases
+    ]
+    assert ranked == [max((one["score"] for one in each), default=None) for each in found]
+    assert {None, 0.0} < set(ranked) and len(set(ranked)) > 6, "each kind is tried"
+
+
+def test_review_begins_with_the_surest_error_of_all(play: Play) -> None:
+    proposals = {n: {"boxes": []} for n in range(8)}
+    tab = play(proposals)
+    for n in range(8):
+        proposals[n]["boxes"] = agreeing(tab.get(f"/api/images/{n}"))
+    for n, score in ((2, 0.6), (5, 0.8)):
+        proposals[n]["boxes"].append({"box": [0, 0, 4, 4], "label": n % 2, "score": score})
+    facts = {"images": [{"n": n, "value": {5: 0.9, 2: 0.8}.get(n, 0)} for n in range(8)], "pending": False}
+    answer = {"content_type": "application/json", "body": json.dumps(facts)}
+    tab.page.route("**/api/queue?by=errors", lambda route: route.fulfill(**answer))
+    tab.reload()
+    tab.page.select_option("#by-order", "errors")
+    tab.wait("document.querySelector('#image-count').textContent", "8")
+    tab.keys("Escape", "q")
+    say(tab, f"missing: {synth.CLASSES[1]} 0.80, 1 in this image")
+    tab.keys("x")
+    say(tab, f"missing: {synth.CLASSES[0]} 0.60, 1 in this image")
+    assert tab.inside("inside.boxes().n") == 2 and not tab.faults
+
+
 def test_the_least_sure_images_come_first(play: Play) -> None:
     tab = play({})
     order = {3: 0.9, 1: 0.7, 6: 0.7}
-    facts = {"images": [{"n": n, "unsure": unsure} for n, unsure in order.items()], "pending": False}
-    tab.page.route("**/api/queue", lambda route: route.fulfill(content_type="application/json", body=json.dumps(facts)))
+    facts = {"images": [{"n": n, "value": unsure} for n, unsure in order.items()], "pending": False}
+    tab.page.route(
+        "**/api/queue?by=unsure", lambda route: route.fulfill(content_type="application/json", body=json.dumps(facts))
+    )
     keys = [row["key"] for row in tab.get("/api/images")["images"]]
     names = "[...document.querySelectorAll('#image-rows .name')].map((row) => row.textContent)"
     assert tab.page.evaluate(names) == [key.split("/")[-1] for key in keys]

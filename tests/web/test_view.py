@@ -297,6 +297,36 @@ def test_scrolling_reaches_every_image(context: Any, server: Server, shards: Sha
     assert not tab.faults
 
 
+def test_a_diff_leads_to_what_changed(
+    context: Any, serve: Callable[..., Server], shards: Shards, tmp_path: Path
+) -> None:
+    table = shards.table
+    n = int(np.flatnonzero(np.diff(table.offsets) > 2)[4])
+    box = {
+        "box": table.boxes[table.offsets[n]].tolist(),
+        "flags": 0,
+        "class": shards.classes[table.labels[table.offsets[n]]],
+    }
+    split = next(name for name, rows in shards.splits.items() if n in rows)
+    image = {"split": split, "key": table.key[n], "boxes": int(np.diff(table.offsets)[n])}
+    changes = [{"changes": ["relabelled"], "old": box | {"class": "<b>gone</b>"}, "new": box}]
+    report = {"a": "old", "b": "new", "classes": {"removed": ["<b>gone</b>"], "added": [], "renamed": []}}
+    report |= {"images": {"same": 299, "other boxes": 1}, "boxes": {"relabelled": 1}, "removed": [], "added": []}
+    report["changed"] = [{"changes": ["other boxes"], "old": image, "new": image, "boxes": changes}]
+    (tmp_path / "diff.json").write_text(json.dumps(report), "utf-8")
+    tab = View(context, serve(shards.path, "--report", str(tmp_path / "diff.json")))
+    tab.page.wait_for_selector("#report table")
+    assert "<b>gone</b>" in tab.text("#report") and tab.total() == 1
+    tab.page.click("#report a:has-text('relabelled')")
+    tab.wait("document.querySelector('dialog[open]')", None)
+    assert tab.hash() == "#change=relabelled" and tab.names() == [table.key[n].split("/")[-1]]
+    tab.page.click(".tile")
+    tab.page.wait_for_selector("#box-rows .found .name:has-text('was <b>gone</b>')")
+    assert "relabelled" in tab.text("#box-rows")
+    assert [box[6] for box in tab.inside("inside.single.facts.boxes")] == [True] + [False] * (image["boxes"] - 1)
+    assert not tab.faults
+
+
 def test_hostile_names_are_text(context: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     root = tmp_path / HOSTILE[0].replace("/", "_")
     (root / "train").mkdir(parents=True)

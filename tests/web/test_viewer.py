@@ -8,27 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import schemathesis
-from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from dataforge.analysis.detections import KINDS
 from dataforge.analysis.lint.run import lint_shards
-from dataforge.cli.main import main
 from dataforge.record import FLAGS
 from dataforge.shards.reader import Shards
 from dataforge.web.openapi import document
 from dataforge.web.view_api import CHARTS, OPERATIONS
 from tests import tiny
 from tests.web.photos import HERE, TOKEN
-from tests.web.viewing import detections, viewing
+from tests.web.viewing import command, detections, listed, viewing
 
 DOCUMENT = document("dataforge view", OPERATIONS)
 
@@ -83,16 +80,6 @@ def test_the_set(client: TestClient, shards: Shards) -> None:
     assert [one["name"] for one in facts["classes"]] == list(shards.classes) and facts["recipe"] == "yolo"
     assert facts["counts"] == np.bincount(shards.table.labels, minlength=len(shards.classes)).tolist()
     assert facts["splits"] == list(shards.splits) and facts["fingerprint"] == shards.fingerprint
-
-
-def listed(client: TestClient, **query: Any) -> list[dict[str, Any]]:
-    got = client.get("/api/images", params=query)
-    assert got.status_code == 200, got.text
-    facts = got.json()
-    assert facts["total"] == len(facts["images"]) and facts["boxes"] == sum(
-        len(row["boxes"]) for row in facts["images"]
-    )
-    return list(facts["images"])
 
 
 def test_images_and_pages(client: TestClient, shards: Shards) -> None:
@@ -297,12 +284,6 @@ def test_without_detections(shards: Shards) -> None:
         assert client.get("/api/set").json()["detections"] is None
         assert client.get("/api/errors").json() == {"cells": [], "kinds": []}
         assert listed(client, error="background") == [] and listed(client, sort="-errors")
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> Result:
-    """Run the command up to where it would serve."""
-    monkeypatch.setattr("dataforge.cli.view.serve", lambda *_: None)
-    return CliRunner().invoke(main, ["view", *map(str, words), "--no-browser", "--port", "0"])
 
 
 def test_the_command_runs_a_model(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Shards with detections beside them, a gallery over them, and a client that has its token."""
+"""Shards with detections beside them, a gallery over them, a client that has its token, and the command."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
 from dataforge.analysis.detections import read_detections
 from dataforge.augment.recipes import recipe
+from dataforge.cli.main import main
 from dataforge.shards.reader import Shards
 from dataforge.web.gallery import Gallery
+from dataforge.web.reports import read_report
 from dataforge.web.viewer import application
 from tests.web.photos import HERE, PORT, TOKEN
 
@@ -47,13 +52,31 @@ def detections(shards: Shards, file: Path, seed: int = 0, named: bool = False) -
 
 
 @contextmanager
-def viewing(path: Path, predictions: Path | None = None, augment: str | None = None) -> Iterator[TestClient]:
+def viewing(
+    path: Path, predictions: Path | None = None, augment: str | None = None, report: Path | None = None
+) -> Iterator[TestClient]:
     shards = Shards(path)
     found = read_detections(predictions, shards) if predictions else None
-    gallery = Gallery(shards, found, recipe(augment) if augment else None)
+    gallery = Gallery(shards, found, recipe(augment) if augment else None, read_report(report) if report else None)
     client = TestClient(application(gallery, TOKEN, PORT, augment or ""), base_url=HERE)
     client.headers["Authorization"] = f"Bearer {TOKEN}"
     try:
         yield client
     finally:
         gallery.findings.close()
+
+
+def listed(client: TestClient, **query: Any) -> list[dict[str, Any]]:
+    got = client.get("/api/images", params=query)
+    assert got.status_code == 200, got.text
+    facts = got.json()
+    assert facts["total"] == len(facts["images"]) and facts["boxes"] == sum(
+        len(row["boxes"]) for row in facts["images"]
+    )
+    return list(facts["images"])
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> Result:
+    """Run the command up to where it would serve."""
+    monkeypatch.setattr("dataforge.cli.view.serve", lambda *_: None)
+    return CliRunner().invoke(main, ["view", *map(str, words), "--no-browser", "--port", "0"])

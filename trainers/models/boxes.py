@@ -94,7 +94,7 @@ def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> 
     more than `threshold`. A custom operator, so that an exported graph can use ONNX's NonMaxSuppression instead.
 
     The groups are separated by offsets in float64: in float32, 64 images of 80 classes and 640 pixels would put
-    the last boxes where adjacent floats are a quarter of a pixel apart.
+    the last boxes where adjacent floats are a quarter of a pixel apart. MPS has no float64, so the CPU does its work.
 
     Args:
         boxes: (B, K, 4), best first; labels: (B, K), -1 for no candidate, else below `classes`.
@@ -103,6 +103,8 @@ def suppress(boxes: Tensor, labels: Tensor, threshold: Tensor, classes: int) -> 
     Returns:
         (B, K) bool.
     """
+    if boxes.device.type == "mps":
+        return suppress(boxes.cpu(), labels.cpu(), threshold.cpu(), classes).to(boxes.device)
     count, places = labels.shape
     group = torch.arange(count, device=boxes.device).unsqueeze(1) * (classes + 1) + labels + 1
     apart = boxes.double() + (group * (boxes.amax().double() - boxes.amin() + 1)).unsqueeze(-1)

@@ -44,12 +44,14 @@ class Detections:
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
 
     def to_source(self, affine: Tensor) -> Detections:
-        """Return the same detections in pixels of the source images.
+        """Return the same detections in pixels of the source images; of MPS, which has no float64, on the CPU.
 
         Args:
             affine: (B, 3, 3), `Batch.affine`: source pixels to pixels of the network's input. If the map rotates or
                 distorts boxes, the result is the bounding box of their corners.
         """
+        if affine.device.type == "mps":
+            return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu()).to_source(affine.cpu())
         a, b, c = affine.double().unbind(1)
         inverse = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
         inverse = inverse / (a * inverse[..., 0]).sum(-1)[:, None, None]  # unlike `inv`, does not synchronise, exports
@@ -158,7 +160,9 @@ def select(boxes: Tensor, scores: Tensor, *, conf: float | Tensor, iou: float | 
         conf, iou, top: as in `Detector.decode`.
     """
     classes, scores = scores.shape[2], scores.flatten(1)
-    best, order = scores.topk(min(CANDIDATES, scores.shape[1]))
+    # in the order of their numbers, which `nms` keeps for equal scores: each runtime's `topk` has another
+    order = scores.topk(min(CANDIDATES, scores.shape[1])).indices.sort().values
+    best = scores.gather(1, order)
     row = order.div(classes // boxes.shape[2], rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     labels = torch.where(best >= conf, order % classes, -1)
     boxes = boxes.flatten(1, 2).gather(1, row)

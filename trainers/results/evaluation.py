@@ -26,6 +26,9 @@ PROTOCOLS = {
     "by score to the free box of highest IoU; crowd boxes take any number of detections and count neither way; "
     "difficult boxes count as any other; size bins by object area in source pixels: small up to 32^2, medium to 96^2, "
     "large above; -1 where there is no such object",
+    "lvis": "LVIS: as COCO, but at most 300 detections an image; detections of classes that were not looked for in "
+    "their image do not count, nor do unmatched ones of classes of which boxes may be missing; APr, APc and APf are "
+    "the means over rare, common and frequent classes",
     "voc07": "PASCAL VOC 2007: IoU 0.5, mean precision at 11 recall points, no limit on detections; each detection "
     "goes to the box of highest IoU, the best score takes it, the rest are false; difficult and crowd boxes count "
     "neither way; no size bins; classes without boxes are left out of the mean",
@@ -33,6 +36,9 @@ PROTOCOLS = {
     "detection goes to the box of highest IoU, the best score takes it, the rest are false; difficult and crowd boxes "
     "count neither way; no size bins; classes without boxes are left out of the mean",
 }
+
+
+PER_CLASS = {"coco": metrics.coco_per_class, "lvis": metrics.lvis_per_class}
 
 
 def run(
@@ -134,8 +140,8 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
     names = metrics.class_names(truth)
     boxes = np.bincount(truth.labels, minlength=len(names))
     wide = max(5, *map(len, names), 0)
-    if protocol == "coco":
-        numbers, ap, ap50 = metrics.coco_per_class(truth, predictions)
+    if protocol in PER_CLASS:
+        numbers, ap, ap50 = PER_CLASS[protocol](truth, predictions)
         head = [f"{name:<5} {value:7.4f}" for name, value in numbers.items()]
         title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}  {'AP50':>7}"
         rows = zip(names, boxes, ap, ap50, strict=True)

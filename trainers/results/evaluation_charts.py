@@ -1,64 +1,73 @@
-"""Charts of an evaluation, as PNG."""
+"""Charts of an evaluation: each draws on axes."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from dataforge.analysis.charts import COLOURS, STYLE, shown
+from dataforge.analysis.charts import COLOURS, shown
 from trainers.results.diagnosis import KINDS, Calibration, Errors
 from trainers.results.metrics import Curves
 
+FEW = 8  # classes; of more, the lines are grey and have no names
 
-def errors(result: Errors) -> bytes:
+
+def errors(axis: Axes, result: Errors) -> None:
     """Draw the gain in AP50 of each kind of error."""
-
-    def paint(axis: Axes) -> None:
-        axis.barh(range(len(KINDS)), [result.gains[kind] for kind in KINDS], color=COLOURS[0])
-        axis.set_yticks(range(len(KINDS)), list(KINDS))
-        axis.invert_yaxis()
-        axis.set_xlabel("gain in AP50")
-
-    return _chart(paint)
+    axis.barh(range(len(KINDS)), [result.gains[kind] for kind in KINDS], color=COLOURS[0])
+    axis.set_yticks(range(len(KINDS)), list(KINDS))
+    axis.invert_yaxis()
+    axis.set_xlabel("gain in AP50")
 
 
-def f1(curves: Curves, names: Sequence[str]) -> bytes:
-    """Draw F1 against the score threshold: the first eight classes and the mean of all."""
-    measured = np.flatnonzero(~np.isnan(curves.ap))
-
-    def paint(axis: Axes) -> None:
-        for c in measured[: len(COLOURS)].tolist():
-            axis.plot(curves.conf, curves.f1[c], label=shown(names[c], f"class {c}"), color=COLOURS[c % len(COLOURS)])
-        if len(measured):
-            axis.plot(curves.conf, curves.f1[measured].mean(0), color="black", linewidth=3, label="mean of all classes")
-            axis.axvline(curves.best, color="grey", linestyle=":")
-            axis.legend()
-        axis.set(xlabel="score threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1.02))
-
-    return _chart(paint)
+def precision_recall(axis: Axes, curves: Curves, names: Sequence[str]) -> None:
+    """Draw precision against recall at IoU 0.5: each class and their mean."""
+    of_classes = [f"{name} {ap:.3f}" for name, ap in zip(_names(names), curves.ap, strict=True)]
+    measured = curves.ap[~np.isnan(curves.ap)]
+    mean = f"all classes {measured.mean() if len(measured) else 0:.3f} mAP50"
+    _lines(axis, curves.recall, curves.at_recall, curves, of_classes, mean)
+    axis.set(xlabel="recall", ylabel="precision")
 
 
-def reliability(result: Calibration) -> bytes:
+def threshold(axis: Axes, curves: Curves, names: Sequence[str], quantity: str) -> None:
+    """Draw a quantity against the score threshold: each class, their mean, and the threshold of the highest mean F1.
+
+    Args:
+        quantity: "F1", "precision" or "recall".
+    """
+    values = {"F1": curves.f1, "precision": curves.precision, "recall": curves.recall_at}[quantity]
+    measured = ~np.isnan(curves.ap)
+    best = values[measured, int(np.argmin(np.abs(curves.conf - curves.best)))].mean() if measured.any() else 0.0
+    mean = f"all classes {best:.3f} at {curves.best:.3f}"
+    _lines(axis, curves.conf, values, curves, _names(names), mean)
+    axis.axvline(curves.best, color="grey", linestyle=":")
+    axis.set(xlabel="score threshold (dotted: of the highest mean F1)", ylabel=quantity)
+
+
+def reliability(axis: Axes, result: Calibration) -> None:
     """Draw the share of right detections against their mean score."""
-
-    def paint(axis: Axes) -> None:
-        known = result.count > 0
-        axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
-        axis.plot(result.score[known], result.precision[known], marker="o", color=COLOURS[0])
-        axis.set(xlabel="mean score", ylabel="share of right detections", xlim=(0, 1), ylim=(0, 1.02))
-
-    return _chart(paint)
+    known = result.count > 0
+    axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axis.plot(result.score[known], result.precision[known], marker="o", color=COLOURS[0])
+    axis.set(xlabel="mean score", ylabel="share of right detections", xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _chart(paint: Callable[[Axes], None]) -> bytes:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.8), layout="constrained")
-        paint(figure.subplots())
-        file = io.BytesIO()
-        figure.savefig(file)
-    return file.getvalue()
+def _names(names: Sequence[str]) -> list[str]:
+    return [shown(name, f"class {c}") for c, name in enumerate(names)]
+
+
+def _lines(
+    axis: Axes, x: np.ndarray, values: np.ndarray, curves: Curves, of_classes: Sequence[str], of_mean: str
+) -> None:
+    """Draw a line for each class with boxes and a thick one for their mean."""
+    measured = np.flatnonzero(~np.isnan(curves.ap))
+    few = len(measured) <= FEW
+    for i, c in enumerate(measured.tolist()):
+        look = {"color": COLOURS[i], "label": of_classes[c]} if few else {"color": "grey", "alpha": 0.35}
+        axis.plot(x, values[c], linewidth=1.2, **look)
+    if len(measured):
+        axis.plot(x, values[measured].mean(0), color="black", linewidth=2.5, label=of_mean)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    axis.set(xlim=(0, 1), ylim=(0, 1.02))

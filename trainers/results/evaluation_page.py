@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import PIL.Image
 
+from dataforge.analysis import charts
 from dataforge.analysis.html_page import Section, page
 from dataforge.images.draw import draw
 from dataforge.shards.reader import Shards
@@ -21,8 +21,6 @@ from trainers.results.explain import explanation, points
 from trainers.results.protocol import PROTOCOLS, Judged, judge
 from trainers.results.significance import interval, resampled
 from trainers.results.truth import Predictions, Truth
-
-_SIDE = 640  # longest side of a drawn image, pixels
 
 
 def evaluation_page(title: str, truth: Truth, predictions: Predictions, shards: Shards | None = None) -> str:
@@ -41,8 +39,11 @@ def evaluation_page(title: str, truth: Truth, predictions: Predictions, shards: 
             "Curves",
             f"At IoU 0.5, by the matching of VOC. The mean F1 is highest at the score {curves.best:.3f}.",
             pictures=[
-                ("Precision and recall", _png(lambda file: plots.pr_curve(file, curves, truth.classes))),
-                ("F1 by score threshold", evaluation_charts.f1(curves, truth.classes)),
+                ("Precision and recall", _chart(evaluation_charts.precision_recall, curves, truth.classes)),
+                *(
+                    (f"{name} by score threshold", _chart(evaluation_charts.threshold, curves, truth.classes, name))
+                    for name in ("F1", "precision", "recall")
+                ),
             ],
         ),
         Section(
@@ -86,7 +87,7 @@ def _errors(result: Errors) -> Section:
         "Errors",
         text,
         (("kind", "count", "gain", "meaning"), rows),
-        [("Gain in AP50 by kind", evaluation_charts.errors(result))],
+        [("Gain in AP50 by kind", _chart(evaluation_charts.errors, result))],
     )
 
 
@@ -120,7 +121,9 @@ def _calibration(result: Calibration) -> Section:
         f"Mean difference of score and precision (D-ECE): {result.error:.3f}. Scores divided by the temperature "
         f"{result.temperature:.2f} in logits would have {result.error_after:.3f}."
     )
-    return Section("Calibration", text, pictures=[("Precision by score", evaluation_charts.reliability(result))])
+    return Section(
+        "Calibration", text, pictures=[("Precision by score", _chart(evaluation_charts.reliability, result))]
+    )
 
 
 def _rules(truth: Truth, predictions: Predictions) -> list[Section]:
@@ -145,15 +148,14 @@ def _worst(shards: Shards, judged: Judged, conf: float) -> Section:
     truth, predictions = judged.truth, judged.predictions
     pictures = []
     for row, false, missed in worst_images(judged, conf):
-        pixels = shards.pixels(row)
         own = np.flatnonzero((predictions.image == row) & (predictions.scores >= conf))
-        boxes, found = truth.boxes[truth.image == row], predictions.boxes[own]
+        true = np.flatnonzero(truth.image == row)
+        image, boxes = plots.picture(shards, row, np.concatenate([truth.boxes[true], predictions.boxes[own]]))
         sides = [
-            draw(pixels, boxes, truth.labels[truth.image == row], truth.classes),
-            draw(pixels, found, predictions.labels[own], truth.classes, predictions.scores[own]),
+            draw(image, boxes[: len(true)], truth.labels[true], truth.classes),
+            draw(image, boxes[len(true) :], predictions.labels[own], truth.classes, predictions.scores[own]),
         ]
         picture = PIL.Image.fromarray(np.concatenate(sides, 1))
-        picture.thumbnail((2 * _SIDE, _SIDE))
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=85)
         pictures.append((f"{truth.names[row]}: {false} false, {missed} missed", file.getvalue()))
@@ -162,11 +164,10 @@ def _worst(shards: Shards, judged: Judged, conf: float) -> Section:
 
 
 def _confusion(truth: Truth, predictions: Predictions) -> bytes:
-    counts = metrics.confusion(truth, predictions)
-    return _png(lambda file: plots.confusion_matrix(file, counts, truth.classes))
-
-
-def _png(painter: Callable[[io.BytesIO], Any]) -> bytes:
     file = io.BytesIO()
-    painter(file)
+    plots.confusion_matrix(file, metrics.confusion(truth, predictions), truth.classes)
     return file.getvalue()
+
+
+def _chart(paint: Callable[..., None], *facts: object) -> bytes:
+    return charts.svg(lambda axis: paint(axis, *facts), 3.6)

@@ -21,6 +21,7 @@ RULES = {
     "conf": "lowest score",
     "duplicates": "identical boxes",
     "images": "images",
+    "judged": "classes in an image",
     "limit": "detections at most",
     "ties": "equal scores",
     "area": "area of a box",
@@ -80,6 +81,7 @@ def single_rules(truth: Truth, predictions: Predictions, protocol: Protocol) -> 
         "conf": (0.001, 0.05, 0.25),
         "duplicates": ("drop",),
         "images": ("annotated",),
+        "judged": ("all", "looked for") if truth.judged is not None else (),
         "limit": ((100, "image"), (300, "image"), (None, "class")),
         "ties": ("image id", "file", "reverse"),
         "area": ((32**2, 1e10),),
@@ -170,6 +172,8 @@ def explanation(truth: Truth, predictions: Predictions) -> dict[str, Any]:
     base = PROTOCOLS["coco50"]
     protocols = {}
     for name, protocol in PROTOCOLS.items():
+        if name == "lvis" and truth.judged is None:
+            continue
         value, steps, end = between_protocols(truth, predictions, base, protocol)
         protocols[name] = {"AP": _number(end), "difference": _number(end - value), "steps": _facts(steps)}
     return {"protocols": protocols, "single_rules": _facts(single_rules(truth, predictions, base))}

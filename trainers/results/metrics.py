@@ -5,7 +5,8 @@ Average precision of COCO and PASCAL VOC, and the curves and counts for plots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from dataforge.analysis.detections import one_to_one, overlapping
 from dataforge.errors import unknown
 from dataforge.record import CROWD, DIFFICULT
 from trainers.results.matching import match_best, overlaps
-from trainers.results.protocol import COCO_IOUS, Protocol, at_recalls, by_class, ceiling
+from trainers.results.protocol import COCO_IOUS, PROTOCOLS, Protocol, at_recalls, by_class, ceiling
 from trainers.results.protocol import judge as judge_by
 from trainers.results.truth import Floats, Ints, Predictions, Truth
 
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large; pixels
 LIMITS = (1, 10, 100)  # detections of an image and class
+LVIS_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR300", "ARs", "ARm", "ARl")
 COCO_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -37,23 +39,54 @@ def coco_per_class(
     truth: Truth, predictions: Predictions
 ) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
     """Compute COCO's 12 metrics, and each class's AP (C,) and AP50 (C,), NaN where a class has no box."""
+    precision, recall = _by_area(truth, predictions, Protocol(), LIMITS)
+    values = [precision[0], precision[0, 0], precision[0, 5], *precision[1:], *recall[0], *recall[1:, -1]]
+    return _means(COCO_KEYS, values), *_per_class(precision)
+
+
+def lvis_per_class(
+    truth: Truth, predictions: Predictions
+) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the 13 metrics of LVIS (lvis-api 0.5), and each class's AP and AP50 as `coco_per_class`.
+
+    In each image only the classes that were looked for count: those that have a box in it or are known to be absent.
+    """
+    protocol = PROTOCOLS["lvis"]
+    assert protocol.limit is not None
+    precision, recall = _by_area(truth, predictions, protocol, (protocol.limit,))
+    frequencies = np.array(truth.frequencies or [""] * len(truth.classes))
+    groups = [precision[0][:, :, frequencies == frequency] for frequency in "rcf"]
+    values = [precision[0], precision[0, 0], precision[0, 5], *precision[1:], *groups, *recall[:, 0]]
+    return _means(LVIS_KEYS, values), *_per_class(precision)
+
+
+def _means(keys: tuple[str, ...], values: Sequence[Floats]) -> dict[str, float]:
+    return dict(zip(keys, (float(v[v > -1].mean()) if (v > -1).any() else -1.0 for v in values), strict=True))
+
+
+def _per_class(precision: Floats) -> tuple[Floats, Floats]:
+    per_class = np.where(precision[0] > -1, precision[0], np.nan)
+    return per_class.mean((0, 1)), per_class[0].mean(0)
+
+
+def _by_area(
+    truth: Truth, predictions: Predictions, protocol: Protocol, limits: tuple[int, ...]
+) -> tuple[Floats, Floats]:
+    """Return the precision (areas, T, 101, C), and the recall (areas, limits, T, C); -1 where a class has no box."""
     classes = len(truth.classes)
     precision = np.full((len(AREAS), len(COCO_IOUS), 101, classes), -1.0)
-    recall = np.full((len(AREAS), len(LIMITS), len(COCO_IOUS), classes), -1.0)
+    recall = np.full((len(AREAS), len(limits), len(COCO_IOUS), classes), -1.0)
     for a, area in enumerate(AREAS):
-        judged = judge_by(truth, predictions, Protocol(area=area))
+        judged = judge_by(truth, predictions, replace(protocol, area=area))
         labels, ranks = judged.predictions.labels, judged.rank
         found = np.array(
-            [[np.bincount(labels[hit & (ranks < limit)], minlength=classes) for hit in judged.hit] for limit in LIMITS]
+            [[np.bincount(labels[hit & (ranks < limit)], minlength=classes) for hit in judged.hit] for limit in limits]
         )
         for c, boxes, hits, total in by_class(judged, np.ones(len(truth.image_ids))):
             highest = ceiling(hits, total)
             precision[a, :, :, c] = [at_recalls(*row, boxes) for row in zip(hits, highest, strict=True)]
             recall[a, :, :, c] = found[:, :, c] / boxes
-    values = [precision[0], precision[0, 0], precision[0, 5], *precision[1:], *recall[0], *recall[1:, -1]]
-    numbers = dict(zip(COCO_KEYS, (float(v[v > -1].mean()) if (v > -1).any() else -1.0 for v in values), strict=True))
-    per_class = np.where(precision[0] > -1, precision[0], np.nan)
-    return numbers, per_class.mean((0, 1)), per_class[0].mean(0)
+    return precision, recall
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,16 +15,22 @@ import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dataforge.analysis import charts
 from dataforge.analysis.stats import statistics
-from dataforge.images.draw import Pixels, colour, contact_sheet
+from dataforge.images.draw import Pixels, contact_sheet
+from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
+from trainers.results import evaluation_charts
 from trainers.results.metrics import Curves
+from trainers.results.truth import Predictions, Truth
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SELECTS = "mAP50-95"  # the column whose highest value is the best epoch
 
 
 def mosaic(
@@ -34,6 +40,35 @@ def mosaic(
     rows = slice(0, 16)
     shown = sheet(images[rows], boxes[rows], labels[rows], names, None if scores is None else scores[rows])
     PIL.Image.fromarray(shown).save(file, quality=90)
+
+
+def on_images(file: Path, shards: Shards, rows: Sequence[int], of: Truth | Predictions, names: Sequence[str]) -> None:
+    """Write a contact sheet of records with their boxes.
+
+    Args:
+        rows: record numbers, at least one.
+        of: the boxes, in source pixels, by record.
+    """
+    own = [np.flatnonzero(of.image == row) for row in rows]
+    images, boxes = zip(*(picture(shards, row, of.boxes[i]) for row, i in zip(rows, own, strict=True)), strict=True)
+    scores = [of.scores[i] for i in own] if isinstance(of, Predictions) else None
+    PIL.Image.fromarray(contact_sheet(images, boxes, [of.labels[i] for i in own], names, scores)).save(file, quality=90)
+
+
+def picture(
+    shards: Shards, row: int, boxes: NDArray[np.floating], side: int = 640
+) -> tuple[Pixels, NDArray[np.float64]]:
+    """Return a record's image, with a longer side of at most `side`, and boxes in its pixels.
+
+    Args:
+        boxes: (n, 4) in source pixels.
+    """
+    image = shards.pixels(row)
+    shown = PIL.Image.fromarray(np.repeat(image, 3 // image.shape[2], 2))
+    shown.thumbnail((side, side))
+    matrix = shards.to_stored(np.array([row]))[0]
+    stored = boxes * np.tile(matrix.diagonal()[:2], 2) + np.tile(matrix[:2, 2], 2)
+    return np.asarray(shown), stored * np.tile([shown.width / image.shape[1], shown.height / image.shape[0]], 2)
 
 
 def sheet(
@@ -86,46 +121,45 @@ def labels(file: Path, table: Table, names: Sequence[str]) -> None:
 
 
 def results(table: Path, file: Path) -> None:
-    """Write the curves of a `results.csv`: its first column against each other one. Empty cells are gaps."""
+    """Write the curves of a `results.csv` against its epochs, with the best one marked. Empty cells are gaps."""
     with open(table, newline="", encoding="utf-8") as opened:
         head, *rows = list(csv.reader(opened)) or [[]]
     values = np.array([[_number(cell) for cell in row[: len(head)]] for row in rows], np.float64)
     values = values.reshape(len(rows), len(head))
-    shown = [i for i in range(1, len(head)) if np.isfinite(values[:, i]).any()]
-    columns = max(1, min(4, len(shown)))
-    lines = max(1, math.ceil(len(shown) / columns))
+    names = [name.strip() for name in head]
+    drawn = [i for i in range(1, len(head)) if names[i] != "step" and np.isfinite(values[:, i]).any()]
+    score = names.index(SELECTS) if SELECTS in names else None
+    best = None if score not in drawn else values[np.nanargmax(values[:, score]), 0]
+    columns = max(1, min(4, len(drawn)))
+    lines = max(1, math.ceil(len(drawn) / columns))
     figure = Figure(figsize=(4 * columns, 3 * lines), layout="constrained")
     axes: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
-    for axis, i in zip(axes, shown, strict=False):
+    for axis, i in zip(axes, drawn, strict=False):
         finite = np.isfinite(values[:, i]) & np.isfinite(values[:, 0])
         axis.plot(values[finite, 0], values[finite, i], marker="o" if finite.sum() <= 30 else None, markersize=3)
-        axis.set_title(charts.shown(head[i].strip()))
-        axis.set_xlabel(charts.shown(head[0].strip()))
+        if best is not None:
+            axis.axvline(best, color="grey", linestyle=":", linewidth=1)
+        axis.set(title=charts.shown(names[i]), xlabel=charts.shown(names[0]))
+        if best is not None and i == score:
+            axis.set_title(f"{SELECTS}, best {np.nanmax(values[:, i]):.3f} at {names[0]} {best:g}")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if values[finite, i].min() >= 0:
+            axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
-    for axis in axes[len(shown) :]:
+    for axis in axes[len(drawn) :]:
         axis.set_axis_off()
     _save(figure, file)
 
 
-def pr_curve(file: Path | BinaryIO, curves: Curves, names: Sequence[str]) -> None:
-    """Write precision against recall, a line for each class with boxes and one for their mean."""
+def curves(folder: Path, of: Curves, names: Sequence[str]) -> None:
+    """Write `PR_curve.png`, and `F1_curve.png`, `P_curve.png` and `R_curve.png` against the score threshold."""
     figure = Figure(figsize=(9, 6), layout="constrained")
-    axis = figure.subplots()
-    measured = np.flatnonzero(~np.isnan(curves.ap))
-    few = len(measured) <= 20
-    for c in measured.tolist():
-        words = f"{charts.shown(names[c], f'class {c}')} {curves.ap[c]:.3f}"
-        look = {"label": words} if few else {"label": "_", "alpha": 0.35}
-        shade = np.divide(colour(c), 255) if few else "grey"
-        axis.plot(curves.recall, curves.at_recall[c], color=shade, linewidth=1.2, **look)
-    if len(measured):
-        mean = f"all classes {curves.ap[measured].mean():.3f} mAP50"
-        axis.plot(curves.recall, curves.at_recall[measured].mean(0), color="black", linewidth=3, label=mean)
-        figure.legend(loc="outside right upper")
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axis.set_title(f"precision and recall at IoU 0.5; the best mean F1 is at confidence {curves.best:.3f}")
-    axis.grid(alpha=0.3)
-    _save(figure, file)
+    evaluation_charts.precision_recall(figure.subplots(), of, names)
+    _save(figure, folder / "PR_curve.png")
+    for letters, quantity in (("F1", "F1"), ("P", "precision"), ("R", "recall")):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        evaluation_charts.threshold(figure.subplots(), of, names, quantity)
+        _save(figure, folder / f"{letters}_curve.png")
 
 
 def confusion_matrix(file: Path | BinaryIO, counts: NDArray[np.int64], names: Sequence[str]) -> None:

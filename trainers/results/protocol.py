@@ -41,6 +41,8 @@ class Protocol:
         conf: the lowest score that counts.
         duplicates: "keep", or "drop" detections with the image, class and box of one with a higher score.
         images: "all", or "annotated": detections in images without boxes do not count.
+        judged: "all" classes in every image, or only those "looked for": detections of other classes do not count, nor
+            do those that match no box of a class of which boxes may be missing (LVIS).
         classes: "annotated": the mean is over the classes that have boxes; "all": others count as 0.
         area: the least and the largest area of a box in pixels; others, and detections outside that match none, are
             ignored.
@@ -58,6 +60,7 @@ class Protocol:
     conf: float = 0.0
     duplicates: Literal["keep", "drop"] = "keep"
     images: Literal["all", "annotated"] = "all"
+    judged: Literal["all", "looked for"] = "all"
     classes: Literal["annotated", "all"] = "annotated"
     area: tuple[float, float] = (0.0, 1e10)
     ties: Literal["image id", "file", "reverse"] = "image id"
@@ -81,6 +84,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "ultralytics": Protocol(**_ULTRALYTICS),  # type: ignore[arg-type]
     "ultralytics50": Protocol(**_ULTRALYTICS, ious=(0.5,)),  # type: ignore[arg-type]
     "conf25": Protocol(ious=(0.5,), conf=0.25),
+    "lvis": Protocol(limit=300, limit_of="image", judged="looked for"),
 }
 
 
@@ -111,6 +115,10 @@ class Judged:
 def judge(truth: Truth, predictions: Predictions, protocol: Protocol) -> Judged:
     """Match detections to true boxes by a protocol, at each of its IoU thresholds."""
     predictions = _limited(truth, predictions, protocol)
+    partial = np.zeros(len(predictions.scores), bool)
+    if protocol.judged == "looked for" and truth.judged is not None:
+        known, partial = _looked_for(truth, predictions, truth.judged)
+        predictions, partial = predictions.where(known), partial[known]
     low, high = protocol.area
     crowd = (truth.flags & CROWD > 0) & (protocol.crowd == "ignore")
     ignored = crowd | ((truth.flags & DIFFICULT > 0) & (protocol.difficult == "ignore"))
@@ -129,8 +137,22 @@ def judge(truth: Truth, predictions: Predictions, protocol: Protocol) -> Judged:
         box, hit = (np.stack(part) for part in zip(*matches, strict=True))
     areas = sides(predictions.boxes).prod(1)
     counts = ~np.append(ignored, False)[box]
-    counts &= (hit if is_coco else box >= 0) | ((areas >= low) & (areas <= high))
+    counts &= (hit if is_coco else box >= 0) | ((areas >= low) & (areas <= high) & ~partial)
     return Judged(truth, predictions, hit & counts, counts, box, ranks, ~ignored, protocol.ious)
+
+
+def _looked_for(
+    truth: Truth, predictions: Predictions, judged: NDArray[np.int32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (K,) whether each detection's class was looked for in its image, and whether boxes may be missing."""
+    classes = len(truth.classes)
+    pairs = judged[:, 0].astype(np.int64) * classes + judged[:, 1]
+    wanted = predictions.image * classes + predictions.labels
+    everywhere = judged[:, 1] < 0
+    absent = pairs[(judged[:, 2] == 0) & ~everywhere]
+    known = np.isin(wanted, np.append(absent, truth.image * classes + truth.labels))
+    known |= np.isin(predictions.image, judged[everywhere, 0])
+    return known, np.isin(wanted, pairs[(judged[:, 2] == 1) & ~everywhere])
 
 
 def _limited(truth: Truth, predictions: Predictions, protocol: Protocol) -> Predictions:

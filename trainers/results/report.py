@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 
 from dataforge.loading.loader import Loader
-from trainers.models.detector import Detector, evaluating
+from trainers.models.detector import Detector
 from trainers.results import metrics, plots
 from trainers.results.evaluation import run
 from trainers.results.truth import truth_of_shards
+
+SHOWN = 16  # validation images in a picture
+CONFIDENCE = 0.25  # of the detections in it
 
 
 def draw_inputs(folder: Path, loader: Loader) -> None:
@@ -25,19 +28,17 @@ def score(detector: Detector, loader: Loader, folder: Path | None = None) -> dic
     """Compute COCO's 12 metrics on a split; all ranks must call it.
 
     Args:
-        folder: where curves, the confusion matrix and the first batch's pictures are written; None to skip them.
+        folder: where curves, the confusion matrix and pictures of the first images are written; None to skip them.
     """
     predictions = run(detector, loader, loader.device)
     truth = truth_of_shards(loader.shards)
     if folder:
-        plots.pr_curve(folder / "PR_curve.png", metrics.curves(truth, predictions), loader.classes)
+        plots.curves(folder, metrics.curves(truth, predictions), loader.classes)
         plots.confusion_matrix(folder / "confusion_matrix.png", metrics.confusion(truth, predictions), loader.classes)
-        batch = next(iter(loader))
-        plots.mosaic(folder / "val_batch0_labels.jpg", batch.images, batch.boxes, batch.labels, loader.classes)
-        with evaluating(detector):
-            detections = detector.decode(detector(batch.images), conf=0.25)
-        boxes, labels, scores = detections.boxes, detections.labels, detections.scores
-        plots.mosaic(folder / "val_batch0_pred.jpg", batch.images, boxes, labels, loader.classes, scores)
+        rows = list(range(min(SHOWN, len(loader.shards))))
+        plots.on_images(folder / "val_labels.jpg", loader.shards, rows, truth, loader.classes)
+        sure = predictions.where(predictions.scores >= CONFIDENCE)
+        plots.on_images(folder / "val_predictions.jpg", loader.shards, rows, sure, loader.classes)
     return metrics.coco(truth, predictions)
 
 

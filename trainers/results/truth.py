@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from dataforge.analysis.detections import sides
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import writing
-from dataforge.formats.coco.file import read_coco
+from dataforge.formats.coco.file import Id as AnyId
+from dataforge.formats.coco.file import judged, read_coco
 from dataforge.formats.json_files import entry, read_json
 from dataforge.record import CROWD
+from dataforge.shards.judged import judged_rows
 from dataforge.shards.reader import Shards
 
 Floats = NDArray[np.float64]
@@ -51,6 +53,8 @@ class Truth:
     ids: Ints | None = None  # (N,) the boxes' ids in the source, if unique
     names: tuple[str, ...] = ()  # (I,) the images' keys or file names
     sizes: Ints | None = None  # (I, 2) (height, width) in pixels, 0 where unknown
+    judged: NDArray[np.int32] | None = None  # (P, 3) the classes looked for, as in `Table`; None if all in every image
+    frequencies: tuple[str, ...] = ()  # (C,) LVIS's r, c or f of each class, "" if unknown; () if of none
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,8 @@ def truth_of_shards(shards: Shards) -> Truth:
         class_ids=shards.class_ids,
         names=tuple(table.key),
         sizes=np.stack([table.height, table.width], 1).astype(np.int64),
+        judged=table.judged,
+        frequencies=tuple(shards.frequencies.get(name, "") for name in shards.classes) if shards.frequencies else (),
     )
 
 
@@ -126,6 +132,8 @@ def truth_of_coco(file: Path) -> Truth:
     sides = np.array([row.bbox[2:] for row in rows if row.bbox], np.float64).reshape(-1, 2)
     areas = np.array([np.nan if row.area is None else row.area for row in rows], np.float64)
     ids = {row.id for row in rows if row.id is not None}
+    label_of: dict[AnyId, int] = {number: label for label, number in enumerate(class_ids.tolist())}
+    frequencies = tuple(category.frequency or "" for category in coco_file.categories)
     return Truth(
         image_ids=image_ids,
         image=_rows(file, "annotations", "image_id", [row.image_id for row in rows], image_ids, "an image's"),
@@ -138,6 +146,8 @@ def truth_of_coco(file: Path) -> Truth:
         ids=_integers(file, "annotations", "id", [row.id for row in rows]) if len(ids) == len(rows) else None,
         names=tuple(image.name for image in coco_file.images),
         sizes=np.array([(i.height or 0, i.width or 0) for i in coco_file.images], np.int64).reshape(-1, 2),
+        judged=judged_rows([judged(image, label_of) for image in coco_file.images]),
+        frequencies=frequencies if any(frequencies) else (),
     )
 
 

@@ -70,9 +70,9 @@ def make_loaders(
     try:
         return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
     except UnknownNameError as error:
-        raise ConfigError(
-            f"{error}. Make the split by `dataforge split {config.shards} --out NEW --val 0.1`, or pass --val-split ''"
-        ) from None
+        other = next((name for name in ("valid", "validation", "dev") if name in shards.splits), "''")
+        make = f"`dataforge split {config.shards} --out NEW --val 0.1`"
+        raise ConfigError(f"{error}. Pass --val-split {other}, or make a split by {make}") from None
 
 
 def _listed(shapes: list[tuple[int, int]]) -> str:

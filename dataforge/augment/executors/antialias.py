@@ -83,7 +83,8 @@ def filters(
     Args: as for `shrink_factors` and `smooth`.
     """
     even = (1 / 2,) if reduced or factors != (1, 1) else (1 / 2, 2 / 3)
-    matrix = from_blocks(matrix, factors)
+    if factors != (1, 1):
+        matrix = from_blocks(matrix, factors)
     scales = _scales(matrix, size[0] / factors[0], size[1] / factors[1])
     x, y = (_AS_IT_IS if s > SHARP or _even(matrix, i, even) else _kernel(s) for i, s in enumerate(scales))
     return x, y
@@ -91,8 +92,9 @@ def filters(
 
 def from_blocks(matrix: Matrix, factors: Any) -> Matrix:
     """Return matrices (..., 3, 3) from pixels shrunken by factors (..., 2), given those from the source."""
-    larger = np.ones((*np.shape(factors)[:-1], 1, 3))
-    larger[..., 0, 1], larger[..., 0, 0] = np.moveaxis(np.asarray(factors), -1, 0)
+    factors = np.asarray(factors)
+    larger = np.ones((*factors.shape[:-1], 1, 3))
+    larger[..., 0, :2] = factors[..., ::-1]
     return matrix * larger
 
 

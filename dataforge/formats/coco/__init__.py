@@ -10,11 +10,14 @@ from dataforge.formats.sniff import first, outline, seen
 LOOKS_FOR = "a JSON file with images, annotations, categories"
 HOLDS = frozenset(
     {"crowd", "difficult", "truncated", "polygons", "multipolygons"}
-    | {"areas", "ids", "keys", "splits", "classes", "class_ids"}
+    | {"areas", "ids", "keys", "splits", "classes", "class_ids", "judged"}
 )
 OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, BOXES, UNIT, ALLOW_OUTSIDE)
 
-CODES: Codes = {"classes-federated": ("info", "images state which classes were looked for (LVIS); it is not kept")}
+CODES: Codes = {
+    "classes-federated": ("info", "images state which classes were looked for (LVIS)"),
+    "box-of-mask": ("info", "annotations without a box got that of their mask or polygons"),
+}
 
 __getattr__ = on_use(__name__)
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.formats.json_files import read_json
+from dataforge.formats.masks import Rle, rle_hull
 from dataforge.polygons import Polygons, offsets_of
 from dataforge.record import Finding
 
@@ -38,6 +40,7 @@ class Image(msgspec.Struct, gc=False):
 class Category(msgspec.Struct, gc=False):
     id: int | str | float
     name: str
+    frequency: str | None = None  # LVIS's: r, c or f
 
 
 class Attributes(msgspec.Struct, gc=False):
@@ -63,15 +66,39 @@ class CocoFile(msgspec.Struct):
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Category]
+    hulls: int = msgspec.field(default=0, name="")  # boxes of annotations without `bbox`, made by `read_coco`
 
 
 def read_coco(path: Path) -> CocoFile:
     """Read a file with COCO's images, annotations and categories; other keys are ignored.
 
+    An annotation without `bbox` gets that of its segmentation, polygons or a run-length encoding of the image's size.
+
     Raises:
         FormatError: the file cannot be read, is not JSON, or an entry is of another type.
     """
-    return read_json(path, CocoFile, "COCO's images, annotations and categories")
+    file = read_json(path, CocoFile, "COCO's images, annotations and categories")
+    bare = [annotation for annotation in file.annotations if not annotation.bbox]
+    sizes = {plain(image.id): (image.height, image.width) for image in file.images} if bare else {}
+    for annotation in bare:
+        annotation.bbox = _box(annotation.segmentation, sizes.get(plain(annotation.image_id)))
+        file.hulls += annotation.bbox is not None
+    return file
+
+
+def _box(segmentation: msgspec.Raw, size: tuple[float | None, float | None] | None) -> list[float | None] | None:
+    """Return a segmentation's box as [x, y, width, height]; None if it has none, or is of another size."""
+    try:
+        mask = msgspec.json.decode(segmentation)
+        if isinstance(mask, dict):
+            rle = msgspec.convert(mask, Rle)
+            corners = rle_hull(rle) if size in (rle.size, (None, None)) else None
+        else:
+            points = np.concatenate([np.array(part, np.float64).reshape(-1, 2) for part in mask or ()])
+            corners = (*points.min(0).tolist(), *points.max(0).tolist())
+    except (ValueError, TypeError, msgspec.DecodeError):  # not numbers, not pairs, or no points
+        return None
+    return corners and [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
 
 
 def rings_of(texts: Sequence[msgspec.Raw]) -> Polygons | None:
@@ -114,10 +141,20 @@ def plain(number: Id) -> Id:
     return number
 
 
+def judged(image: Image, label_of: dict[Id, int]) -> NDArray[np.int32] | None:
+    """Return `Record.judged` from LVIS's fields; None if the image has neither."""
+    fields = (image.neg_category_ids, image.not_exhaustive_category_ids)
+    if fields == (None, None):
+        return None
+    rows = [(label_of.get(plain(number), -1), partial) for partial, ids in enumerate(fields) for number in ids or ()]
+    labels = np.array(rows, np.int32).reshape(-1, 2)
+    return labels[labels[:, 0] >= 0]
+
+
 def federated(file: CocoFile, path: Path) -> Finding:
-    """Note LVIS's fields: classes that are absent from an image, or not annotated exhaustively, and thus not judged."""
+    """Note LVIS's fields: the classes that were verified to be absent from an image, or not annotated exhaustively."""
     absent = sum(bool(image.neg_category_ids) for image in file.images)
     partial = sum(bool(image.not_exhaustive_category_ids) for image in file.images)
     value = f"{absent} images with neg_category_ids, {partial} with not_exhaustive_category_ids"
-    reason = "not kept: evaluation judges all classes in all images, which LVIS's own does not; its AP will be lower"
+    reason = "kept: `trainers.evaluate --protocol lvis` judges in each image only the classes that were looked for"
     return Finding("noted", "classes-federated", str(path), "", value, reason, "set")

@@ -18,7 +18,17 @@ from dataforge.files import check_root
 from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, hull, ranks, rotated
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.coco import is_coco
-from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, federated, plain, read_coco, rings_of
+from dataforge.formats.coco.file import (
+    Annotation,
+    Attributes,
+    CocoFile,
+    Id,
+    federated,
+    judged,
+    plain,
+    read_coco,
+    rings_of,
+)
 from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
 from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -88,7 +98,9 @@ def read(
             yield from _records(name, splits[name].path, folders, files.pop(name), *how)
 
     class_ids = unique_ids(numbers) if ids_are_numbers else ()
-    return Source(classes, records(), class_ids, total=total, files=[splits[name].path for name in chosen])
+    frequencies = {one.name: one.frequency for file in files.values() for one in file.categories if one.frequency}
+    used = [splits[name].path for name in chosen]
+    return Source(classes, records(), class_ids, total=total, files=used, frequencies=frequencies)
 
 
 def _split_name(path: Path, root: Path) -> str:
@@ -201,8 +213,13 @@ def _records(
             folder, names = flat, last
     pictures, refused, noted = find(names, folder, root, path, allow_outside)
     yield from noted
-    if not all(image.not_exhaustive_category_ids is None for image in file.images):
+    if not all(image.neg_category_ids is image.not_exhaustive_category_ids is None for image in file.images):
         yield federated(file, path)
+    if file.hulls:
+        if (form or "xywh", unit or "pixel") != ("xywh", "pixel"):
+            raise FormatError(f"{path}: {file.hulls} annotations have no bbox; --boxes and --unit need one in each")
+        reason = "have no bbox; the box of their segmentation is taken"
+        yield Finding("noted", "box-of-mask", str(path), "", f"{file.hulls} annotations", reason, "set")
     row_of = {plain(image.id): row for row, image in enumerate(file.images)}
     if len(row_of) < len(file.images):
         twice = next(image for row, image in enumerate(file.images) if row_of[plain(image.id)] != row)
@@ -277,6 +294,7 @@ def _records(
             flags=flags[own],
             areas=areas[own],
             id=number if isinstance(number, int) and -(1 << 63) <= number < 1 << 63 else -1,
+            judged=judged(image, label_of),
             origin=str(path),
             polygons=rings_of(outlines[own]),
         )
@@ -349,7 +367,7 @@ def _odd(
             reason = "expected an id from categories"
         elif not four:
             value = "no bbox" if bbox is None else f"bbox {bbox}"
-            code, reason = "box-missing", "expected bbox [x, y, width, height]"
+            code, reason = "box-missing", "expected bbox [x, y, width, height], or a segmentation of the image's size"
         elif reason := _misstated(annotation):
             code, value = "box-rotated", f"bbox {bbox}"
         else:

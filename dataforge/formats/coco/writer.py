@@ -40,7 +40,10 @@ def write(source: Source, root: Path) -> None:
     if not splits:
         raise FormatError(f"{root}: there are no images to write")
     class_ids = source.class_ids or tuple(range(len(source.classes)))
-    categories = [{"id": i, "name": name} for i, name in zip(class_ids, source.classes, strict=True)]
+    categories = [
+        {"id": i, "name": name} | ({"frequency": source.frequencies[name]} if name in source.frequencies else {})
+        for i, name in zip(class_ids, source.classes, strict=True)
+    ]
     free = max((record.id for records in splits.values() for record in records), default=0) + 1
     free, number = max(free, 1), 1
     for split, records in splits.items():
@@ -55,10 +58,20 @@ def write(source: Source, root: Path) -> None:
         path = root / "annotations" / f"instances_{split}.json"
         images = (
             {"id": i, "file_name": record.key, "width": record.width, "height": record.height}
+            | _judged(record, class_ids)
             for i, record in zip(ids, records, strict=True)
         )
         _write_json(path, images, _annotations(records, ids, class_ids, number), categories)
         number += sum(len(record.boxes) for record in records)
+
+
+def _judged(record: Record, class_ids: tuple[int, ...]) -> dict[str, list[int]]:
+    """Return LVIS's fields of an image, {} if all classes were looked for."""
+    if record.judged is None:
+        return {}
+    rows = [(class_ids[label], partial) for label, partial in record.judged.tolist()]
+    names = ("neg_category_ids", "not_exhaustive_category_ids")
+    return {name: [number for number, one in rows if one == partial] for partial, name in enumerate(names)}
 
 
 def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ...], number: int) -> Iterator[object]:

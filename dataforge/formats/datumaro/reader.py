@@ -17,6 +17,7 @@ from dataforge.formats.annotated import NAN, Annotated, cxcywh, hull, source, xy
 from dataforge.formats.classes import unite
 from dataforge.formats.datumaro import is_datumaro
 from dataforge.formats.json_files import read_json
+from dataforge.formats.masks import Rle, rle_hull
 from dataforge.formats.pictures import as_size
 from dataforge.formats.sniff import is_json
 from dataforge.formats.splits import split_of
@@ -33,6 +34,7 @@ class Annotation(msgspec.Struct, gc=False):
     label_id: int | None = None
     bbox: tuple[float, float, float, float] | None = None
     points: list[float] | None = None
+    rle: Rle | None = None
     attributes: dict[str, Any] | None = None
 
 
@@ -68,7 +70,7 @@ class File(msgspec.Struct):
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read boxes, polygons and ellipses; ellipses become their boxes. Masks, points and cuboids are refused.
+    """Read boxes and polygons; ellipses and masks become their boxes. Points and cuboids are refused.
 
     The name of a file is its subset; "default" is what its folders say, or "train". Classes are the labels in their
     order; the attributes is_crowd, difficult and truncated are flags.
@@ -120,8 +122,15 @@ def _annotated(path: Path, item: Item, names: list[str]) -> Annotated:
             ring = points if one.type == "polygon" and len(points) >= 6 else None
         elif one.type == "rotated_bbox" and len(points) == 5:  # center, size, degrees
             edges, rotation = cxcywh(*points[:4]), points[4]
+        elif one.type == "mask" and one.rle:
+            try:
+                edges = rle_hull(one.rle) or NAN
+            except ValueError as error:
+                annotated.refuse("box-missing", str(error), "expected a mask in COCO's run-length encoding")
+                continue
         else:
-            annotated.refuse("shape-unknown", one.type, "expected a bbox, a rotated_bbox, a polygon or an ellipse")
+            expected = "expected a bbox, a rotated_bbox, a polygon, an ellipse or a mask"
+            annotated.refuse("shape-unknown", one.type, expected)
             continue
         name = names[one.label_id] if one.label_id is not None and 0 <= one.label_id < len(names) else None
         flag = sum(bit for key, bit in FLAGS.items() if attributes.get(key) in (True, 1, "True", "true", "1"))

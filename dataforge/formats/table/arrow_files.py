@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
 from dataforge.files import mapped
+from dataforge.formats.table import cells
 from dataforge.formats.table.cells import NUMBER
 from dataforge.formats.table.samples import TAR, Samples
 from dataforge.formats.table.tfrecord import TfRecords
@@ -33,6 +35,7 @@ PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
 TFRECORD = (".tfrecord", ".tfrecords", ".tfrec", ".record")
 SUFFIXES = (*CSV[:2], *JSON_LINES, *PARQUET, *ARROW, *TFRECORD, *TAR)
+NESTED = ("objects", "annotations")  # columns that may be JSON
 RETINANET = ["path", "x1", "y1", "x2", "y2", "class"]
 
 Rows = tuple[Any, NDArray[np.int64]]  # a pyarrow Table or RecordBatch, and its 1-based row numbers in the file
@@ -153,7 +156,36 @@ def _csv(path: Path) -> ArrowFile:
         count = len(table) + len(broken)
         yield table, np.setdiff1d(np.arange(first + 1, first + 1 + count), np.array(broken, np.int64))
 
-    return ArrowFile(path, schema, rows)
+    table = ArrowFile(path, schema, rows)
+    for name in NESTED:
+        table = _nested(table, name) if name in names else table
+    return table
+
+
+def _nested(file: ArrowFile, name: str) -> ArrowFile:
+    """Return a CSV file with a column of JSON text as nested values: Hugging Face's imagefolder with metadata.csv."""
+    ((table, numbers),) = file.rows([name], 0, [])
+    texts = cells.texts(table.column(0).combine_chunks()).to_pylist()
+    if not next(filter(None, texts), "").startswith(("{", "[")):
+        return file
+    lines = []
+    for number, text in zip(numbers.tolist(), texts, strict=True):
+        try:
+            lines.append(json.dumps({name: json.loads(text)} if text else {}).encode())
+        except ValueError as error:
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise FormatError(f"{file.path}: row {number}: {name}: {shown}; expected JSON: {error}") from None
+    data = b"\n".join(lines)
+    column = pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=len(data))).column(name)
+    schema = file.schema.set(file.schema.get_field_index(name), pa.field(name, column.type))
+
+    def rows(columns: list[str], size: int, findings: list[Finding]) -> Iterator[Rows]:
+        tops = dict.fromkeys(name if _names(name, path) else path for path in columns)
+        for table, numbers in file.rows([*tops], size, findings):
+            place = table.schema.get_field_index(name)
+            yield (table if place < 0 else table.set_column(place, name, column)), numbers
+
+    return ArrowFile(file.path, schema, rows)
 
 
 def _json(path: Path) -> ArrowFile:

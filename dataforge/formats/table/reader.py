@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, read_text
+from dataforge.files import check_root
 from dataforge.formats.classes import by_number
 from dataforge.formats.pictures import base_of, given, picture_folders
 from dataforge.formats.splits import NO_SPLIT, WORD, split_word
-from dataforge.formats.table import cells
+from dataforge.formats.table import cells, open_images
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, PARQUET, SUFFIXES, TFRECORD, open_file, reading, suffix_of
 from dataforge.formats.table.check import check_boxes
@@ -89,11 +88,12 @@ def read_files(
             tables.append(table)
     chosen = pick_splits(split, dict.fromkeys(name for table in tables for name in table.splits))
     tables = [table for table in tables if not {*chosen}.isdisjoint(table.splits)]
-    known_names = _descriptions(base)
+    known_names = open_images.descriptions(base)
     label_maps = _label_maps(tables)
     known = {text: name for names in known_names.values() for text, name in names.items()}
     numbered = by_number((pair for names in label_maps.values() for pair in names.items()), "the label maps: id")
     classes, class_ids = _classes(tables, known, numbered)
+    verified = [path for table in tables if table.mapping.suffix for path in open_images.read_absent(table)]
     countable = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
     def records() -> Iterator[Record | Finding]:
@@ -106,7 +106,8 @@ def read_files(
 
     total = sum(table.count for table in tables) if countable else 0
     used = [file for table in tables for file in (table.file.path, *table.file.members)]
-    return Source(classes, records(), class_ids, total=total, files=[*used, *known_names, *label_maps])
+    used += [*known_names, *label_maps, *verified]
+    return Source(classes, records(), class_ids, total=total, files=used)
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -266,13 +267,3 @@ def _class_ids(schema: pa.Schema, count: int) -> list[int]:
     if isinstance(numbers, list) and len(numbers) == count and all(isinstance(one, int) for one in numbers):
         return numbers
     return list(range(count))
-
-
-def _descriptions(base: Path) -> dict[Path, dict[str, str]]:
-    """Read Open Images' class names: two columns, LabelName and DisplayName, with or without this header."""
-    found = {}
-    for place in (base, *(base / name for name in (*NO_SPLIT, "metadata")), *sorted(base.glob("*/metadata"))):
-        for path in sorted([*place.glob("*class-descriptions*.csv"), *place.glob("classes.csv")]):
-            rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
-            found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
-    return found

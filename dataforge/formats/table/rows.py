@@ -41,6 +41,7 @@ class TableFile:
     labels: dict[str, str] = field(default_factory=dict)
     label_of: dict[str, int] = field(default_factory=dict)
     count: int = 0
+    absent: dict[str, NDArray[np.int32]] | None = None  # Open Images' names -> labels known to be absent
     by_folder: bool = False  # the first folders of the file names are the splits
 
     @property
@@ -132,8 +133,16 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
             flags=flags[own],
             areas=None if np.isnan(stated).all() else stated,
             id=max(number, -1),
+            judged=_judged(table, name or ""),
             origin=path,
         )
+
+
+def _judged(table: TableFile, name: str) -> NDArray[np.int32] | None:
+    if table.absent is None:
+        return None
+    absent = table.absent.get(name.removesuffix(table.mapping.suffix), np.zeros(0, np.int32))
+    return np.column_stack([absent, np.zeros_like(absent)])
 
 
 def _names(table: TableFile, batch: Any) -> pa.Array:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
 from dataforge.files import mapped, read_text
+from dataforge.formats.table.protobuf import Bytes, Ints, MalformedError, fields, rows, varints
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 KINDS = {1: pa.binary(), 2: pa.float32(), 3: pa.int64()}  # bytes_list, float_list, int64_list
-Features = dict[str, tuple[int, memoryview]]  # name -> field number of its list, and the list's message
+PARSED = 4096  # records at a time
 
 
 class TfRecords:
@@ -37,23 +38,23 @@ class TfRecords:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._data = mapped(path) if path.stat().st_size else memoryview(b"")
-        self._places = list(self._index())
+        self._bytes = np.frombuffer(self._data, np.uint8)
+        self._places = np.array(list(self._index()), np.int64).reshape(-1, 2)
         kinds: dict[str, int] = {}
         listed: dict[str, bool] = {}
         text: dict[str, bool] = {}
-        for number in range(len(self._places)):
-            for name, (kind, values) in self._features(number).items():
-                listed.setdefault(name, bool(re.search("object|bbox", name)))
-                if kind in KINDS and len(values):
-                    if kinds.setdefault(name, kind) != kind:
-                        raise self._error(number, f"{name}: has values of another type than before")
-                    if not listed[name]:
-                        count = sum(1 for _ in _fields(values, 1)) if kind == 1 else None  # an image is not copied
-                        listed[name] = (count or len(self._values(number, kind, values))) != 1
-                    if kind == 1 and name not in text:
-                        text[name] = _is_text(self._values(number, kind, values)[0])
-                else:
-                    listed[name] = True
+        for start in range(0, len(self._places), PARSED):
+            for name, feature in self._features(start, start + PARSED).items():
+                listed[name] = listed.get(name, bool(re.search("object|bbox", name))) or feature.uneven
+                filled = feature.kinds > 0
+                if not filled.any():
+                    continue
+                kind = kinds.setdefault(name, int(feature.kinds[filled.argmax()]))
+                wrong = filled & (feature.kinds != kind)
+                if wrong.any():
+                    raise self._error(feature.record[wrong.argmax()], f"{name}: has values of another type than before")
+                if kind == 1 and name not in text and len(feature.first):
+                    text[name] = _is_text(bytes(self._bytes[feature.first[0] : feature.end[0]]))
         bare = not any("object" in name for name in kinds)  # not one object in the file
         self.schema = pa.schema(
             [
@@ -65,17 +66,15 @@ class TfRecords:
         )
 
     def batches(self, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-        """Yield the columns of the records, in batches of `size`."""
-        fields = [self.schema.field(name) for name in columns]
-        for start in range(0, len(self._places), size):
-            cells: list[list[Any]] = [[] for _ in fields]
-            for number in range(start, min(start + size, len(self._places))):
-                features = self._features(number)
-                for field, column in zip(fields, cells, strict=True):
-                    values = self._values(number, *features.get(field.name, (0, memoryview(b""))))
-                    column.append(values if pa.types.is_list(field.type) else values[0] if values else None)
-            arrays = [pa.array(column, field.type) for field, column in zip(fields, cells, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        """Yield the columns of the records, in batches of at most `size`."""
+        chosen = [self.schema.field(name) for name in columns]
+        for start in range(0, len(self._places), PARSED):
+            features = self._features(start, start + PARSED, columns)
+            end = min(start + PARSED, len(self._places))
+            for a in range(start, end, size):
+                b = min(a + size, end)
+                arrays = [self._array(field.type, features.get(field.name), a, b) for field in chosen]
+                yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(chosen))
 
     def _index(self) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each record, with both of its checksums compared."""
@@ -95,29 +94,73 @@ class TfRecords:
             yield start, end
             place, number = end + 4, number + 1
 
-    def _features(self, number: int) -> Features:
-        start, end = self._places[number]
-        features: Features = {}
+    def _features(self, start: int, stop: int, wanted: Collection[str] | None = None) -> dict[str, _Feature]:
+        """Return the features by name, of all records of a range at once; those of the same name: the record's last."""
+        places = self._places[start:stop]
+        record = np.arange(start, start + len(places))
         try:
-            for _, entries in _fields(self._data[start:end], 1):
-                for _, entry in _fields(entries, 1):
-                    parts = dict(_fields(entry, 1, 2))
-                    (last,) = [*_fields(parts.get(2, b""), 1, 2, 3)][-1:] or [(0, memoryview(b""))]
-                    features[str(parts[1], "utf-8")] = last
-        except (ValueError, KeyError, IndexError) as error:
-            raise self._error(number, f"is not a tf.train.Example: {error}") from None
+            of, _, first, end = fields(self._bytes, record, *places.T, 1)
+            record, (of, _, first, end) = record[of], fields(self._bytes, record[of], first, end, 1)
+            record = record[of]
+            of, number, *ends = fields(self._bytes, record, first, end, 1, 2)
+            keys, key_ends = _last(len(record), of, number == 1, ends)
+            if (keys < 0).any():
+                raise MalformedError(record[keys.argmin()], "a feature without a name")
+            lists, list_ends = _last(len(record), of, number == 2, ends)
+            of, number, *ends = fields(self._bytes, record, *list_ends, 1, 2, 3)
+            lists, list_ends = _last(len(record), of, number > 0, ends)
+            kind = np.append(number, 0)[lists]
+            codes = _binary(self._bytes, *key_ends).dictionary_encode()
+            code = codes.indices.to_numpy()
+            names = [_name(text, record[code == n]) for n, text in enumerate(codes.dictionary.to_pylist())]
+            newest = np.unique((record * len(names) + code)[::-1], return_index=True)[1]
+            kept = np.sort(len(record) - 1 - newest)
+            if wanted is not None:
+                kept = kept[np.isin(code[kept], [n for n, name in enumerate(names) if name in wanted])]
+            record, kind, code = record[kept], kind[kept], code[kept]
+            of, _, first, end = fields(self._bytes, record, list_ends[0][kept], list_ends[1][kept], 1)
+        except MalformedError as error:
+            raise self._error(error.record, f"is not a tf.train.Example: {error.reason}") from None
+        filled = list_ends[1][kept] > list_ends[0][kept]
+        kind = np.where(filled, kind, 0)
+        sizes = np.bincount(of, end - first, len(record)).astype(np.int64)
+        cut = (kind == 2) & (sizes % 4 > 0)
+        cut[of[(kind[of] == 3) & (end > first) & (self._bytes[end - 1] > 127)]] = True
+        if cut.any():
+            raise self._error(record[cut.argmax()], "is not a tf.train.Example: a number is cut short")
+        counts = np.where(kind == 2, sizes // 4, np.bincount(of, minlength=len(record)))
+        whole = kind[of] == 3
+        ends_in = self._bytes[rows(first[whole], end[whole])] < 128
+        counts[kind == 3] = np.bincount(np.repeat(of[whole], (end - first)[whole]), ends_in, len(record))[kind == 3]
+        features = {}
+        for n in np.unique(code).tolist():
+            own, values = code == n, code[of] == n
+            features[names[n]] = _Feature(
+                record[own], kind[own], counts[own], record[of[values]], first[values], end[values]
+            )
         return features
 
-    def _values(self, number: int, kind: int, values: memoryview) -> list[Any]:
-        try:
+    def _array(self, type: pa.DataType, feature: _Feature | None, start: int, stop: int) -> pa.Array:
+        """Return a column of a range of records, of a feature that they have or not."""
+        counts = np.zeros(stop - start, np.int64)
+        listed = pa.types.is_list(type)
+        item = type.value_type if listed else type
+        values = pa.array([], item)
+        if feature is not None and feature.kinds.any():
+            own = slice(*np.searchsorted(feature.record, [start, stop]))
+            counts[feature.record[own] - start] = feature.counts[own]
+            part = slice(*np.searchsorted(feature.owner, [start, stop]))
+            first, end, kind = feature.first[part], feature.end[part], feature.kinds.max()
             if kind == 1:
-                return [bytes(value) for _, value in _fields(values, 1)]
-            if kind == 2:
-                parts = b"".join(bytes(value) for _, value in _fields(values, 1))
-                return np.frombuffer(parts, "<f4").tolist()
-            return [whole for _, value in _fields(values, 1) for whole in _varints(value)] if kind == 3 else []
-        except (ValueError, IndexError) as error:
-            raise self._error(number, f"is not a tf.train.Example: {error}") from None
+                values = _binary(self._bytes, first, end).cast(item)
+            else:
+                plain = self._bytes[rows(first, end)]
+                values = pa.array(plain.view("<f4") if kind == 2 else varints(plain), item)
+        if listed:
+            return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(counts)), pa.int32()), values)
+        if (counts == 1).all():
+            return values
+        return values.take(pa.array(np.cumsum(counts) - 1, mask=counts == 0))
 
     def _error(self, number: int, reason: str) -> FormatError:
         return FormatError(f"{self._path}: record {number}: {reason}")
@@ -148,50 +191,44 @@ def _is_text(value: bytes) -> bool:
     return True
 
 
-def _fields(data: memoryview | bytes, *numbers: int) -> Iterator[tuple[int, memoryview]]:
-    """Yield the number and the bytes of each field of a message that has one of the numbers; varints as their bytes.
+@dataclass(frozen=True)
+class _Feature:
+    """One feature in n records. `kinds`: (n,) the field number of its list, 0 if that is empty; `counts`: (n,) values;
+    `first`, `end`: (v,) the bytes of its values, or of several packed ones; `owner`: (v,) their records."""
 
-    Raises:
-        ValueError, IndexError: the message is malformed.
-    """
-    data = memoryview(data)
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        kind, start = tag & 7, place
-        if kind == BYTES:
-            length, start = _varint(data, place)
-            place = start + length
-        elif kind == VARINT:
-            _, place = _varint(data, place)
-        elif kind in (FIXED64, FIXED32):
-            place += 8 if kind == FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if place > len(data):
-            raise ValueError("a field is longer than its message")
-        if tag >> 3 in numbers:
-            yield tag >> 3, data[start:place]
+    record: Ints
+    kinds: Ints
+    counts: Ints
+    owner: Ints
+    first: Ints
+    end: Ints
+
+    @property
+    def uneven(self) -> bool:
+        return bool((self.counts != 1).any())
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Return a variable-length integer, and the position after it."""
-    if data[place] < 128:
-        return data[place], place + 1
-    number, shift = 0, 0
-    while True:
-        byte = data[place]
-        number |= (byte & 127) << shift
-        place += 1
-        if byte < 128:
-            return number, place
-        shift += 7
-        if shift > 63:
-            raise ValueError("an integer of more than 64 bits")
+def _last(count: int, of: Ints, chosen: NDArray[np.bool_], ends: list[Ints]) -> tuple[Ints, tuple[Ints, Ints]]:
+    """Return (count,) the last chosen field of each message, -1 for none, and its bytes, (count,) first and end."""
+    place = np.full(count, -1)
+    place[of[chosen]] = np.flatnonzero(chosen)
+    first, end = (np.append(one, 0)[place] for one in ends)
+    return place, (first, end)
 
 
-def _varints(data: memoryview) -> Iterator[int]:
-    place = 0
-    while place < len(data):
-        number, place = _varint(data, place)
-        yield number - (1 << 64) if number >> 63 else number
+def _binary(data: Bytes, first: Ints, end: Ints) -> pa.Array:
+    """Return values as an Arrow array of bytes."""
+    size = end - first
+    if size.sum() > 256 * len(size):  # images
+        plain = np.concatenate([data[a:b] for a, b in zip(first.tolist(), end.tolist(), strict=True)])
+    else:
+        plain = data[rows(first, end)]
+    offsets = np.append(0, np.cumsum(size)).astype(np.int32)
+    return pa.BinaryArray.from_buffers(pa.binary(), len(size), [None, pa.py_buffer(offsets), pa.py_buffer(plain)])
+
+
+def _name(text: bytes, record: Ints) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(record[0], str(error)) from None

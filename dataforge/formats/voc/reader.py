@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -243,30 +243,41 @@ def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, pat
         value = ", ".join(f"{corner} {text!r}" for corner, text in zip(CORNERS, texts, strict=True))
         refuse("box-missing", value, "expected four numbers in <bndbox>")
         return
-    xyxy = as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
+
+    def xyxy() -> tuple[float, float, float, float]:  # rarely needed, and takes longer than all else here
+        return as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
+
     rotation = next((a.findtext("value") for a in element.iter("attribute") if a.findtext("name") == "rotation"), None)
     try:
-        ring = rotated(xyxy, rotation)
+        ring = rotated(xyxy(), rotation) if rotation else None
     except ValueError:
         refuse("box-rotated", name, f"rotated by {rotation!r}; expected degrees")
         return
     if not name:
-        refuse("unknown-class", "", "has no <name>", xyxy)
+        refuse("unknown-class", "", "has no <name>", xyxy())
     else:
         read.names.append(name)
-        x1, y1, x2, y2 = hull(ring) if ring else xyxy
-        read.corners.append([x1 + offset, y1 + offset, x2, y2] if ring else corners)
+        if ring:
+            x1, y1, x2, y2 = hull(ring)
+            corners = [x1 + offset, y1 + offset, x2, y2]
+        read.corners.append(corners)
         read.rings.append([ring] if ring else [])
         read.flags.append(_flags(read, element, path, n, xyxy))
         read.numbers.append(n)
 
 
-def _flags(read: _Annotation, element: ET.Element, path: Path, n: int, xyxy: tuple[float, float, float, float]) -> int:
+def _flags(
+    read: _Annotation,
+    element: ET.Element,
+    path: Path,
+    n: int,
+    xyxy: Callable[[], tuple[float, float, float, float] | None],
+) -> int:
     flag = 0
     for tag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
         text = (element.findtext(tag) or "").strip().lower()
         flag |= bit if text in ("1", "true") else 0
         if text not in ("", "0", "1", "true", "false", "unspecified"):
             value, reason = f"{tag} {text!r}", "expected 0 or 1; taken as 0"
-            read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy))
+            read.findings.append(Finding("noted", "flag-unknown", str(path), "", value, reason, box=n, xyxy=xyxy()))
     return flag

@@ -37,8 +37,8 @@ export class Boxes {
     for (const id of this.selected) if (!this.items.has(id)) this.selected.delete(id);
   }
 
-  #add({ id, box, label, flags }) {
-    this.items.set(id, { id, box, label, flags, z: this.#next++ });
+  #add({ id, box, label, flags, faint }) {
+    this.items.set(id, { id, box, label, flags, faint, z: this.#next++ });
     this.grid.add(id, box);
     this.#order = null;
   }

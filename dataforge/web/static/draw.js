@@ -207,10 +207,18 @@ export class Stage {
     pen.restore();
   }
 
-  #paintBox({ box, label, flags }, selected) {
+  #paintBox({ box, label, flags, faint }, selected) {
     const { ink: pen, unit } = this;
     const [x1, y1, x2, y2] = this.onScreen(box);
     const { colour } = this.look(label);
+    if (faint && !selected) {
+      pen.lineWidth = 1.75 * unit;
+      pen.globalAlpha = 0.35;
+      pen.strokeStyle = colour;
+      pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+      pen.globalAlpha = 1;
+      return;
+    }
     if (selected) {
       pen.globalAlpha = 0.14;
       pen.fillStyle = colour;

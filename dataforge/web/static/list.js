@@ -21,9 +21,10 @@ export class ImageList {
     for (const split of set.splits) this.fields.split.add(new Option(split, split));
     this.fields.split.hidden = set.splits.length < 2;
     this.order = root.querySelector("#by-order");
-    this.order.hidden = !set.proposals;
+    if (set.proposals) this.order.append(new Option("least sure first", "unsure"), new Option("likely errors first", "errors"));
     this.order.addEventListener("input", () => this.#queue());
-    this.unsure = new Map(); // n -> how unsure the model is, of those that it has seen
+    this.values = new Map(); // n -> its value in the order, of those that have one
+    this.pending = false; // whether others will have one
     this.classes(classes);
     for (const field of Object.values(this.fields)) field.addEventListener("input", () => this.filter());
     this.total = set.images;
@@ -66,20 +67,26 @@ export class ImageList {
         (!split || row.split === split),
     );
     if (this.order.value) {
-      const unsure = ({ n }) => this.unsure.get(n) ?? -1;
-      this.wanted.sort((a, b) => unsure(b) - unsure(a) || a.n - b.n);
+      const value = ({ n }) => this.values.get(n) ?? -1;
+      this.wanted.sort((a, b) => value(b) - value(a) || a.n - b.n);
     }
     const part = this.wanted.length < this.rows.length;
-    this.root.querySelector("#image-count").textContent = part ? `${this.wanted.length} of ${this.total}` : `${this.total}`;
+    const count = part ? `${this.wanted.length} of ${this.total}` : `${this.total}`;
+    this.root.querySelector("#image-count").textContent = this.pending ? `${this.values.size} of ${this.total} ranked` : count;
     this.mark(this.current);
   }
 
-  /** Ask for the order of the model until it has seen all images. */
+  /** Ask for the order until all images have their place. */
   async #queue() {
+    const by = this.order.value;
+    this.values.clear();
+    this.pending = Boolean(by);
     this.filter();
-    while (this.order.value) {
-      const { images, pending } = await get("/api/queue").catch(() => ({ images: [], pending: false }));
-      for (const { n, unsure } of images) this.unsure.set(n, unsure);
+    while (by) {
+      const { images, pending } = await get(`/api/queue?by=${by}`).catch(() => ({ images: [], pending: false }));
+      if (this.order.value !== by) return;
+      for (const { n, value } of images) this.values.set(n, value);
+      this.pending = pending;
       this.filter();
       if (!pending) return;
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));

@@ -191,3 +191,13 @@ def test_float16_does_not_overflow_in_exp(name: str) -> None:
     assert boxes.isfinite().all() and scores.isfinite().all() and (labels >= 0).any()
     assert boxes.dtype == scores.dtype == torch.float32
     assert (boxes[labels >= 0] == torch.tensor([0.0, 0, size[1], size[0]])).all(-1).any(), "one fills the image"
+
+
+def test_equal_candidates_keep_the_order_of_their_boxes() -> None:
+    """`topk` may give them in any order, and each runtime in its own; NMS then keeps another box."""
+    boxes = torch.tensor([0.0, 0, 40, 40]) + torch.arange(900).view(1, 900, 1, 1) / 1000
+    scores = torch.full((1, 900, 1), 0.5)
+    scores[0, 450:] = 0.25
+    detections = select(boxes, scores, conf=0.1, iou=0.5, top=5)
+    assert detections.labels[0].tolist() == [0, -1, -1, -1, -1]
+    assert detections.boxes[0, 0].tolist() == [0, 0, 40, 40]

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.loading.loader import Loader
@@ -57,6 +58,14 @@ def test_a_batch_maps_home(tiny_shards: Path, name: str) -> None:
                 torch.testing.assert_close(home, truth[inside], atol=1e-2, rtol=0)
             seen += int(inside.sum())
     assert seen > 10
+
+
+def test_on_a_device_without_float64_the_cpu_computes() -> None:
+    with FakeTensorMode():  # MPS on any machine: shapes, types and devices alone
+        boxes, scores, matrix = (torch.zeros(shape, device="mps") for shape in ((2, 5, 4), (2, 5), (2, 3, 3)))
+        labels = torch.zeros(2, 5, dtype=torch.int64, device="mps")
+        home = Detections(boxes, scores, labels).to_source(matrix)
+    assert [(each.device.type, len(each)) for each in (home.boxes, home.scores, home.labels)] == [("cpu", 2)] * 3
 
 
 def test_behind_the_horizon_nothing_is_infinite() -> None:

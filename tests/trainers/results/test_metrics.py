@@ -19,7 +19,17 @@ from pycocotools.cocoeval import COCOeval
 from dataforge.analysis.detections import pair_iou
 from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
-from trainers.results.metrics import COCO_KEYS, coco, coco_per_class, confusion, curves, judge, voc
+from trainers.results.metrics import (
+    COCO_KEYS,
+    LVIS_KEYS,
+    coco,
+    coco_per_class,
+    confusion,
+    curves,
+    judge,
+    lvis_per_class,
+    voc,
+)
 from trainers.results.truth import Predictions, Truth, coco_rows, read_predictions, truth_of_coco
 
 Json = dict[str, Any]
@@ -89,6 +99,68 @@ def test_coco_agrees_with_pycocotools(seed: int, tmp_path: Path) -> None:
     numbers = coco(*load(tmp_path, instances, found))
     same(numbers, oracle(instances, found))
     assert 0 < numbers["AP50"] <= 1
+
+
+def federated_set(seed: int) -> tuple[Json, list[Json]]:
+    """The random set with LVIS's fields; crowds are no part of LVIS."""
+    rng = np.random.default_rng(seed)
+    instances, found = random_set(seed)
+    ids = [one["id"] for one in instances["categories"]]
+    for one in instances["annotations"]:
+        one["iscrowd"] = 0
+    for image in instances["images"]:
+        held = {one["category_id"] for one in instances["annotations"] if one["image_id"] == image["id"]}
+        image["neg_category_ids"] = [i for i in ids if i not in held and rng.random() < 0.5]
+        image["not_exhaustive_category_ids"] = [i for i in ids if rng.random() < 0.3]
+    for category in instances["categories"]:
+        category["frequency"] = str(rng.choice(list("rcf")))
+    image = instances["images"][0]["id"]
+    found += [{**one, "image_id": image, "score": round(rng.random(), 2)} for one in found[:200]]  # > 300 in an image
+    others = {"category_id": ids, "score": [0.25, 0.5]}
+    return instances, found + [{**one, **{k: rng.choice(v).item() for k, v in others.items()}} for one in found[::3]]
+
+
+def lvis_oracle(instances: Json, found: list[Json]) -> list[float]:
+    """lvis-api's rules laid upon pycocotools: which detections are looked at, and which are ignored."""
+    images = {image["id"]: image for image in instances["images"]}
+    held = {(one["image_id"], one["category_id"]) for one in instances["annotations"]}
+    best: list[Json] = []
+    for i in images:
+        best += sorted((one for one in found if one["image_id"] == i), key=lambda one: -one["score"])[:300]
+    seen = [
+        one
+        for one in best
+        for i, c in [(one["image_id"], one["category_id"])]
+        if (i, c) in held or c in images[i]["neg_category_ids"]
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {**instances, "info": {}}
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(seen), "bbox")
+        evaluation.params.maxDets = [300]
+        evaluation.evaluate()
+        for one in filter(None, evaluation.evalImgs):
+            if one["category_id"] in images[one["image_id"]]["not_exhaustive_category_ids"]:
+                one["dtIgnore"] = one["dtIgnore"] | (one["dtMatches"] == 0)
+        evaluation.accumulate()
+    precision, recall = evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
+    frequency = {one["id"]: one["frequency"] for one in instances["categories"]}
+    rare = np.array([frequency[i] for i in evaluation.params.catIds])
+    whole = precision[:, :, :, 0]
+    parts = [whole, whole[0], whole[5], *np.moveaxis(precision, 3, 0)[1:], *(whole[:, :, rare == f] for f in "rcf")]
+    parts += [*np.moveaxis(recall, 2, 0)]
+    return [float(part[part > -1].mean()) if (part > -1).any() else -1.0 for part in parts]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lvis_judges_only_what_was_looked_for(seed: int, tmp_path: Path) -> None:
+    instances, found = federated_set(seed)
+    truth, predictions = load(tmp_path, instances, found)
+    numbers, _, _ = lvis_per_class(truth, predictions)
+    assert tuple(numbers) == LVIS_KEYS
+    np.testing.assert_allclose(list(numbers.values()), lvis_oracle(instances, found), rtol=0, atol=1e-12)
+    assert numbers["AP"] != coco(truth, predictions)["AP"]
 
 
 def test_coco_per_class_means_give_the_total(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_figures_of_a_set(tiny_shards: Path, tmp_path: Path) -> None:
     found = Predictions(truth.image, truth.boxes, np.linspace(0, 1, len(truth.boxes)), truth.labels)
     none = Predictions(truth.image[:0], truth.boxes[:0], np.zeros(0), truth.labels[:0])
     for predictions in (found, none):
-        plots.pr_curve(tmp_path / "PR_curve.png", curves(truth, predictions), NAMES)
+        plots.curves(tmp_path, curves(truth, predictions), NAMES)
+        plots.on_images(tmp_path / "val.jpg", shards, range(len(shards)), predictions, NAMES)
+        plots.on_images(tmp_path / "true.jpg", shards, range(len(shards)), truth, NAMES)
         plots.confusion_matrix(tmp_path / "confusion_matrix.png", confusion(truth, predictions), NAMES)
         plots.labels(tmp_path / "labels.jpg", shards.table, NAMES)
         for file in tmp_path.iterdir():

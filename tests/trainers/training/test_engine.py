@@ -31,7 +31,7 @@ LOSSES = ["box", "obj", "noobj", "cls", "prior"]
 
 
 def test_a_run_folder_holds_what_users_know(finished: Path, twenty: Path) -> None:
-    pictures = "results.png labels.jpg train_batch0.jpg val_batch0_labels.jpg val_batch0_pred.jpg PR_curve.png"
+    pictures = "results.png labels.jpg train_batch0.jpg val_labels.jpg val_predictions.jpg PR_curve.png F1_curve.png"
     for name in [*pictures.split(), "confusion_matrix.png", "args.toml", "weights/best.pt", "weights/last.pt"]:
         assert (finished / name).stat().st_size > 0, name
     assert list(finished.glob("events.out.tfevents.*"))

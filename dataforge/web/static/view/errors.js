@@ -1,7 +1,7 @@
 // The confusion matrix and the kinds of errors; each number leads to its images.
 
 import { get } from "../api.js";
-import { heading, link, table } from "./tables.js";
+import { heading, link, table, wide } from "./tables.js";
 
 const MOST = 24; // classes of a matrix; with more, only cells off the diagonal are listed
 const LISTED = 200;
@@ -48,10 +48,7 @@ function asMatrix(cells, names, to) {
       cell.title = `${names[i]}, detected as ${names[j]}: ${count} of ${sum}`;
     });
   });
-  const box = document.createElement("div");
-  box.className = "scroll";
-  box.append(element);
-  return box;
+  return wide(element);
 }
 
 function asList(cells, names, to) {

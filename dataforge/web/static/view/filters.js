@@ -20,6 +20,7 @@ const OF_DETECTIONS = {
   score: "lowest score first",
   "-score": "highest score first",
 };
+const OF_CHANGES = { changes: "fewest changes first", "-changes": "most changes first" };
 const KINDS = { class: "wrong class", place: "wrong place", double: "twice", background: "on the background", missed: "box missed" };
 
 export class Filters {
@@ -32,7 +33,9 @@ export class Filters {
     field("split").hidden = set.splits.length < 2;
     field("error").replaceChildren(new Option("any detection", ""));
     for (const kind of [...set.kinds, "missed"]) field("error").add(new Option(KINDS[kind] ?? kind, kind));
-    const sorts = set.detections === null ? SORTS : { ...SORTS, ...OF_DETECTIONS };
+    field("change").hidden = set.report !== "diff";
+    for (const change of ["any", ...set.changes]) field("change").add(new Option(change === "any" ? "any change" : change, change));
+    const sorts = { ...SORTS, ...(set.detections !== null && OF_DETECTIONS), ...(set.report === "diff" && OF_CHANGES) };
     for (const [value, name] of Object.entries(sorts)) field("sort").add(new Option(name, value));
     let timer = null;
     let typed = {};

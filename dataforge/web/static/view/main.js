@@ -8,6 +8,7 @@ import { showErrors } from "./errors.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { Lint } from "./lint.js";
+import { showReport } from "./report.js";
 import { Single } from "./single.js";
 import { State } from "./state.js";
 import { showStatistics } from "./statistics.js";
@@ -31,7 +32,7 @@ const lint = new Lint({
     show();
   },
 });
-const panels = { statistics: (dialog) => showStatistics(dialog, state), errors: (dialog) => showErrors(dialog, set, state), help: () => {} };
+const panels = { statistics: (dialog) => showStatistics(dialog, state), errors: (dialog) => showErrors(dialog, set, state), report: (dialog) => showReport(dialog, set, state), help: () => {} };
 
 // ---- what is shown
 
@@ -132,6 +133,7 @@ const keys = {
   r: () => state.get("seed") !== "" && state.set({ seed: Number(state.get("seed")) + 1 }, true),
   s: () => state.set({ panel: "statistics" }),
   e: () => set.detections !== null && state.set({ panel: "errors" }),
+  d: () => set.report && state.set({ panel: "report" }),
   "?": () => state.set({ panel: "help" }),
   "/"() {
     document.body.classList.add("filtering");
@@ -173,13 +175,14 @@ $("#augment").addEventListener("input", ({ target }) => {
   else if (target.value !== "" && target.validity.valid) state.set({ seed: target.value }, true);
 });
 for (const button of document.querySelectorAll("[data-panel]")) {
-  button.hidden = button.dataset.panel === "errors" && set.detections === null;
+  button.hidden = { errors: set.detections === null, report: !set.report }[button.dataset.panel] ?? false;
   button.addEventListener("click", () => state.set({ panel: button.dataset.panel }));
 }
 for (const name of Object.keys(panels)) {
   document.getElementById(name).addEventListener("close", () => state.get("panel") === name && state.set({ panel: "" }));
 }
 
+if (set.report && !location.hash) state.set({ panel: "report", change: set.report === "diff" ? "any" : "" }, true);
 await show();
 if (state.get("n") === "" && !state.get("panel")) $("#grid").focus();
 document.documentElement.dataset.ready = "";

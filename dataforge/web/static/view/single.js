@@ -71,7 +71,7 @@ export class Single {
     if (this.#wanted !== wanted) return;
     const other = this.facts?.n !== n;
     this.facts = facts;
-    const items = facts.boxes.map(([x1, y1, x2, y2, label, flags], i) => ({ id: `${i}`, box: [x1, y1, x2, y2], label, flags }));
+    const items = facts.boxes.map(([x1, y1, x2, y2, label, flags, fits], i) => ({ id: `${i}`, box: [x1, y1, x2, y2], label, flags, faint: !fits }));
     if (other) this.#chosen = null;
     this.#boxes = new Boxes({ ...facts, boxes: items, revision: 0, state: "new" });
     this.image.hidden = !augmented;
@@ -91,14 +91,19 @@ export class Single {
     stage.hidden = !this.shown.boxes && !this.shown.found;
     stage.root.querySelectorAll("canvas")[1].hidden = stage.hidden || !this.image.hidden;
     if (!facts || !this.#boxes) return;
-    stage.ghosts = this.shown.found
-      ? facts.found.map(([x1, y1, x2, y2, label, score, kind], i) => ({
-          box: [x1, y1, x2, y2],
-          label,
-          text: `${this.look(label).name} ${score.toFixed(2)} ${WORDS[this.set.kinds[kind]] ?? ""}`.trim(),
-          chosen: this.#chosen === `found ${i}`,
-        }))
-      : [];
+    const found = facts.found.map(([x1, y1, x2, y2, label, score, kind], i) => ({
+      box: [x1, y1, x2, y2],
+      label,
+      text: `${this.look(label).name} ${score.toFixed(2)} ${WORDS[this.set.kinds[kind]] ?? ""}`.trim(),
+      chosen: this.#chosen === `found ${i}`,
+    }));
+    const others = facts.others.map(([x1, y1, x2, y2, label, text], i) => ({
+      box: [x1, y1, x2, y2],
+      label,
+      text,
+      chosen: this.#chosen === `other ${i}`,
+    }));
+    stage.ghosts = [...(this.shown.boxes ? others : []), ...(this.shown.found ? found : [])];
     stage.names = this.shown.boxes;
     this.#boxes.selected = new Set(this.#boxes.items.has(this.#chosen) ? [this.#chosen] : []);
     stage.redraw();
@@ -116,12 +121,13 @@ export class Single {
       ...facts.findings.map(({ code, text, box }) => {
         const row = document.createElement(box ? "button" : "p");
         row.className = "finding";
-        row.append(Object.assign(document.createElement("b"), { textContent: code }), ` ${this.about(code)}: ${text}`);
+        row.append(Object.assign(document.createElement("b"), { textContent: code }), ` ${[this.about(code), text].filter(Boolean).join(": ")}`);
         if (box) row.addEventListener("click", () => this.stage.zoomTo(box));
         return row;
       }),
     );
-    const truth = items.map((item, i) => ({ ...item, missed: facts.missed[i] }));
+    const truth = items.map((item, i) => ({ ...item, missed: facts.missed[i], change: facts.changes[i] }));
+    const others = facts.others.map(([x1, y1, x2, y2, label, change], i) => ({ id: `other ${i}`, box: [x1, y1, x2, y2], label, change }));
     const found = facts.found.map(([x1, y1, x2, y2, label, score, kind], i) => ({
       id: `found ${i}`,
       box: [x1, y1, x2, y2],
@@ -129,16 +135,17 @@ export class Single {
       score,
       kind: this.set.kinds[kind],
     }));
-    this.rows.set([...truth, ...found], -1);
+    this.rows.set([...truth, ...others, ...found], -1);
   }
 
-  #fill(row, { id, box, label, flags = 0, score, kind, missed }) {
+  #fill(row, { id, box, label, flags = 0, score, kind, missed, change }) {
     const { name, colour } = this.look(label);
+    const other = id.startsWith("other");
     part(row, "swatch").style.background = colour;
-    row.classList.toggle("found", score !== undefined);
-    part(row, "name").textContent = name;
+    row.classList.toggle("found", score !== undefined || other);
+    part(row, "name").textContent = other ? change : name;
     const words = Object.keys(FLAGS).filter((flag) => flags & FLAGS[flag]);
-    part(row, "flags").textContent = score === undefined ? [...words, missed ? "missed" : ""].filter(Boolean).join(", ") : WORDS[kind] ?? kind;
+    part(row, "flags").textContent = score === undefined ? [...words, missed ? "missed" : "", other ? "" : change].filter(Boolean).join(", ") : WORDS[kind] ?? kind;
     part(row, "count").textContent = score === undefined ? `${Math.round(box[2] - box[0])}×${Math.round(box[3] - box[1])}` : score.toFixed(2);
     row.classList.toggle("wrong", Boolean(missed || WORDS[kind]));
     row.classList.toggle("chosen", id === this.#chosen);

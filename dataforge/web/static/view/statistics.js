@@ -1,7 +1,7 @@
 // Statistics of the images that are asked for: tables, and charts that the server draws.
 
 import { get } from "../api.js";
-import { heading, link, table } from "./tables.js";
+import { heading, link, table, wide } from "./tables.js";
 
 const NAMES = { splits: "Splits", classes: "Classes", spreads: "Sizes and shapes" };
 
@@ -23,13 +23,6 @@ export async function showStatistics(dialog, state) {
     return image;
   });
   content.replaceChildren(...parts, heading("Charts"), ...charts);
-}
-
-function wide(element) {
-  const box = document.createElement("div");
-  box.className = "scroll";
-  box.append(element);
-  return box;
 }
 
 /** Names of splits and classes lead to their images. */

@@ -22,6 +22,14 @@ function line(tag, values, cell) {
   return row;
 }
 
+/** A table in a box of its own to scroll in. */
+export function wide(element) {
+  const box = document.createElement("div");
+  box.className = "scroll";
+  box.append(element);
+  return box;
+}
+
 export function link(address, text) {
   return Object.assign(document.createElement("a"), { href: address, textContent: text });
 }

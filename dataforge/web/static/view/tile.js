@@ -54,6 +54,13 @@ export class Tile {
       }
     }
     pen.globalAlpha = 1;
+    if (boxes) {
+      pen.setLineDash([8, 5]);
+      for (const [x1, y1, x2, y2, label] of row.others) {
+        pen.strokeStyle = colour(label);
+        stroke([x1, y1, x2, y2]);
+      }
+    }
     pen.setLineDash([2, 2]);
     if (found) {
       for (const [x1, y1, x2, y2, label, , kind] of row.found) {
