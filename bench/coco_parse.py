@@ -5,7 +5,8 @@
 A JSON of so many images and boxes is made in a temporary folder, with polygons as long as the real ones, so that it has
 about 450 MB. Each side runs in a process of its own, in turn. Time is from the call to its end, imports apart; memory
 is the process's peak. dataforge reads the file with the format's own reader and writes the table of a shard with all
-boxes; there are no pictures. `--results` appends the rows to a file.
+boxes; there are no pictures. The reader parses polygons when they are used, which is not here but in an ingest.
+`--results` appends the rows to a file.
 """
 
 from __future__ import annotations

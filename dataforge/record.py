@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, unknown
+from dataforge.polygons import Polygons
 
-__all__ = ["CROWD", "DIFFICULT", "TRUNCATED", "Boxes", "Finding", "Record", "Source"]
+__all__ = ["CROWD", "DIFFICULT", "TRUNCATED", "Boxes", "Finding", "Polygons", "Record", "Source"]
 
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 FLAGS = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
@@ -44,6 +45,7 @@ class Record:
         areas: (n,) float32, the objects' areas in pixels if the source states them (COCO's mask areas), else None.
         id: the source's own number for the image, or -1.
         origin: the annotation file, for messages.
+        polygons: of the n boxes, pixels, edge coordinates, not clipped to the image; None if no box has one.
         judged: (p, 2) int32, for an image in which only some classes were looked for (LVIS, Open Images): a label, and
             0 if no object of it is in the image, 1 if boxes of it may be missing. Of a class that is neither here nor
             in `labels`, nothing is known. None if all classes were looked for.
@@ -60,7 +62,23 @@ class Record:
     areas: NDArray[np.float32] | None = None
     id: int = -1
     origin: str = ""
+    polygons: Polygons | None = None
     judged: NDArray[np.int32] | None = None
+
+    def pick(self, kept: NDArray[np.bool_]) -> Record:
+        """Return the record with some of its boxes.
+
+        Args:
+            kept: (n,) mask of the boxes.
+        """
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            flags=self.flags[kept],
+            areas=None if self.areas is None else self.areas[kept],
+            polygons=None if self.polygons is None else self.polygons.take(np.flatnonzero(kept)),
+        )
 
     @property
     def file(self) -> str:
@@ -76,6 +94,11 @@ def box_areas(boxes: Boxes) -> NDArray[np.float32]:
 def object_areas(record: Record) -> NDArray[np.float32]:
     """Return (n,) the areas that the source states, else those of the boxes, in pixels."""
     return box_areas(record.boxes) if record.areas is None else record.areas
+
+
+def polygons_of(record: Record) -> Polygons:
+    """Return the polygons of a record, also if no box has one."""
+    return Polygons.none(len(record.boxes)) if record.polygons is None else record.polygons
 
 
 @dataclass(frozen=True)

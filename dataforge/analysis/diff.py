@@ -58,6 +58,7 @@ class Diff:
             "moved": (a.boxes[i] != b.boxes[j]).any(1) & ~relabelled,
             "relabelled": relabelled,
             "other flags": a.flags[i] != b.flags[j],
+            "other polygon": a.polygons.take(i).differ(b.polygons.take(j)),
             "other area": (a.areas[i] != b.areas[j]) & stated,  # not only as a consequence of the box
         }
 

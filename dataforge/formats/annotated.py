@@ -18,11 +18,12 @@ import numpy as np
 
 from dataforge.errors import FormatError, ImageError
 from dataforge.files import check_root, new_folder
-from dataforge.formats.boxes import as_xyxy, is_rotated
+from dataforge.formats.boxes import as_xyxy, rotated
 from dataforge.formats.json_files import json_splits
 from dataforge.formats.pictures import base_of, given, locate, picture_folders, put_picture
 from dataforge.formats.sniff import is_json
 from dataforge.images.header import read_size
+from dataforge.polygons import Polygons, Ring
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Annotated:
         width, height: pixels; 0 if unknown.
         unit: the numbers of boxes are fractions of the image's size, not pixels.
         names, boxes, flags: of the boxes that are kept: class names, edges (4 numbers each) and flags.
+        rings: their polygons, in the unit of the boxes.
         findings: about the others; their keys, and pixels for fractions, are added with the record.
         count: annotations seen so far.
     """
@@ -52,16 +54,30 @@ class Annotated:
     names: list[str] = field(default_factory=list)
     boxes: array = field(default_factory=lambda: array("d"))
     flags: bytearray = field(default_factory=bytearray)
+    rings: list[Sequence[Ring]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     count: int = 0
 
-    def add(self, name: str | None, xyxy: Numbers, flag: int = 0, *, rotation: object = None) -> None:
-        """Add a box of four edges, where None is no number. One without a class, or rotated, is refused."""
+    def add(
+        self, name: str | None, xyxy: Numbers, flag: int = 0, *, rotation: object = None, ring: Ring | None = None
+    ) -> None:
+        """Add a box of four edges, where None is no number. One without a class is refused.
+
+        Args:
+            rotation: degrees, clockwise around the center: the hull becomes the box, the corners its polygon.
+            ring: the polygon: x, y, x, y, ... or pairs.
+        """
+        try:
+            turned = rotated(xyxy, rotation)
+        except (TypeError, ValueError):
+            self.refuse("box-rotated", name or "", f"rotated by {rotation!r}; expected degrees", xyxy)
+            return
+        if turned:
+            xyxy, ring = hull(turned[0::2], turned[1::2]), turned
         if not name:
             self.refuse("unknown-class", "", "expected a class's name", xyxy)
-        elif rotation and _turned(rotation):
-            self.refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held", xyxy)
         else:
+            self.rings.append([] if ring is None else [ring])
             self.names.append(name)
             self.boxes.extend(math.nan if number is None else number for number in xyxy)
             self.flags.append(flag)
@@ -81,14 +97,8 @@ class Annotated:
         self.names += other.names
         self.boxes += other.boxes
         self.flags += other.flags
+        self.rings += other.rings
         self.count += other.count
-
-
-def _turned(rotation: object) -> bool:
-    try:
-        return is_rotated(rotation)
-    except (TypeError, ValueError):
-        return True
 
 
 def xywh(x: float | None, y: float | None, width: float | None, height: float | None) -> Numbers:
@@ -121,10 +131,23 @@ def hull(xs: Sequence[float], ys: Sequence[float]) -> Numbers:
     return min(xs), min(ys), max(xs), max(ys)
 
 
+def ring_of(xs: Iterable[float], ys: Iterable[float]) -> list[float]:
+    """Return x, y, x, y, ... of points."""
+    return [number for point in zip(xs, ys, strict=False) for number in point]
+
+
 def xywh_of(boxes: Boxes) -> list[list[float]]:
     """Return x, y, width and height of boxes (n, 4), from which their float32 edges are restored."""
     xyxy = boxes.astype(np.float64)
     return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).tolist()
+
+
+def single_rings(record: Record) -> list[list[float] | None]:
+    """Return x, y, x, y, ... of the polygon of each box; None where it has none, or several rings."""
+    if record.polygons is None:
+        return [None] * len(record.boxes)
+    shapes = record.polygons.lists()
+    return [rings[0].astype(np.float64).reshape(-1).tolist() if len(rings) == 1 else None for rings in shapes]
 
 
 def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
@@ -234,6 +257,7 @@ def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[s
         yield replace(finding, key=key, xyxy=xyxy)
     with np.errstate(all="ignore"):
         boxes = as_boxes(np.frombuffer(item.boxes, np.float64).reshape(-1, 4) * scale)
+        polygons = Polygons.of(item.rings, scale[:2]) if any(item.rings) else None
     yield Record(
         key=key,
         split=split,
@@ -244,6 +268,7 @@ def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[s
         labels=np.array([label_of[name] for name in item.names], np.int32),
         flags=np.frombuffer(bytes(item.flags), np.uint8),
         origin=str(item.origin),
+        polygons=polygons,
     )
 
 

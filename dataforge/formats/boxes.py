@@ -43,13 +43,34 @@ def as_xyxy(box: Iterable[float]) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-def is_rotated(degrees: object) -> bool:
-    """Return True unless an annotated rotation is absent or a multiple of 180 degrees.
+def rotated(
+    xyxy: Iterable[float | None], degrees: object, pivot: tuple[float, float] | None = None
+) -> list[float] | None:
+    """Return the corners x, y, x, y, ... of a box that is rotated clockwise, by default around its center.
+
+    None if the rotation is absent or a multiple of 180 degrees around the center.
 
     Raises:
-        ValueError: it is not a number.
+        ValueError: it is not a finite number.
     """
-    return abs(math.sin(math.radians(float(degrees or 0)))) > 1e-6  # type: ignore[arg-type]
+    if not degrees:
+        return None
+    x1, y1, x2, y2 = (math.nan if number is None else number for number in xyxy)
+    px, py = pivot or ((x1 + x2) / 2, (y1 + y2) / 2)
+    angle = math.radians(float(degrees))  # type: ignore[arg-type]
+    if not math.isfinite(angle):
+        raise ValueError(f"{degrees!r} degrees")
+    cos, sin = math.cos(angle), math.sin(angle)
+    if abs(sin) <= 1e-6 and (pivot is None or cos > 0):
+        return None
+    points = ((x - px, y - py) for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2)))
+    return [number for x, y in points for number in (px + x * cos - y * sin, py + x * sin + y * cos)]
+
+
+def hull(ring: list[float]) -> list[float]:
+    """Return the edges of the box around x, y, x, y, ...; NaN if one is NaN, unlike Python's min."""
+    points = np.reshape(ring, (-1, 2))
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
 
 
 def edges(numbers: Numbers, form: str) -> Numbers:

@@ -70,6 +70,16 @@ def draw(
     return np.asarray(image)
 
 
+def draw_rings(pixels: Pixels, rings: Sequence[NDArray[np.floating]], label: int) -> None:
+    """Draw closed rings (k, 2) of x, y in pixels on an image, in place, in the colour of a class."""
+    image = PIL.Image.fromarray(pixels)
+    pen = PIL.ImageDraw.Draw(image)
+    for ring in rings:
+        if np.isfinite(ring).all():
+            pen.line([*map(tuple, ring.tolist()), tuple(ring[0].tolist())], fill=colour(label), width=2)
+    pixels[:] = np.asarray(image)
+
+
 def thumbnail(
     pixels: Pixels,
     boxes: NDArray[np.floating],

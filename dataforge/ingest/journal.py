@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
+from numpy.typing import NDArray
+
 from dataforge.errors import ShardError
 from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
@@ -79,7 +81,8 @@ class Journal:
         split = row["path"].rpartition("/")[0]
         folder = self._out / row["path"]
         try:
-            table = read_tables([folder / "table.arrow"], [row["table_crc"]])
+            table = read_tables([folder / "table.arrow"], [row["table_crc"]], [row.get("polygons_crc")])
+            _ = table.polygons  # are checked too
             blobs = store(self._begun["store"]).open(folder, trust=False)
             sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))
@@ -202,7 +205,8 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
         image = (zlib.crc32(record.image),)
     areas = record.areas
     facts = (*facts, areas is None, *image)
-    columns = (record.boxes, record.labels, record.flags, areas, record.judged)
-    arrays = [column for column in columns if column is not None]
+    polygons = record.polygons
+    columns: list[NDArray[Any] | None] = [record.boxes, record.labels, record.flags, areas, record.judged]
+    columns += [] if polygons is None else [polygons.points, polygons.rings, polygons.boxes]
     text = repr(facts).encode("utf-8", "backslashreplace")
-    return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))
+    return zlib.crc32(b"".join([text, *(column.tobytes() for column in columns if column is not None)]))

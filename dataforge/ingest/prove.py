@@ -13,7 +13,7 @@ from dataforge.errors import ShardError
 from dataforge.images.header import ImageInfo
 from dataforge.ingest.report import line_safe
 from dataforge.ingest.run import check_key, take
-from dataforge.record import Finding, Record, Source, object_areas
+from dataforge.record import Finding, Record, Source, object_areas, polygons_of
 from dataforge.shards.reader import Shards
 
 
@@ -106,6 +106,7 @@ def _facts(shards: Shards, i: int, record: Record, blob: bytes, info: ImageInfo)
     judged = [rows if rows is None else rows.tolist() for rows in (table.judged_of(i), record.judged)]
     yield "judged", str(judged[0]), str(judged[1])
     names = np.array(shards.classes, object)
+    polygons = table.polygons.part(rows.start, rows.stop)
     pairs = (
         ("box", table.boxes[rows], record.boxes),
         ("class of box", names[table.labels[rows]], names[record.labels]),
@@ -117,6 +118,11 @@ def _facts(shards: Shards, i: int, record: Record, blob: bytes, info: ImageInfo)
         if wrong.any():
             n = int(np.argmax(wrong))
             yield f"{name} {n}", _value(ours[n]), _value(theirs[n])
+    wrong = polygons.differ(polygons_of(record))
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        rings = [[ring.tolist() for ring in part.lists()[n]] for part in (polygons, polygons_of(record))]
+        yield f"polygon of box {n}", str(rings[0]), str(rings[1])
 
 
 def _bytes(data: bytes) -> str:

@@ -21,6 +21,9 @@ from dataforge.loading.sampler import box_places
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
+    from dataforge.polygons import Polygons
+    from dataforge.shards.reader import Shards
+
 # torch's functions that take batches, and the position of `dim` among their arguments
 _ALONG_IMAGES = {torch.cat: 1, torch.stack: 1, torch.unbind: 1, torch.split: 2, torch.chunk: 2, torch.tensor_split: 2}
 
@@ -136,6 +139,21 @@ class Batch:
         offsets = F.pad((self.labels >= 0).sum(1).cumsum(0), (1, 0))
         nested = torch.nested.nested_tensor_from_jagged
         return nested(boxes, offsets), nested(labels, offsets)
+
+    def polygons(self, shards: Shards) -> Polygons:
+        """Return the polygons of the boxes, moved as the images are: number b * M + m is that of box m of image b.
+
+        They are not clipped to the image. There is none for padding, for a box that augmentation has dropped, and for
+        a box of another record that a recipe combines with the image's own.
+
+        Args:
+            shards: the loader's, with the same split and view.
+        """
+        table, index, labels = shards.source, self.index.cpu().numpy(), self.labels.cpu().numpy()
+        row = table.offsets[index, None] + np.arange(labels.shape[1])
+        known = (row < table.offsets[index + 1, None]) & (labels >= 0)
+        matrix = self.affine.cpu().numpy().astype(np.float64).repeat(labels.shape[1], axis=0)
+        return table.polygons.take(np.where(known, row, -1).reshape(-1)).move(matrix)
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the boxes without padding, one after another.

@@ -64,19 +64,25 @@ def clip(box: Iterable[float], record: Record, place: str) -> tuple[float, float
 
 
 def edited_record(record: Record, boxes: Mapping[str, Box]) -> Record:
-    """Return a record with the boxes that it has now. A box of the base whose corners did not move keeps its area."""
+    """Return a record with the boxes that it has now.
+
+    A box of the base whose corners did not move keeps its area and its polygon; one that was moved has none.
+    """
     values = list(boxes.values())
     corners = np.array([box.box for box in values], np.float32).reshape(-1, 4)
+    kept = np.full(len(values), -1)  # the numbers of the boxes that did not move
+    for n, id in enumerate(boxes):
+        if has_base_id(id) and np.array_equal(record.boxes[int(id[1:])], corners[n]):
+            kept[n] = int(id[1:])
     areas = None
     if record.areas is not None:
         areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1, dtype=np.float32)
-        for n, id in enumerate(boxes):
-            if has_base_id(id) and np.array_equal(record.boxes[int(id[1:])], corners[n]):
-                areas[n] = record.areas[int(id[1:])]
+        areas[kept >= 0] = record.areas[kept[kept >= 0]]
     return replace(
         record,
         boxes=corners,
         labels=np.array([box.label for box in values], np.int32),
         flags=np.array([box.flags for box in values], np.uint8),
         areas=areas,
+        polygons=record.polygons and (record.polygons.take(kept) or None),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from dataforge.cloud.path import located
 from dataforge.errors import ConfigError, ShardError
+from dataforge.shards.arrow_files import read_arrow
 from dataforge.shards.index import INDEX
-from dataforge.shards.table import Table, read_arrow
+from dataforge.shards.table import Table
 from dataforge.shards.versions import version_of
 
 ORIGIN = "origin.arrow"
@@ -49,8 +50,8 @@ class Origin:
         scale, shift = matrix[:, [0, 1], [0, 1]], matrix[:, :2, 2]
         limit = np.stack([self.width, self.height], 1)[table.image]
         boxes = ((table.boxes.reshape(-1, 2, 2) - shift[:, None]) / scale[:, None]).clip(0, limit[:, None])
-        return replace(
-            table,
+        return table.change(
+            lambda polygons: polygons.move(np.linalg.inv(matrix)),
             height=self.height,
             width=self.width,
             boxes=boxes.reshape(-1, 4).astype(np.float32),

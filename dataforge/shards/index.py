@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 INDEX = "index.json"
 REPORT = "ingest.jsonl"
 JOURNAL = "resume.jsonl"
+POLYGONS_FILE = "polygons.arrow"  # of a shard of which a box has a polygon
 CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
 CHECKSUM = "index_crc"
 LINK = "link"  # the store of shards whose images lie in other shards
@@ -31,6 +32,7 @@ class _Shard(msgspec.Struct):
     boxes: _Count
     bytes: _Count
     table_crc: _Crc
+    polygons_crc: _Crc | None = None
     judged_crc: _Crc | None = None
 
 

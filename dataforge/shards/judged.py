@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
-from dataforge.shards.table import Judged, read_arrow
+from dataforge.shards.arrow_files import read_arrow, to_arrow, to_numpy, write_arrow
+from dataforge.shards.table import Judged
 
 FILE = "judged.arrow"
 SCHEMA = pa.schema([(name, pa.int32()) for name in ("record", "label", "partial")])
@@ -36,9 +37,7 @@ def write_judged(folder: Path, judged: Sequence[NDArray[np.int32] | None]) -> in
     rows = judged_rows(judged)
     if rows is None:
         return None
-    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in rows.T], schema=SCHEMA)
-    with pa.OSFile(str(folder / FILE), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        writer.write_batch(batch)
+    write_arrow(folder / FILE, SCHEMA, [to_arrow(pa.int32(), column) for column in rows.T])
     return zlib.crc32((folder / FILE).read_bytes())
 
 
@@ -60,7 +59,7 @@ def read_judged(folders: Sequence[Path], images: Sequence[int], crcs: Sequence[i
             rows = np.column_stack([np.arange(count), np.repeat(ALL, count, 0)])
         else:
             batch = read_arrow(folder / FILE, SCHEMA, crc)
-            rows = np.column_stack([column.to_numpy() for column in batch.columns])
+            rows = np.column_stack([to_numpy(column) for column in batch.columns])
             record, label, partial = rows.T
             wrong = (record < 0) | (record >= count) | (label < -1) | (label >= classes) | (partial < 0) | (partial > 1)
             if wrong.any() or (np.diff(record) < 0).any():

@@ -142,7 +142,9 @@ class Shards:
         """The table of all records of these splits, regardless of the view."""
         folders = [self.folder / shard["path"] for shard in self._shards]
         files = [folder / "table.arrow" for folder in folders]
-        table = read_tables(files, [shard["table_crc"] for shard in self._shards])
+        crcs = [shard["table_crc"] for shard in self._shards]
+        polygons = [shard.get("polygons_crc") for shard in self._shards]
+        table = read_tables(files, crcs, polygons)
         if len(table) != self._starts[-1]:
             raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
         classes = len((self._version.base if self._version else self.index)["classes"])
@@ -191,7 +193,7 @@ class Shards:
         if kept is not None:
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_counts(kept, table.offsets))])
             columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}
-            table = replace(table, offsets=offsets, **columns)
+            table = table.change(lambda polygons: polygons.take(np.flatnonzero(kept)), offsets=offsets, **columns)
         return table if self._rows is None else table.records(self._rows)
 
     @cached_property

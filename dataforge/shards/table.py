@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from numpy.typing import NDArray
 
 from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
+from dataforge.polygons import Polygons, ranges
 from dataforge.record import Record
-from dataforge.shards.file_bytes import FileBytes
-from dataforge.shards.index import INDEX
+from dataforge.shards.arrow_files import offsets_in, read_arrow, to_arrow, to_numpy, write_arrow
+from dataforge.shards.index import POLYGONS_FILE
+from dataforge.shards.polygons_file import read_polygons
 from dataforge.threads import ordered
 
 OBJECT = pa.struct(
@@ -77,6 +78,7 @@ class Table:
     flags: NDArray[np.uint8]
     areas: NDArray[np.float32]
     _key: pa.ChunkedArray = field(repr=False)
+    _polygons: Callable[[], Polygons] | None = field(default=None, repr=False)
     judged: Judged = None
 
     def __len__(self) -> int:
@@ -92,15 +94,22 @@ class Table:
         """(S,) record number per box."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    @cached_property
+    def polygons(self) -> Polygons:
+        """Those of the S boxes, read on first access.
+
+        Raises:
+            ShardError: their file is missing or damaged.
+        """
+        return Polygons.none(len(self.boxes)) if self._polygons is None else self._polygons()
+
     def take(self, index: NDArray[np.int64]) -> Jagged:
         """Return the boxes of some records, in the order of `index`.
 
         Args:
             index: (n,) record numbers.
         """
-        counts = self.offsets[index + 1] - self.offsets[index]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], counts)
+        rows, offsets = ranges(self.offsets, index)
         return Jagged(self.boxes[rows], self.labels[rows], self.flags[rows], self.areas[rows], offsets)
 
     def records(self, index: NDArray[np.int64]) -> Table:
@@ -109,14 +118,19 @@ class Table:
         Args:
             index: (n,) record numbers.
         """
-        facts = {name: getattr(self, name)[index] for name in _FACTS}
+        facts: dict[str, Any] = {name: getattr(self, name)[index] for name in _FACTS}
+        facts |= {**vars(self.take(index)), "_key": self._key.take(pa.array(index))}
         judged = self.judged
         if judged is not None:
             first, end = (np.searchsorted(judged[:, 0], index, side) for side in ("left", "right"))
             numbers = np.repeat(np.arange(len(index)), end - first)
             rows = np.arange(len(numbers)) - np.repeat(np.cumsum(end - first) - end, end - first)
             judged = np.column_stack([numbers, judged[rows, 1:]]).astype(np.int32)
-        return Table(**facts, **vars(self.take(index)), _key=self._key.take(pa.array(index)), judged=judged)
+        return self.change(lambda polygons: polygons.take(ranges(self.offsets, index)[0]), **facts, judged=judged)
+
+    def change(self, change: Callable[[Polygons], Polygons], **columns: Any) -> Table:
+        """Return the table with other columns, and with its polygons changed when they are first used."""
+        return replace(self, **columns, _polygons=self._polygons and (lambda: change(self.polygons)))
 
     def judged_of(self, i: int) -> NDArray[np.int32] | None:
         """Return `Record.judged` of record i."""
@@ -143,6 +157,7 @@ def row(table: Table, i: int, split: str, image: bytes = b"", origin: str = "") 
         id=int(table.id[i]),
         judged=table.judged_of(i),
         origin=origin,
+        polygons=(table.polygons and table.polygons.part(rows.start, rows.stop)) or None,
     )
 
 
@@ -153,31 +168,26 @@ def write_table(path: Path, columns: dict[str, list[object]], objects: Jagged) -
         columns: one list per column of `SCHEMA`, except `objects`.
         objects: the boxes of all records.
     """
-    boxes = pa.FixedSizeListArray.from_arrays(_array(pa.float32(), objects.boxes), 4)
+    boxes = pa.FixedSizeListArray.from_arrays(to_arrow(pa.float32(), objects.boxes), 4)
     facts = (objects.labels, objects.flags, objects.areas)
-    parts = [boxes, *(_array(OBJECT.field(n).type, values) for n, values in enumerate(facts, 1))]
+    parts = [boxes, *(to_arrow(OBJECT.field(n).type, values) for n, values in enumerate(facts, 1))]
     rows = pa.StructArray.from_arrays(parts, fields=list(OBJECT))
     keys = [str(key).encode() for key in columns["key"]]
     ends = np.cumsum([0, *map(len, keys)]).astype(np.int32)
     arrays = [pa.StringArray.from_buffers(len(keys), pa.py_buffer(ends), pa.py_buffer(b"".join(keys)))]
-    arrays += [_array(SCHEMA.field(name).type, columns[name]) for name in _FACTS]
-    arrays.append(pa.ListArray.from_arrays(_array(pa.int32(), objects.offsets), rows))
-    batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        writer.write_batch(batch)
+    arrays += [to_arrow(SCHEMA.field(name).type, columns[name]) for name in _FACTS]
+    arrays.append(pa.ListArray.from_arrays(to_arrow(pa.int32(), objects.offsets), rows))
+    write_arrow(path, SCHEMA, arrays)
 
 
-def _array(kind: pa.DataType, values: object) -> pa.Array:
-    """Convert as `pa.array`, which would first import pandas if installed: that takes longer than 20,000 images."""
-    data = np.ascontiguousarray(values, kind.to_pandas_dtype()).reshape(-1)
-    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
-
-
-def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None) -> Table:
+def read_tables(
+    paths: Sequence[Path], crcs: Sequence[int | None] | None = None, polygons: Sequence[int | None] = ()
+) -> Table:
     """Read the tables of some shards as one.
 
     Args:
         crcs: the CRC-32 of each file; None compares none.
+        polygons: the CRC-32 of the file of polygons beside each table, None for a table without; () for none.
 
     Raises:
         ShardError: a file is missing, damaged, or has other columns.
@@ -202,38 +212,17 @@ def read_tables(paths: Sequence[Path], crcs: Sequence[int | None] | None = None)
         counts = np.concatenate([np.diff(part["offsets"]) for part in parts])
         columns["offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     key = pa.chunked_array([batch.column("key") for batch in batches], pa.string())
-    return Table(**columns, _key=key)
 
+    def read_all() -> Polygons:
+        counts = [len(part["labels"]) for part in parts]
+        files = zip(paths, polygons, counts, strict=True)
+        return Polygons.join(
+            Polygons.none(n) if crc is None else read_polygons(path.with_name(POLYGONS_FILE), crc, n)
+            for path, crc, n in files
+        )
 
-def read_arrow(path: Path, schema: pa.Schema, crc: int | None = None) -> pa.RecordBatch:
-    """Read an Arrow file of one record batch without nulls. All its lengths, offsets and texts are checked.
-
-    Args:
-        crc: the CRC-32 of the file; None does not compare it.
-
-    Raises:
-        ShardError: it is missing, damaged, or has other columns.
-    """
-    file = FileBytes(path)
-    data = file.read()
-    if crc is not None and zlib.crc32(data) != crc and file.remote is not None:  # perhaps only the cache's are wrong
-        file.remote.forget(0, file.size)
-        data = file.read()
-    if crc is not None and zlib.crc32(data) != crc:
-        raise ShardError(f"{path}: is damaged: its checksum is not the one in {INDEX}")
-    try:
-        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
-            if not reader.schema.equals(schema):
-                raise ShardError(f"{path}: columns {reader.schema.names}; expected {schema.names}")
-            if reader.num_record_batches != 1:
-                raise ShardError(f"{path}: {reader.num_record_batches} record batches; expected 1")
-            batch = reader.get_batch(0)
-        batch.validate(full=True)
-        if any(_nulls(column) for column in batch.columns):
-            raise ShardError(f"{path}: is damaged: it holds nulls")
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError, pa.ArrowException) as error:
-        raise ShardError(f"{path}: cannot be read: {error}") from None
-    return batch
+    stated = any(crc is not None for crc in polygons)
+    return Table(**columns, _key=key, _polygons=read_all if stated else None)
 
 
 def check_values(table: Table, classes: int, folder: Path) -> None:
@@ -262,28 +251,12 @@ def check_values(table: Table, classes: int, folder: Path) -> None:
             raise ShardError(f"{folder}: is damaged: record {i} ({table.key[i]}) has {name} {value}")
 
 
-def _nulls(array: pa.Array) -> int:
-    """Return the number of nulls in a column and in the columns within it."""
-    kind, count = array.type, array.null_count
-    if pa.types.is_struct(kind):
-        return int(count + sum(_nulls(array.field(n)) for n in range(kind.num_fields)))
-    return int(count + _nulls(array.values)) if isinstance(array, pa.ListArray | pa.FixedSizeListArray) else count
-
-
 def _columns(batch: pa.RecordBatch) -> dict[str, Any]:
-    columns = {name: _values(batch.column(name)) for name in _FACTS}
+    columns = {name: to_numpy(batch.column(name)) for name in _FACTS}
     objects = batch.column("objects")
     rows = objects.values
-    columns["offsets"] = _values(objects.offsets).astype(np.int64) if len(batch) else np.zeros(1, np.int64)
-    columns["boxes"] = _values(rows.field("box").values).reshape(-1, 4)
+    columns["offsets"] = offsets_in(objects)
+    columns["boxes"] = to_numpy(rows.field("box").values).reshape(-1, 4)
     for name, column in (("label", "labels"), ("flag", "flags"), ("area", "areas")):
-        columns[column] = _values(rows.field(name))
+        columns[column] = to_numpy(rows.field(name))
     return columns
-
-
-def _values(array: pa.Array) -> NDArray[Any]:
-    """Convert as `to_numpy`, which would first import pandas if installed."""
-    data = array.buffers()[1]
-    if data is None:
-        return np.empty(0, array.type.to_pandas_dtype())
-    return np.frombuffer(data, array.type.to_pandas_dtype(), len(array), array.offset * array.type.bit_width // 8)

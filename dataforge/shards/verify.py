@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dataforge.errors import ImageError, ShardError
 from dataforge.shards.cache_origin import ORIGIN
 from dataforge.shards.file_bytes import FileBytes
-from dataforge.shards.index import INDEX
+from dataforge.shards.index import INDEX, POLYGONS_FILE
 from dataforge.shards.judged import FILE as JUDGED
 from dataforge.shards.reader import ALTERED, Shards
 
@@ -35,6 +35,7 @@ def verify(shards: Shards) -> Iterator[Fault]:
     if not faults:
         try:
             table = shards.table
+            _ = table.polygons
         except ShardError as error:
             faults = [Fault(str(shards.path), str(error))]
     if faults:
@@ -67,9 +68,10 @@ def verify(shards: Shards) -> Iterator[Fault]:
 def _of_files(shards: Shards) -> Iterator[Fault]:
     """Yield the files of facts that are missing or altered; without them no image can be checked."""
     files = {shards.folder / shard["path"] / "table.arrow": shard["table_crc"] for shard in shards._shards}
-    files |= {
-        shards.folder / shard["path"] / JUDGED: shard["judged_crc"] for shard in shards._shards if "judged_crc" in shard
-    }
+    for shard in shards._shards:
+        for name, crc in ((POLYGONS_FILE, shard.get("polygons_crc")), (JUDGED, shard.get("judged_crc"))):
+            if crc is not None:
+                files[shards.folder / shard["path"] / name] = crc
     if "baked" in shards.index:
         files = {shards.path / ORIGIN: shards.index["baked"]["origin_crc"], **files}
     for file, crc in files.items():

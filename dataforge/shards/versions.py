@@ -13,7 +13,8 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
-from dataforge.record import relabelled
+from dataforge.polygons import Polygons
+from dataforge.record import polygons_of, relabelled
 from dataforge.shards.index import INDEX, read_index
 from dataforge.shards.table import Table, read_tables, row
 
@@ -62,7 +63,7 @@ class ShardsVersion:
             splits[name] = slice(start, start := start + sum(shard["images"] for shard in shards))
         rows = [shard for shards in self.index["splits"].values() for shard in shards]
         files = [self.folder / row["path"] / "table.arrow" for row in rows]
-        table = self.table(read_tables(files, [row["table_crc"] for row in rows]), splits)
+        table = self.table(read_tables(files, [row["table_crc"] for row in rows]), splits)  # polygons follow from these
         crc = zlib.crc32(repr(self.index).encode())
         for column in (table.offsets, table.boxes, table.labels, table.flags, table.areas):
             crc = zlib.crc32(column.tobytes(), crc)
@@ -90,7 +91,7 @@ class ShardsVersion:
         others = np.ones(offsets[-1], bool)
         for i in edited:
             others[offsets[i] : offsets[i + 1]] = False
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in ("boxes", "labels", "flags", "areas"):
             old = getattr(table, name)
             column = columns[name] = np.empty((offsets[-1], *old.shape[1:]), old.dtype)
@@ -98,7 +99,18 @@ class ShardsVersion:
             for i, record in edited.items():
                 column[offsets[i] : offsets[i + 1]] = getattr(record, name)
         columns["labels"] = self._label_of[columns["labels"]]
-        return replace(table, offsets=offsets, **columns, judged=relabelled(table.judged, self._label_of))
+        columns["judged"] = relabelled(table.judged, self._label_of)
+        if not table.polygons:
+            return replace(table, offsets=offsets, **columns)
+        number = np.full(offsets[-1], -1)  # in the polygons of the table, then of the edited records
+        number[others] = np.flatnonzero(kept)
+        parts, count = [table.polygons], len(table.boxes)
+        for i, record in edited.items():
+            number[offsets[i] : offsets[i + 1]] = np.arange(len(record.boxes)) + count
+            parts.append(polygons_of(record))
+            count += len(record.boxes)
+        polygons = Polygons.join(parts).take(number)
+        return table.change(lambda _: polygons, offsets=offsets, **columns)
 
 
 def is_shards(path: Path) -> bool:

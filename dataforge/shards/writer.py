@@ -14,10 +14,12 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
-from dataforge.record import Record, object_areas
-from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, REPORT, write_index
+from dataforge.polygons import Polygons
+from dataforge.record import Record, object_areas, polygons_of
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, POLYGONS_FILE, REPORT, write_index
 from dataforge.shards.judged import write_judged
 from dataforge.shards.links import Parents
+from dataforge.shards.polygons_file import write_polygons
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
 
@@ -161,6 +163,7 @@ class _Shard:
             name: [] for name in ("key", "id", "height", "width", "orientation", "size", "crc")
         }
         self.objects: list[tuple[Any, ...]] = []
+        self.polygons: list[Polygons] = []
         self.judged: list[Any] = []
 
     def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, stored: bytes | memoryview) -> None:
@@ -172,6 +175,7 @@ class _Shard:
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
         self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
+        self.polygons.append(polygons_of(record))
         self.judged.append(record.judged)
 
     def close(self) -> dict[str, int]:
@@ -189,12 +193,16 @@ class _Shard:
         table = self.folder / "table.arrow"
         with writing(table, ShardError):
             write_table(table, self.columns, rows)
-            crc = zlib.crc32(table.read_bytes())
+            crcs = {"table_crc": zlib.crc32(table.read_bytes())}
+            if any(self.polygons):
+                write_polygons(self.folder / POLYGONS_FILE, Polygons.join(self.polygons))
+                crcs["polygons_crc"] = zlib.crc32((self.folder / POLYGONS_FILE).read_bytes())
             judged_crc = write_judged(self.folder, self.judged)
+            if judged_crc is not None:
+                crcs["judged_crc"] = judged_crc
             for path in (*self.folder.glob("*.arrow"), self.folder, self.folder.parent):
                 flush(path)
-        row = {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, "table_crc": crc}
-        return row if judged_crc is None else {**row, "judged_crc": judged_crc}
+        return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, **crcs}
 
 
 def prepare(out: Path, kept: Collection[str] = ()) -> None:

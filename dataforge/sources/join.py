@@ -144,15 +144,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             labels = label_of[item.labels]
             kept = labels >= 0
             dropped.update(source.classes[label] for label in item.labels[~kept])
-            areas = None if item.areas is None else item.areas[kept]
-            yield replace(
-                item,
-                boxes=item.boxes[kept],
-                labels=labels[kept],
-                flags=item.flags[kept],
-                areas=areas,
-                judged=_merged(item.judged, label_of),
-            )
+            yield replace(item, labels=labels, judged=_merged(item.judged, label_of)).pick(kept)
         for name, count in sorted(dropped.items()):
             yield Finding(
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"

@@ -15,10 +15,11 @@ ROUNDING = 0.0101  # pixels a box may exceed the edge without a finding: numbers
 
 
 def repair(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
-    """Set a record's true image size, and repair its boxes to lie inside the image: `set_size`, then `repair_boxes`."""
+    """Set a record's true image size, repair its boxes to lie inside the image, and drop rings that are no polygons."""
     record, of_size = set_size(record, info)
+    record, of_polygons = repair_polygons(record)
     record, of_boxes = repair_boxes(record)
-    return record, of_size + of_boxes
+    return record, of_size + of_polygons + of_boxes
 
 
 def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
@@ -29,11 +30,12 @@ def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
     """
     declared, upright = (record.height, record.width), (info.height, info.width)
     findings = []
-    boxes = record.boxes
+    boxes, polygons = record.boxes, record.polygons
     if 0 not in declared and declared != upright:
         value = f"{record.width}x{record.height}"
         if declared == upright[::-1] and info.orientation >= 5:
             boxes = turn(boxes, info)
+            polygons = None if polygons is None else replace(polygons, points=turn_points(polygons.points, info))
             reason = f"the size before EXIF orientation {info.orientation}; boxes were turned with it"
             code = "size-unrotated"
         else:
@@ -43,19 +45,35 @@ def set_size(record: Record, info: ImageInfo) -> tuple[Record, list[Finding]]:
         findings.append(Finding("repaired", code, file, record.key, value, reason, "image", split=record.split))
     if declared == upright:
         return record, findings
-    return replace(record, height=info.height, width=info.width, boxes=boxes), findings
+    return replace(record, height=info.height, width=info.width, boxes=boxes, polygons=polygons), findings
 
 
 def turn(boxes: Boxes, info: ImageInfo) -> Boxes:
     """Transform boxes (n, 4) on the stored pixels to boxes on the upright image."""
-    if info.orientation >= 5:
-        boxes = boxes[:, [1, 0, 3, 2]]
-    x1, y1, x2, y2 = boxes.T
-    if info.orientation in (2, 3, 6, 7):
-        x1, x2 = info.width - x2, info.width - x1
-    if info.orientation in (3, 4, 7, 8):
-        y1, y2 = info.height - y2, info.height - y1
-    return np.stack([x1, y1, x2, y2], 1)
+    first, second = turn_points(boxes[:, :2], info), turn_points(boxes[:, 2:], info)
+    mirrored = [info.orientation in (2, 3, 6, 7), info.orientation in (3, 4, 7, 8)]
+    return np.concatenate([np.where(mirrored, second, first), np.where(mirrored, first, second)], 1)
+
+
+def turn_points(points: Boxes, info: ImageInfo) -> Boxes:
+    """Transform points (n, 2) on the stored pixels to points on the upright image."""
+    x, y = points.T[::-1] if info.orientation >= 5 else points.T
+    x = info.width - x if info.orientation in (2, 3, 6, 7) else x
+    y = info.height - y if info.orientation in (3, 4, 7, 8) else y
+    return np.stack([x, y], 1)
+
+
+def repair_polygons(record: Record) -> tuple[Record, list[Finding]]:
+    """Drop the rings of fewer than three points, or with a number that is not finite; their boxes are kept."""
+    if record.polygons is None or (sound := record.polygons.sound()).all():
+        return record, []
+    kept = record.polygons.only(sound)
+    reason = "a polygon of fewer than three points, or with numbers that are not finite; the box alone is kept"
+    findings = [
+        of_box(record, n, "repaired", "polygon-broken", reason)
+        for n in np.flatnonzero(kept.counts != record.polygons.counts).tolist()
+    ]
+    return replace(record, polygons=kept or None), findings
 
 
 def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
@@ -92,9 +110,8 @@ def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
     if areas is not None:
         full = box_areas(inner)
         wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
-        areas = np.where(wrong, full, areas)[kept]
-    repaired = replace(record, boxes=inner[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
-    return repaired, findings
+        areas = np.where(wrong, full, areas)
+    return replace(record, boxes=inner, areas=areas).pick(kept), findings
 
 
 def of_box(record: Record, n: int, action: Literal["refused", "repaired", "noted"], code: str, reason: str) -> Finding:

@@ -221,7 +221,7 @@ class View:
                 why = self.reasons(record.boxes, record.labels, record.flags, object_areas(record))
                 if why is not None and why.any():
                     boxes_out.update((REASONS[n], names[i] if n == 1 else "") for i, n in enumerate(why.tolist()) if n)
-                    record = _only(record, why == 0)
+                    record = record.pick(why == 0)
                 if self.empty == "drop" and not len(record.boxes):
                     images_out["empty"] += 1
                     continue
@@ -249,11 +249,6 @@ def _repaired(item: Record | Finding) -> tuple[Record | Finding, list[Finding] |
         return repair(item, probe_file(item.image) if isinstance(item.image, Path) else probe(item.image))
     except (OSError, ValueError, ImageError):
         return item, None
-
-
-def _only(record: Record, kept: NDArray[np.bool_]) -> Record:
-    areas = None if record.areas is None else record.areas[kept]
-    return replace(record, boxes=record.boxes[kept], labels=record.labels[kept], flags=record.flags[kept], areas=areas)
 
 
 def _left_out(reason: str, value: str, name: str = "") -> Finding:

@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -45,7 +45,7 @@ from dataforge.record import Record, box_areas
 from dataforge.shards.cache_origin import ORIGIN, Origin
 from dataforge.shards.index import INDEX, REPORT
 from dataforge.shards.reader import Shards
-from dataforge.shards.table import Table
+from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.view import View
 from dataforge.threads import opencv_threads, ordered
@@ -196,20 +196,7 @@ def bake(
 
     def make(i: int) -> tuple[Record, bytes | memoryview, ImageInfo]:
         height, width = sizes[i].tolist()
-        rows = slice(int(table.offsets[i]), int(table.offsets[i + 1]))
-        record = Record(
-            key=table.key[i],
-            split=stored[split_of[i]],
-            image=b"",
-            height=height,
-            width=width,
-            boxes=moved.boxes[rows],
-            labels=moved.labels[rows],
-            flags=moved.flags[rows],
-            areas=moved.areas[rows],
-            id=int(table.id[i]),
-            judged=table.judged_of(i),
-        )
+        record = row(moved, i, stored[split_of[i]])
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
@@ -251,7 +238,7 @@ def bake(
 
 
 def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -> Table:
-    """Return a table with all boxes mapped to images of `sizes` (N, 2), and areas scaled accordingly.
+    """Return a table with all boxes and polygons mapped to images of `sizes` (N, 2), and areas scaled accordingly.
 
     No box is lost: a box that rounding to float32 leaves without an area gets the smallest possible one.
     """
@@ -268,7 +255,7 @@ def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -
         boxes[flat] = np.concatenate([low, np.minimum(high, end)], 1)
     own = table.areas == box_areas(table.boxes)
     areas = np.where(own, box_areas(boxes), table.areas * scale.prod(1)).astype(np.float32)
-    return replace(table, boxes=boxes, areas=areas)
+    return table.change(lambda polygons: polygons.move(matrix[table.image]), boxes=boxes, areas=areas)
 
 
 def _chosen(shards: Shards) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import lock_file, writing
 from dataforge.formats import PARTS, holds, writer
+from dataforge.polygons import ranges
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, box_areas
 from dataforge.shards.as_source import chosen_splits, source_of, unions_of
 from dataforge.shards.reader import Shards
@@ -117,10 +118,13 @@ def _published(out: Path) -> Iterator[Path]:
 def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, int]:
     rows = np.concatenate([shards.splits[name] for name in chosen]) if chosen else np.zeros(0, np.int64)
     objects = shards.table.take(rows)
+    rings = shards.table.polygons.take(ranges(shards.table.offsets, rows)[0]).counts
     counts = {
         "crowd": (objects.flags & CROWD > 0).sum(),
         "difficult": (objects.flags & DIFFICULT > 0).sum(),
         "truncated": (objects.flags & TRUNCATED > 0).sum(),
+        "polygons": (rings == 1).sum(),
+        "multipolygons": (rings > 1).sum(),
         "areas": (objects.areas != box_areas(objects.boxes)).sum(),
         "ids": (shards.table.id[rows] >= 0).sum(),
         "splits": len(chosen) if len(chosen) > 1 else 0,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dataforge.errors import ConfigError
-from dataforge.record import Finding, Record, Source, relabelled
+from dataforge.polygons import Polygons
+from dataforge.record import Finding, Record, Source, polygons_of, relabelled
 from dataforge.shards.as_source import chosen_splits, source_of
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
@@ -111,7 +112,8 @@ def _united(records: list[Record]) -> Record:
     arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in records]) for name in ARRAYS}
     judged = [one.judged for one in records if one.judged is not None]
     looked_for = np.concatenate(judged) if len(judged) == len(records) else None  # all classes, by one of them
-    return replace(first, **arrays, judged=looked_for)
+    polygons = Polygons.join(map(polygons_of, records)) or None
+    return replace(first, **arrays, polygons=polygons, judged=looked_for)
 
 
 def _same(parts: Sequence[Shards], one: _Row, other: _Row) -> bool:

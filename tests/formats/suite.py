@@ -26,6 +26,7 @@ from dataforge.errors import FormatError
 from dataforge.formats import holds, reader, writer
 from dataforge.images.header import probe
 from dataforge.ingest.run import ingest
+from dataforge.polygons import Polygons
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Finding, Record, Source
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
@@ -139,6 +140,25 @@ class FormatSuite:
                 [record], self.shards_unchecked(self.write([record], Path(folder, "set")), Path(folder, "out"))
             )
 
+    @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(data=st.data())
+    def test_polygons_of_any_numbers(self, data: st.DataObject) -> None:
+        if "polygons" not in self.holds:
+            pytest.skip(f"{self.name} holds no polygons")
+        rings = st.lists(ring(), min_size=1, max_size=3 if "multipolygons" in self.holds else 1)
+        shapes = data.draw(st.lists(rings, min_size=1, max_size=5))
+        shapes.append([[0, 0, WIDE, 0, WIDE, HIGH]])
+        shapes += [] if self.name == "yolo" else [[]]  # which writes all boxes of an image in one way
+        polygons = Polygons.of(shapes)
+        has = polygons.counts > 0
+        boxes = np.where(has[:, None], polygons.hulls(), np.float32([0, 0, WIDE, HIGH]))
+        labels, flags = np.arange(len(boxes), dtype=np.int32) % 4, np.zeros(len(boxes), np.uint8)
+        record = Record("large.png", "train", LARGE, HIGH, WIDE, boxes, labels, flags, polygons=polygons)
+        with tempfile.TemporaryDirectory() as folder:
+            shards = self.shards_unchecked(self.write([record], Path(folder, "set")), Path(folder, "out"))
+            self.compare([record], shards)
+            assert not shards.table.polygons.differ(polygons).any()
+
     def shards_unchecked(self, root: Path, out: Path) -> Shards:
         """As `shards`, without decoding the large picture."""
         summary = ingest(reader(self.name)(root, **self.options), out)
@@ -195,6 +215,19 @@ def side(length: int) -> st.SearchStrategy[list[float]]:
     """Low and high, apart, in 0..length; no annotation tells a thousandth of a pixel from the edge."""
     number = st.floats(0, length, width=32).map(lambda value: value if value >= 2**-10 else 0.0)
     return st.lists(number, min_size=2, max_size=2, unique=True).map(sorted)
+
+
+def ring() -> st.SearchStrategy[list[float]]:
+    """x, y, x, y, ... of at least three points that do not lie in a line along a side of the picture."""
+    inner = st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)), max_size=4)
+    frame = st.tuples(side(WIDE), side(HIGH))
+    return st.tuples(frame, inner).map(lambda drawn: _ring(*drawn[0], drawn[1]))
+
+
+def _ring(x: list[float], y: list[float], inner: list[tuple[float, float]]) -> list[float]:
+    """Return two corners of a box, a third, and points of fractions of the box."""
+    points = [(x[0] + (x[1] - x[0]) * a, y[0] + (y[1] - y[0]) * b) for a, b in inner]
+    return [x[0], y[0], x[1], y[1], x[0], y[1], *(number for point in points for number in point)]
 
 
 def picture(record: Record) -> bytes:

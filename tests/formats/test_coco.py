@@ -12,7 +12,9 @@ import pytest
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.coco import read, write
+from dataforge.ingest.run import ingest
 from dataforge.record import CROWD
+from dataforge.shards.reader import Shards
 from tests.formats.sets import CATEGORIES, box, coco, coco_json, drain, picture, put
 from tests.formats.suite import FormatSuite, awkward
 
@@ -267,7 +269,7 @@ def test_null_fields_and_names_from_urls(tmp_path: Path) -> None:
     assert [r.key for r in drain(read(tmp_path, images=tmp_path / "flat"))[0]] == ["train2017.jpg", "val2017.jpg"]
 
 
-def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
+def test_a_rotation_of_cvat_turns_the_box(tmp_path: Path) -> None:
     attributes = [
         {"occluded": False, "rotation": 0.0},
         {"rotation": 30.0},
@@ -279,12 +281,26 @@ def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
     ]
     boxes = [box(10, [1, 1, 4, 4 + n], attributes=one) for n, one in enumerate(attributes)]
     (record,), findings = drain(read(coco(tmp_path, {"a.jpg": picture()}, boxes)))
-    assert record.boxes[:, 3].tolist() == [5, 7, 8, 9, 10]
-    assert [(f.action, f.code, f.box) for f in findings] == [
-        ("refused", "box-rotated", 1),
-        ("refused", "box-rotated", 6),
-    ]
-    assert "rotated by 30.0 degrees" in findings[0].reason
+    assert record.boxes[[0, 2, 3, 4, 5], 3].tolist() == [5, 7, 8, 9, 10]
+    assert [(f.action, f.code, f.box) for f in findings] == [("refused", "box-rotated", 6)]
+    assert record.polygons is not None and record.polygons.counts.tolist() == [0, 1, 0, 0, 0, 0]
+    np.testing.assert_array_equal(record.polygons.hulls()[1], record.boxes[1])
+    corner = [3 - 2 * 3**0.5 / 2 + 2.5 / 2, 3.5 - 2 / 2 - 2.5 * 3**0.5 / 2]
+    np.testing.assert_allclose(record.polygons.points[0], corner, atol=1e-5)
+
+
+def test_segmentations_are_kept_and_masks_are_not(tmp_path: Path) -> None:
+    ring, other = [1, 1, 4, 1, 4, 5], [2, 2, 3, 2.5, 2, 3, 1, 1]
+    given = [[ring], [ring, other], [], None, {"counts": "x", "size": [48, 64]}, ring, [[1, 1, 2]], "x", [[1, 2, 3, 4]]]
+    boxes = [box(10, [1, 1, 4, 4 + n], segmentation=one) for n, one in enumerate(given)]
+    (record,), findings = drain(read(coco(tmp_path / "set", {"a.jpg": picture()}, [box(10, [0, 0, 1, 1]), *boxes])))
+    assert not findings and record.polygons is not None
+    shapes = [[part.reshape(-1).tolist() for part in rings] for rings in record.polygons.lists()]
+    assert shapes[:7] == [[], [ring], [ring, other], [], [], [], [ring]]
+    summary = ingest(read(tmp_path / "set"), tmp_path / "out")
+    assert summary.findings == {("repaired", "polygon-broken"): 2}
+    kept = Shards(tmp_path / "out").table.polygons
+    assert kept.counts.tolist() == [0, 1, 2, 0, 0, 0, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

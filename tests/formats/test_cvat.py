@@ -83,8 +83,6 @@ def test_a_turned_ellipse_is_inside_its_box_and_touches_it(tmp_path: Path) -> No
 
 def test_what_is_no_upright_box_is_refused_and_listed(tmp_path: Path) -> None:
     shapes = {
-        '<box label="cat" xtl="1" ytl="2" xbr="9" ybr="9" rotation="30.0"/>': "box-rotated",
-        '<box label="cat" xtl="1" ytl="2" xbr="9" ybr="9" rotation="-30.0"/>': "box-rotated",
         '<points label="cat" points="1,1;2,2;3,3"/>': "shape-unknown",
         '<polyline label="cat" points="1,1;2,2;3,3"/>': "shape-unknown",
         '<cuboid label="cat" xtl1="1"/>': "shape-unknown",
@@ -105,7 +103,21 @@ def test_what_is_no_upright_box_is_refused_and_listed(tmp_path: Path) -> None:
     (record,), findings = drain(read(tmp_path))
     assert len(record.boxes) == 1
     assert [f.code for f in findings] == list(shapes.values()) and {f.action for f in findings} == {"refused"}
-    assert "rotated by 30.0 degrees; only upright boxes" in findings[0].reason
+
+
+def test_polygons_and_rotated_boxes_keep_their_points(tmp_path: Path) -> None:
+    shapes = [
+        BOX,
+        '<box label="cat" xtl="10" ytl="10" xbr="20" ybr="30" rotation="90"/>',
+        '<polygon label="cat" points="5.00,5.00;9.00,1.00;7.25,8.00"/>',
+    ]
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "annotations.xml", xml(image("a.jpg", *shapes)))
+    (record,), findings = drain(read(tmp_path))
+    np.testing.assert_allclose(record.boxes[1:], [[5, 15, 25, 25], [5, 1, 9, 8]], atol=1e-5)
+    assert not findings and record.polygons is not None and record.polygons.counts.tolist() == [0, 1, 1]
+    expected = [[25, 15], [25, 25], [5, 25], [5, 15], [5, 5], [9, 1], [7.25, 8]]
+    np.testing.assert_allclose(record.polygons.points, expected, atol=1e-5)
 
 
 def test_attributes_are_flags_and_occluded_is_not_truncated(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dataforge.errors import FormatError
@@ -53,8 +54,7 @@ def test_cvats_export(tmp_path: Path, name: str, split: str, key: str) -> None:
 
 def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     shapes = [
-        annotation(attributes={"rotation": 30.5}),
-        annotation("rotated_bbox", points=[1, 2, 3, 4, 5]),
+        annotation(attributes={"rotation": "x"}),
         annotation("mask", rle={"counts": "~", "size": [48, 64]}),
         annotation("polyline", points=[1, 2, 3, 4]),
         annotation(label=None),
@@ -63,8 +63,17 @@ def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", picture())
     put(tmp_path / "set.json", file(*shapes))
     (record,), findings = drain(read(tmp_path))
-    codes = ["box-rotated", "box-rotated", "box-missing", "shape-unknown", "unknown-class", "unknown-class"]
-    assert not len(record.boxes) and [(f.code, f.box) for f in findings] == list(zip(codes, range(6), strict=True))
+    codes = ["box-rotated", "box-missing", "shape-unknown", "unknown-class", "unknown-class"]
+    assert not len(record.boxes) and [(f.code, f.box) for f in findings] == list(zip(codes, range(5), strict=True))
+
+
+def test_rotated_boxes_are_their_corners(tmp_path: Path) -> None:
+    shapes = [annotation("rotated_bbox", points=[20, 20, 10, 6, 90]), annotation(attributes={"rotation": 90})]
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "set.json", file(*shapes))
+    (record,), findings = drain(read(tmp_path))
+    np.testing.assert_allclose(record.boxes, [[17, 15, 23, 25], [-1, 13, 19, 23]], atol=1e-5)
+    assert not findings and record.polygons is not None and record.polygons.counts.tolist() == [1, 1]
 
 
 def test_files_with_other_lists_of_classes_are_united_by_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataforge.errors import FormatError
 from dataforge.formats import writable, writer
-from dataforge.formats.boxes import FORMS, UNITS, check_reading, edges, include_last, is_rotated
+from dataforge.formats.boxes import FORMS, UNITS, check_reading, edges, include_last, rotated
 from dataforge.record import Record, Source
 from tests.formats.named import run
 from tests.formats.sets import picture
@@ -47,12 +47,23 @@ def test_corners_in_any_order_become_the_same_edges(numbers: list[tuple[int, ...
 
 @pytest.mark.parametrize("degrees", [None, 0, 0.0, "0.0", "", 180, "-180", 360])
 def test_no_rotation(degrees: object) -> None:
-    assert not is_rotated(degrees)
+    assert rotated((1, 2, 5, 4), degrees) is None
 
 
 @pytest.mark.parametrize("degrees", [30, "30.0", 90, -0.5])
-def test_a_rotation(degrees: object) -> None:
-    assert is_rotated(degrees)
+def test_a_rotation_is_clockwise_around_the_center_or_a_point(degrees: object) -> None:
+    x, y = np.cos(np.radians(float(degrees))), np.sin(np.radians(float(degrees)))  # type: ignore[arg-type]
+    ring = np.reshape(rotated((1, 2, 5, 4), degrees), (4, 2))
+    np.testing.assert_allclose(ring.mean(0), [3, 3], atol=1e-9)
+    np.testing.assert_allclose(ring[1] - ring[0], [4 * x, 4 * y], atol=1e-9)
+    np.testing.assert_allclose(ring[3] - ring[0], [-2 * y, 2 * x], atol=1e-9)
+    np.testing.assert_allclose(np.reshape(rotated((1, 2, 5, 4), degrees, (1, 2)), (4, 2))[0], [1, 2], atol=1e-9)
+
+
+@pytest.mark.parametrize("degrees", ["much", "nan", float("inf"), [3]])
+def test_a_rotation_that_is_no_number(degrees: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        rotated((1, 2, 5, 4), degrees)
 
 
 def real(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

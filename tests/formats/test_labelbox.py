@@ -58,6 +58,8 @@ def test_the_documented_export(tmp_path: Path) -> None:
     (record,), findings = drain(source)
     assert source.classes == ("cat", "dog") and (record.width, record.height) == (64, 48)
     assert record.boxes.tolist() == [[4, 8, 14, 28]] * 2 and record.labels.tolist() == [0, 1]
+    assert record.polygons is not None and record.polygons.counts.tolist() == [0, 1]
+    assert record.polygons.points.tolist() == [[4, 8], [14, 8], [9, 28]]
     assert [(f.code, f.value) for f in findings] == [("shape-unknown", "annotation 2: ImageSegmentationMask")]
 
 

@@ -38,18 +38,27 @@ def test_shapes_become_the_boxes_around_them(tmp_path: Path) -> None:
         shape("cat", [[20, 20], [23, 24]], "circle"),
         shape("cat", [[1, 2], [3, 2], [3, 4], [1, 4]]),
         {"label": "cat", "points": [[1, 1], [2, 1], [2, 3]]},  # version 3 said nothing of kinds
+        shape("cat", [[4, 1], [7, 4], [4, 7], [1, 4]], "rotation"),
+        shape("dog", [[1, 1], [2, 1], [2, 3]], "polygon", group_id=7),
+        shape("dog", [[5, 1], [6, 1], [6, 3]], "polygon", group_id=7),
+        shape("dog", [[1, 1], [2, 1], [2, 3]], "polygon", group_id=8),
+        shape("dog", [[5, 1], [6, 3]], group_id=8),
     ]
     put(tmp_path / "a.jpg", picture())
     put(tmp_path / "a.json", facts("a.jpg", *shapes))
     source = read(tmp_path)
     (record,), findings = drain(source)
-    assert not findings and source.classes == ("cat", "dog")
-    assert (record.key, record.height, record.width, record.labels.tolist()) == ("a.jpg", 48, 64, [1, 0, 0, 0, 0])
-    assert record.boxes.tolist() == [[10, 20, 30, 40.5], [5, 1, 9, 8], [15, 15, 25, 25], [1, 2, 3, 4], [1, 1, 2, 3]]
+    assert [f.code for f in findings] == ["shapes-joined"] * 2 and source.classes == ("cat", "dog")
+    labels = [1, 0, 0, 0, 0, 0, 1, 1]
+    assert (record.key, record.height, record.width, record.labels.tolist()) == ("a.jpg", 48, 64, labels)
+    boxes = [[10, 20, 30, 40.5], [5, 1, 9, 8], [15, 15, 25, 25], [1, 2, 3, 4], [1, 1, 2, 3], [1, 1, 7, 7]]
+    assert record.boxes.tolist() == [*boxes, [1, 1, 6, 3], [1, 1, 6, 3]]
+    assert record.polygons is not None and record.polygons.counts.tolist() == [0, 1, 0, 0, 1, 1, 2, 0]
+    assert record.polygons.points[:3].tolist() == [[5, 5], [9, 1], [7.25, 8]]
 
 
 def test_other_shapes_are_refused_and_listed(tmp_path: Path) -> None:
-    others = ["point", "line", "linestrip", "points", "mask", "rotation"]
+    others = ["point", "line", "linestrip", "points", "mask", "cuboid"]
     wrong = [shape("cat", [[1, 1]]), shape("cat", [[1, 1], [2, 2]], "polygon"), shape("", [[1, 1], [5, 5]])]
     wrong += [shape("cat", [], "circle"), shape("__ignore__", [[1, 1], [5, 5]])]
     shapes = [*(shape("cat", [[1, 1], [2, 2], [3, 3]], kind) for kind in others), *wrong]

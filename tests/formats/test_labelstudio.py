@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dataforge.errors import FormatError
@@ -71,7 +72,7 @@ def test_json_min(tmp_path: Path) -> None:
 def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", picture())
     shapes = [
-        result(**{**BOX, "rotation": 30}),
+        {**result(**{**BOX, "rotation": 30}), "original_width": None},
         result("brushlabels", format="rle", rle=[1, 2]),
         result("keypointlabels", x=1, y=2, width=0.5),
         {**result(labels=[]), "id": "other"},
@@ -88,6 +89,21 @@ def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
         "box-rotated",
     ]
     assert findings[0].xyxy == (16, 24, 24, 36) and [f.box for f in findings] == [0, 1, 2, 3, 4]
+
+
+def test_rotated_rectangles_and_polygons_keep_their_corners(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    shapes = [
+        result(x=50, y=50, width=25, height=25, rotation=90),
+        result("polygonlabels", points=[[0, 0], [50, 0], [25, 50]]),
+        result(),
+    ]
+    put(tmp_path / "set.json", json.dumps([task("a.jpg", *shapes)]))
+    (record,), findings = drain(read(tmp_path))
+    np.testing.assert_allclose(record.boxes[0], [20, 24, 32, 40], atol=1e-5)  # 16 x 12 pixels, around its corner 32, 24
+    assert not findings and record.polygons is not None and record.polygons.counts.tolist() == [1, 1, 0]
+    points = [[32, 24], [32, 40], [20, 40], [20, 24], [0, 0], [32, 0], [16, 24]]
+    np.testing.assert_allclose(record.polygons.points, points, atol=1e-5)
 
 
 def test_labels_that_are_results_of_their_own(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_the_documented_figures(tmp_path: Path) -> None:
     (record,), findings = drain(source)
     assert source.classes == ("dog", "cat") and not findings and record.labels.tolist() == [1] * 5
     boxes = np.sort(record.boxes.reshape(-1, 2, 2), 1).reshape(-1, 4).tolist()  # ingest puts corners in order
+    assert record.polygons is not None and record.polygons.counts.tolist() == [0, 0, 0, 1, 0]
+    assert record.polygons.points.tolist() == [[4.5, 8.5], [13.5, 8.5], [9.5, 27.5]]  # centers of pixels
     assert boxes == [[4, 8, 14, 28]] * 5 and (record.split, record.key) == ("train", "ds0/img/a.jpg")
 
 

@@ -263,7 +263,7 @@ def test_tags_of_any_case_and_depth_and_several_boxes_of_an_object(tmp_path: Pat
     assert (finding.action, finding.code, finding.box) == ("refused", "box-missing", 3)
 
 
-def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
+def test_a_rotation_of_cvat_turns_the_box(tmp_path: Path) -> None:
     def turned(degrees: object) -> str:
         attribute = f"<attribute><name>rotation</name><value>{degrees}</value></attribute>"
         return voc_object("a", [1, 2, 9, 9], f"<attributes>{attribute}</attributes>")
@@ -271,11 +271,11 @@ def test_a_rotation_of_cvat_is_refused_box_by_box(tmp_path: Path) -> None:
     put(tmp_path / "a.xml", voc_xml("a.jpg", "".join(map(turned, ("0.0", "30.0", "-180", "much")))))
     put(tmp_path / "a.jpg", picture())
     (record,), findings = drain(read(tmp_path))
-    assert len(record.boxes) == 2
-    assert [(f.action, f.code, f.box) for f in findings] == [
-        ("refused", "box-rotated", 1),
-        ("refused", "box-rotated", 3),
-    ]
+    assert record.boxes[[0, 2]].tolist() == [[0, 1, 9, 9]] * 2
+    assert [(f.action, f.code, f.box) for f in findings] == [("refused", "box-rotated", 3)]
+    assert record.polygons is not None and record.polygons.counts.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(record.polygons.hulls()[1], record.boxes[1], atol=1e-5)
+    np.testing.assert_allclose(record.polygons.points.mean(0), [4.5, 5], atol=1e-5)
 
 
 def test_corners_are_ordered_before_the_offset(tmp_path: Path) -> None:

@@ -387,3 +387,15 @@ def test_polygons_along_the_border_are_polygons(tmp_path: Path) -> None:
     put(tmp_path / "classes.txt", "cat")
     (record,), _ = drain(read(tmp_path))
     assert record.boxes.tolist() == [[0, 0, 64, 48], [32, 0, 64, 48]]
+    assert record.polygons is not None and record.polygons.counts.tolist() == [1, 1]
+    assert record.polygons.points[:4].tolist() == [[0, 0], [64, 0], [64, 48], [0, 48]]
+
+
+def test_all_boxes_of_an_image_are_points_if_one_is(tmp_path: Path) -> None:
+    put(tmp_path / "set/images/a.jpg", picture())
+    put(tmp_path / "set/labels/a.txt", "0 0.5 0 1 0 1 1\n0 0.5 0.5 0.25 0.5\n")
+    put(tmp_path / "set/classes.txt", "cat")
+    source = read(tmp_path / "set")
+    write(source, tmp_path / "out")
+    lines = (tmp_path / "out/labels/train/a.txt").read_text().splitlines()
+    assert lines == ["0 0.5 0.0 1.0 0.0 1.0 1.0", "0 0.375 0.25 0.625 0.25 0.625 0.75 0.375 0.75"]

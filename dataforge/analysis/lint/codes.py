@@ -33,6 +33,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "box-outside": ("error", "the box lies outside its image"),
     "box-inverted": ("warning", "the box's corners are in the wrong order"),
     "box-clipped": ("warning", "the box extends beyond the image and is clipped"),
+    "polygon-broken": ("warning", "a polygon has fewer than three points, or a number that is not finite"),
+    "box-polygon": ("info", "boxes have polygons, or are rotated"),
     "box-tiny": ("warning", "a side of the box is shorter than a pixel"),
     "box-covers": ("info", "the box covers the whole image"),
     "box-same": ("warning", "the same box of the same class occurs twice"),

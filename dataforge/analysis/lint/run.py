@@ -110,7 +110,7 @@ def lint(
     images: list[_Image] = []
     empty: list[Finding] = []
     unlabelled: set[str] = set()
-    done = 0
+    done = outlined = 0
 
     def add(finding: Finding) -> None:
         report.add(finding)
@@ -130,6 +130,7 @@ def lint(
             continue
         splits.setdefault(record.split, SplitCounts(np.zeros(len(source.classes), np.int64))).add(record)
         report.boxes += len(record.boxes)
+        outlined += 0 if record.polygons is None else int((record.polygons.counts > 0).sum())
         if hashes is not None:
             images.append(_Image(record.key, record.file, record.split, *hashes))
         if isinstance(item, Record) and not len(item.boxes):
@@ -138,6 +139,9 @@ def lint(
     for finding in empty:
         if finding.key not in unlabelled:
             report.add(finding)
+    if outlined:
+        reason = "kept beside the boxes, which detectors are trained on"
+        report.add(Finding("noted", "box-polygon", name, "", f"{outlined} boxes", reason, "set"))
     if splits:
         first = to_train_on(splits)
         names = [first, *(split for split in splits if split != first)]

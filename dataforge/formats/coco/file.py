@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,11 @@ from numpy.typing import NDArray
 
 from dataforge.formats.json_files import read_json
 from dataforge.formats.masks import Rle, rle_hull
+from dataforge.polygons import Polygons, offsets_of
 from dataforge.record import Finding
 
+SHAPES = msgspec.json.Decoder(list[list[list[float]]])
+RINGS = msgspec.json.Decoder(list[list[float] | float])
 Id = int | str | float | None  # pandas writes whole numbers as 1.0
 
 
@@ -49,6 +55,7 @@ class Annotation(msgspec.Struct, gc=False):
     id: Id = None
     bbox: list[float | None] | None = None
     area: float | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"[]")  # most of the file: parsed by `rings_of` if used
     iscrowd: int | bool | float | None = 0
     difficult: int | bool | float | None = 0  # these two are not part of COCO; `write` adds them if they are set
     truncated: int | bool | float | None = 0
@@ -62,14 +69,6 @@ class CocoFile(msgspec.Struct):
     hulls: int = msgspec.field(default=0, name="")  # boxes of annotations without `bbox`, made by `read_coco`
 
 
-class Segmentation(msgspec.Struct, gc=False):
-    segmentation: Any = None
-
-
-class Segmentations(msgspec.Struct):
-    annotations: list[Segmentation]
-
-
 def read_coco(path: Path) -> CocoFile:
     """Read a file with COCO's images, annotations and categories; other keys are ignored.
 
@@ -79,28 +78,58 @@ def read_coco(path: Path) -> CocoFile:
         FormatError: the file cannot be read, is not JSON, or an entry is of another type.
     """
     file = read_json(path, CocoFile, "COCO's images, annotations and categories")
-    if any(not annotation.bbox for annotation in file.annotations):  # few files; others need no masks in memory
-        sizes = {plain(image.id): (image.height, image.width) for image in file.images}
-        masks = read_json(path, Segmentations, "COCO's annotations").annotations
-        for annotation, mask in zip(file.annotations, masks, strict=True):
-            if not annotation.bbox:
-                annotation.bbox = _box(mask.segmentation, sizes.get(plain(annotation.image_id)))
-                file.hulls += annotation.bbox is not None
+    bare = [annotation for annotation in file.annotations if not annotation.bbox]
+    sizes = {plain(image.id): (image.height, image.width) for image in file.images} if bare else {}
+    for annotation in bare:
+        annotation.bbox = _box(annotation.segmentation, sizes.get(plain(annotation.image_id)))
+        file.hulls += annotation.bbox is not None
     return file
 
 
-def _box(mask: Any, size: tuple[float | None, float | None] | None) -> list[float | None] | None:
+def _box(segmentation: msgspec.Raw, size: tuple[float | None, float | None] | None) -> list[float | None] | None:
     """Return a segmentation's box as [x, y, width, height]; None if it has none, or is of another size."""
     try:
+        mask = msgspec.json.decode(segmentation)
         if isinstance(mask, dict):
             rle = msgspec.convert(mask, Rle)
             corners = rle_hull(rle) if size in (rle.size, (None, None)) else None
         else:
             points = np.concatenate([np.array(part, np.float64).reshape(-1, 2) for part in mask or ()])
             corners = (*points.min(0).tolist(), *points.max(0).tolist())
-    except (ValueError, TypeError, msgspec.ValidationError):  # not numbers, not pairs, or no points
+    except (ValueError, TypeError, msgspec.DecodeError):  # not numbers, not pairs, or no points
         return None
     return corners and [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
+
+
+def rings_of(texts: Sequence[msgspec.Raw]) -> Polygons | None:
+    """Return the polygons of segmentations, parsed when first used; None if all are empty lists."""
+    return Polygons.later(lambda: _parsed(texts)) if any(len(memoryview(text)) > 2 for text in texts) else None
+
+
+def _parsed(segmentations: Sequence[msgspec.Raw]) -> Polygons:
+    """Parse polygons; masks as run lengths are none."""
+    texts = [bytes(text) if bytes(memoryview(text)[:1]) == b"[" else b"[]" for text in segmentations]
+    try:
+        shapes = SHAPES.decode(b"[" + b",".join(texts) + b"]")
+    except msgspec.DecodeError:
+        shapes = list(map(_shape, texts))
+    rings = list(chain.from_iterable(shapes))
+    sizes = np.fromiter(map(len, rings), np.int64, len(rings))
+    if (sizes % 2).any():
+        return Polygons.of(shapes)
+    with np.errstate(all="ignore"):
+        numbers = np.fromiter(chain.from_iterable(rings), np.float64, int(sizes.sum())).astype(np.float32)
+    return Polygons(numbers.reshape(-1, 2), offsets_of(sizes // 2), offsets_of(list(map(len, shapes))))
+
+
+def _shape(text: bytes) -> list[list[float]]:
+    """Return the rings of one annotation; a ring of one number, which is no polygon, if they are anything else."""
+    try:
+        items = RINGS.decode(text)
+    except msgspec.DecodeError:
+        return [[math.nan]]
+    numbers = [item for item in items if isinstance(item, float)]  # of a ring that is not in a list
+    return [item for item in items if isinstance(item, list)] + ([numbers] if numbers else [])
 
 
 def plain(number: Id) -> Id:

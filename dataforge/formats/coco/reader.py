@@ -9,15 +9,26 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, is_rotated, ranks
+from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, hull, ranks, rotated
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.coco import is_coco
-from dataforge.formats.coco.file import Annotation, Attributes, CocoFile, Id, federated, judged, plain, read_coco
+from dataforge.formats.coco.file import (
+    Annotation,
+    Attributes,
+    CocoFile,
+    Id,
+    federated,
+    judged,
+    plain,
+    read_coco,
+    rings_of,
+)
 from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
 from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
@@ -229,7 +240,7 @@ def _records(
             and bbox is not None
             and len(bbox) == 4
             and label is not None
-            and (annotation.attributes is None or not _rotation(annotation))
+            and (annotation.attributes is None or not _misstated(annotation))
         ):
             kept.append(annotation)
             rows.append(row)
@@ -253,7 +264,8 @@ def _records(
     check_reading(
         str(path), numbers, sizes[image_of], stated, read_as.form, read_as.unit, forms=forms, units=units, least=10
     )
-    boxes = read_as.boxes(numbers, image_of, path)[order]
+    boxes = _turned(kept, read_as.boxes(numbers, image_of, path))[order]
+    outlines = [kept[row].segmentation for row in order.tolist()]
     with np.errstate(all="ignore"):
         areas = stated.astype(np.float32)[order]
     labels = np.array(numbered, np.int32)[order]
@@ -270,7 +282,7 @@ def _records(
             yield replace(refused.get(names[row], nameless), value=f"id {image.id}")
             continue
         number = plain(image.id)
-        own = slice(bounds[row], bounds[row + 1])
+        own = slice(int(bounds[row]), int(bounds[row + 1]))
         yield Record(
             key=picture[0],
             split=split,
@@ -284,6 +296,7 @@ def _records(
             id=number if isinstance(number, int) and -(1 << 63) <= number < 1 << 63 else -1,
             judged=judged(image, label_of),
             origin=str(path),
+            polygons=rings_of(outlines[own]),
         )
 
 
@@ -306,16 +319,27 @@ class _Reading:
             return as_boxes(xyxy)
 
 
-def _rotation(annotation: Annotation) -> str:
-    """Return why a box cannot be held: CVAT states a rotation beside it; "" if it does not."""
-    if not isinstance(annotation.attributes, Attributes) or annotation.attributes.rotation is None:
-        return ""
-    rotation = annotation.attributes.rotation
+def _rotation(annotation: Annotation) -> float | str | None:
+    """Return the rotation that CVAT states beside the box as it was before it."""
+    return annotation.attributes.rotation if isinstance(annotation.attributes, Attributes) else None
+
+
+def _misstated(annotation: Annotation) -> str:
+    """Return why a rotation cannot be read; "" if it can, or there is none."""
     try:
-        turned = is_rotated(rotation)
+        rotated((0, 0, 0, 0), _rotation(annotation))
     except ValueError:
-        return f"attributes.rotation {rotation!r} is no number"
-    return f"the box is rotated by {rotation} degrees; only upright boxes are held" if turned else ""
+        return f"attributes.rotation {_rotation(annotation)!r} is no number of degrees"
+    return ""
+
+
+def _turned(annotations: list[Annotation], boxes: Boxes) -> Boxes:
+    """Return boxes (n, 4), of those that are rotated the hulls; their segmentations become their corners."""
+    for n, one in enumerate(annotations):
+        if one.attributes is not None and (ring := rotated(boxes[n].tolist(), _rotation(one))):
+            boxes[n] = hull(ring)
+            one.segmentation = msgspec.Raw(msgspec.json.encode([ring]))
+    return boxes
 
 
 def _odd(
@@ -344,8 +368,8 @@ def _odd(
         elif not four:
             value = "no bbox" if bbox is None else f"bbox {bbox}"
             code, reason = "box-missing", "expected bbox [x, y, width, height], or a segmentation of the image's size"
-        elif rotation := _rotation(annotation):
-            code, value, reason = "box-rotated", f"bbox {bbox}", rotation
+        elif reason := _misstated(annotation):
+            code, value = "box-rotated", f"bbox {bbox}"
         else:
             action, code, value, reason = "noted", "annotation-twice", "", "an id that is given twice; both kept"
         name = f"annotation {place if annotation.id is None else annotation.id}"

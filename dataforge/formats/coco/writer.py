@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ from dataforge.errors import FormatError
 from dataforge.files import new_folder, writing
 from dataforge.formats.decimals import decimals
 from dataforge.formats.pictures import put_picture
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, object_areas
+from dataforge.polygons import Polygons
+from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Record, Source, object_areas, polygons_of
+
+ROWS = 4096  # annotations that are Python objects at a time
 
 
 def write(source: Source, root: Path) -> None:
     """Write `annotations/instances_<split>.json` and `<split>/<key>`.
 
-    Boxes are restored bit for bit. An image without a number, or with a number that is taken in its split, gets one.
-    `difficult` and `truncated` are extra keys, which other readers ignore. Unions of splits are not kept.
+    Boxes and polygons are restored bit for bit. An image without a number, or with a number that is taken in its
+    split, gets one. `difficult` and `truncated` are extra keys, which other readers ignore. Unions of splits are not
+    kept.
 
     Raises:
         FormatError: `root` is not empty, something cannot be written, or there are no images.
@@ -77,11 +82,13 @@ def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ..
     xywh = np.concatenate([corner, decimals(boxes[:, 2:], corner)], 1)
     labels = np.concatenate([record.labels for record in records])
     flags = np.concatenate([record.flags for record in records])
+    shapes = Polygons.join(map(polygons_of, records))
     image_ids = np.repeat(ids, [len(record.boxes) for record in records])
     # slice by slice: a million Python numbers need more memory than a million numpy numbers
-    for start in range(0, len(boxes), 4096):
-        columns = (column[start : start + 4096] for column in (image_ids, xywh, areas, labels, flags))
-        for i, bbox, area, label, flag in zip(*(column.tolist() for column in columns), strict=True):
+    for start in range(0, len(boxes), ROWS):
+        columns = (column[start : start + ROWS] for column in (image_ids, xywh, areas, labels, flags))
+        rows = zip(*(column.tolist() for column in columns), _rings(shapes, start), strict=True)
+        for i, bbox, area, label, flag, rings in rows:
             made: dict[str, Any] = {
                 "id": number,
                 "image_id": i,
@@ -90,10 +97,20 @@ def _annotations(records: list[Record], ids: list[int], class_ids: tuple[int, ..
                 "area": area,
                 "iscrowd": int(flag & CROWD > 0),
             }
+            made |= {"segmentation": rings} if rings else {}
             made |= {"difficult": 1} if flag & DIFFICULT else {}
             made |= {"truncated": 1} if flag & TRUNCATED else {}
             number += 1
             yield made
+
+
+def _rings(polygons: Polygons, start: int) -> list[list[list[float]]]:
+    """Return x, y, x, y, ... of each ring of the `ROWS` boxes from `start`."""
+    part = polygons.part(start, min(start + ROWS, len(polygons.boxes) - 1))
+    numbers = decimals(part.points).reshape(-1).tolist()
+    ends = (2 * part.rings).tolist()
+    rings = [numbers[a:b] for a, b in pairwise(ends)]
+    return [rings[a:b] for a, b in pairwise(part.boxes.tolist())]
 
 
 def _write_json(path: Path, images: Iterable[object], annotations: Iterable[object], categories: list[Any]) -> None:

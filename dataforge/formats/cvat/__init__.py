@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, IMAGES, on_use
 from dataforge.formats.sniff import first, root_tag, seen
 
 LOOKS_FOR = "an XML file with <annotations>"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
+HOLDS = frozenset({"polygons", "crowd", "difficult", "truncated", "keys", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 
 __getattr__ = on_use(__name__)

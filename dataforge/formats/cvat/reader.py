@@ -12,10 +12,11 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy, is_rotated
+from dataforge.formats.boxes import as_xyxy, hull, rotated
 from dataforge.formats.pictures import as_size, base_of, given, locate, picture_folders
 from dataforge.formats.splits import split_word
 from dataforge.formats.xml_files import iterparse
+from dataforge.polygons import Polygons
 from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "annotations.xml (CVAT for images 1.1) with images/<subset>/ or images/"
@@ -45,8 +46,8 @@ def read(
 
     Splits are the images' subsets, else those of their tasks, else words in the names of the files, else "train".
 
-    Boxes, polygons, ellipses and masks are converted to their bounding boxes. Rotated boxes, points, polylines, cuboids
-    and skeletons are refused. Shape attributes named crowd, difficult and truncated are kept; `occluded` is not.
+    Ellipses and masks are converted to their bounding boxes. Points, polylines, cuboids and skeletons are refused.
+    Shape attributes named crowd, difficult and truncated are kept; `occluded` is not.
     Classes are the task's labels in its order, or the names in use if the file lists none.
 
     Args:
@@ -142,24 +143,25 @@ def _record(
     boxes: list[list[float]] = []
     labels: list[int] = []
     flags: list[int] = []
+    rings: list[list[list[float]]] = []
     for n, shape in enumerate(element):
         name = shape.get("label", "")
         try:
-            box = _box(shape)
+            box, ring = _box(shape)
         except ValueError as error:
             value = f"{shape.tag} {shape.get('points') or dict(shape.attrib)}"
             value = value if len(value) <= 80 else value[:77] + "..."
             yield Finding("refused", "box-missing", origin, key, value, f"{error}; left out", box=n)
             continue
         if isinstance(box, str):
-            code = "box-rotated" if shape.tag == "box" else "shape-unknown"
-            yield Finding("refused", code, origin, key, f"{shape.tag} {name}", f"{box}; left out", box=n)
+            yield Finding("refused", "shape-unknown", origin, key, f"{shape.tag} {name}", f"{box}; left out", box=n)
         elif name not in label_of:
             reason = "expected one of the task's labels; left out"
             xyxy = as_xyxy(box)
             yield Finding("refused", "unknown-class", origin, key, repr(name), reason, box=n, xyxy=xyxy)
         else:
             boxes.append(box)
+            rings.append([ring] if ring else [])
             labels.append(label_of[name])
             marks = {(a.get("name") or "").lower(): (a.text or "").strip().lower() for a in shape.iter("attribute")}
             flags.append(sum(bit for flag, bit in FLAGS.items() if marks.get(flag) in ("true", "1")))
@@ -173,37 +175,38 @@ def _record(
         labels=np.array(labels, np.int32),
         flags=np.array(flags, np.uint8),
         origin=origin,
+        polygons=Polygons.of(rings) if any(rings) else None,
     )
 
 
-def _box(shape: ET.Element) -> list[float] | str:
-    """Return the bounding box of a shape, or the reason why it has none.
+def _box(shape: ET.Element) -> tuple[list[float] | str, list[float] | None]:
+    """Return the bounding box of a shape, or the reason why it has none; and its polygon x, y, x, y, ..., if it is one.
 
     Raises:
         ValueError: a number is missing or invalid.
     """
     if shape.tag in NO_BOX:
-        return f"a {shape.tag} is not around an object; expected a box, a polygon, an ellipse or a mask"
+        return f"a {shape.tag} is not around an object; expected a box, a polygon, an ellipse or a mask", None
     if shape.tag == "box":
-        if is_rotated(shape.get("rotation")):
-            return f"the box is rotated by {shape.get('rotation')} degrees; only upright boxes are held"
-        return _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+        box = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+        ring = rotated(box, shape.get("rotation"))
+        return (hull(ring), ring) if ring else (box, None)
     if shape.tag == "ellipse":
         x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
         turned = math.radians(float(shape.get("rotation") or 0))
         half_x = math.hypot(rx * math.cos(turned), ry * math.sin(turned))
         half_y = math.hypot(rx * math.sin(turned), ry * math.cos(turned))
-        return [x - half_x, y - half_y, x + half_x, y + half_y]
+        return [x - half_x, y - half_y, x + half_x, y + half_y], None
     if shape.tag == "mask":
         left, top, width, height = _numbers(shape, "left", "top", "width", "height")
-        return [left, top, left + width, top + height]
+        return [left, top, left + width, top + height], None
     if shape.tag == "polygon":
         pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
         if len(pairs) < 3 or {len(pair) for pair in pairs} != {2}:
             raise ValueError('expected at least 3 points as "x,y;x,y;x,y"')
-        points = np.array(pairs, np.float64)  # numpy's min propagates NaN, Python's does not
-        return [*points.min(0).tolist(), *points.max(0).tolist()]
-    return f"a {shape.tag} is not known here; expected a box, a polygon, an ellipse or a mask"
+        points = [float(number) for pair in pairs for number in pair]
+        return hull(points), points
+    return f"a {shape.tag} is not known here; expected a box, a polygon, an ellipse or a mask", None
 
 
 def _numbers(shape: ET.Element, *names: str) -> list[float]:

@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, IMAGES, on_use
 from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON object of categories and items"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
+HOLDS = frozenset({"polygons", "crowd", "difficult", "truncated", "keys", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 
 __getattr__ = on_use(__name__)

@@ -13,7 +13,7 @@ import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, files_below
-from dataforge.formats.annotated import NAN, Annotated, hull, source, xywh
+from dataforge.formats.annotated import NAN, Annotated, cxcywh, hull, source, xywh
 from dataforge.formats.classes import unite
 from dataforge.formats.datumaro import is_datumaro
 from dataforge.formats.json_files import read_json
@@ -70,7 +70,7 @@ class File(msgspec.Struct):
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read boxes; polygons, ellipses and masks become theirs. Rotated boxes, points and cuboids are refused.
+    """Read boxes and polygons; ellipses and masks become their boxes. Points and cuboids are refused.
 
     The name of a file is its subset; "default" is what its folders say, or "train". Classes are the labels in their
     order; the attributes is_crowd, difficult and truncated are flags.
@@ -112,12 +112,16 @@ def _annotated(path: Path, item: Item, names: list[str]) -> Annotated:
         annotated.height, annotated.width = map(as_size, picture.size)
     for one in item.annotations:
         attributes, points = one.attributes or {}, one.points or []
+        rotation, ring = attributes.get("rotation"), None
         if one.type in ABOUT_IMAGES:
             continue
         if one.type == "bbox":
             edges = xywh(*one.bbox) if one.bbox else NAN
         elif one.type in ("polygon", "ellipse") and len(points) >= 4 and len(points) % 2 == 0:
             edges = hull(points[0::2], points[1::2])
+            ring = points if one.type == "polygon" and len(points) >= 6 else None
+        elif one.type == "rotated_bbox" and len(points) == 5:  # center, size, degrees
+            edges, rotation = cxcywh(*points[:4]), points[4]
         elif one.type == "mask" and one.rle:
             try:
                 edges = rle_hull(one.rle) or NAN
@@ -125,10 +129,10 @@ def _annotated(path: Path, item: Item, names: list[str]) -> Annotated:
                 annotated.refuse("box-missing", str(error), "expected a mask in COCO's run-length encoding")
                 continue
         else:
-            code = "box-rotated" if one.type == "rotated_bbox" else "shape-unknown"
-            annotated.refuse(code, one.type, "expected an upright bbox, a polygon, an ellipse or a mask")
+            expected = "expected a bbox, a rotated_bbox, a polygon, an ellipse or a mask"
+            annotated.refuse("shape-unknown", one.type, expected)
             continue
         name = names[one.label_id] if one.label_id is not None and 0 <= one.label_id < len(names) else None
         flag = sum(bit for key, bit in FLAGS.items() if attributes.get(key) in (True, 1, "True", "true", "1"))
-        annotated.add(name, edges, flag, rotation=attributes.get("rotation"))
+        annotated.add(name, edges, flag, rotation=rotation, ring=ring)
     return annotated

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows, xywh_of
+from dataforge.formats.annotated import put_rows, single_rings, xywh_of
 from dataforge.formats.datumaro.reader import FLAGS
 from dataforge.record import Record, Source
 
@@ -16,7 +16,8 @@ from dataforge.record import Record, Source
 def write(source: Source, root: Path) -> None:
     """Write `annotations/<split>.json` and the images as `images/<split>/<key>`.
 
-    Boxes keep their float32 values; flags are written as attributes. Areas and ids are not stored. A split named
+    Boxes and polygons of one ring keep their float32 values; flags are written as attributes. Areas and ids are not
+    stored. A split named
     "default" is read back as "train".
 
     Raises:
@@ -24,18 +25,19 @@ def write(source: Source, root: Path) -> None:
     """
 
     def item(record: Record) -> dict[str, Any]:
-        rows = zip(record.labels.tolist(), record.flags.tolist(), xywh_of(record.boxes), strict=True)
+        polygons = single_rings(record)
+        rows = zip(record.labels.tolist(), record.flags.tolist(), xywh_of(record.boxes), polygons, strict=True)
         annotations = [
             {
                 "id": n,
-                "type": "bbox",
+                "type": "bbox" if ring is None else "polygon",
                 "attributes": {name: True for name, bit in FLAGS.items() if flag & bit},
                 "group": 0,
                 "label_id": label,
                 "z_order": 0,
-                "bbox": box,
+                **({"bbox": box} if ring is None else {"points": ring}),
             }
-            for n, (label, flag, box) in enumerate(rows)
+            for n, (label, flag, box, ring) in enumerate(rows)
         ]
         image = {"path": record.key, "size": [record.height, record.width]}
         name = str(PurePosixPath(record.key).with_suffix(""))

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.formats.annotated import Annotated, by_split, files_of, hull, source, xywh
+from dataforge.formats.annotated import Annotated, by_split, files_of, hull, ring_of, source, xywh
 from dataforge.formats.json_files import read_lines
 from dataforge.formats.labelbox import is_export
 from dataforge.formats.pictures import as_size, is_picture, path_of
@@ -146,7 +146,8 @@ def _rows(path: Path, project: str | None) -> Iterator[tuple[str, Row, Annotated
             if one.bounding_box:
                 item.add(one.name, xywh(*(getattr(one.bounding_box, k) for k in ("left", "top", "width", "height"))))
             elif one.polygon:
-                item.add(one.name, hull([p.x for p in one.polygon], [p.y for p in one.polygon]))
+                xs, ys = [p.x for p in one.polygon], [p.y for p in one.polygon]
+                item.add(one.name, hull(xs, ys), ring=ring_of(xs, ys))
             else:
                 item.refuse("shape-unknown", one.annotation_kind or "", "expected a bounding_box or a polygon")
         yield where, row, item

@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, on_use
 from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with shapes"
-HOLDS = frozenset({"crowd", "difficult", "truncated", "keys", "splits", "classes"})
+HOLDS = frozenset({"polygons", "multipolygons", "crowd", "difficult", "truncated", "keys", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 CODES: Codes = {"shapes-joined": ("info", "several shapes of one group are read as one object")}
 

@@ -18,6 +18,7 @@ from dataforge.files import check_root, exists, inside, read_text
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import json_splits, read_json
 from dataforge.formats.pictures import as_size, given, locate
+from dataforge.polygons import Polygons
 from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
@@ -54,6 +55,7 @@ class _Annotation:
     names: list[str] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
+    rings: list[list[list[tuple[float, float]]]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     broken: str = ""
 
@@ -61,7 +63,7 @@ class _Annotation:
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read LabelMe files. Rectangles, polygons and circles become bounding boxes; other shapes are refused.
+    """Read LabelMe files: rectangles, polygons, X-AnyLabeling's rotations (boxes of 4 corners), and circles as boxes.
 
     Shapes with the same label and `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags
     named crowd, difficult and truncated are kept. The embedded image is used if the file of `imagePath` is missing.
@@ -132,6 +134,7 @@ def read(
                     labels=np.array([classes.index(label) for label in annotation.names], np.int32),
                     flags=np.array(annotation.flags, np.uint8),
                     origin=str(path),
+                    polygons=Polygons.of(annotation.rings) if any(annotation.rings) else None,
                 )
 
     total = sum(len(splits[name]) for name in chosen)
@@ -176,6 +179,7 @@ def _parse(path: Path) -> _Annotation:
             )
             continue
         flag = sum(bit for name, bit in FLAGS.items() if (shape.flags or {}).get(name) in (True, 1))
+        rings = [shape.points] if shape.shape_type in ("polygon", "rotation", "", None) else []
         row = len(read.names)
         if shape.group_id is not None:
             row = groups.setdefault((shape.label, shape.group_id), row)
@@ -183,12 +187,15 @@ def _parse(path: Path) -> _Annotation:
             both = np.array([read.boxes[row], box])
             read.boxes[row] = [*both[:, :2].min(0).tolist(), *both[:, 2:].max(0).tolist()]
             read.flags[row] |= flag
+            # a part that is no polygon would be missing from the polygon of the whole
+            read.rings[row] = read.rings[row] + rings if rings and read.rings[row] else []
             reason = "is of the same label and group as an earlier shape; taken for parts of one object"
             value = f"{shape.label} group {shape.group_id}"
             read.findings.append(Finding("noted", "shapes-joined", str(path), "", value, reason, box=n, xyxy=xyxy))
             continue
         read.names.append(shape.label)
         read.boxes.append(box)
+        read.rings.append(rings)
         read.flags.append(flag)
     return read
 
@@ -196,9 +203,9 @@ def _parse(path: Path) -> _Annotation:
 def _box(shape: _Shape) -> list[float] | str:
     """Return the bounding box of a shape, or a description of the error."""
     kind = shape.shape_type or "polygon"
-    needed = {"rectangle": (2, 4), "circle": (2,), "polygon": ()}.get(kind)
+    needed = {"rectangle": (2, 4), "circle": (2,), "polygon": (), "rotation": (4,)}.get(kind)
     if needed is None:
-        return f"is a {kind}; expected a rectangle, a polygon or a circle"
+        return f"is a {kind}; expected a rectangle, a rotation, a polygon or a circle"
     count = len(shape.points)
     if count not in needed if needed else count < 3:
         return f"{count} points do not make a {kind}"

@@ -12,14 +12,15 @@ from dataforge.errors import FormatError
 from dataforge.files import exists, new_folder, put_text
 from dataforge.formats.labelme.reader import NAMES, NO_CLASS
 from dataforge.formats.pictures import put_picture
-from dataforge.record import FLAGS, Finding, Source
+from dataforge.record import FLAGS, Finding, Record, Source
 
 
 def write(source: Source, root: Path) -> None:
-    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of rectangles next to it.
+    """Write `labels.txt`, and for each image `<split>/<key>` with a JSON file of shapes next to it.
 
-    Boxes keep their float32 values; crowd, difficult and truncated are written as shape flags. Areas, ids and class
-    numbers are not stored. Splits named annotations, labels or json are read back as train.
+    Boxes and polygons keep their float32 values, several rings are a group; crowd, difficult and truncated are written
+    as shape flags. Areas, ids and class numbers are not stored. Splits named annotations, labels or json are read back
+    as train.
 
     Raises:
         FormatError: `root` is not new, cannot be written, or a class cannot be represented.
@@ -36,14 +37,13 @@ def write(source: Source, root: Path) -> None:
         shapes = [
             {
                 "label": source.classes[label],
-                "points": [box[:2], box[2:]],
-                "group_id": None,
-                "shape_type": "rectangle",
+                "points": points,
+                "group_id": group,
+                "shape_type": kind,
                 "flags": {name: True for name, bit in FLAGS.items() if flag & bit},
             }
-            for box, label, flag in zip(
-                record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.flags.tolist(), strict=True
-            )
+            for n, (label, flag) in enumerate(zip(record.labels.tolist(), record.flags.tolist(), strict=True))
+            for kind, points, group in _parts(record, n)
         ]
         picture = root / record.split / record.key
         facts: dict[str, Any] = {
@@ -58,3 +58,13 @@ def write(source: Source, root: Path) -> None:
         names = [PurePosixPath(picture.name).stem + ".json", picture.name + ".json"]
         plain, whole = (picture.with_name(name.lstrip(".")) for name in names)  # hidden files would not be read
         put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))
+
+
+def _parts(record: Record, n: int) -> list[tuple[str, Any, int | None]]:
+    """Return type, points and group of each shape of a box: a rectangle, or its rings, which are a group if several."""
+    rings = [] if record.polygons is None else record.polygons.take(np.array([n])).lists()[0]
+    if not rings:
+        x1, y1, x2, y2 = record.boxes[n].astype(np.float64).tolist()
+        return [("rectangle", [[x1, y1], [x2, y2]], None)]
+    group = n if len(rings) > 1 else None
+    return [("polygon", ring.astype(np.float64).tolist(), group) for ring in rings]

@@ -16,6 +16,7 @@ import msgspec
 from dataforge.errors import FormatError
 from dataforge.files import files_below
 from dataforge.formats.annotated import Annotated, Numbers, files_of, hull, source, xywh
+from dataforge.formats.boxes import rotated
 from dataforge.formats.json_files import decode, entry, read_json
 from dataforge.formats.labelstudio import is_tasks
 from dataforge.formats.pictures import as_size, base_of, is_picture, path_of
@@ -78,7 +79,7 @@ class Task(msgspec.Struct):
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read tasks. Rectangles, polygons and upright ellipses become boxes; predictions are not read.
+    """Read tasks: rectangles, polygons and upright ellipses, which become boxes; predictions are not read.
 
     Of several annotations of a task, that marked as ground truth is read, else the one updated last. Tasks that are not
     annotated are left out. A region of several labels becomes a box for each. Classes are the sorted names in use.
@@ -122,7 +123,8 @@ def _tasks(path: Path, known: set[str]) -> Iterator[Annotated | Finding]:
             if (
                 one.value.names or one.id is None or one.id not in labeled
             ):  # else a rectangle whose labels are another result
-                _add(item, one.value, one.type, one.image_rotation)
+                size = as_size(one.original_width), as_size(one.original_height)
+                _add(item, one.value, one.type, size, one.image_rotation)
             item.width = item.width or as_size(one.original_width)
             item.height = item.height or as_size(one.original_height)
         yield item
@@ -140,16 +142,18 @@ def _minimal(path: Path, known: set[str]) -> Iterator[Annotated]:
         for raw in map(bytes, row.values()):
             if re.match(rb"\[\s*\{", raw):
                 for value in decode(raw, msgspec.json.Decoder(list[Value]), where, EXPECTED):
-                    _add(item, value, "", None)
+                    _add(item, value, "", (as_size(value.original_width), as_size(value.original_height)))
                     item.width = item.width or as_size(value.original_width)
                     item.height = item.height or as_size(value.original_height)
         yield item
 
 
-def _add(item: Annotated, value: Value, kind: str, image_rotation: float | None) -> None:
+def _add(item: Annotated, value: Value, kind: str, size: tuple[int, int], image_rotation: float | None = None) -> None:
     edges: Numbers | None = None
+    ring: list[float] | None = None
     if value.points:
         edges = hull(*zip(*value.points, strict=True))
+        ring = [number / 100 for point in value.points for number in point]
     elif value.radiusX is not None and value.radiusY is not None and value.x is not None and value.y is not None:
         edges = xywh(value.x - value.radiusX, value.y - value.radiusY, 2 * value.radiusX, 2 * value.radiusY)
     elif value.height is not None:
@@ -158,9 +162,20 @@ def _add(item: Annotated, value: Value, kind: str, image_rotation: float | None)
         if value.names:
             item.refuse("shape-unknown", kind or value.names[0], "expected a rectangle, a polygon or an ellipse")
         return  # without labels: a choice or a text about the image
-    unit = [None if number is None else number / 100 for number in edges]
+    unit: Numbers = [None if number is None else number / 100 for number in edges]
+    whole = value.height is not None and all(size) and not image_rotation  # else the corners are unknown
+    if value.rotation and whole and None not in unit:
+        x1, y1, x2, y2 = (number * side for number, side in zip(unit, size * 2, strict=True) if number is not None)
+        corners = rotated((x1, y1, x2, y2), value.rotation, (x1, y1))
+        if corners:
+            ring = [number / side for number, side in zip(corners, size * 4, strict=True)]
+            unit = hull(ring[0::2], ring[1::2])
+    elif value.rotation or image_rotation:
+        reason = "a rotated ellipse, an image that is rotated, or no original_width and original_height"
+        item.refuse("box-rotated", kind or value.names[0], reason, unit)
+        return
     for name in value.names or [""]:
-        item.add(name, unit, rotation=value.rotation or image_rotation)
+        item.add(name, unit, ring=ring)
 
 
 def _name(data: dict[str, Any], where: str, known: set[str]) -> str:

@@ -66,7 +66,7 @@ class Meta(msgspec.Struct):
 
 
 def read(root: Path, *, split: tuple[str, ...] | None = None) -> Source:
-    """Read rectangles; polygons and bitmaps become their boxes; other shapes are refused.
+    """Read rectangles and polygons, without their holes; bitmaps become their boxes; other shapes are refused.
 
     The split of an image is its tag "train", "val" or "test", else its data set's name; "train" if there is only one
     data set, whose name says nothing. Classes are those of meta.json in their order.
@@ -121,7 +121,10 @@ def _folder(root: Path, folder: Path, alone: bool) -> Iterator[tuple[str, Annota
             if edges is None:
                 item.refuse("shape-unknown", one.kind, "expected a rectangle, a polygon or a bitmap")
             else:
-                item.add(one.name, edges)
+                ring = None
+                if one.kind == "polygon" and one.points:  # through the centers of pixels
+                    ring = [number + 0.5 for point in one.points.exterior for number in point]
+                item.add(one.name, edges, ring=ring)
         yield words.pop() if words else default, item
 
 

@@ -105,4 +105,4 @@ def _add(item: Annotated, row: list[float | None], are_points: bool, names: dict
     if name is None:
         item.refuse("unknown-class", f"{label}", "expected a number of class_names", edges)
     else:
-        item.add(name, edges)
+        item.add(name, edges, ring=values if are_points and edges is not NAN else None)

@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, ATTRIBUTE, IMAGES, Codes, on_use
 from dataforge.formats.sniff import first, head, outline, seen
 
 LOOKS_FOR = "a JSON object of filename and regions, or a CSV file with region_shape_attributes"
-HOLDS = frozenset({"keys", "splits"})
+HOLDS = frozenset({"polygons", "keys", "splits"})
 OPTIONS = (IMAGES, ATTRIBUTE, ALLOW_OUTSIDE)
 CODES: Codes = {"class-unstated": ("info", "no region states a class; all are read as 'object'")}
 

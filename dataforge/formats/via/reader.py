@@ -15,7 +15,7 @@ import msgspec
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import read_text
-from dataforge.formats.annotated import NAN, Annotated, Numbers, files_of, hull, source, xywh
+from dataforge.formats.annotated import NAN, Annotated, Numbers, files_of, hull, ring_of, source, xywh
 from dataforge.formats.json_files import decode, read_json
 from dataforge.formats.via import is_via
 from dataforge.record import Finding, Source
@@ -67,7 +67,7 @@ def read(
     attribute: str | None = None,
     allow_outside: bool = False,
 ) -> Source:
-    """Read regions. Polygons, circles and ellipses become their boxes. Classes are the sorted names in use.
+    """Read regions. Circles and ellipses become their boxes. Classes are the sorted names in use.
 
     Args:
         root: a folder of files, or one file.
@@ -161,8 +161,10 @@ def _annotated(path: Path, image: _Image, attribute: str) -> Annotated:
         if edges is None:
             item.refuse("shape-unknown", str(shape.name), "expected a rect, a polygon, a circle or an ellipse")
             continue
+        xs, ys = shape.all_points_x or [], shape.all_points_y or []
+        ring = ring_of(xs, ys) if shape.name == "polygon" and len(xs) == len(ys) > 2 else None
         for name in names or [None]:
-            item.add(str(name).strip() if name is not None else None, edges)
+            item.add(str(name).strip() if name is not None else None, edges, ring=ring)
     return item
 
 

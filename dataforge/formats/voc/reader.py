@@ -12,7 +12,7 @@ import numpy as np
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import check_root, inside, reading
-from dataforge.formats.boxes import as_xyxy, include_last, is_rotated
+from dataforge.formats.boxes import as_xyxy, hull, include_last, rotated
 from dataforge.formats.pictures import Index, as_size
 from dataforge.formats.voc.files import (
     EXPECTED,
@@ -26,6 +26,7 @@ from dataforge.formats.voc.files import (
     picture_of,
     read_lists,
 )
+from dataforge.polygons import Polygons
 from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source, as_boxes, pick_splits
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -39,6 +40,7 @@ class _Annotation:
     names: list[str] = field(default_factory=list)
     corners: list[list[float]] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
+    rings: list[list[list[float]]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # box numbers among the file's objects
     findings: list[Finding] = field(default_factory=list)
     broken: str = ""
@@ -182,6 +184,7 @@ def _record(
         labels=np.array([classes.index(name) for name in annotation.names], np.int32),
         flags=np.array(annotation.flags, np.uint8),
         origin=file,
+        polygons=Polygons.of(annotation.rings) if any(annotation.rings) else None,
     )
 
 
@@ -241,21 +244,24 @@ def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, pat
         refuse("box-missing", value, "expected four numbers in <bndbox>")
         return
 
-    def xyxy() -> tuple[float, float, float, float] | None:  # for findings alone: it takes longer than all else here
+    def xyxy() -> tuple[float, float, float, float]:  # rarely needed, and takes longer than all else here
         return as_xyxy(include_last(np.array([corners]), -offset, 0)[0])
 
     rotation = next((a.findtext("value") for a in element.iter("attribute") if a.findtext("name") == "rotation"), None)
     try:
-        rotated = is_rotated(rotation)
+        ring = rotated(xyxy(), rotation) if rotation else None
     except ValueError:
-        rotated = True
-    if rotated:
-        refuse("box-rotated", name, f"rotated by {rotation} degrees; only upright boxes are held")
-    elif not name:
+        refuse("box-rotated", name, f"rotated by {rotation!r}; expected degrees")
+        return
+    if not name:
         refuse("unknown-class", "", "has no <name>", xyxy())
     else:
         read.names.append(name)
+        if ring:
+            x1, y1, x2, y2 = hull(ring)
+            corners = [x1 + offset, y1 + offset, x2, y2]
         read.corners.append(corners)
+        read.rings.append([ring] if ring else [])
         read.flags.append(_flags(read, element, path, n, xyxy))
         read.numbers.append(n)
 

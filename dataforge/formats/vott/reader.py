@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from dataforge.formats.annotated import NAN, Annotated, files_of, hull, source, xywh
+from dataforge.formats.annotated import NAN, Annotated, files_of, hull, ring_of, source, xywh
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import as_size, path_of
 from dataforge.formats.sniff import outline
@@ -122,6 +122,8 @@ def _annotated(path: Path, entry: Entry) -> Annotated:
             edges = xywh(box.left, box.top, box.width, box.height)
         else:
             edges = hull([p.x for p in region.points], [p.y for p in region.points]) if region.points else NAN
+        is_polygon = region.type == "POLYGON" and len(region.points) > 2
+        ring = ring_of([p.x for p in region.points], [p.y for p in region.points]) if is_polygon else None
         for tag in region.tags or [""]:
-            item.add(tag, edges)
+            item.add(tag, edges, ring=ring)
     return item

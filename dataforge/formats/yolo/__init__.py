@@ -10,7 +10,7 @@ from dataforge.formats.sniff import head, matching, seen
 from dataforge.formats.voc import CODES as VOC
 
 LOOKS_FOR = "data.yaml with train, val, names; obj.data; or classes.txt and label files"
-HOLDS = frozenset({"splits", "classes"})
+HOLDS = frozenset({"polygons", "splits", "classes"})
 OPTIONS = (ALLOW_OUTSIDE,)
 CODES: Codes = {
     "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),

@@ -14,6 +14,7 @@ from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.voc.files import find_unions, overlaps
 from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, key_of, label_folder, orphans
 from dataforge.images.header import read_size
+from dataforge.polygons import Polygons
 from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 
@@ -71,6 +72,8 @@ def _record(
     height = width = 0
     numbers: list[int] = []
     boxes = np.zeros((0, 4), np.float32)
+    rings: list[list[list[float]]] = []
+    polygons = None
     try:
         height, width = read_size(path)
     except (OSError, ValueError, ImageError):
@@ -96,7 +99,11 @@ def _record(
                 else:
                     numbers.append(label_of[int(parsed[0])])
                     cxcywh_unit.append(parsed[1])
+                    rings.append([parsed[2]] if parsed[2] else [])
             boxes = pixels(cxcywh_unit, height, width)
+            if any(rings):
+                polygons = Polygons.of(rings, (width, height))
+                boxes = np.where(polygons.counts[:, None] > 0, polygons.hulls(), boxes)
         else:
             yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
     yield Record(
@@ -109,11 +116,12 @@ def _record(
         labels=np.array(numbers, np.int32),
         flags=np.zeros(len(numbers), np.uint8),
         origin=str(labels if exists(labels) else path),
+        polygons=polygons,
     )
 
 
-def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float]] | str:
-    """Return a line's class number and its box as `cxcywh_unit`, or a description of the error.
+def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float], list[float]] | str:
+    """Return a line's class number, its box as `cxcywh_unit` and its points, if any; or a description of the error.
 
     Args:
         keypoints: the number of keypoints that follow each box, and of numbers for each, if the set states them.
@@ -130,12 +138,12 @@ def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, 
     if any(abs(value) > 2 for value in values):
         return "expected fractions of the image's size, 0..1"
     if len(values) == 4:
-        return number, values
+        return number, values, []
     if len(values) >= 10 and _has_visibilities(values):
         return "looks like a box and keypoints of x, y, visibility; expected kpt_shape in the YAML"
     if len(values) >= 6 and len(values) % 2 == 0:
         left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
-        return number, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        return number, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], values
     return f"{len(fields)} numbers; expected class cx cy w h, or class and at least 3 points"
 
 

@@ -11,10 +11,11 @@ import yaml
 
 from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder, put_text
+from dataforge.formats.annotated import single_rings
 from dataforge.formats.pictures import is_picture, picture_name, put_picture
 from dataforge.formats.yolo.files import SPLITS
 from dataforge.formats.yolo.reader import pixels
-from dataforge.record import Boxes, Finding, Source
+from dataforge.record import Boxes, Finding, Record, Source
 
 PLACES = range(6, 16)  # decimal places tried, starting with the usual number
 
@@ -24,7 +25,8 @@ def write(source: Source, root: Path) -> None:
 
     Boxes are restored bit for bit (except corners closer than 1e-6 pixels to the edge, which are kept to 1e-9). Of two
     images that differ only in their suffix, the second one gets its suffix twice, since labels are found by the name
-    without the suffix; a key without an image suffix gets one. Flags, areas, image and class numbers are not stored.
+    without the suffix; a key without an image suffix gets one. If a box of an image has a polygon of one ring, all its
+    boxes are written as points. Flags, areas, image and class numbers are not stored.
     Splits not named train, val or test are listed below `splits` in `data.yaml`; the first one whose name starts with
     one of these three is also listed under that name.
 
@@ -49,8 +51,9 @@ def write(source: Source, root: Path) -> None:
         labels = _label_path(f"{folder}/{name}")
         taken.add(labels)
         splits[item.split] = folder
-        rows = zip(item.labels.tolist(), unit_of(item.boxes, item.height, item.width).tolist(), strict=True)
-        lines = [" ".join([str(label), *map(repr, cxcywh_unit)]) + "\n" for label, cxcywh_unit in rows]
+        numbers = _points(item) if item.polygons else unit_of(item.boxes, item.height, item.width).tolist()
+        rows = zip(item.labels.tolist(), numbers, strict=True)
+        lines = [" ".join([str(label), *map(repr, unit)]) + "\n" for label, unit in rows]
         put_text(root / labels, "".join(lines).encode())
     if not splits:
         raise FormatError(f"{root}: there are no images to write")
@@ -72,6 +75,26 @@ def _label_path(picture: str) -> str:
     last = len(folders) - 1 - folders[::-1].index("images")
     folders[last] = "labels"
     return "/".join([*folders, str(PurePosixPath(name).with_suffix(".txt"))])
+
+
+def _points(record: Record) -> list[list[float]]:
+    """Return x, y, x, y, ... of each box's polygon as fractions; the corners of boxes without one of one ring.
+
+    Ultralytics takes all lines of a file for points if one is longer than a box's.
+    """
+    size = np.array([record.width, record.height])
+    corners = record.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].astype(np.float64).tolist()
+    rings = [ring or own for ring, own in zip(single_rings(record), corners, strict=True)]
+    return [_short(np.reshape(ring, (-1, 2)), size).reshape(-1).tolist() for ring in rings]
+
+
+def _short(points: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return points (k, 2) as fractions with the fewest decimal places from which float32 pixels are restored."""
+    for places in PLACES:
+        short = np.round(points / size, places)
+        if ((short * size).astype(np.float32) == points).all():
+            return short
+    return points / size
 
 
 def unit_of(boxes: Boxes, height: int, width: int) -> np.ndarray:
