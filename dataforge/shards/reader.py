@@ -17,9 +17,9 @@ from dataforge.cloud.chunks import expect
 from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.files import reading
-from dataforge.record import CROWD, DIFFICULT, TRUNCATED, relabelled, resolve_split
+from dataforge.record import relabelled, resolve_split
 from dataforge.shards import ahead, cache_origin
-from dataforge.shards.index import CHECKSUM, INDEX, LINK, read_index
+from dataforge.shards.index import INDEX, LINK, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
 from dataforge.shards.stores.registry import BlobStore, store
@@ -55,6 +55,7 @@ class Shards:
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
         channels: 3, or 1 for a cache of grey pixels.
+        parent_is_there: whether the shards that a cache was baked from are; False if not a cache.
         source: `table` with sizes, boxes and areas in pixels of the source images; `table` if not a cache.
 
     Raises:
@@ -83,7 +84,7 @@ class Shards:
         self.parents = parents_of(self.folder, self.index)
         self.depth: str = self.index.get("depth", "scale")
         self.channels: int = self._baked["channels"] if self._baked else 3
-        self._parent_is_there = self._baked is not None and cache_origin.parent_is_there(self.path, self._baked)
+        self.parent_is_there = self._baked is not None and cache_origin.parent_is_there(self.path, self._baked)
         known = tuple(self.index["classes"])
         self._label_of = self.view.label_of(known)
         self.classes: tuple[str, ...] = self.view.names(known)
@@ -419,44 +420,9 @@ class Shards:
 
     def info(self) -> dict[str, Any]:
         """Return a summary of the contents, as `dataforge info --json` prints it."""
-        table = self.table
-        counts = np.diff(table.offsets)
+        from dataforge.shards.summary import summary
 
-        def describe(rows: np.ndarray) -> dict[str, Any]:
-            objects = table.take(rows)
-            per_class = np.bincount(objects.labels, minlength=len(self.classes))
-            return {
-                "images": len(rows),
-                "boxes": len(objects.labels),
-                "empty": int((counts[rows] == 0).sum()),
-                "per_class": dict(zip(self.classes, per_class.tolist(), strict=True)),
-                "crowd": int((objects.flags & CROWD > 0).sum()),
-                "difficult": int((objects.flags & DIFFICULT > 0).sum()),
-                "truncated": int((objects.flags & TRUNCATED > 0).sum()),
-            }
-
-        def spread(values: np.ndarray) -> list[int]:
-            return np.percentile(values, [0, 50, 100]).astype(int).tolist() if len(values) else [0, 0, 0]
-
-        return {
-            "format_version": self.index["format_version"],
-            "source": self.index["source"],
-            "classes": list(self.classes),
-            "images": len(table),
-            "boxes": len(table.boxes),
-            "splits": {name: describe(rows) for name, rows in self.splits.items()},
-            "unions": self.index["unions"],
-            "height": spread(table.height),
-            "width": spread(table.width),
-            "boxes_per_image": spread(counts),
-            "store": self.index["store"],
-            "codec": self.codec,
-            "baked": self._baked and {**self._baked, "parent_is_there": self._parent_is_there},
-            "bytes": int(table.size.sum()),
-            "fingerprint": self.fingerprint,
-            "parents": [str(parent) for parent in self.parents],
-            "index_crc": self.index.get(CHECKSUM),
-        }
+        return summary(self)
 
 
 def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
