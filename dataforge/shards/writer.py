@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -234,6 +235,14 @@ def clear(out: Path, kept: Collection[str] = ()) -> None:
         elif any(path.startswith(f"{entry.name}/") for path in kept):
             for shard in entry.iterdir():
                 if f"{entry.name}/{shard.name}" not in kept:
-                    shutil.rmtree(shard)
+                    _remove(shard)
         else:
-            shutil.rmtree(entry)
+            _remove(entry)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder. After an error, Zarr's threads may still be removing their files in it."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
