@@ -205,7 +205,7 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
     facts = (*facts, areas is None, *image)
     polygons = record.polygons
     columns = (record.boxes, record.labels, record.flags, areas, record.judged)
-    arrays = [column for column in columns if column is not None]
-    arrays += [] if polygons is None else [polygons.points, polygons.rings, polygons.boxes]
+    outlines = () if polygons is None else (polygons.points, polygons.rings, polygons.boxes)
+    arrays = [column for column in (*columns, *outlines) if column is not None]
     text = repr(facts).encode("utf-8", "backslashreplace")
     return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))
