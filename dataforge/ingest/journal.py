@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
+from numpy.typing import NDArray
+
 from dataforge.errors import ShardError
 from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
@@ -204,8 +206,7 @@ def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
     areas = record.areas
     facts = (*facts, areas is None, *image)
     polygons = record.polygons
-    columns = (record.boxes, record.labels, record.flags, areas, record.judged)
-    outlines = () if polygons is None else (polygons.points, polygons.rings, polygons.boxes)
-    arrays = [column for column in (*columns, *outlines) if column is not None]
+    columns: list[NDArray[Any] | None] = [record.boxes, record.labels, record.flags, areas, record.judged]
+    columns += [] if polygons is None else [polygons.points, polygons.rings, polygons.boxes]
     text = repr(facts).encode("utf-8", "backslashreplace")
-    return zlib.crc32(b"".join([text, *(array.tobytes() for array in arrays)]))
+    return zlib.crc32(b"".join([text, *(column.tobytes() for column in columns if column is not None)]))
