@@ -23,7 +23,8 @@ from dataforge.errors import FormatError, ShardError
 from dataforge.images.header import ImageInfo
 from dataforge.ingest.prove import first_difference
 from dataforge.ingest.run import ingest
-from dataforge.overlay.edits import Box, Delete, edited_record
+from dataforge.overlay.boxes import Box, edited_record
+from dataforge.overlay.requests import Delete
 from dataforge.polygons import Polygons
 from dataforge.record import Record, Source
 from dataforge.shards.as_source import source_of
