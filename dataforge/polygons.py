@@ -87,6 +87,11 @@ class Polygons:
         np.maximum.at(high, box, self.points)
         return np.concatenate([low, high], 1)
 
+    def fit(self, boxes: NDArray[Any], height: NDArray[Any] | int, width: NDArray[Any] | int) -> NDArray[np.bool_]:
+        """Return whether each polygon's hull, clipped to its image, is the box (n, 4), to half a pixel."""
+        low, high = np.array(0.0), np.stack(np.broadcast_arrays(width, height, width, height), -1)
+        return (np.abs(np.clip(self.hulls(), low, high) - boxes) <= 0.5).all(1)
+
     @property
     def counts(self) -> Offsets:
         """(n,) the number of rings of each box."""

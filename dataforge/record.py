@@ -185,6 +185,22 @@ def relabelled(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) ->
     return np.column_stack([judged[kept, :-2], labels[kept], judged[kept, -1]])
 
 
+def merged(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Return `Record.judged` with new labels, of which several may be one: absent if all are, else partly looked for.
+
+    Args:
+        label_of: as for `relabelled`.
+    """
+    judged = relabelled(judged, label_of)
+    if judged is None:
+        return None
+    members = np.bincount(label_of[label_of >= 0])
+    absent = np.bincount(judged[judged[:, 1] == 0, 0], minlength=len(members))
+    partial = np.bincount(judged[judged[:, 1] == 1, 0], minlength=len(members)) > 0
+    labels = np.flatnonzero(partial | (absent > 0) | (members > 1))
+    return np.column_stack([labels, absent[labels] < members[labels]]).astype(np.int32)
+
+
 def as_boxes(numbers: object) -> Boxes:
     """Convert numbers to (n, 4) float32. Values outside the float32 range become infinite, and ingest refuses them."""
     with np.errstate(all="ignore"):

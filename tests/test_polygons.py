@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge import Batch, Loader, Shards
+from dataforge import Batch, Loader, Shards, formats
 from dataforge.analysis.diff import diff
 from dataforge.analysis.lint.run import lint_shards
 from dataforge.analysis.show import show
@@ -238,6 +238,17 @@ def test_an_export_says_which_are_lost(folder: Path, tmp_path: Path) -> None:
         "yolo": ["multipolygons"],
     }
     assert lost["voc"]["polygons"] == lost["voc"]["multipolygons"] == 2
+
+
+def test_a_polygon_around_another_box_does_not_replace_the_box(tmp_path: Path) -> None:
+    box, polygons = np.array([[1, 2, 10, 12]], np.float32), Polygons.of([[[3, 3, 5, 3, 5, 5]]])
+    record = replace(make(count=1, polygons=polygons), boxes=box)
+    ingest(of(record), tmp_path / "shards")
+    for name in ("cvat", "datumaro", "labelme", "via", "yolo", "coco"):
+        report = export(Shards(tmp_path / "shards"), name, tmp_path / name)
+        (again,) = (record for record in formats.reader(name)(tmp_path / name).records if isinstance(record, Record))
+        np.testing.assert_allclose(again.boxes, [[1, 2, 10, 12]], atol=1e-3)
+        assert report.lost.get("loose_polygons", 0) == (name != "coco")
 
 
 def test_a_contact_sheet_shows_them(folder: Path, tmp_path: Path) -> None:

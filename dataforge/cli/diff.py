@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHADES = {"removed": (214, 39, 40), "added": (0, 150, 90), "moved": (230, 130, 0), "relabelled": (0, 114, 178)}
 OTHER, FAINT = (150, 80, 170), (170, 170, 170)
-LEGEND = "Red: removed; green: added; orange: moved; blue: relabelled; purple: other flags or area; grey: unchanged."
+LEGEND = "Red: removed; green: added; orange: moved; blue: relabelled; purple: flags, area or polygon; grey: unchanged."
 SHOWN = 24  # images in the report
 
 

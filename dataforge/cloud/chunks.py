@@ -57,7 +57,8 @@ class Cache:
                     self._sound.add(name)
                 if time.time() - os.fstat(file.fileno()).st_mtime > USED:
                     os.utime(self.folder / name)
-                return os.pread(file.fileno(), length, start)
+                data = os.pread(file.fileno(), length, start)
+                return data if len(data) == length else None
         except OSError:
             return None
 

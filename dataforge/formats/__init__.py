@@ -63,6 +63,7 @@ PARTS = {
     "truncated": "truncated flags",
     "polygons": "polygons and rotated boxes",
     "multipolygons": "polygons of several parts",
+    "loose_polygons": "polygons around another box than their own",
     "areas": "object areas other than the box's",
     "ids": "image numbers",
     "keys": "image names exactly as they are",

@@ -143,11 +143,16 @@ def xywh_of(boxes: Boxes) -> list[list[float]]:
 
 
 def single_rings(record: Record) -> list[list[float] | None]:
-    """Return x, y, x, y, ... of the polygon of each box; None where it has none, or several rings."""
+    """Return x, y, x, y, ... of the polygon of each box; None where it has none, several rings, or another hull.
+
+    For formats that state polygons instead of boxes: those are read back as the hull.
+    """
     if record.polygons is None:
         return [None] * len(record.boxes)
-    shapes = record.polygons.lists()
-    return [rings[0].astype(np.float64).reshape(-1).tolist() if len(rings) == 1 else None for rings in shapes]
+    shapes = zip(record.polygons.lists(), record.polygons.fit(record.boxes, record.height, record.width), strict=True)
+    return [
+        rings[0].astype(np.float64).reshape(-1).tolist() if len(rings) == 1 and fits else None for rings, fits in shapes
+    ]
 
 
 def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:

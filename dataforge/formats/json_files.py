@@ -63,9 +63,9 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], where: str, expected: 
         except msgspec.MsgspecError:
             # the slow path accepts the NaN that Python's json writes, and locates the error and its value
             plain = json.loads(data)
-        if "msgspec.Raw" in repr(decoder):  # text that is decoded later, which NaN cannot be
-            return decoder.decode(json.dumps(json.loads(data, parse_constant=lambda constant: None)))
-        return msgspec.convert(plain, type=decoder.type)  # type: ignore[no-any-return]
+        if _holds_text(decoder.type):
+            plain = json.loads(data, parse_constant=lambda constant: None)
+        return _convert(plain, decoder.type)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         reason, _, position = str(error).partition(" - at `$")
         place, value = _follow(plain, position.rstrip("`"), decoder.type)
@@ -99,9 +99,20 @@ def _follow(plain: Any, position: str, kind: Any) -> tuple[str, str]:
     return words.replace(": .", ": ").strip(": .") or "the whole file", text if len(text) <= 80 else text[:77] + "..."
 
 
+def _holds_text(kind: Any) -> bool:
+    """Return whether a type has parts whose text is decoded later; NaN cannot be in them."""
+    return "RawType" in repr(msgspec.inspect.type_info(kind))
+
+
+def _convert(plain: Any, kind: Any) -> Any:
+    if _holds_text(kind):
+        return msgspec.json.decode(json.dumps(plain), type=kind)
+    return msgspec.convert(plain, type=kind)
+
+
 def _fits(plain: Any, kind: Any) -> bool:
     try:
-        msgspec.convert(plain, type=kind)
+        _convert(plain, kind)
     except msgspec.ValidationError:
         return False
     return True

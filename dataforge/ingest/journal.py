@@ -15,6 +15,7 @@ from dataforge.errors import ShardError
 from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
 from dataforge.shards.index import JOURNAL
+from dataforge.shards.judged import read_judged
 from dataforge.shards.stores.registry import store
 from dataforge.shards.table import read_tables
 
@@ -83,6 +84,7 @@ class Journal:
         try:
             table = read_tables([folder / "table.arrow"], [row["table_crc"]], [row.get("polygons_crc")])
             _ = table.polygons  # are checked too
+            read_judged([folder], [row["images"]], [row.get("judged_crc")], len(self._begun["classes"]))
             blobs = store(self._begun["store"]).open(folder, trust=False)
             sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))

@@ -13,11 +13,13 @@ from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import reading
 
+KEPT = 256  # files that stay open; others are opened at each read, for sets of more shards than a process has handles
+_kept: weakref.WeakSet[FileBytes] = weakref.WeakSet()
 _READS_AT = hasattr(os, "pread")  # not on Windows, which on the other hand lets no one cut or remove a mapped file
 
 
 class FileBytes:
-    """A file that stays open, of the size that it has when it is opened. Threads and forked processes may share it.
+    """A file, of the size that it has when it is opened. Threads and forked processes may share it.
 
     Args:
         mapped: map the file, so that pieces are views of it. A file that was cut since is then an error, too, but one
@@ -39,12 +41,18 @@ class FileBytes:
         with reading(path, ShardError):
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait
                 raise ShardError(f"{path}: is not a file")
-            self._handle = os.open(path, os.O_RDONLY)
+            self._handle: int | None = os.open(path, os.O_RDONLY)
             close = weakref.finalize(self, os.close, self._handle)
-            self.size = os.fstat(self._handle).st_size
+            facts = os.fstat(self._handle)
+            self.size, self._same = facts.st_size, (facts.st_dev, facts.st_ino, facts.st_size)
             if self.size > 0 and (mapped or not _READS_AT):
                 self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
                 close()
+            elif len(_kept) < KEPT:
+                _kept.add(self)
+            else:
+                close()
+                self._handle = None
 
     def read(self, start: int = 0, length: int | None = None) -> memoryview:
         """Return `length` bytes from `start`, or all from there.
@@ -60,11 +68,22 @@ class FileBytes:
                 return self.remote.read(start, length)
             if self._map is not None:
                 whole, data = self._map.size() >= start + length, memoryview(self._map)[start : start + length]
+            elif self._handle is not None:
+                whole, data = _read(self._handle, start, length)
             else:
-                piece = os.pread(self._handle, length, start)
-                while len(piece) < length and (more := os.pread(self._handle, length - len(piece), start + len(piece))):
-                    piece += more
-                whole, data = len(piece) == length, memoryview(piece)
+                with open(self.path, "rb", buffering=0) as file:
+                    facts = os.fstat(file.fileno())
+                    if (facts.st_dev, facts.st_ino, facts.st_size) != self._same:
+                        raise ShardError(f"{self.path}: was replaced or changed while it was read")
+                    whole, data = _read(file.fileno(), start, length)
         if not whole:
             raise ShardError(f"{self.path}: was cut short while it was read, before byte {start + length}")
         return data
+
+
+def _read(handle: int, start: int, length: int) -> tuple[bool, memoryview]:
+    """Return whether there are that many bytes, and the bytes."""
+    piece = os.pread(handle, length, start)
+    while len(piece) < length and (more := os.pread(handle, length - len(piece), start + len(piece))):
+        piece += more
+    return len(piece) == length, memoryview(piece)

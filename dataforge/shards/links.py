@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from dataforge.cloud.path import located
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import ConfigError, ShardError
 from dataforge.files import reading
 from dataforge.record import Record
@@ -50,6 +50,8 @@ class Parents:
                 f"{record.key}: is in no shards, so it cannot be linked; expected a split or merge of shards, or an "
                 "overlay of shards"
             )
+        if isinstance(blob.folder, RemotePath):
+            raise ConfigError(f"{blob.folder}: is at a URL; expected shards in a folder to link to, or --copy")
         return _PAIR.pack(self._numbers.setdefault(blob.folder, len(self._numbers)), blob.number)
 
     def rows(self) -> list[dict[str, str]]:
@@ -103,7 +105,7 @@ def parents_of(path: Path, index: dict[str, Any]) -> tuple[Path, ...]:
     """
     for row in index.get("parents", ()):
         try:
-            current = _fingerprint(located(row["path"]))
+            current = _fingerprint(Path(row["path"]))
         except ShardError:
             raise ShardError(
                 f"{path}: its images are in {row['path']}, where no shards are now; move them back, or make these anew "
@@ -114,7 +116,7 @@ def parents_of(path: Path, index: dict[str, Any]) -> tuple[Path, ...]:
                 f"{path}: its images are in {row['path']}, which has changed (fingerprint {current}, expected "
                 f"{row['fingerprint']}); make these shards anew (`dataforge log {path}` tells how)"
             )
-    return tuple(located(row["path"]) for row in index.get("parents", ()))
+    return tuple(Path(row["path"]) for row in index.get("parents", ()))
 
 
 def _fingerprint(folder: Path) -> str:

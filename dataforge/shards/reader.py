@@ -310,6 +310,8 @@ class Shards:
         self._verified[i] = True
 
     def _store(self, shard: int) -> BlobStore | LinkedStore:
+        if (opened := self._stores[shard]) is not None:
+            return opened
         with self._opening.setdefault(shard, threading.Lock()):  # two readers of one file would fetch it twice
             opened = self._stores[shard]
             if opened is None:

@@ -14,8 +14,9 @@ from dataforge.errors import ShardError
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
 from dataforge.polygons import Polygons
-from dataforge.record import polygons_of, relabelled
+from dataforge.record import merged, polygons_of
 from dataforge.shards.index import INDEX, read_index
+from dataforge.shards.judged import judged_rows
 from dataforge.shards.table import Table, read_tables, row
 
 
@@ -54,6 +55,9 @@ class ShardsVersion:
         numbers = self.edits.numbers(base["class_ids"])
         self.base = base
         self.index = base | {"classes": list(names.values()), "class_ids": [numbers[label] for label in names]}
+        if "frequencies" in base:
+            stated = {n: base["frequencies"].get(name) for n, name in enumerate(base["classes"])}
+            self.index["frequencies"] = {name: stated[label] for label, name in names.items() if stated.get(label)}
 
     @property
     def content(self) -> str:
@@ -99,9 +103,10 @@ class ShardsVersion:
             for i, record in edited.items():
                 column[offsets[i] : offsets[i + 1]] = getattr(record, name)
         columns["labels"] = self._label_of[columns["labels"]]
-        columns["judged"] = relabelled(table.judged, self._label_of)
+        if table.judged is not None:
+            columns["judged"] = judged_rows([merged(table.judged_of(i), self._label_of) for i in range(len(table))])
         if not table.polygons:
-            return replace(table, offsets=offsets, **columns)
+            return replace(table, offsets=offsets, _polygons=None, **columns)
         number = np.full(offsets[-1], -1)  # in the polygons of the table, then of the edited records
         number[others] = np.flatnonzero(kept)
         parts, count = [table.polygons], len(table.boxes)

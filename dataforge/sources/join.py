@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import reading
-from dataforge.record import Finding, Record, Source, relabelled
+from dataforge.record import Finding, Record, Source, merged, relabelled
 
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
@@ -144,7 +143,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             labels = label_of[item.labels]
             kept = labels >= 0
             dropped.update(source.classes[label] for label in item.labels[~kept])
-            yield replace(item, labels=labels, judged=_merged(item.judged, label_of)).pick(kept)
+            yield replace(item, labels=labels, judged=merged(item.judged, label_of)).pick(kept)
         for name, count in sorted(dropped.items()):
             yield Finding(
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
@@ -152,18 +151,6 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
 
     frequencies = {names.get(name, name): one for name, one in source.frequencies.items()}
     return replace(source, classes=classes, class_ids=ids, records=records(), frequencies=frequencies)
-
-
-def _merged(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:
-    """Return `Record.judged` with new labels: one of several classes is absent if all are, else partly looked for."""
-    judged = relabelled(judged, label_of)
-    if judged is None:
-        return None
-    members = np.bincount(label_of[label_of >= 0])
-    absent = np.bincount(judged[judged[:, 1] == 0, 0], minlength=len(members))
-    partial = np.bincount(judged[judged[:, 1] == 1, 0], minlength=len(members)) > 0
-    labels = np.flatnonzero(partial | (absent > 0) | (members > 1))
-    return np.column_stack([labels, absent[labels] < members[labels]]).astype(np.int32)
 
 
 def rename_splits(source: Source, names: Mapping[str, str]) -> Source:

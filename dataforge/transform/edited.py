@@ -19,7 +19,7 @@ from dataforge.images.header import ImageInfo, probe, probe_file
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.journal import OverlayError
 from dataforge.overlay.versions import Version, open_version
-from dataforge.record import Finding, Record, Source, relabelled
+from dataforge.record import Finding, Record, Source, merged
 from dataforge.registry import load
 from dataforge.shards.as_source import check_originals, source_of
 from dataforge.shards.index import INDEX
@@ -303,7 +303,7 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
                 continue
             record = edited_record(record, edits.boxes(record))
             labels = np.array([dense[label] for label in record.labels.tolist()], np.int32)
-            yield replace(record, labels=labels, judged=relabelled(record.judged, label_of))
+            yield replace(record, labels=labels, judged=merged(record.judged, label_of))
 
     class_ids = tuple(numbers[label] for label in names) if base.class_ids else ()
     return Source(tuple(names.values()), records(), class_ids, base.unions, len(rows), depth=base.depth)

@@ -118,13 +118,16 @@ def _published(out: Path) -> Iterator[Path]:
 def _lost(shards: Shards, chosen: list[str], held: frozenset[str]) -> dict[str, int]:
     rows = np.concatenate([shards.splits[name] for name in chosen]) if chosen else np.zeros(0, np.int64)
     objects = shards.table.take(rows)
-    rings = shards.table.polygons.take(ranges(shards.table.offsets, rows)[0]).counts
+    polygons = shards.table.polygons.take(ranges(shards.table.offsets, rows)[0])
+    rings, sizes = polygons.counts, np.stack([shards.table.height[rows], shards.table.width[rows]])
+    fits = polygons.fit(objects.boxes, *np.repeat(sizes, np.diff(objects.offsets), axis=1))
     counts = {
         "crowd": (objects.flags & CROWD > 0).sum(),
         "difficult": (objects.flags & DIFFICULT > 0).sum(),
         "truncated": (objects.flags & TRUNCATED > 0).sum(),
-        "polygons": (rings == 1).sum(),
-        "multipolygons": (rings > 1).sum(),
+        "polygons": ((rings == 1) & fits).sum(),
+        "multipolygons": ((rings > 1) & fits).sum(),
+        "loose_polygons": ((rings > 0) & ~fits).sum(),
         "areas": (objects.areas != box_areas(objects.boxes)).sum(),
         "ids": (shards.table.id[rows] >= 0).sum(),
         "splits": len(chosen) if len(chosen) > 1 else 0,

@@ -68,10 +68,17 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
     classes, class_ids = unite_classes([(part.classes, part.class_ids) for part in parts])
     label_of = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
 
+    federated = any(part.table.judged is not None for part in parts)
+
     def record(place: _Row, split: str = "") -> Record:
         n, i = place
         stored = row(parts[n].table, i, split, parts[n].stored_image(i), str(parts[n].path))
         judged = relabelled(stored.judged, label_of[n])
+        if judged is None and federated and len(parts[n].classes) < len(classes):
+            absent = np.setdiff1d(
+                label_of[n], label_of[n][stored.labels]
+            )  # the part's classes were looked for, no others
+            judged = np.stack([absent, np.zeros_like(absent)], 1).astype(np.int32)
         return replace(stored, labels=label_of[n][stored.labels], judged=judged)
 
     def records(n: int, part: Shards) -> Iterator[Record | Finding]:

@@ -413,3 +413,24 @@ def test_lvis_states_which_classes_were_looked_for(tmp_path: Path) -> None:
     (finding,) = [one for one in findings if one.code == "classes-federated"]
     assert finding.value == "1 images with neg_category_ids, 1 with not_exhaustive_category_ids"
     assert "--protocol lvis" in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bbox": "x"}, r"annotations entry 5: bbox: .x.; expected `array"),
+        ({"category_id": None}, None),
+        ({"area": float("nan")}, None),
+        ({"segmentation": [[float("nan"), 1, 2, 3, 4, 5]]}, None),
+    ],
+)
+def test_an_entry_that_is_wrong_is_the_one_that_is_named(
+    tmp_path: Path, change: dict[str, object], words: str | None
+) -> None:
+    """Text of polygons, which is decoded later, once hid which entry it was."""
+    rows = [box(10, [1, 1, 5, 5], segmentation=[[1, 1, 6, 1, 6, 6]]) for _ in range(9)]
+    rows[5] |= change
+    coco(tmp_path, {"a.jpg": picture()}, rows)
+    with pytest.raises(FormatError, match=words) if words else nullcontext():
+        (record,), _ = drain(read(tmp_path))
+        assert len(record.boxes) >= 8

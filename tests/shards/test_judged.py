@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dataforge.formats.coco.reader import read
 from dataforge.formats.coco.writer import write
 from dataforge.ingest.prove import first_difference
 from dataforge.ingest.run import ingest
-from dataforge.record import Source
+from dataforge.record import Record, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.judged import FILE, SCHEMA, read_judged, write_judged
 from dataforge.shards.reader import Shards
@@ -25,6 +26,9 @@ from dataforge.shards.verify import verify
 from dataforge.sources.join import join, rename
 from dataforge.sources.view import View
 from dataforge.transform.bake import Form, bake
+from dataforge.transform.edited import Stored
+from dataforge.transform.merge import merge
+from dataforge.web.session import Session
 from tests.formats.sets import box, coco, drain, picture, put
 
 FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -111,3 +115,26 @@ def test_damage_is_an_error(row: int, column: str, value: int, tmp_path: Path) -
         read_judged([tmp_path], [1], [crc], 2)
     with pytest.raises(ShardError, match="a record or a label that the set has not"):
         read_judged([tmp_path], [1], [zlib.crc32((tmp_path / FILE).read_bytes())], 2)
+
+
+def test_classes_that_were_not_looked_for_stay_so_when_sets_are_merged(shards: Path, tmp_path: Path) -> None:
+    put(tmp_path / "photo.png", picture(9))
+    one = Record("e.png", "val", tmp_path / "photo.png", 48, 64, np.array([[1, 2, 9, 9]]), *np.zeros((2, 1), np.int32))
+    ingest(Source(("bird",), iter([replace(one, flags=np.zeros(1, np.uint8))])), tmp_path / "birds")
+    ingest(merge([Shards(shards), Shards(tmp_path / "birds")]), tmp_path / "out")
+    both = Shards(tmp_path / "out")
+    label = {name: n for n, name in enumerate(both.classes)}
+    judged = {key: both.table.judged_of(n) for n, key in enumerate(both.table.key)}
+    assert judged["e.png"] is not None and len(judged["e.png"]) == 0, "of birds only, of which it has one"
+    assert judged["d.png"] is not None and set(judged["d.png"][:, 0]) <= {label[n] for n in ("cat", "dog", "owl")}
+    assert not list(verify(both))
+
+
+def test_a_merged_class_of_an_overlay_is_absent_only_if_all_were(shards: Path, tmp_path: Path) -> None:
+    session = Session(Stored(Shards(shards)), tmp_path / "overlay")
+    session.change_classes("r1", "merge", "dog", "cat")
+    version = Shards(tmp_path / "overlay")
+    rows = {key: version.table.judged_of(n) for n, key in enumerate(version.table.key)}
+    assert rows["c.png"].tolist() == [[0, 0], [1, 0]] and rows["d.png"] is None
+    assert rows["b.png"].tolist() == [[0, 1]], "neither was looked for"
+    assert version.frequencies == {"cat": "r", "owl": "f"}

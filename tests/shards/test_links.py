@@ -127,6 +127,14 @@ def test_images_in_no_shards_are_not_linked(tmp_path: Path, parent: Path) -> Non
     assert "error: --store zarr: --link stores no images" in result.stderr
 
 
+def test_shards_at_a_url_are_not_linked(parent: Path, tmp_path: Path) -> None:
+    url = f"memory://links/{parent.parent.name}"
+    run("merge", parent, "--out", url)
+    error = run("merge", url, "--link", "--out", tmp_path / "out", code=2).stderr
+    assert f"error: {url}: is at a URL; expected shards in a folder to link to" in error
+    assert not (tmp_path / "out/index.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changed", "error"),
     [

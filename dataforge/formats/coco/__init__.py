@@ -9,7 +9,7 @@ from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON file with images, annotations, categories"
 HOLDS = frozenset(
-    {"crowd", "difficult", "truncated", "polygons", "multipolygons"}
+    {"crowd", "difficult", "truncated", "polygons", "multipolygons", "loose_polygons"}
     | {"areas", "ids", "keys", "splits", "classes", "class_ids", "judged"}
 )
 OPTIONS = (Option("annotations", "This JSON file, instead of those found.", Path), IMAGES, BOXES, UNIT, ALLOW_OUTSIDE)

@@ -61,8 +61,12 @@ def write(source: Source, root: Path) -> None:
 
 
 def _parts(record: Record, n: int) -> list[tuple[str, Any, int | None]]:
-    """Return type, points and group of each shape of a box: a rectangle, or its rings, which are a group if several."""
-    rings = [] if record.polygons is None else record.polygons.take(np.array([n])).lists()[0]
+    """Return type, points and group of each shape of a box: a rectangle, or its rings, which are a group if several.
+
+    Rings around another box than the record's are left out, since they are read back as their hull.
+    """
+    own = None if record.polygons is None else record.polygons.take(np.array([n]))
+    rings = own.lists()[0] if own and own.fit(record.boxes[n : n + 1], record.height, record.width)[0] else []
     if not rings:
         x1, y1, x2, y2 = record.boxes[n].astype(np.float64).tolist()
         return [("rectangle", [[x1, y1], [x2, y2]], None)]

@@ -98,6 +98,8 @@ class LmdbStore:
         return self._written + len(self._pending) if self._writer is not None else self._open().entries
 
     def _open(self) -> _Tree:
+        if (tree := self._tree) is not None:  # without the lock, which a fork may leave locked
+            return tree
         with self._lock:
             if self._tree is None:
                 self._tree = _open_tree(FileBytes(self._path))

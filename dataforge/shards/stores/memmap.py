@@ -67,6 +67,8 @@ class MemmapStore:
         return len(self._ends) if self._writer is not None else len(self._open()[1])
 
     def _open(self) -> tuple[FileBytes, NDArray[np.uint64]]:
+        if (opened := self._opened) is not None:  # without the lock, which a fork may leave locked
+            return opened
         with self._lock:
             if self._opened is None:
                 file = FileBytes(self._path)
