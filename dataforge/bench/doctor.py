@@ -92,12 +92,12 @@ def versions() -> Iterator[Check]:
     yield Check("dataforge", OK, dataforge.__version__)
     requirements = [Requirement(line) for line in metadata.requires(names[0]) or ()]
 
-    required = [each for each in requirements if _applies(each, "")]
+    required = [each for each in requirements if _applies(each, "") or _applies(each, "train")]
     for each in required:
         yield attempt(each.name, partial(_version, each), f"pip install '{each.name}{each.specifier}'")
     for extra in metadata.metadata(names[0]).get_all("Provides-Extra") or ():
         added = [each for each in requirements if each not in required and _applies(each, extra)]
-        if extra not in DEVELOPERS:
+        if extra not in DEVELOPERS and extra != "train":
             install = f"pip install '{names[0]}[{extra}]'"
             yield attempt(f"extra {extra}", partial(_extra, added, install), install)
 

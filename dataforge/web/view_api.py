@@ -137,7 +137,10 @@ class Lint(Struct):
     codes: list[Code]
 
 
-CHARTS = ("classes", "box_sizes", "box_places", "aspect_ratios", "boxes_per_image", "image_sizes")
+CHARTS = (
+    *("classes", "box_sizes", "relative_box_sizes", "box_centres", "box_widths_and_heights"),
+    *("image_aspects", "box_aspects", "boxes_per_image", "image_sizes"),
+)
 SMALLEST, USUAL, LARGEST_PICTURE = 16, 256, 1024  # pixels
 SIZE = {"type": "integer", "minimum": SMALLEST, "maximum": LARGEST_PICTURE, "default": USUAL}
 OF = {"type": "string", "maxLength": 40}  # says that a cached picture is of the same set
@@ -179,7 +182,7 @@ OPERATIONS = (
         "/chart",
         "chart",
         "A chart of the images by filter.",
-        {200: "image/png", **_WRONG},
+        {200: "image/svg+xml", **_WRONG},
         query=_QUERY | {"name": {"type": "string", "enum": list(CHARTS)}},
         required=("name",),
     ),

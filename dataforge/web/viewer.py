@@ -91,8 +91,8 @@ class Viewer:
         names = request.query_params.getlist("name")
         if len(names) != 1 or names[0] not in CHARTS:
             raise HTTPException(400, f"name: {', '.join(names)!r}; expected one of {', '.join(CHARTS)}")
-        _, png = self._gallery.charts(_query(request, "name"))[f"{names[0]}.png"]
-        return Response(png, 200, {"Cache-Control": "no-store"}, "image/png")
+        _, svg = self._gallery.charts(_query(request, "name"))[names[0]]
+        return Response(svg, 200, {"Cache-Control": "no-store"}, "image/svg+xml")
 
     def errors(self, request: Request) -> Response:
         return answer(self._gallery.errors(_query(request)))

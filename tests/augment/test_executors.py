@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -77,10 +78,10 @@ def sources(layout: Layout, table: Table) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(canvas).permute(0, 3, 1, 2), np.stack(matrices)
 
 
-def in_torch(layout: Layout, table: Table, shape: tuple[int, int]) -> np.ndarray:
-    """(n, H, W, 3) as a device paints it."""
+def in_torch(layout: Layout, table: Table, shape: tuple[int, int], double: bool = False) -> np.ndarray:
+    """(n, H, W, 3) as a device paints it; `double`: it may need float64, which MPS does not have."""
     canvas, matrix = sources(layout, table)
-    with NoDouble():
+    with nullcontext() if double else NoDouble():
         return device.paint(canvas, matrix, layout, shape).permute(0, 2, 3, 1).numpy()
 
 

@@ -48,6 +48,7 @@ VALUES: dict[str, dict[str, Any]] = {  # where kornia's defaults do nothing, or 
 }
 FIXED = {"RandomAutoContrast", "RandomBoxBlur", "RandomEqualize", "RandomGrayscale", "RandomInvert", "RandomMedianBlur"}
 STEEP = {"RandomEqualize", "RandomPosterize", "RandomSolarize", "RandomClahe", "RandomSnow", "RandomJPEG"}
+DOUBLE = {"RandomClahe", "RandomMotionBlur"}  # kornia computes these in float64
 SHAPE = (48, 64)
 
 
@@ -99,7 +100,7 @@ def test_a_picture_is_the_same_in_any_batch_and_another_in_each_epoch(name: str)
 def test_both_executors_agree(name: str) -> None:
     """The one starts from whole grey levels, the other does not; steep curves enlarge what that makes."""
     table, laid = Table(), layout([step(name)])
-    error = np.abs(on_cpu(laid, table, SHAPE) - in_torch(laid, table, SHAPE))
+    error = np.abs(on_cpu(laid, table, SHAPE) - in_torch(laid, table, SHAPE, name in DOUBLE))
     assert error.mean() < (0.03 if name in STEEP else 0.01)
     assert (error > 0.06).mean() < (0.12 if name in STEEP else 0.01)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,10 +116,12 @@ def test_measure_counts_what_the_stage_does() -> None:
 
 
 def test_cold_reading_comes_from_the_disk_or_is_refused(setting: stages.Setting) -> None:
-    mapped = stages.read(setting)
-    next(mapped)  # from here on this process holds the file, so its pages stay
-    with pytest.raises(ConfigError, match="its files cannot be removed from the page cache"):
-        list(stages.read_cold(setting))
+    with ExitStack() as held:  # this process holds the pages of the files, so they stay
+        for file in (file for file in setting.path.rglob("*") if file.is_file() and file.stat().st_size):
+            opened = held.enter_context(open(file, "rb"))
+            assert held.enter_context(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))[:]
+        with pytest.raises(ConfigError, match="its files cannot be removed from the page cache"):
+            list(stages.read_cold(setting))
 
 
 FIGURES = Figures(

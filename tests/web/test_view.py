@@ -231,7 +231,7 @@ def test_statistics_lead_to_their_images(context: Any, server: Server, shards: S
     tab.keys("s")
     tab.page.wait_for_selector("#statistics table")
     assert tab.page.inner_text("#statistics .dim").startswith(f"{len(shards.splits['val'])} images")
-    tab.wait("[...document.querySelectorAll('#statistics img')].slice(0, 1).every((image) => image.naturalWidth > 500)")
+    tab.wait("[...document.querySelectorAll('#statistics img')].slice(0, 1).every((image) => image.naturalWidth > 300)")
     tab.page.click("#statistics a:has-text('sign')")
     sign = shards.table.image[shards.table.labels == shards.classes.index("sign")]
     tab.wait_total(len(np.intersect1d(sign, shards.splits["val"])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from dataforge.analysis import charts
 from dataforge.analysis.stats import statistics
+from dataforge.errors import DataError
 from dataforge.images.draw import Pixels, contact_sheet
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
@@ -43,16 +45,23 @@ def mosaic(
 
 
 def on_images(file: Path, shards: Shards, rows: Sequence[int], of: Truth | Predictions, names: Sequence[str]) -> None:
-    """Write a contact sheet of records with their boxes.
+    """Write a contact sheet of records with their boxes; damaged images are left out.
 
     Args:
         rows: record numbers, at least one.
         of: the boxes, in source pixels, by record.
     """
-    own = [np.flatnonzero(of.image == row) for row in rows]
-    images, boxes = zip(*(picture(shards, row, of.boxes[i]) for row, i in zip(rows, own, strict=True)), strict=True)
-    scores = [of.scores[i] for i in own] if isinstance(of, Predictions) else None
-    PIL.Image.fromarray(contact_sheet(images, boxes, [of.labels[i] for i in own], names, scores)).save(file, quality=90)
+    own, shown = [], []
+    for row in rows:
+        i = np.flatnonzero(of.image == row)
+        with suppress(DataError):  # a damaged image, which `on_error` has let pass
+            shown.append(picture(shards, row, of.boxes[i]))
+            own.append(i)
+    if own:
+        images, boxes = zip(*shown, strict=True)
+        scores = [of.scores[i] for i in own] if isinstance(of, Predictions) else None
+        drawn = contact_sheet(images, boxes, [of.labels[i] for i in own], names, scores)
+        PIL.Image.fromarray(drawn).save(file, quality=90)
 
 
 def picture(

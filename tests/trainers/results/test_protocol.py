@@ -158,4 +158,4 @@ def test_each_rule_alone_changes_what_it_should() -> None:
     assert value(conf=0.85) == pytest.approx(1 / 2)
     assert value(limit=1) == pytest.approx(1 / 2)
     rules = {step.rule for step in single_rules(truth, predictions, half)}
-    assert rules == set(RULES.values())
+    assert rules == {*RULES.values()} - {"classes in an image"}  # all were looked for in each
