@@ -242,4 +242,4 @@ class RemoteFile:
 @functools.lru_cache(1)
 def _pool(process: int) -> ThreadPoolExecutor:
     """Return the threads that wait for replies; a forked process makes its own."""
-    return ThreadPoolExecutor(IN_FLIGHT, "dataforge-fetch")
+    return ThreadPoolExecutor(IN_FLIGHT, "shards-fetch")

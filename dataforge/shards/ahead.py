@@ -70,4 +70,4 @@ def _extent(blobs: BlobStore | LinkedStore, number: int) -> tuple[FileBytes, int
 @functools.lru_cache(1)
 def _pool(process: int) -> ThreadPoolExecutor:
     """Return the threads that locate blobs; a forked process makes its own."""
-    return ThreadPoolExecutor(LOCATING, "dataforge-ahead")
+    return ThreadPoolExecutor(LOCATING, "shards-locate")

@@ -551,7 +551,9 @@ def test_restarts_leave_nothing_behind(many, restarts, make):
     for _ in range(restarts):
         start()
     now = held()
-    assert now[:2] == (threads, files) and now[2] < memory + 20
+    assert (
+        now[:2] == (threads, files) and now[2] < memory + 40
+    )  # huge pages come and go; one picture kept a restart would be more
 
 
 @needs_proc
