@@ -102,8 +102,9 @@ def _picture(shards: Shards, image: dict[str, Any], side: str) -> bytes:
     n = image[side]["record"]
     boxes = shards.table.boxes[slice(*shards.table.offsets[n : n + 2])]
     changed = [box for box in image["boxes"] if side in box]
-    same = np.array([box.tolist() not in [one[side]["box"] for one in changed] for box in boxes], bool)
-    drawn = np.concatenate([boxes[same], np.array([one[side]["box"] for one in changed], np.float64).reshape(-1, 4)])
+    others = [one[side]["box"] for one in changed]
+    same = np.array([box not in others for box in boxes.tolist()], bool)
+    drawn = np.concatenate([boxes[same], np.array(others, np.float64).reshape(-1, 4)])
     names = [""] * int(same.sum()) + [f"{one[side]['class']}, {' and '.join(one['changes'])}" for one in changed]
     shades = [FAINT] * int(same.sum()) + [SHADES.get(one["changes"][0], OTHER) for one in changed]
     return thumbnail(shards.pixels(n), drawn, np.arange(len(drawn)), names, shades)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.errors import FormatError, ImageError
 from dataforge.files import check_root, new_folder
@@ -142,17 +143,20 @@ def xywh_of(boxes: Boxes) -> list[list[float]]:
     return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).tolist()
 
 
-def single_rings(record: Record) -> list[list[float] | None]:
-    """Return x, y, x, y, ... of the polygon of each box; None where it has none, several rings, or another hull.
+def fitting_rings(record: Record) -> list[list[NDArray[np.float64]]]:
+    """Return the rings (k, 2) of each box's polygon; none where it has another hull.
 
     For formats that state polygons instead of boxes: those are read back as the hull.
     """
     if record.polygons is None:
-        return [None] * len(record.boxes)
+        return [[] for _ in record.boxes]
     shapes = zip(record.polygons.lists(), record.polygons.fit(record.boxes, record.height, record.width), strict=True)
-    return [
-        rings[0].astype(np.float64).reshape(-1).tolist() if len(rings) == 1 and fits else None for rings, fits in shapes
-    ]
+    return [[ring.astype(np.float64) for ring in rings] if fits else [] for rings, fits in shapes]
+
+
+def single_rings(record: Record) -> list[list[float] | None]:
+    """Return x, y, x, y, ... of `fitting_rings`; None where there is none, or several."""
+    return [rings[0].reshape(-1).tolist() if len(rings) == 1 else None for rings in fitting_rings(record)]
 
 
 def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:

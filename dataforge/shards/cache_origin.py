@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from dataforge.cloud.path import located
 from dataforge.errors import ConfigError, ShardError
 from dataforge.shards.arrow_files import read_arrow
-from dataforge.shards.index import INDEX
+from dataforge.shards.index import fingerprint
 from dataforge.shards.table import Table
 from dataforge.shards.versions import version_of
 
@@ -84,7 +83,7 @@ def read(path: Path, crc: int) -> Origin:
 def content(path: Path) -> str:
     """Return the fingerprint of a shard folder, the CRC-32 of its index as 8 hex digits, or of an overlay's version."""
     version = version_of(path)
-    return version.content if version else f"{zlib.crc32((path / INDEX).read_bytes()):08x}"
+    return version.content if version else fingerprint(path)
 
 
 def parent_is_there(path: Path, baked: dict[str, Any]) -> bool:

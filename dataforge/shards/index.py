@@ -121,6 +121,11 @@ def checksum(index: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(contents, separators=(",", ":")).encode())
 
 
+def fingerprint(folder: Path) -> str:
+    """Return the CRC-32 of a shard folder's index as 8 hex digits."""
+    return f"{zlib.crc32((folder / INDEX).read_bytes()):08x}"
+
+
 def write_index(path: Path, index: dict[str, Any]) -> None:
     """Publish a shard folder by writing `index.json` atomically."""
     temporary = path / (INDEX + ".tmp")

@@ -7,7 +7,6 @@ are never linked themselves, so a link is followed once, and cannot lead in a ci
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from dataforge.cloud.path import RemotePath
 from dataforge.errors import ConfigError, ShardError
 from dataforge.files import reading
 from dataforge.record import Record
-from dataforge.shards.index import INDEX
+from dataforge.shards.index import INDEX, fingerprint
 from dataforge.shards.stores.registry import BlobStore
 
 _PAIR = struct.Struct("<QQ")
@@ -121,4 +120,4 @@ def parents_of(path: Path, index: dict[str, Any]) -> tuple[Path, ...]:
 
 def _fingerprint(folder: Path) -> str:
     with reading(folder / INDEX, ShardError):
-        return f"{zlib.crc32((folder / INDEX).read_bytes()):08x}"
+        return fingerprint(folder)

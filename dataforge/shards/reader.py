@@ -17,6 +17,7 @@ from dataforge.cloud.chunks import expect
 from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.files import reading
+from dataforge.polygons import offsets_of
 from dataforge.record import relabelled, resolve_split
 from dataforge.shards import ahead, cache_origin
 from dataforge.shards.index import INDEX, LINK, read_index
@@ -192,7 +193,7 @@ class Shards:
             judged = relabelled(table.judged, self._label_of)
             table = replace(table, labels=self._labels, judged=judged)
         if kept is not None:
-            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_counts(kept, table.offsets))])
+            offsets = offsets_of(_counts(kept, table.offsets))
             columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}
             table = table.change(lambda polygons: polygons.take(np.flatnonzero(kept)), offsets=offsets, **columns)
         return table if self._rows is None else table.records(self._rows)
@@ -429,5 +430,5 @@ class Shards:
 
 def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return (N,) the number of kept boxes per record, given (S,) boxes and (N + 1,) offsets."""
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+    before = offsets_of(kept)
     return np.diff(before[offsets])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
-from dataforge.polygons import Polygons, ranges
+from dataforge.polygons import Polygons, offsets_of, ranges
 from dataforge.record import Record
 from dataforge.shards.arrow_files import offsets_in, read_arrow, to_arrow, to_numpy, write_arrow
 from dataforge.shards.index import POLYGONS_FILE
@@ -210,7 +210,7 @@ def read_tables(
     else:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "offsets"}
         counts = np.concatenate([np.diff(part["offsets"]) for part in parts])
-        columns["offsets"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        columns["offsets"] = offsets_of(counts)
     key = pa.chunked_array([batch.column("key") for batch in batches], pa.string())
 
     def read_all() -> Polygons:

@@ -13,9 +13,9 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
-from dataforge.polygons import Polygons
-from dataforge.record import merged, polygons_of
-from dataforge.shards.index import INDEX, read_index
+from dataforge.polygons import Polygons, offsets_of
+from dataforge.record import merged, polygons_of, relabelled
+from dataforge.shards.index import INDEX, fingerprint, read_index
 from dataforge.shards.judged import judged_rows
 from dataforge.shards.table import Table, read_tables, row
 
@@ -43,7 +43,7 @@ class ShardsVersion:
                 f"{path}: is an overlay of {version.header['format']}; make shards by `dataforge overlay apply {path}`"
             )
         base = read_index(self.folder)
-        content = f"{zlib.crc32((self.folder / INDEX).read_bytes()):08x}"
+        content = fingerprint(self.folder)
         if version.header["fingerprint"] != content:
             raise ShardError(
                 f"{self.folder}: has changed since {version.folder} was made (fingerprint {content}, "
@@ -91,7 +91,7 @@ class ShardsVersion:
         for i, record in edited.items():
             kept[table.offsets[i] : table.offsets[i + 1]] = False
             counts[i] = len(record.boxes)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        offsets = offsets_of(counts)
         others = np.ones(offsets[-1], bool)
         for i in edited:
             others[offsets[i] : offsets[i + 1]] = False
@@ -103,7 +103,9 @@ class ShardsVersion:
             for i, record in edited.items():
                 column[offsets[i] : offsets[i + 1]] = getattr(record, name)
         columns["labels"] = self._label_of[columns["labels"]]
-        if table.judged is not None:
+        if len(np.unique(self._label_of)) == len(self._label_of):
+            columns["judged"] = relabelled(table.judged, self._label_of)
+        elif table.judged is not None:
             columns["judged"] = judged_rows([merged(table.judged_of(i), self._label_of) for i in range(len(table))])
         if not table.polygons:
             return replace(table, offsets=offsets, _polygons=None, **columns)

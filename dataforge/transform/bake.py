@@ -200,6 +200,7 @@ def bake(
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
+    most = 1 << 62 if form.raw else SHARD_BYTES  # so that all pixels of one shape in a split form one array
     with (
         staged(out, INDEX, REPORT) as (folder, send),
         opencv_threads(1),  # each of the jobs is a thread
@@ -209,9 +210,7 @@ def bake(
             shards.class_ids,
             {name: parts for name, parts in shards.index["unions"].items() if set(parts) <= set(stored)},
             store_name="rows" if form.raw else store_name,
-            shard_bytes=1 << 62
-            if form.raw
-            else SHARD_BYTES,  # so that all pixels of one shape in a split form one array
+            shard_bytes=most,
             source=shards.index["source"],
             codec=form.codec,
             frequencies=shards.frequencies,

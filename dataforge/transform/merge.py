@@ -75,9 +75,8 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
         stored = row(parts[n].table, i, split, parts[n].stored_image(i), str(parts[n].path))
         judged = relabelled(stored.judged, label_of[n])
         if judged is None and federated and len(parts[n].classes) < len(classes):
-            absent = np.setdiff1d(
-                label_of[n], label_of[n][stored.labels]
-            )  # the part's classes were looked for, no others
+            # the part's classes were looked for, no others
+            absent = np.setdiff1d(label_of[n], label_of[n][stored.labels])
             judged = np.stack([absent, np.zeros_like(absent)], 1).astype(np.int32)
         return replace(stored, labels=label_of[n][stored.labels], judged=judged)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dataforge.overlay.requests import ClassName, Edit, Flags, Label, Numbers, State
-from dataforge.web.openapi import PAGE, Failure, Operation, number_schema
+from dataforge.web.openapi import PAGE, Failure, Operation, number_schema, picture
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -170,13 +170,7 @@ OPERATIONS = (
         {200: Saved, 409: Stale, **_WRITES, **_OF_IMAGE},
         ImageEdits,
     ),
-    Operation(
-        "GET",
-        "/image/{n}",
-        "picture",
-        "An image's bytes as stored, or as PNG if browsers cannot show them.",
-        {200: "image/*", **_OF_IMAGE},
-    ),
+    picture(_OF_IMAGE),
     Operation(
         "POST", "/api/classes", "post_classes", "Add, rename or merge a class.", {200: Classes, **_WRITES}, ClassChange
     ),

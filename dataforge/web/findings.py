@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ class Findings:
     """The findings of a set, by code and by image.
 
     Args:
-        numbers: (split, key) -> record.
+        numbers: gives (split, key) -> record.
         report: of an earlier check, to be shown instead of checking.
     """
 
-    def __init__(self, shards: Shards, numbers: Mapping[tuple[str, str], int], report: Report | None = None) -> None:
+    def __init__(
+        self, shards: Shards, numbers: Callable[[], Mapping[tuple[str, str], int]], report: Report | None = None
+    ) -> None:
         self._shards, self._numbers = shards, numbers
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -112,4 +114,5 @@ class Findings:
             return set()
         splits = [finding.split] if finding.split is not None else list(self._shards.splits)
         places = [(split, finding.key) for split in splits] + ([finding.other] if finding.other else [])
-        return {self._numbers[place] for place in places if place in self._numbers}
+        numbers = self._numbers()
+        return {numbers[place] for place in places if place in numbers}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,13 @@ class Gallery:
         unions = {name: tuple(parts) for name, parts in shards.index["unions"].items()}
         splits = tuple(name for name in shards.splits if name not in unions)
         split = np.repeat(np.arange(len(splits)), [len(shards.splits[name]) for name in splits])
-        numbers = {(splits[part], key): n for n, (part, key) in enumerate(zip(split, self.table.key, strict=True))}
+
+        @cache  # made only if a report or a check needs it
+        def numbers() -> dict[tuple[str, str], int]:
+            return {(splits[part], key): n for n, (part, key) in enumerate(zip(split, self.table.key, strict=True))}
+
         content = report and report.content
-        self.changes = Changes(content, shards, numbers) if isinstance(content, DiffReport) else None
+        self.changes = Changes(content, shards, numbers()) if isinstance(content, DiffReport) else None
         self.columns = Columns(self.table, len(shards.classes), splits, split, unions, detections, self.changes)
         self.findings = Findings(shards, numbers, content if isinstance(content, lint.Report) else None)
         self._lock = threading.Lock()

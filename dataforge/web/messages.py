@@ -45,12 +45,12 @@ def picture(request: Request, data: bytes, tag: str, depth: str) -> Response:
         ImageError: they cannot be decoded.
     """
     info = probe(data)
-    kind = info.format.lower()
-    if kind not in SHOWN:
-        kind, data = "png", png(decode(data, info.orientation, depth=depth))
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=3600", "Accept-Ranges": "bytes"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    kind = info.format.lower()
+    if kind not in SHOWN:
+        kind, data = "png", png(decode(data, info.orientation, depth=depth))
     status, part = _range(request, len(data), tag)
     if status == 416:
         return failure(416, "no such range", {"Content-Range": f"bytes */{len(data)}"})

@@ -39,6 +39,12 @@ class Operation:
     required: tuple[str, ...] = ()
 
 
+def picture(failures: dict[int, Any]) -> Operation:
+    """Return the operation that both pages have."""
+    summary = "An image's bytes as stored, or as PNG if browsers cannot show them."
+    return Operation("GET", "/image/{n}", "picture", summary, {200: "image/*", **failures})
+
+
 def number_schema(default: int, limit: int = LARGEST) -> dict[str, Any]:
     return {"type": "integer", "minimum": 0, "maximum": limit, "default": default}
 

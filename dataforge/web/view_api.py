@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from dataforge.web.api import ClassEntry
-from dataforge.web.openapi import PAGE, Failure, Operation, number_schema
+from dataforge.web.openapi import PAGE, Failure, Operation, number_schema, picture
 from dataforge.web.selection import query_schema
 
 
@@ -151,13 +151,7 @@ OPERATIONS = (
     Operation("GET", "/api/set", "set", "What is viewed.", {200: ViewedSet}),
     Operation("GET", "/api/images", "images", "Images by filter.", {200: Rows, **_WRONG}, query=_QUERY | PAGE),
     Operation("GET", "/api/images/{n}", "get_image", "An image.", {200: ViewedImage, **_OF_IMAGE}, query=_QUERY),
-    Operation(
-        "GET",
-        "/image/{n}",
-        "picture",
-        "An image's bytes as stored, or as PNG if browsers cannot show them.",
-        {200: "image/*", **_OF_IMAGE},
-    ),
+    picture(_OF_IMAGE),
     Operation(
         "GET",
         "/thumbnail/{n}",

@@ -10,9 +10,10 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import exists, new_folder, put_text
+from dataforge.formats.annotated import fitting_rings
 from dataforge.formats.labelme.reader import NAMES, NO_CLASS
 from dataforge.formats.pictures import put_picture
-from dataforge.record import FLAGS, Finding, Record, Source
+from dataforge.record import FLAGS, Finding, Source
 
 
 def write(source: Source, root: Path) -> None:
@@ -42,8 +43,16 @@ def write(source: Source, root: Path) -> None:
                 "shape_type": kind,
                 "flags": {name: True for name, bit in FLAGS.items() if flag & bit},
             }
-            for n, (label, flag) in enumerate(zip(record.labels.tolist(), record.flags.tolist(), strict=True))
-            for kind, points, group in _parts(record, n)
+            for n, (box, rings, label, flag) in enumerate(
+                zip(
+                    record.boxes.astype(np.float64).tolist(),
+                    fitting_rings(record),
+                    record.labels.tolist(),
+                    record.flags.tolist(),
+                    strict=True,
+                )
+            )
+            for kind, points, group in _parts(box, rings, n)
         ]
         picture = root / record.split / record.key
         facts: dict[str, Any] = {
@@ -60,15 +69,9 @@ def write(source: Source, root: Path) -> None:
         put_text(whole if exists(plain) else plain, msgspec.json.encode(facts))
 
 
-def _parts(record: Record, n: int) -> list[tuple[str, Any, int | None]]:
-    """Return type, points and group of each shape of a box: a rectangle, or its rings, which are a group if several.
-
-    Rings around another box than the record's are left out, since they are read back as their hull.
-    """
-    own = None if record.polygons is None else record.polygons.take(np.array([n]))
-    rings = own.lists()[0] if own and own.fit(record.boxes[n : n + 1], record.height, record.width)[0] else []
+def _parts(box: list[float], rings: list[Any], n: int) -> list[tuple[str, Any, int | None]]:
+    """Return type, points and group of each shape of box n: a rectangle, or its rings, which are a group if several."""
     if not rings:
-        x1, y1, x2, y2 = record.boxes[n].astype(np.float64).tolist()
-        return [("rectangle", [[x1, y1], [x2, y2]], None)]
+        return [("rectangle", [box[:2], box[2:]], None)]
     group = n if len(rings) > 1 else None
-    return [("polygon", ring.astype(np.float64).tolist(), group) for ring in rings]
+    return [("polygon", ring.tolist(), group) for ring in rings]
