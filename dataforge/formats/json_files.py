@@ -63,8 +63,6 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T], where: str, expected: 
         except msgspec.MsgspecError:
             # the slow path accepts the NaN that Python's json writes, and locates the error and its value
             plain = json.loads(data)
-        if _holds_text(decoder.type):
-            plain = json.loads(data, parse_constant=lambda constant: None)
         return _convert(plain, decoder.type)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         reason, _, position = str(error).partition(" - at `$")
@@ -99,15 +97,23 @@ def _follow(plain: Any, position: str, kind: Any) -> tuple[str, str]:
     return words.replace(": .", ": ").strip(": .") or "the whole file", text if len(text) <= 80 else text[:77] + "..."
 
 
-def _holds_text(kind: Any) -> bool:
-    """Return whether a type has parts whose text is decoded later; NaN cannot be in them."""
-    return "RawType" in repr(msgspec.inspect.type_info(kind))
-
-
 def _convert(plain: Any, kind: Any) -> Any:
-    if _holds_text(kind):
-        return msgspec.json.decode(json.dumps(plain), type=kind)
-    return msgspec.convert(plain, type=kind)
+    return msgspec.convert(_with_texts(plain, msgspec.inspect.type_info(kind)), type=kind)
+
+
+def _with_texts(plain: Any, kind: msgspec.inspect.Type) -> Any:
+    """Return parsed JSON with the parts that are decoded later, `msgspec.Raw`, as text again; NaN in them is null."""
+    inspect = msgspec.inspect
+    if isinstance(kind, inspect.RawType):
+        return msgspec.Raw(msgspec.json.encode(plain))
+    if isinstance(kind, inspect.ListType) and isinstance(plain, list):
+        return [_with_texts(value, kind.item_type) for value in plain]
+    if isinstance(kind, inspect.DictType) and isinstance(plain, dict):
+        return {key: _with_texts(value, kind.value_type) for key, value in plain.items()}
+    if isinstance(kind, inspect.StructType) and isinstance(plain, dict):
+        types = {field.encode_name: field.type for field in kind.fields}
+        return {key: _with_texts(value, types[key]) if key in types else value for key, value in plain.items()}
+    return plain
 
 
 def _fits(plain: Any, kind: Any) -> bool:
