@@ -581,6 +581,27 @@ def test_touch(browser: Any, server: Server) -> None:
     context.close()
 
 
+def test_a_narrow_window(browser: Any, server: Server) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    tab = Tab(context, server, 15)
+    inside, apart = tab.page.evaluate(
+        """() => {
+          const all = [...document.querySelectorAll("button, output, .rows, #stage")];
+          const shown = all.filter((e) => e.checkVisibility() && !e.closest("nav, .rows *"));
+          const at = shown.map((e) => [e, e.getBoundingClientRect()]);
+          const shared = (a, b) => [Math.min(a.right, b.right) - Math.max(a.left, b.left),
+            Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)];
+          const apart = (e, a, f, b) => e.contains(f) || f.contains(e) || Math.min(...shared(a, b)) <= 1;
+          return [at.every(([, r]) => r.left >= 0 && r.right <= innerWidth && r.bottom <= innerHeight),
+            at.every(([e, a]) => at.every(([f, b]) => apart(e, a, f, b)))];
+        }"""
+    )
+    assert inside and apart
+    tab.page.click("button[data-action=next]")
+    tab.wait_text("#position", f"17 / {tab.text('#position').split()[-1]}")
+    context.close()
+
+
 def test_every_action_has_a_key_and_every_control_a_name(context: Any, server: Server) -> None:
     tab = Tab(context, server)
     assert sorted(tab.inside("inside.actions")) == sorted(action["id"] for action in ACTIONS)
