@@ -111,7 +111,7 @@ class Raw(NamedTuple):
     """The network's raw outputs.
 
     Attributes:
-        logits: (B, A, C); boxes: (B, A, 4) float32 xyxy pixels.
+        logits: (B, A, C); boxes: (B, A, 4) float32 xyxy pixels; shapes: rows, columns of each level, () if unknown.
         points: (A, 2) x, y of the locations, pixels; limit: (4,) the input's width, height, width, height.
     """
 
@@ -119,6 +119,7 @@ class Raw(NamedTuple):
     boxes: Tensor
     points: Tensor
     limit: Tensor
+    shapes: tuple[Sequence[int], ...] = ()
 
 
 class Head(nn.Module):
@@ -230,7 +231,7 @@ class ViT(Detector):
             distances = logs.clamp(max=_MAX_LOG).exp() * (REACH * stride)
             points.append(_points(level.shape[2], level.shape[3], stride, images.device))
             boxes.append(torch.cat([points[-1] - distances[..., :2], points[-1] + distances[..., 2:]], -1))
-        return Raw(logits, torch.cat(boxes, 1), torch.cat(points), limit(images))
+        return Raw(logits, torch.cat(boxes, 1), torch.cat(points), limit(images), tuple(x.shape[2:] for x in levels))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Compute the focal loss over all locations, except unassigned ones inside a crowd, and the L1 loss relative to
@@ -274,7 +275,8 @@ class ViT(Detector):
         self, raw: Raw, *, conf: float | Tensor = 0.001, iou: float | Tensor = 0.5, top: int = 300
     ) -> Detections:
         """Return the `top` best (location, class) pairs; `iou` is ignored, since no NMS is needed."""
-        scores, order = raw.logits.float().sigmoid().flatten(1).topk(min(top, raw.logits[0].numel()))
+        scores = one_to_one.sharpened(raw.logits.float(), raw.shapes).sigmoid()
+        scores, order = scores.flatten(1).topk(min(top, scores[0].numel()))
         labels = torch.where(scores >= conf, order % self.classes, -1)
         place = order.div(self.classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
         boxes = raw.boxes.gather(1, place).clamp(min=0).minimum(raw.limit)
@@ -294,6 +296,5 @@ def inside(points: Tensor, boxes: Tensor, marked: Tensor) -> Tensor:
 
 def _points(rows: int, columns: int, stride: int, device: torch.device) -> Tensor:
     """Return (rows * columns, 2), the centres x, y of a map's cells in pixels."""
-    y = (torch.arange(rows, device=device) + 0.5) * stride
-    x = (torch.arange(columns, device=device) + 0.5) * stride
+    y, x = ((torch.arange(count, device=device) + 0.5) * stride for count in (rows, columns))
     return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)], -1).flatten(0, 1)

@@ -5,10 +5,11 @@ The loader's processing of an image without a recipe, as a module that can be ex
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dataforge.augment.executors.antialias import LEAST, SHARP, taps
 from dataforge.augment.executors.cpu import warp
@@ -53,7 +54,8 @@ class Preprocess(nn.Module):
         return fitted.permute(0, 3, 1, 2), torch.from_numpy(matrix).float().expand(len(images), 3, 3)
 
     def _graph(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        h, w = (torch.full((), side, dtype=torch.int64, device=images.device) for side in images.shape[2:])
+        # scalars on the CPU, where the numbers of blocks are read without waiting for a device
+        h, w = (torch.full((), side, dtype=torch.int64) for side in images.shape[2:])
         high, wide = (torch.full_like(h, side) for side in self.size)
         if self.fit == "letterbox":
             limited = high * w <= wide * h
@@ -73,8 +75,9 @@ class Preprocess(nn.Module):
 
         rows = _Axis(h, y, down, ky, whole, self.size[0], x * kx, row=False)
         columns = _Axis(w, x, right, kx, whole, self.size[1], y * ky, row=True)
-        blocks = columns.summed(rows.summed(images.int()).transpose(2, 3)).transpose(2, 3) / (ky * kx)
-        blocks = torch.where(torch.maximum(ky, kx) == 2, (blocks + 0.5).floor(), blocks.round()).float()
+        blocks = columns.summed(rows.summed(images.int()).transpose(2, 3)).transpose(2, 3) / (ky * kx).float()
+        # halves up in blocks of two, else to even
+        blocks = (blocks + torch.where(torch.maximum(ky, kx) == 2, 1 / 8, 0.0).float()).round()
         smooth = columns.smoothed(rows.smoothed(blocks).transpose(2, 3)).round().clamp(0, 255).int()
 
         # bilinear sampling in whole numbers: as cv2.resize (see `cpu._whole_pixels`), else as cv2.warpAffine
@@ -88,7 +91,7 @@ class Preprocess(nn.Module):
         warped = (warped * seen + FILL * (1 - seen) + 0.5).floor()
         fitted = torch.where(resize & (seen == 1), resized // 4, warped.int()).byte()
         zero, one, down, right = torch.zeros_like(x), torch.ones_like(x), down.double(), right.double()
-        affine = torch.stack([x, zero, right, zero, y, down, zero, zero, one]).view(1, 3, 3).float()
+        affine = torch.stack([x, zero, right, zero, y, down, zero, zero, one]).view(1, 3, 3).float().to(images.device)
         return fitted, affine.expand(images.shape[0], -1, -1)
 
 
@@ -105,6 +108,8 @@ class _Axis:
         self, n: Tensor, scale: Tensor, shift: Tensor, k: Tensor, whole: Tensor, out: int, other: Tensor, row: bool
     ) -> None:
         self.n, self.k, self.blocks = n, k.long(), (n / k).ceil().long()
+        self.count: Any = self.blocks.item()
+        torch._check(self.count >= 1)
         u = scale * k
         even = ((u - 1 / 2).abs() < 1e-4) | (whole & ((u - 2 / 3).abs() < 1e-4))
         none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
@@ -120,21 +125,23 @@ class _Axis:
         self.step = ((fine + 16) / 32).floor() / 32
 
     def summed(self, pixels: Tensor) -> Tensor:
-        """Return the sums of blocks of int32 pixels, with the last sum repeated until there are n.
-
-        A block that extends beyond the image continues with the last pixel.
+        """Return the sums of blocks of int32 pixels. A block that extends beyond the image continues with the last
+        pixel.
         """
-        upto = functional.pad(pixels.cumsum(2, dtype=torch.int32), (0, 0, 1, 0))
-        first = torch.minimum(torch.arange(pixels.shape[2], device=pixels.device), self.blocks - 1) * self.k
+        first = torch.arange(self.count, device=pixels.device) * self.k
         last = first + self.k
         more = (last - self.n).clamp(min=0).int()[:, None] * pixels[:, :, -1:]
-        return upto.index_select(2, torch.minimum(last, self.n)) - upto.index_select(2, first) + more
+        upto = pixels.cumsum(2, dtype=torch.int32)
+        sums = upto.index_select(2, torch.minimum(last, self.n) - 1) - upto.index_select(2, first)
+        return sums + pixels.index_select(2, first) + more
 
     def smoothed(self, blocks: Tensor) -> Tensor:
         """Return the filtered blocks."""
-        n, longer = blocks.shape[2], functional.pad(blocks, (0, 0, 2, 2), "replicate")
-        a, b, c, d, e = (longer[:, :, i : i + n] for i in range(5))
-        return (1 - self.one - self.two) * c + self.one / 2 * (b + d) + self.two / 2 * (a + e)
+        number = torch.arange(self.count, device=blocks.device)
+        a, b, d, e = (
+            blocks.index_select(2, (number + i).clamp(min=0).minimum(self.blocks - 1)) for i in (-2, -1, 1, 2)
+        )
+        return (1 - self.one - self.two) * blocks + self.one / 2 * (b + d) + self.two / 2 * (a + e)
 
     def between(self, blocks: Tensor, resize: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """Return the blocks that each of m pixels is interpolated from, and the weights.
@@ -143,7 +150,7 @@ class _Axis:
             the blocks before and after its centre; (m, 1) the weight of the second, of `FINE`; (m,) the share of the
             pixel that is not fill.
         """
-        place = torch.where(resize, self.place, self.step)
+        place = torch.where(resize, self.place, self.step).to(blocks.device)
         first = place.floor()
         one, two = (i.clamp(min=0).minimum(self.blocks - 1).long() for i in (first, first + 1))
         seen = torch.minimum(place + 1, self.blocks - place).clamp(0, 1)

@@ -75,3 +75,24 @@ def test_a_sure_neighbour_is_not_cheaper_than_the_own_location(sure: float) -> N
         torch.tensor([[[sure], [-1.0]]]), boxes, boxes, torch.zeros(1, 2, dtype=torch.int64), torch.full((4,), 128.0)
     )
     assert place.tolist() == [[0, 1]]
+
+
+def test_sharpened_logits_are_lowered_by_their_distance_to_the_neighbours_maximum() -> None:
+    """Against a loop over pairs of cells; the maximum itself, and classes of their own, stay as they are."""
+    shapes, strides = ((8, 16), (4, 8), (1, 2)), (8, 16, 64)
+    cells = [(i, y, x) for i, (rows, columns) in enumerate(shapes) for y in range(rows) for x in range(columns)]
+    logits = torch.randn(2, len(cells), 3, generator=torch.Generator().manual_seed(0))
+    near = torch.zeros(len(cells), len(cells), dtype=torch.bool)
+    for a, (i, y, x) in enumerate(cells):
+        for b, (j, v, u) in enumerate(cells):
+            if i >= j:  # of cell b's level, or a coarser one
+                r = strides[i] // strides[j]
+                near[a, b] = i - j < 2 and -1 <= v - y * r <= r and -1 <= u - x * r <= r
+            else:
+                r = strides[j] // strides[i]
+                near[a, b] = j - i < 2 and abs(y // r - v) <= 1 and abs(x // r - u) <= 1
+    far = torch.tensor([[i == j and max(abs(y - v), abs(x - u)) <= 2 for j, v, u in cells] for i, y, x in cells])
+    beside, around = (torch.stack([logits[:, row].amax(1) for row in rows], 1) for rows in (near, far))
+    lowered = one_to_one.BESIDE * (beside - logits) + one_to_one.AROUND * (around - logits)
+    torch.testing.assert_close(one_to_one.sharpened(logits, shapes), logits - lowered)
+    assert one_to_one.sharpened(logits, ()) is logits
