@@ -90,7 +90,9 @@ class Config:
     )
     epochs: int = value(160, "passes over the training split", natural())
     batch_size: int = value(16, "images per step, over all processes", natural())
-    auto_batch: bool = value(False, "instead of batch_size: as many images as fit in memory, and make training faster")
+    auto_batch: bool = value(
+        False, "as many images per step as fit in memory; on a CPU, more than batch_size if faster"
+    )
     budget: int = value(0, "instead of batch_size: pixels per step, over all processes; 0 for none", natural(0))
     accumulate: int = value(1, "number of parts in which a step's images are processed, to save memory", natural())
     optimizer: str = value("sgd", "optimizer", click.Choice(["sgd", "adamw"]))

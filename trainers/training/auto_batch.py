@@ -23,7 +23,7 @@ from trainers.training.data import make_loaders
 from trainers.training.learner import Learner
 
 SHARE = 0.8  # of the free memory that a step may take
-GAIN = 1.05  # on a CPU, the number is doubled only if an image then takes less time by this factor
+GAIN = 1.05  # beyond `batch_size`, a CPU's number is doubled only if an image then takes less time by this factor
 LEAST_STEPS = 16  # of an epoch
 
 
@@ -39,7 +39,8 @@ def fitting(config: Config, detector: str, device: torch.device, world: int) -> 
     """Return how many images a step may have: 1, 2, 4, ...
 
     It is the largest number of which a step takes at most `SHARE` of the free memory, with the largest images and most
-    boxes that occur, and of which an epoch has at least `LEAST_STEPS`. On a CPU, images must also become faster by it.
+    boxes that occur, and of which an epoch has at least `LEAST_STEPS`. On a CPU, more images than `config.batch_size`
+    must also make each of them faster.
 
     Raises:
         ConfigError: there are several processes, or the memory is too small for one image.
@@ -57,7 +58,7 @@ def fitting(config: Config, detector: str, device: torch.device, world: int) -> 
     def cost(count: int) -> Cost:
         return _cost(learner, batch_of(count, shape, places, len(shards.classes), device), held)
 
-    count, least, reason = largest(cost, len(shards), device)
+    count, least, reason = largest(cost, len(shards), device, config.batch_size)
     click.echo(
         f"batch {count}: {1000 * least.seconds / count:.0f} ms an image, {least.memory / 2**30:.2f} GiB beside the "
         f"weights; {reason}"
@@ -65,12 +66,12 @@ def fitting(config: Config, detector: str, device: torch.device, world: int) -> 
     return count
 
 
-def largest(cost: Callable[[int], Cost], images: int, device: torch.device) -> tuple[int, Cost, str]:
+def largest(cost: Callable[[int], Cost], images: int, device: torch.device, enough: int) -> tuple[int, Cost, str]:
     """Return the number of images, its cost, and why it is not twice that.
 
     Args:
         cost: of a number of images; raises `ConfigError` where there is too little memory.
-        images: of the training split.
+        images: of the training split; enough: the number from which on more must make images faster, on a CPU.
     """
     free = SHARE * distributed.free_memory(device)
     count, least = 1, cost(1)
@@ -81,7 +82,7 @@ def largest(cost: Callable[[int], Cost], images: int, device: torch.device) -> t
             double = cost(2 * count)
         except ConfigError:
             return count, least, "twice as many need too much memory"
-        if device.type == "cpu" and double.seconds * GAIN > 2 * least.seconds:
+        if device.type == "cpu" and count >= enough and double.seconds * GAIN > 2 * least.seconds:
             return count, least, "twice as many take twice as long"
         count, least = 2 * count, double
     return count, least, f"twice as many would leave fewer than {LEAST_STEPS} steps an epoch"

@@ -101,14 +101,15 @@ def explained(config: Config, summary: Summary, device: torch.device, name: str,
     (height, width), (low, _, high) = config.size, summary.sides
     scale = math.sqrt(height * width / (summary.height * summary.width))
     memory = distributed.free_memory(device) / 2**30
-    source = f"{name}.toml" if name else "the paper"
+    batch = "as many as fit" if config.auto_batch else str(config.batch_size)
+    source = f"{name}.toml" if name else "the trainer's own values"
     unmeasured = ", not measured on a GPU" if device.type == "cuda" else ""
     return [
         f"{summary.images} images of {summary.height}x{summary.width} pixels, {summary.classes} classes, boxes of "
         f"{low:.0f} to {high:.0f} pixels; {device}, {cores()} cores, {memory:.1f} GiB of memory free",
-        f"size {height},{width}, in which boxes have {low * scale:.0f} to {high * scale:.0f} pixels; batch "
-        f"{config.batch_size}; {config.epochs} epochs, which show {config.epochs * summary.images} images; augment "
-        f"{config.augment}; what is not stated is from {source}{unmeasured}; --defaults paper takes what --help lists",
+        f"size {height},{width}, in which boxes have {low * scale:.0f} to {high * scale:.0f} pixels; batch {batch}; "
+        f"epochs {config.epochs}, which show {config.epochs * summary.images} images; augment {config.augment}; what is "
+        f"not stated is from {source}{unmeasured}; --defaults paper takes what --help lists",
         f"backbone {getattr(config, 'backbone', '')}, {weights}",
     ]
 

@@ -56,7 +56,7 @@ def test_what_is_stated_stays(detector: str, twenty: Path, offline: None, capsys
     assert {key: getattr(chosen, key) for key in stated} == stated
     chosen.check()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "size 320,288" in lines[1] and "batch 3" in lines[1] and "5 epochs" in lines[1]
+    assert len(lines) == 3 and "size 320,288" in lines[1] and "batch 3" in lines[1] and "epochs 5" in lines[1]
     assert "expect a much lower mAP" in lines[2] and chosen.pretrained == "" and chosen.freeze == 0
     assert choose(chosen, vars(chosen).keys(), detector) == chosen and not capsys.readouterr().out
 
@@ -129,13 +129,14 @@ def test_the_command(twenty: Path, tmp_path: Path, offline: None, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("seconds", "megabytes", "free", "images", "expected", "reason"),
+    ("seconds", "megabytes", "free", "images", "enough", "expected", "reason"),
     [
-        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 0, 1000, 8, "take twice as long"),
-        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 9, 1000, 4, "too much memory"),
-        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 0, 70, 4, "fewer than 16 steps"),
-        ([1, 1.2, None], [1, 2, 4], 0, 1000, 2, "need too much memory"),
-        ([1], [1], 0, 3, 1, "fewer than 16 steps"),
+        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 0, 1000, 1, 8, "take twice as long"),
+        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 9, 1000, 1, 4, "too much memory"),
+        ([1, 1.2, 1.5, 1.9, 3.7], [1, 2, 4, 8, 16], 0, 70, 1, 4, "fewer than 16 steps"),
+        ([1, 1.2, None], [1, 2, 4], 0, 1000, 1, 2, "need too much memory"),
+        ([1, 2, 4, 8], [1, 2, 4, 8], 0, 1000, 4, 4, "take twice as long"),
+        ([1], [1], 0, 3, 1, 1, "fewer than 16 steps"),
     ],
 )
 def test_where_the_batch_ends(
@@ -143,6 +144,7 @@ def test_where_the_batch_ends(
     megabytes: Sequence[int],
     free: int,
     images: int,
+    enough: int,
     expected: int,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -155,7 +157,7 @@ def test_where_the_batch_ends(
             raise ConfigError("out of memory")
         return Cost(seconds[step], megabytes[step] * 2**20)
 
-    count, _, words = auto_batch.largest(cost, images, CPU)
+    count, _, words = auto_batch.largest(cost, images, CPU, enough)
     assert count == expected and reason in words
 
 
