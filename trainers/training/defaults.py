@@ -108,8 +108,8 @@ def explained(config: Config, summary: Summary, device: torch.device, name: str,
         f"{summary.images} images of {summary.height}x{summary.width} pixels, {summary.classes} classes, boxes of "
         f"{low:.0f} to {high:.0f} pixels; {device}, {cores()} cores, {memory:.1f} GiB of memory free",
         f"size {height},{width}, in which boxes have {low * scale:.0f} to {high * scale:.0f} pixels; batch {batch}; "
-        f"epochs {config.epochs}, which show {config.epochs * summary.images} images; augment {config.augment}; what is "
-        f"not stated is from {source}{unmeasured}; --defaults paper takes what --help lists",
+        f"epochs {config.epochs}, which show {config.epochs * summary.images} images; augment {config.augment}; what "
+        f"is not stated is from {source}{unmeasured}; --defaults paper takes what --help lists",
         f"backbone {getattr(config, 'backbone', '')}, {weights}",
     ]
 

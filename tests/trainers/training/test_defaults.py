@@ -61,6 +61,29 @@ def test_what_is_stated_stays(detector: str, twenty: Path, offline: None, capsys
     assert choose(chosen, vars(chosen).keys(), detector) == chosen and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("detector", list(registry.DETECTORS))
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_a_gpu(
+    detector: str,
+    has_weights: bool,
+    twenty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The choice alone: nothing runs on it."""
+    monkeypatch.setattr(distributed, "device_of", lambda name: CUDA)
+    monkeypatch.setattr(distributed, "free_memory", lambda device: 2**33)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(pretrained, "obtainable", lambda name: has_weights)
+    kind = registry.config_class(detector)
+    chosen: Any = choose(kind(shards=str(twenty)), {"shards"}, detector)
+    chosen.check()
+    assert chosen.backbone == ("vit_base_patch16_clip_224" if detector == "vit" else "resnet50")
+    assert chosen.amp == "bf16" and chosen.epochs == 100 and chosen.pretrained == ("true" if has_weights else "")
+    assert has_weights or chosen.freeze == 0
+    assert "cuda" in (lines := capsys.readouterr().out) and "not measured on a GPU" in lines
+
+
 def test_sizes() -> None:
     assert size_for(BCCD, [320, 416], 1) == [320, 416]
     assert size_for(BCCD, [416, 320], 1) == [320, 416]  # the shape is the images'
