@@ -17,7 +17,8 @@ from dataforge.bench.measure import record_rows
 from dataforge.loading.loader import Loader
 from trainers.checkpoint import load_detector
 from trainers.results import evaluation_charts
-from trainers.results.diagnosis import calibration, errors
+from trainers.results.calibration import calibration
+from trainers.results.diagnosis import errors
 from trainers.results.evaluation import run
 from trainers.results.explain import explanation, explanation_text
 from trainers.results.protocol import PROTOCOLS, average_precision, judge

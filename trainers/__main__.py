@@ -6,7 +6,7 @@ import click
 
 from dataforge.command import command
 
-# Millions of parameters with the default options, for 20 classes; and processor minutes an epoch of
+# Millions of parameters with --defaults paper, for 20 classes; and processor minutes an epoch of
 # configs/NAME_bccd.toml (292 images, a pretrained EfficientNet-Lite0), from the rows of whole runs in
 # bench/results/2026-11-21.jsonl and 2026-11-26-vit.jsonl; yolov2's is by the clock, on two cores.
 TRAINERS = {
@@ -15,7 +15,7 @@ TRAINERS = {
     "dense": (
         0.2,
         1.1,
-        "small and readable; its defaults train on a laptop from random weights, RetinaNet by its options",
+        "small and readable; --defaults paper trains on a laptop from random weights, RetinaNet by its options",
     ),
     "faster_rcnn": (41.4, 1.5, "two stages: the most accurate of these on BCCD"),
     "vit": (96.1, 1.1, "without anchors and NMS; fine-tunes vision transformers such as CLIP's"),
@@ -28,7 +28,7 @@ def main() -> None:
     for name, (parameters, minutes, words) in TRAINERS.items():
         click.echo(f"python -m trainers.{name:<12} {parameters:>4} M {minutes:>4} min  {words}")
     click.echo(
-        "M: million parameters with the default options, for 20 classes. min: an epoch of 292 images on a CPU, by "
+        "M: million parameters with --defaults paper, for 20 classes. min: an epoch of 292 images on a CPU, by "
         "--config bccd with a small pretrained backbone. Options: python -m trainers.NAME --help"
     )
 

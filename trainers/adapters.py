@@ -53,6 +53,7 @@ def load(ckpt: Path, file: Path, out: Path) -> None:
     from trainers.models.pretrained import read_state
 
     state = checkpoint.load(ckpt)
+    state.pop("calibration", None)  # of other weights
     tensors = read_state(file)
     expected = {name: state["model"][name].shape for name in lora.adapters(state["model"])}
     if not expected:

@@ -42,8 +42,14 @@ def command(detector: str, kind: type[Config]) -> click.Command:
             toml = run.arguments(resume)
             if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
-        config = kind(**(read_toml(kind, toml, detector) if toml else {}) | given)
+        stated = (read_toml(kind, toml, detector) if toml else {}) | given
+        config = kind(**stated)
         config.check()
+        if config.defaults == "auto" and not resume:
+            from trainers.training import defaults
+
+            config = defaults.choose(config, stated.keys(), detector)
+            config.check()
         from trainers.training import engine
 
         engine.train(config, detector, resume)

@@ -90,6 +90,9 @@ class Config:
     )
     epochs: int = value(160, "passes over the training split", natural())
     batch_size: int = value(16, "images per step, over all processes", natural())
+    auto_batch: bool = value(
+        False, "as many images per step as fit in memory; on a CPU, more than batch_size if faster"
+    )
     budget: int = value(0, "instead of batch_size: pixels per step, over all processes; 0 for none", natural(0))
     accumulate: int = value(1, "number of parts in which a step's images are processed, to save memory", natural())
     optimizer: str = value("sgd", "optimizer", click.Choice(["sgd", "adamw"]))
@@ -114,6 +117,12 @@ class Config:
     compile: bool = value(False, "compile the network with torch.compile, once for each batch shape")
     clip: float = value(10.0, "clip the gradient to this norm; 0 for none", real(least=0, infinite=True))
     seed: int = value(0, "seed of initial weights, order and augmentation", natural(0))
+    defaults: str = value(
+        "auto",
+        "of what neither flags nor --config state: auto chooses it for the set and the machine, paper takes the values "
+        "that this help lists",
+        click.Choice(["auto", "paper"]),
+    )
     device: str = value("auto", "auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1 (or 1), mps, ...")
     threads: int = value(0, "decoding threads; 0 for one per core", natural(0))
     decode: str = value("host", "device decodes JPEGs on a CUDA device", click.Choice(["host", "device"]))
@@ -143,6 +152,8 @@ class Config:
             raise ConfigError(f"multiscale is {self.multiscale}; expected two factors of the size, such as 0.75,1.45")
         if self.accumulate > self.batch_size and not self.budget:
             raise ConfigError(f"accumulate is {self.accumulate}; expected at most batch_size, {self.batch_size}")
+        if self.auto_batch and self.budget:
+            raise ConfigError(f"budget is {self.budget}; expected 0 with auto_batch")
         if self.patience and not self.val_split:
             raise ConfigError(f"patience is {self.patience}; expected 0, or a val_split to evaluate")
         check_logger(self.logger)

@@ -165,6 +165,22 @@ def resident() -> int:
         return 0
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a device has free: of a CPU, those that this process may use; 0 if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 0
+    try:  # a container's limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no limit is the word "max"
+        return free
+    return min(free, limit - used)
+
+
 @contextmanager
 def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
     """Suggest smaller settings when a step runs out of device or host memory.

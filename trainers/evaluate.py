@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,8 @@ from dataforge.command import command, echo_json, natural, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
+from trainers.results.calibration import calibrate as calibration_of
+from trainers.results.calibration import calibration_text, stored
 from trainers.results.evaluation import by_name, report, run
 from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
 from trainers.results.exported import evaluate, load_onnx
@@ -51,6 +54,10 @@ from trainers.results.yolo_predictions import read_yolo_predictions
 @click.option("--batch-size", "--batch", "batch_size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--calibrate", is_flag=True, help="Print the temperature of the scores and the thresholds of best F1.")
+@click.option(
+    "--save-calibration", is_flag=True, help="Also store them in CHECKPOINT, for trainers.predict and trainers.export."
+)
 @click.option("--explain", is_flag=True, help="Print what each rule of other protocols costs.")
 @click.option(
     "--report", "report_file", type=click.Path(path_type=Path), help="Write an HTML page with errors by kind."
@@ -68,11 +75,17 @@ def main(
     batch_size: int,
     device: str,
     as_json: bool,
+    calibrate: bool,
+    save_calibration: bool,
     explain: bool,
     report_file: Path | None,
     save_json: Path | None,
 ) -> None:
     """Average precision of CHECKPOINT (or an ONNX model) on --shards, or of --predictions against --truth."""
+    if save_calibration and (not checkpoint or checkpoint.suffix.lower() == ".onnx"):
+        raise ConfigError(
+            "--save-calibration: expected a checkpoint; of an exported model, calibrate that, export again"
+        )
     if checkpoint and shards and not truth and len(predictions) < 2:
         part = Shards(shards, split or "val")
         others = [_predictions(path, truth_of_shards(part)) for path in predictions]  # errors show before a model runs
@@ -105,6 +118,11 @@ def main(
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
     facts, text = report(known, detections, protocol)
     parts = [text]
+    if calibrate or save_calibration:
+        facts["calibration"] = calibration_of(known, detections)
+        parts.append(calibration_text(facts["calibration"]))
+    if checkpoint and save_calibration:
+        parts.append(f"stored in {_stored(checkpoint, facts['calibration'])}")
     if explain:
         facts["explanation"] = explanation(known, detections)
         parts.append(explanation_text(facts["explanation"]))
@@ -120,6 +138,16 @@ def main(
         with writing(report_file, ConfigError):
             report_file.write_text(page, encoding="utf-8")
     echo_json(facts) if as_json else click.echo("\n\n".join(parts))
+
+
+def _stored(file: Path, facts: dict[str, Any]) -> Path:
+    """Add a calibration to a checkpoint, and return its path."""
+    from trainers import checkpoint
+
+    path = checkpoint.weights_of(file)
+    state = checkpoint.load(path)
+    checkpoint.save(path, state | {"calibration": stored(facts, state["classes"])})
+    return path
 
 
 def _predictions(path: Path, truth: Truth) -> Predictions:

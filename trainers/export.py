@@ -216,4 +216,6 @@ def facts_of(detector: Detector, saved: dict[str, Any], size: Size | None, batch
         "opset": OPSET,
         "versions": {"dataforge": dataforge.__version__, "torch": torch.__version__},
     }
+    if "calibration" in saved:
+        facts["calibration"] = saved["calibration"]
     return facts | {"checksum": checksum(facts)}

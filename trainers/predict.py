@@ -15,7 +15,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from dataforge.files import writing
 from dataforge.images.decode import decode
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES, probe
+from trainers.results.calibration import probability
 from trainers.results.detection import detect
 from trainers.results.exported import Boxes, load_onnx
 from trainers.results.truth import Predictions, coco_rows, write_json
@@ -37,6 +38,7 @@ from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
 CONF, IOU = 0.25, 0.45
+LISTED = 8  # classes whose thresholds are printed
 Picture = tuple[int, str, Pixels]  # index among all, name, (height, width, 3) RGB
 
 
@@ -47,18 +49,24 @@ class Predictor:
     Attributes:
         classes: the names by label; class_ids: the source's numbers of the classes.
         detect: images (H, W, 3) uint8 RGB, conf, iou -> as `predict`.
+        calibration: what `trainers.evaluate --save-calibration` stored: "class_conf", "conf" and "temperature"; {} for
+            none.
     """
 
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
     detect: Callable[[Sequence[Pixels], float, float], list[Boxes]]
+    calibration: dict[str, Any] = field(default_factory=dict)
 
-    def predict(self, images: Sequence[Pixels | str | Path], conf: float = CONF, iou: float = IOU) -> list[Boxes]:
+    def predict(
+        self, images: Sequence[Pixels | str | Path], conf: float | None = None, iou: float = IOU
+    ) -> list[Boxes]:
         """Detect on a batch of images of any sizes.
 
         Args:
             images: (H, W, 3) uint8 RGB each, or paths of files.
-            conf: the lowest score kept; iou: the overlap from which on NMS drops a box.
+            conf: the lowest score kept; None for the thresholds of the calibration, or 0.25 without one.
+            iou: the overlap from which on NMS drops a box.
 
         Returns:
             For each image: boxes (n, 4) float64 xyxy in its pixels, scores (n,) best first, labels (n,).
@@ -67,7 +75,23 @@ class Predictor:
             ImageError: a file is damaged or no image. OSError: it cannot be read.
         """
         pixels = [image if isinstance(image, np.ndarray) else _pixels(Path(image)) for image in images]
-        return self.detect(pixels, conf, iou)
+        least = np.array(self.calibration.get("class_conf", [CONF]) if conf is None else [conf])
+        answers = self.detect(pixels, float(least.min()), iou)
+        if len(least) == 1:
+            return answers
+        kept = [scores >= least[labels] for _, scores, labels in answers]
+        return [
+            (boxes[rows], scores[rows], labels[rows])
+            for rows, (boxes, scores, labels) in zip(kept, answers, strict=True)
+        ]
+
+    def thresholds(self) -> str:
+        """Describe the lowest scores that `predict` keeps without `conf`."""
+        least = self.calibration.get("class_conf")
+        if not least:
+            return f"{CONF}"
+        pairs = ", ".join(f"{name} {score:.3f}" for name, score in zip(self.classes, least, strict=True))
+        return f"{pairs if len(least) <= LISTED else f'{min(least):.3f} to {max(least):.3f}, by class'} (best F1)"
 
 
 def load_detector(path: str | Path, device: str = "auto") -> Predictor:
@@ -82,7 +106,7 @@ def load_detector(path: str | Path, device: str = "auto") -> Predictor:
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         model = load_onnx(path, device)
-        return Predictor(model.classes, model.class_ids, model.detect)
+        return Predictor(model.classes, model.class_ids, model.detect, model.facts.get("calibration", {}))
     from trainers import checkpoint
     from trainers.distributed import device_of
 
@@ -94,6 +118,7 @@ def load_detector(path: str | Path, device: str = "auto") -> Predictor:
         tuple(facts["classes"]),
         tuple(facts["class_ids"]),
         lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
+        facts.get("calibration", {}),
     )
 
 
@@ -146,7 +171,9 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     type=click.Path(path_type=Path),
     help="Output folder for the drawn images.",
 )
-@click.option("--conf", type=real(least=0, most=1), default=CONF, show_default=True, help="Lowest score kept.")
+@click.option(
+    "--conf", type=real(least=0, most=1), help="Lowest score kept [default: the thresholds in CHECKPOINT, or 0.25]."
+)
 @click.option("--iou", type=real(least=0, most=1), default=IOU, show_default=True, help="Overlap for NMS.")
 @click.option(
     "--batch-size",
@@ -165,7 +192,7 @@ def main(
     checkpoint: Path,
     source: str,
     out: Path,
-    conf: float,
+    conf: float | None,
     iou: float,
     batch_size: int | None,
     frames: int | None,
@@ -185,6 +212,7 @@ def main(
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
     detector = load_detector(checkpoint, device)
     classes = detector.classes
+    click.echo(f"lowest score: {detector.thresholds() if conf is None else conf}")
     bad: list[Path] = []
     names: list[str] = []
     if moving:
@@ -232,7 +260,7 @@ def main(
     if save_json:
         with writing(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(results, names, classes, detector.class_ids))
+        write_json(out / "predictions.json", _coco(results, names, detector))
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
     if bad:
@@ -292,16 +320,20 @@ def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
         text.write_text(lines, "utf-8")
 
 
-def _coco(
-    results: dict[int, Boxes], names: list[str], classes: tuple[str, ...], class_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Return COCO's rows with `category_name`; `image_id` is the image's index among all, sorted by path."""
+def _coco(results: dict[int, Boxes], names: list[str], detector: Predictor) -> list[dict[str, Any]]:
+    """Return COCO's rows with `category_name`, and `probability` where there is a temperature; `image_id` is the
+    image's index among all, sorted by path.
+    """
     if not results:
         return []
     boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))
     image = np.repeat(list(results), [len(labels) for _, _, labels in results.values()])
-    rows = coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), class_ids, names)
-    return [row | {"category_name": classes[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
+    rows = coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), detector.class_ids, names)
+    rows = [row | {"category_name": detector.classes[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
+    if not detector.calibration:
+        return rows
+    sure = probability(scores, detector.calibration["temperature"]).round(5)
+    return [row | {"probability": value} for row, value in zip(rows, sure.tolist(), strict=True)]
 
 
 if __name__ == "__main__":

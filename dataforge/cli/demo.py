@@ -18,8 +18,8 @@ from dataforge.process import run_module
 
 NEEDED_MAP50 = 0.6
 RESULT = "demo.json"
-TRAINING = """--size 192 --multiscale 1,1 --width 0.25 --augment flip --epochs 10 --eval-every 10 --batch-size 16
---optimizer adamw --lr 0.002 --schedule cosine --ema 0.99"""
+TRAINING = """--defaults paper --size 192 --multiscale 1,1 --width 0.25 --augment flip --epochs 10 --eval-every 10
+--batch-size 16 --optimizer adamw --lr 0.002 --schedule cosine --ema 0.99"""
 
 
 def run(out: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
         (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
-        (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_bccd$"),
+        (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_voc$"),
         (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
@@ -111,7 +111,7 @@ def test_wrong_values_are_answered_in_one_line(tiny_shards: Path, tmp_path: Path
     arguments = [flag.format(shards=tiny_shards, tmp=tmp_path) for flag in flags]
     result = CliRunner().invoke(
         trainer("yolov2", YOLOv2Config),
-        [*arguments, *([] if "--resume" in flags else ["--runs", str(tmp_path / "runs")])],
+        [*arguments, *([] if "--resume" in flags else ["--defaults", "paper", "--runs", str(tmp_path / "runs")])],
     )
     assert result.exit_code == 2, result.output
     assert re.search(words, result.stderr), result.stderr
@@ -150,9 +150,17 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
     command = trainer(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
-    assert CliRunner().invoke(command, ["--data", "x", *flags, "--no-cache"]).exit_code == 0
+    flags += ["--no-cache", "--defaults", "paper"]
+    assert CliRunner().invoke(command, ["--data", "x", *flags]).exit_code == 0
     [config] = taken
-    values = {"compile": True, "buckets": "64,96,96,64", "accumulate": 2, "patience": 5, "size": [300]}
+    values = {
+        "defaults": "paper",
+        "compile": True,
+        "buckets": "64,96,96,64",
+        "accumulate": 2,
+        "patience": 5,
+        "size": [300],
+    }
     expected = kind(shards="x", **values)
     expected.check()
     assert config == expected and config.size == [300, 300]

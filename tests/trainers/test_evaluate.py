@@ -19,6 +19,7 @@ from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests.cli.test_json import check
 from tests.trainers import fake
+from trainers import checkpoint
 from trainers.evaluate import main
 from trainers.results.evaluation import by_name, run
 from trainers.results.metrics import COCO_KEYS, coco
@@ -135,6 +136,24 @@ def test_checkpoint_on_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.
     assert facts["mAP"] == pytest.approx(2 / 3) and facts["per_class"] == {"red": 1, "green": 1, "blue": 0}
     assert facts["best"]["precision"] == 1 and facts["best"]["recall"] == facts["best"]["F1"] == pytest.approx(2 / 3)
     assert "best F1 at --conf 0.000: precision 1.0000, recall 1.0000, F1 1.0000" in text
+
+
+def test_calibration_is_stored_in_the_checkpoint(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    file = fake.saved(tmp_path / "weights/best.pt", monkeypatch, classes=["red", "green", "azure"], extra=[1, "a"])
+    before = checkpoint.load(file)
+    shown = call(file, "--shards", shards, "--device", "cpu", "--calibrate")
+    assert "threshold of all classes: " in shown.stdout and "stored" not in shown.stdout
+    assert "calibration" not in checkpoint.load(file)
+    done = call(tmp_path, "--shards", shards, "--device", "cpu", "--save-calibration", "--json")  # a run's folder
+    facts = check("evaluate", done.stdout)["calibration"]
+    stored = checkpoint.load(file)  # which compares the digest
+    kept = stored.pop("calibration")
+    assert checkpoint.digest(stored) == checkpoint.digest(before)
+    by_class = {name: row["conf"] for name, row in facts["classes"].items()}
+    assert kept["class_conf"] == [by_class["red"], by_class["green"], facts["conf"]] and kept["conf"] == facts["conf"]
+    assert facts["classes"]["blue"]["F1"] == 0 and kept["temperature"] == facts["temperature"]
+    assert [path.name for path in file.parent.iterdir()] == ["best.pt"]
 
 
 def test_classes_are_joined_by_name(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +302,9 @@ def test_wrong_calls(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     wrong: list[tuple[list[object], str]] = [
         ([], "expected either"),
         ([file], "expected either"),
+        (["--truth", truth, "--predictions", found, "--save-calibration"], "--save-calibration: expected a checkpoint"),
+        (["m.onnx", "--shards", shards, "--save-calibration"], "of an exported model, calibrate that, export again"),
+        (["--truth", truth, "--predictions", write(tmp_path / "no.json", []), "--calibrate"], "none of the detections"),
         ([file, "--shards", shards, "--predictions", found], "image_id is 7; expected one of the truth's"),
         ([file, "--shards", shards, "--predictions", found, "--predictions", found], "expected either"),
         (["--truth", truth], "expected either"),

@@ -44,6 +44,7 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {
     "faster_rcnn": ({"backbone": "test_resnet", "width": 16}, (64, 96), "stretch"),
     "vit": ({"backbone": "test_vit", "width": 16, "depth": 1, "window": 3, "global_blocks": 2}, (64, 96), "letterbox"),
 }
+CALIBRATION = {"temperature": 2.0, "conf": 0.3, "class_conf": [0.2, 0.35, 0.5]}
 STATIC = [  # more kinds of network, exported without preprocessing, which takes less time
     ("vit", {"ffn": "mix", "window": 2}),
     ("vit", {"lora": "r=2,alpha=4"}),
@@ -100,6 +101,7 @@ def call(command: Any, *arguments: object) -> Result:
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> tuple[Path, Path]:
     """A checkpoint and its ONNX model."""
     file = saved(tmp_path_factory.mktemp("exported") / "best.pt", "dense")
+    checkpoint.save(file, checkpoint.load(file) | {"calibration": CALIBRATION})
     result = call(export.main, file, "--shards", tiny_shards)
     assert result.exit_code == 0, result.output
     return file, file.with_suffix(".onnx")
@@ -157,6 +159,18 @@ def test_batch_top_and_thresholds(exported: tuple[Path, Path]) -> None:
     assert max(len(found[2]) for found in few) > 1
     assert all(len(found[2]) == 0 for found in model.detect(pictures, 1.0, 0.5))
     assert sum(len(found[2]) for found in model.detect(pictures, 0.0, 1.0)) > sum(len(found[2]) for found in together)
+
+
+def test_the_thresholds_of_the_checkpoint_travel(exported: tuple[Path, Path]) -> None:
+    pictures = [tiny.pixels(90, 50, seed) for seed in range(3)]
+    for file in exported:
+        detector = predict_command.load_detector(file, "cpu")
+        assert detector.calibration == CALIBRATION
+        every = detector.predict(pictures, conf=0.2, iou=0.45)
+        least = np.array(CALIBRATION["class_conf"])
+        for (*_, scores, labels), kept in zip(every, detector.predict(pictures), strict=True):
+            np.testing.assert_array_equal(scores[scores >= least[labels]], kept[1])
+        assert 0 < sum(len(kept[1]) for kept in detector.predict(pictures)) < sum(len(found[1]) for found in every)
 
 
 def test_predict_gives_the_same_files_without_torch(exported: tuple[Path, Path], tmp_path: Path) -> None:

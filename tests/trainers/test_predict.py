@@ -34,6 +34,7 @@ def test_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     source, out = fake.files(tmp_path / "photos"), tmp_path / "out"
     result = call(checkpoint, "--source", source, "--out", out, "--save-json", "--save-txt")
     assert result.exit_code == 0, result.output
+    assert "lowest score: 0.25" in result.stdout
     assert "sub/dir/all.jpg 96x128: 1 red, 1 green, 1 blue" in result.stdout
     assert "empty.jpg 90x90: nothing" in result.stdout
     assert "5 pictures, 7 boxes, 0 files could not be read" in result.stdout
@@ -57,6 +58,26 @@ def test_a_folder(checkpoint: Path, tmp_path: Path) -> None:
         expected = [(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 128, (x2 - x1) / 96, (y2 - y1) / 128]
         np.testing.assert_allclose(cxcywh_unit, expected, atol=0.02)
         assert conf == pytest.approx([0.9, 0.6, 0.3][int(label)])
+
+
+def test_thresholds_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = {"temperature": 2.0, "conf": 0.5, "class_conf": [0.95, 0.6, 0.25]}
+    file = fake.saved(tmp_path / "best.pt", monkeypatch, calibration=calibration)
+    source, out = fake.files(tmp_path / "photos"), tmp_path / "out"
+    result = call(file, "--source", source, "--out", out, "--save-json")
+    assert "lowest score: red 0.950, green 0.600, blue 0.250 (best F1)" in result.stdout
+    assert "sub/dir/all.jpg 96x128: 1 green, 1 blue" in result.stdout
+    rows = json.loads((out / "predictions.json").read_text())
+    logit = np.log(0.6 / 0.4)
+    expected = {"green": 1 / (1 + np.exp(-logit / 2)), "blue": 1 / (1 + np.exp(np.log(0.7 / 0.3) / 2))}
+    assert {row["category_name"]: row["probability"] for row in rows} == pytest.approx(expected, abs=1e-5)
+    stated = call(file, "--source", source, "--out", out, "--conf", "0.7").stdout
+    assert "lowest score: 0.7" in stated and "sub/dir/all.jpg 96x128: 1 red\n" in stated
+    [(*_, labels)] = trainers.load_detector(file).predict([source / "sub/dir/all.jpg"])
+    assert labels.tolist() == [1, 2]
+    assert trainers.load_detector(file).predict([source / "sub/dir/all.jpg"], conf=0.7)[0][2].tolist() == [0]
+    many = trainers.predict.Predictor(("a",) * 9, (0,) * 9, None, {"class_conf": [k / 10 for k in range(1, 10)]})  # type: ignore
+    assert many.thresholds() == "0.100 to 0.900, by class (best F1)"
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])

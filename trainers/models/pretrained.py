@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import pickle
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from torch import Tensor, nn
 
 from dataforge.errors import ConfigError
 from trainers.models import darknet_files
-from trainers.models.backbones import Backbone, Timm, first_line, timm_model
+from trainers.models.backbones import Backbone, Timm, build, first_line, timm_model
 
 _KINDS = ("weight", "bias", "running_mean", "running_var")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_PATIENCE = 5.0  # seconds that the hub has to answer; timm itself tries for about 50
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".weights")
 
 
@@ -51,6 +57,35 @@ def load(backbone: Backbone, source: str) -> str:
     backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
     backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
     return f"timm's {name}"
+
+
+def fits(name: str, path: Path) -> bool:
+    """Return whether a file has the weights of a backbone."""
+    try:
+        load(build(name, strides=(16,)), str(path))
+    except ConfigError:
+        return False
+    return True
+
+
+def obtainable(name: str) -> bool:
+    """Return whether timm's own weights of a model are in its cache, or the hub that has them answers."""
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if settings is None or not settings.hf_hub_id:
+        return False
+    cached = (huggingface_hub.try_to_load_from_cache(settings.hf_hub_id, file) for file in _HUB_FILES)
+    if any(isinstance(file, str) for file in cached):
+        return True
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    hub = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(hub, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def frozen_norm(config: Any) -> bool:

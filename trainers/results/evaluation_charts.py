@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dataforge.analysis.charts import COLOURS, shown
-from trainers.results.diagnosis import KINDS, Calibration, Errors
+from trainers.results.calibration import Calibration
+from trainers.results.diagnosis import KINDS, Errors
 from trainers.results.metrics import Curves
 
 FEW = 8  # classes; of more, the lines are grey and have no names

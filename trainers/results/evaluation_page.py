@@ -16,7 +16,8 @@ from dataforge.analysis.html_page import Section, page
 from dataforge.images.draw import draw
 from dataforge.shards.reader import Shards
 from trainers.results import evaluation_charts, metrics, plots
-from trainers.results.diagnosis import KINDS, Calibration, Errors, calibration, errors, recall_by_group, worst_images
+from trainers.results.calibration import Calibration, calibration
+from trainers.results.diagnosis import KINDS, Errors, errors, recall_by_group, worst_images
 from trainers.results.explain import explanation, points
 from trainers.results.protocol import PROTOCOLS, Judged, judge
 from trainers.results.significance import interval, resampled

@@ -19,7 +19,7 @@ from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config
 from trainers.results.report import draw_inputs, score
-from trainers.training import run
+from trainers.training import auto_batch, run
 from trainers.training.data import make_loaders, skipped, timed
 from trainers.training.learner import Learner
 from trainers.training.log import Log
@@ -47,6 +47,8 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
         if resume and rank == 0:
             held.enter_context(run.locked(resume))
+        if config.auto_batch and not resume:
+            config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)
         with distributed.Stop() as stop, Log(training) as log:
             stopped = False

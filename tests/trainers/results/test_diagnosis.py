@@ -1,4 +1,4 @@
-"""Kinds of errors against a plain loop and by hand, calibration, intervals, and comparisons."""
+"""Kinds of errors against a plain loop and by hand, intervals, and comparisons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from dataforge.analysis.detections import pair_iou
 from dataforge.record import CROWD
 from tests.trainers.results.test_protocol import mixed
-from trainers.results.diagnosis import KINDS, calibration, errors, recall_by_group, worst_images
+from trainers.results.diagnosis import KINDS, errors, recall_by_group, worst_images
 from trainers.results.protocol import PROTOCOLS, average_precision, judge
 from trainers.results.significance import compare, resampled
 from trainers.results.truth import Predictions, Truth
@@ -106,24 +106,6 @@ def test_an_ignored_box_is_no_error() -> None:
     truth, predictions = scene([A, B], [0, 1], [(A, 0.8, 0), (B, 0.9, 1)])
     crowd = replace(truth, flags=np.array([CROWD, 0], np.uint8))
     assert errors(judge(crowd, predictions, HALF)).counts == dict.fromkeys(KINDS, 0)
-
-
-def test_temperature_and_error_of_scores_that_are_too_sure() -> None:
-    """Right with probability p where the score says sigmoid(2 logit(p)): the temperature is 2."""
-    generator = np.random.default_rng(0)
-    chance = generator.uniform(0.05, 0.95, 20_000)
-    logit = np.log(chance / (1 - chance))
-    images = np.arange(len(chance))
-    right = generator.random(len(chance)) < chance
-    box = np.array([[0, 0, 10, 10]], float)
-    boxes = np.where(right[:, None], box, box + 50)
-    none = np.zeros(len(chance), np.int64)
-    truth = Truth(images, images, box.repeat(len(chance), 0), none, none.astype(np.uint8), none + 100.0, ("a",), (1,))
-    result = calibration(judge(truth, Predictions(images, boxes, 1 / (1 + np.exp(-2 * logit)), none), HALF))
-    assert result.temperature == pytest.approx(2, abs=0.1)
-    assert result.error > 0.09 and result.error_after < 0.02
-    assert result.count.sum() == len(chance)
-    np.testing.assert_allclose(np.nansum(result.precision * result.count), right.sum())
 
 
 def test_groups_and_worst_images_count_every_box() -> None:
