@@ -88,5 +88,6 @@ def _text(made: dict[str, Any]) -> str:
             parts = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in parts if part is not True)]
     facts = [f"dataforge {made['dataforge']}" if "dataforge" in made else "", made.get("date", "")]
+    facts += [f"in {made['parts']} parts"] if "parts" in made else []
     facts += [f"images in {folder}{'' if Path(folder).exists() else ' (not there)'}" for folder in made["images_in"]]
     return ", ".join(filter(None, [" ".join(words).strip(), *facts])) or "not stated"
