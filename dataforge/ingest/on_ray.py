@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from dataforge.ingest.report import Summary
 from dataforge.ingest.run import ingest
 from dataforge.record import Source
 from dataforge.shards.index import REPORT
+from dataforge.shards.out_folder import BusyError
 
 RETRIES = 5  # of a part whose process or node is lost
 INTERVAL = 1.0  # seconds between reports of progress
+ORPHAN = 120.0  # seconds for which a task waits for the end of the one that it replaces, whose node may only be cut off
 
 
 def ingest_on_ray(
@@ -51,29 +54,39 @@ def ingest_on_ray(
     """
     if isinstance(out, RemotePath):
         raise ConfigError(f"{out}: --engine ray writes to a folder that all nodes see")
+    with _connected(address) as ray:
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        jobs = jobs or min(filter(None, cpus), default=1)
+        count = parts or max(1, sum(n // jobs for n in cpus))
+        folders = [parts_of(out) / str(n + 1) for n in range(count)]
+        for folder in folders if not resume else ():
+            _remove(folder)
+        _run(make, folders, jobs, progress, how)
+    summary = merge_parts(folders, out)
+    for folder in folders:
+        _remove(folder)
+    with contextlib.suppress(OSError):  # other files are in it
+        parts_of(out).rmdir()
+    return summary
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Connect to a cluster for the block, and yield the module of Ray."""
     try:
         import ray
     except ImportError:
         raise ConfigError("--engine ray needs ray: pip install 'dataforge-detection[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"--address {address}: {error}") from None
-    try:
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        jobs = jobs or min(filter(None, cpus), default=1)
-        count = parts or max(1, sum(n // jobs for n in cpus))
-        folders = [parts_of(out) / str(n + 1) for n in range(count)]
-        if not resume:
-            for folder in folders:
-                _remove(folder)
-        _run(make, folders, jobs, progress, how)
-    finally:
-        ray.shutdown()
-    summary = merge_parts(folders, out)
-    shutil.rmtree(folders[0].parent)
-    return summary
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to nodes; stdout is for results
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"--address {address}: {error}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def parts_of(out: Path) -> Path:
@@ -141,12 +154,17 @@ def _write(given: Any, folder: Path, part: tuple[int, int], images: Any) -> Data
             reported = time.monotonic()
             images.count.remote(part[0], count)
 
+    deadline = time.monotonic() + ORPHAN
     with contextlib.chdir(current):
-        try:
-            source, name = make()
-            summary = ingest(source, folder, part=part, resume=True, source_name=name, progress=progress, **how)
-        except DataforgeError as error:
-            return ShardError(f"part {part[0]}: {error}")
+        while True:
+            try:
+                source, name = make()
+                summary = ingest(source, folder, part=part, resume=True, source_name=name, progress=progress, **how)
+                break
+            except DataforgeError as error:
+                if not isinstance(error, BusyError) or time.monotonic() > deadline:
+                    return ShardError(f"part {part[0]}: {error}")
+            time.sleep(INTERVAL)
     images.count.remote(part[0], summary.images + summary.refused_images)
     return None
 

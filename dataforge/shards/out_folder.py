@@ -13,6 +13,10 @@ from dataforge.files import lock_file, writing
 from dataforge.shards.index import INDEX, JOURNAL, PART, REPORT
 
 
+class BusyError(ShardError):
+    """Another process is writing to the folder."""
+
+
 def prepare(out: Path, kept: Collection[str] = ()) -> BinaryIO:
     """Make the output folder, or remove the files of an unfinished ingest from it, except the shards to keep.
 
@@ -55,7 +59,7 @@ def _locked(out: Path) -> BinaryIO:
             lock_file(file.fileno())
         except BlockingIOError:
             file.close()
-            raise ShardError(f"{out}: another process is writing to it") from None
+            raise BusyError(f"{out}: another process is writing to it") from None
         except OSError:  # a file system without locks
             pass
     return file
