@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,11 +81,14 @@ def _connected(address: str | None) -> Iterator[Any]:
         raise ConfigError("--engine ray needs ray: pip install 'dataforge-detection[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to nodes; stdout is for results
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"--address {address}: {error}") from None
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray has set its own, which ends the process
             yield ray
         finally:
             ray.shutdown()
