@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +26,26 @@ from dataforge.cli.options import (
     store_option,
 )
 from dataforge.cloud.path import RemotePath
-from dataforge.command import echo_json, invocation, natural
-from dataforge.errors import DataforgeError, StoppedError
+from dataforge.command import Option, echo_json, invocation, natural
+from dataforge.errors import ConfigError, DataforgeError, StoppedError
 
 if TYPE_CHECKING:
+    from dataforge.ingest.report import Summary
     from dataforge.record import Source
     from dataforge.transform.split import Dealt
+
+
+class Part(click.ParamType):
+    """I/N: part I of N, from 1."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        part = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= part[0] <= part[1]:
+            self.fail(f"{value!r} is not I/N, such as 3/8, with I from 1 to N", param, ctx)
+        return part
 
 
 @click.command(cls=SourceCommand)
@@ -58,6 +74,41 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=natural(), help="Threads that read and check images [default: one per core].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted ingest after its last complete shard.")
 @store_option
+@click.option(
+    "--shard-mib",
+    type=natural(),
+    default=1024,
+    show_default=True,
+    help="A shard is closed once it has this many MiB of images.",
+)
+@click.option(
+    "--part",
+    cls=Option,
+    group="Several machines",
+    type=Part(),
+    metavar="I/N",
+    help="Write only the shards of part I of N, such as 3/8; `dataforge merge --parts` publishes all N.",
+)
+@click.option(
+    "--engine",
+    cls=Option,
+    group="Several machines",
+    type=click.Choice(["ray"]),
+    help="Write parts on the nodes of a Ray cluster, which all see ROOT and OUT, and publish them.",
+)
+@click.option(
+    "--address",
+    cls=Option,
+    group="Several machines",
+    help="Of the Ray cluster [default: RAY_ADDRESS, that of this machine, or a new one].",
+)
+@click.option(
+    "--parts",
+    cls=Option,
+    group="Several machines",
+    type=natural(),
+    help="Number of parts with --engine ray [default: as many as run at a time with --jobs CPUs each].",
+)
 @json_option
 def ingest(
     format_name: str,
@@ -71,6 +122,11 @@ def ingest(
     jobs: int | None,
     resume: bool,
     store_name: str,
+    shard_mib: int,
+    part: tuple[int, int] | None,
+    engine: str | None,
+    address: str | None,
+    parts: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -85,7 +141,20 @@ def ingest(
         return replace(source, depth=depth), title
 
     how: dict[str, Any] = {"max_bad": max_bad, "max_bad_boxes": max_bad_boxes, "decode_check": decode_check}
-    publish(make, out, as_json, jobs=jobs, store_name=store_name, resume=resume, **how)
+    how |= {"jobs": jobs, "store_name": store_name, "shard_bytes": shard_mib << 20, "resume": resume}
+    if engine is None:
+        if address or parts:
+            raise ConfigError(f"{'--address' if address else '--parts'}: is for --engine ray")
+        publish(make, out, as_json, part=part, **how)
+        return
+    if part:
+        raise ConfigError("--part: --engine ray writes all parts")
+    from dataforge.ingest.on_ray import ingest_on_ray, parts_of
+
+    with publishing(out, parts_of(out)), progress_bar(0, hidden=as_json) as progress:
+        made = invocation()
+        summary = ingest_on_ray(make, out, address=address, parts=parts, progress=progress, made=made, **how)
+    report(summary, as_json)
 
 
 def publish(
@@ -97,25 +166,48 @@ def publish(
         dealt: printed instead of the contents of the shards; filled by `make`.
         how: further arguments of `dataforge.ingest.run.ingest`.
     """
-    from dataforge.ingest.run import IngestError
     from dataforge.ingest.run import ingest as run
     from dataforge.shards.index import JOURNAL
-    from dataforge.shards.reader import Shards
+
+    with publishing(out, out / JOURNAL):
+        source, source_name = make()
+        with progress_bar(0 if how.get("part") else source.total, hidden=as_json) as progress:
+            summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
+    if part := how.get("part"):
+        facts = {"part": f"{part[0]}/{part[1]}"} | summary.facts()
+        echo_json(facts) if as_json else click.echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
+    else:
+        report(summary, as_json, dealt)
+
+
+@contextmanager
+def publishing(out: Path, left: Path | None = None) -> Iterator[None]:
+    """Have errors in the block, and an interruption, state for `--json` what they are about.
+
+    Args:
+        left: what an interruption leaves if the command can be continued.
+    """
+    from dataforge.ingest.limits import IngestError
 
     try:
         with polite_kill():
-            source, source_name = make()
-            with progress_bar(source.total, hidden=as_json) as progress:
-                summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
+            yield
     except KeyboardInterrupt:
-        kept = "; continue with --resume" if not isinstance(out, RemotePath) and (out / JOURNAL).exists() else ""
+        resumable = left and not isinstance(out, RemotePath) and left.exists()
+        kept = "; continue with --resume" if resumable else ""
         error: DataforgeError = StoppedError(f"interrupted; nothing was published{kept}")
         error.facts = {"out": str(out)}
         raise error from None
     except DataforgeError as error:
         error.facts = {"out": str(out), **(error.summary.facts() if isinstance(error, IngestError) else {})}
         raise
-    facts = Shards(out).info()
+
+
+def report(summary: Summary, as_json: bool, dealt: Sequence[Dealt] = ()) -> None:
+    """Print what an ingest has published."""
+    from dataforge.shards.reader import Shards
+
+    facts = Shards(summary.out).info()
     if as_json:
         for new_splits in dealt:
             facts |= new_splits.facts()

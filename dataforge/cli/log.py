@@ -13,6 +13,7 @@ import click
 from dataforge.cli.options import Directory, json_option
 from dataforge.cloud.path import located
 from dataforge.command import command, echo_json
+from dataforge.errors import ConfigError
 
 
 @command()
@@ -41,7 +42,10 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     ]
     reached: set[str] = set()
     for part in (*given, *images_in):
-        parent = located(str(part))
+        try:
+            parent = located(str(part))
+        except ConfigError:  # FORMAT:ROOT of --add
+            continue
         known = parent in (directory, *below) or (part in images_in and part in reached)
         if parent.is_absolute() and (parent / INDEX).is_file() and not known:
             for step in _steps(parent, (*below, directory)):
@@ -88,5 +92,6 @@ def _text(made: dict[str, Any]) -> str:
             parts = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in parts if part is not True)]
     facts = [f"dataforge {made['dataforge']}" if "dataforge" in made else "", made.get("date", "")]
+    facts += [f"in {made['parts']} parts"] if "parts" in made else []
     facts += [f"images in {folder}{'' if Path(folder).exists() else ' (not there)'}" for folder in made["images_in"]]
     return ", ".join(filter(None, [" ".join(words).strip(), *facts])) or "not stated"

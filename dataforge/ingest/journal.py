@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ShardError
 from dataforge.files import reading, writing
 from dataforge.record import Finding, Record
-from dataforge.shards.index import JOURNAL
+from dataforge.shards.index import JOURNAL, PART
 from dataforge.shards.judged import read_judged
 from dataforge.shards.stores.registry import store
 from dataforge.shards.table import read_tables
@@ -45,6 +45,9 @@ class Journal:
         self._new: dict[str, tuple[list[int], dict[int, list[Finding]]]] = {}
         self._crc, self._summed = 0, False  # of the lines so far; whether they state it
         self._whole = self._read() if resume else 0
+        if resume:
+            with writing(out, ShardError):
+                (out / PART).unlink(missing_ok=True)  # not complete until it has been checked again
 
     def _read(self) -> int:
         """Read the existing lines, and return how many bytes of them are complete."""
@@ -86,7 +89,7 @@ class Journal:
             _ = table.polygons  # are checked too
             read_judged([folder], [row["images"]], [row.get("judged_crc")], len(self._begun["classes"]))
             blobs = store(self._begun["store"]).open(folder, trust=False)
-            sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, _sizes(folder))
+            sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, file_sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))
         except ShardError as error:
             raise ShardError(f"{error}; {AFRESH}") from None
@@ -143,7 +146,7 @@ class Journal:
         """
         sums, noted = self._new.pop(row["path"].rpartition("/")[0])
         findings = {str(n): [finding.facts() for finding in of_record] for n, of_record in noted.items()}
-        sizes = _sizes(self._out / row["path"])
+        sizes = file_sizes(self._out / row["path"])
         facts = {"shard": row, "sizes": sizes, "records": sums, "findings": findings}
         with writing(self._out / JOURNAL, ShardError):
             if self._file is None:
@@ -171,7 +174,7 @@ def _crc(facts: dict[str, Any], before: int) -> int:
     return zlib.crc32(json.dumps(facts).encode(), before)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def file_sizes(folder: Path) -> dict[str, int]:
     """Return the size of each file of a shard."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
@@ -187,24 +190,31 @@ def checksum(record: Record) -> int:
     """
     facts = (record.key, record.id, record.height, record.width)
     path = os.path.abspath(record.image) if isinstance(record.image, Path) else ""  # noqa: PTH100  (links stay)
-    return _checksum(record, facts, path)
+    return _checksum(record, facts, _image(record, path))
 
 
 def _checksum_before(record: Record) -> int:
     """Return the checksum as in journals of dataforge 0.1.0: with the paths as they were given."""
     facts = (record.key, record.id, record.height, record.width, record.origin)
-    return _checksum(record, facts, str(record.image))
+    return _checksum(record, facts, _image(record, str(record.image)))
 
 
-def _checksum(record: Record, facts: tuple[object, ...], path: str) -> int:
-    if isinstance(record.image, Path):
-        try:
-            stat = record.image.stat()
-            image: tuple[object, ...] = (path, stat.st_size, stat.st_mtime_ns)
-        except (OSError, ValueError):
-            image = (path,)
-    else:
-        image = (zlib.crc32(record.image),)
+def checksum_anywhere(record: Record, size: int) -> int:
+    """Return the CRC-32 of the data of a record on any machine: of its image only the size in bytes."""
+    return _checksum(record, (record.split, record.key, record.id, record.height, record.width), (size,))
+
+
+def _image(record: Record, path: str) -> tuple[object, ...]:
+    if not isinstance(record.image, Path):
+        return (zlib.crc32(record.image),)
+    try:
+        stat = record.image.stat()
+    except (OSError, ValueError):
+        return (path,)
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+def _checksum(record: Record, facts: tuple[object, ...], image: tuple[object, ...]) -> int:
     areas = record.areas
     facts = (*facts, areas is None, *image)
     polygons = record.polygons

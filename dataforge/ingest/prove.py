@@ -12,7 +12,7 @@ import numpy as np
 from dataforge.errors import ShardError
 from dataforge.images.header import ImageInfo
 from dataforge.ingest.report import line_safe
-from dataforge.ingest.run import check_key, take
+from dataforge.ingest.take import check_key, take
 from dataforge.record import Finding, Record, Source, object_areas, polygons_of
 from dataforge.shards.reader import Shards
 

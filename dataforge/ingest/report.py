@@ -28,6 +28,7 @@ class Summary:
         refused_boxes: number of findings about boxes, or labels of no known image, that were left out; limited by
             `max_bad_boxes`.
         reach: the highest coordinate of all boxes as they were read; small: the first record with boxes.
+        firsts: split -> the number of the first item of the source that was accepted in it.
         chosen: True if a view or a class map left out boxes or images.
         findings: counts by (action, code); examples: the first few of each; first_refused: of the refused images;
             first_boxes: of the refused boxes.
@@ -47,6 +48,7 @@ class Summary:
     varied: set[tuple[str, str]] = field(default_factory=set)
     first_refused: list[Finding] = field(default_factory=list)
     first_boxes: list[Finding] = field(default_factory=list)
+    firsts: dict[str, int] = field(default_factory=dict)
 
     @property
     def report(self) -> Path:

@@ -54,7 +54,7 @@ class Loader:
             else "train".
 
     Sizes of batches and of images:
-        batch_size: images per step of one rank.
+        batch_size: images per step of one rank, on average over the ranks: a fraction is dealt unevenly.
         budget: instead of `batch_size`, the maximum total pixels of the images of a step of one rank, on average over
             the ranks. A step of all ranks has as many images as `budget * world` pixels allow, so that steps are the
             same for any number of ranks that share one budget.
@@ -107,7 +107,7 @@ class Loader:
         self,
         shards: str | Path | Shards,
         split: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | Fraction = 32,
         size: Shape | None = (320, 320),
         augment: str | Recipe | None = None,
         device: str | torch.device = "cpu",
@@ -157,7 +157,7 @@ class Loader:
         self.order = Order(
             shapes=self.shapes,
             batch_size=[
-                batch_size * world if budget is None else images_within(shape, budget, world, self.scales)
+                int(batch_size * world) if budget is None else images_within(shape, budget, world, self.scales)
                 for shape in self.shapes
             ],
             seed=seed,

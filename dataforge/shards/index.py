@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 INDEX = "index.json"
 REPORT = "ingest.jsonl"
 JOURNAL = "resume.jsonl"
+PART = "part.json"  # the index of one part of an ingest, see `ingest.parts`
 POLYGONS_FILE = "polygons.arrow"  # of a shard of which a box has a polygon
 CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
 CHECKSUM = "index_crc"
@@ -63,17 +64,19 @@ class _Index(msgspec.Struct):
     parents: list[_Parent] = []
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """Read `index.json` of a shard folder, checking its version first, then its checksum if it has one.
+def read_index(path: Path, name: str = INDEX) -> dict[str, Any]:
+    """Read the index of a shard folder, checking its version first, then its checksum if it has one.
+
+    Args:
+        name: of the file: INDEX, or PART for a part of an ingest.
 
     Raises:
         ShardError: no such folder, nothing published in it, not JSON, damaged, or written by a newer dataforge.
     """
-    file = path / INDEX
+    file = path / name
     with reading(file, ShardError):
         if not file.is_file():
-            what = "holds no index.json (an ingest that did not finish?)" if path.is_dir() else "does not exist"
-            raise ShardError(f"{path}: {what}; expected a folder written by `dataforge ingest`")
+            raise ShardError(f"{path}: {_without(path, name)}")
         data = file.read_bytes()
     try:
         index = json.loads(data)
@@ -93,6 +96,16 @@ def read_index(path: Path) -> dict[str, Any]:
     if index.get("depth", "scale") not in DEPTHS:
         raise ShardError(f"{file}: depth is {index['depth']!r}; this dataforge reads {', '.join(DEPTHS)}")
     return dict(index)
+
+
+def _without(path: Path, name: str) -> str:
+    """Return what a folder is that has no index of this name."""
+    if name == INDEX and (path / PART).is_file():
+        return "is a part of an ingest; `dataforge merge --parts` publishes all parts as one set"
+    if name == PART and (path / INDEX).is_file():
+        return "is a whole set; expected a part that `dataforge ingest --part` wrote"
+    what = f"holds no {name} (an ingest that did not finish?)" if path.is_dir() else "does not exist"
+    return f"{what}; expected a folder written by `dataforge ingest{'' if name == INDEX else ' --part'}`"
 
 
 def _check(file: Path, index: dict[str, Any]) -> None:
@@ -126,13 +139,13 @@ def fingerprint(folder: Path) -> str:
     return f"{zlib.crc32((folder / INDEX).read_bytes()):08x}"
 
 
-def write_index(path: Path, index: dict[str, Any]) -> None:
-    """Publish a shard folder by writing `index.json` atomically."""
-    temporary = path / (INDEX + ".tmp")
+def write_index(path: Path, index: dict[str, Any], name: str = INDEX) -> None:
+    """Publish a shard folder by writing its index atomically."""
+    temporary = path / (name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump({**index, CHECKSUM: checksum(index)}, file, indent=1, ensure_ascii=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path / INDEX)
+    os.replace(temporary, path / name)
     flush(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +17,10 @@ from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.polygons import Polygons
 from dataforge.record import Record, object_areas, polygons_of
-from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, POLYGONS_FILE, REPORT, write_index
+from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, PART, POLYGONS_FILE, write_index
 from dataforge.shards.judged import write_judged
 from dataforge.shards.links import Parents
+from dataforge.shards.out_folder import clear, prepare
 from dataforge.shards.polygons_file import write_polygons
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
@@ -86,7 +87,7 @@ class ShardWriter:
             self._index["frequencies"] = known
         if baked is not None:
             self._index["baked"] = dict(baked)
-        prepare(out, self._paths())
+        self._lock = prepare(out, self._paths())
 
     def _paths(self) -> set[str]:
         return {row["path"] for rows in self._closed.values() for row in rows}
@@ -96,41 +97,75 @@ class ShardWriter:
         rows: list[dict[str, Any]] = self._index["splits"].setdefault(split, self._closed.setdefault(split, []))
         return rows
 
-    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo) -> dict[str, Any] | None:
-        """Append a record with valid boxes. Return the row of the shard that it fills, if any.
+    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, number: int | None = None) -> None:
+        """Append a record with valid boxes, and close the shard that it fills.
 
         Args:
             blob: the image's encoded bytes, stored unchanged.
             info: its header properties.
+            number: of its shard, which stays open until `end`; by default shards are closed by `shard_bytes`.
 
         Raises:
             ShardError: the record could not be written. ConfigError: it is to be linked, and its image is in no shards.
         """
         shard = self._open.get(record.split)
         if shard is None:
-            folder = self.out / record.split / f"{len(self.open_split(record.split)):05d}"
+            rows = self.open_split(record.split)
+            folder = self.out / record.split / f"{len(rows) if number is None else number:05d}"
             with writing(folder, ShardError):
                 folder.mkdir(parents=True)
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
         shard.add(record, blob, info, self._parents.link(record, blob) if self._parents else blob)
-        return self._close(record.split) if shard.bytes >= self._shard_bytes else None
+        if number is None and shard.bytes >= self._shard_bytes:
+            self.end(record.split)
 
-    def _close(self, split: str) -> dict[str, Any]:
-        rows = self.open_split(split)
-        row: dict[str, Any] = {"path": f"{split}/{len(rows):05d}", **self._open[split].close()}
+    def end(self, split: str) -> dict[str, Any] | None:
+        """Close a split's open shard, if there is one, and return its row."""
+        shard = self._open.get(split)
+        if shard is None:
+            return None
+        row: dict[str, Any] = {"path": f"{split}/{shard.folder.name}", **shard.close()}
         del self._open[split]
-        rows.append(row)
+        self._append(split, row)
+        return row
+
+    def _append(self, split: str, row: dict[str, Any]) -> None:
+        self.open_split(split).append(row)
         if self._send:
             self._send(self.out / row["path"])
-        return row
+
+    def adopt(self, split: str, row: Mapping[str, Any], shard: Path) -> None:
+        """Append a closed shard of another folder. Its files are linked, or copied to another disk.
+
+        Raises:
+            ShardError: it could not be read or written.
+        """
+        target = self.out / row["path"]
+        with writing(target, ShardError):
+            for file in (file for file in shard.rglob("*") if file.is_file()):
+                new = target / file.relative_to(shard)
+                new.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(file, new)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(file, new)
+                    flush(new)
+            for path in (target, target.parent):
+                flush(path)
+        self._append(split, dict(row))
 
     def close(self) -> Iterator[dict[str, Any]]:
         """Close the shards that are still open, one by one, and yield their rows."""
         for split in list(self._open):
-            yield self._close(split)
+            row = self.end(split)
+            assert row is not None
+            yield row
 
-    def publish(self) -> None:
-        """Close all shards and write `index.json`.
+    def publish(self, part: Mapping[str, Any] | None = None) -> None:
+        """Close all shards and write `index.json`; or `part.json` for a part of an ingest, whose journal stays.
+
+        Args:
+            part: what `part.json` states besides an index.
 
         Raises:
             ShardError: a file could not be written.
@@ -139,6 +174,10 @@ class ShardWriter:
             pass
         if self._parents:
             self._index["parents"] = self._parents.rows()
+        if part is not None:
+            with writing(self.out / PART, ShardError):
+                write_index(self.out, {**self._index, "part": dict(part)}, PART)
+            return
         with writing(self.out / INDEX, ShardError):
             write_index(self.out, self._index)
             (self.out / JOURNAL).unlink(missing_ok=True)
@@ -149,10 +188,11 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            for shard in self._open.values():
-                shard.blobs.abort()
-            clear(self.out, self._paths() if self._resumable else ())
+        with self._lock:
+            if kind is not None:
+                for shard in self._open.values():
+                    shard.blobs.abort()
+                clear(self.out, self._paths() if self._resumable else ())
 
 
 class _Shard:
@@ -204,45 +244,3 @@ class _Shard:
             for path in (*self.folder.glob("*.arrow"), self.folder, self.folder.parent):
                 flush(path)
         return {"images": len(boxes), "boxes": int(offsets[-1]), "bytes": self.bytes, **crcs}
-
-
-def prepare(out: Path, kept: Collection[str] = ()) -> None:
-    """Make the output folder, or remove the files of an unfinished ingest from it, except the shards to keep.
-
-    Raises:
-        ShardError: it contains a published set or foreign files, or cannot be created.
-    """
-    if out.is_file():
-        raise ShardError(f"{out}: is a file; --out must name a folder")
-    with writing(out, ShardError):
-        out.mkdir(parents=True, exist_ok=True)
-        names = {entry.name for entry in out.iterdir()}
-    if INDEX in names:
-        raise ShardError(f"{out}: already holds shards; remove it, or choose another --out")
-    if names and REPORT not in names:
-        raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
-    clear(out, kept)
-    with writing(out, ShardError):
-        (out / REPORT).touch()  # marks the folder as an ingest's from the start
-
-
-def clear(out: Path, kept: Collection[str] = ()) -> None:
-    """Remove the shards of an unfinished ingest except those in `kept`, as `<split>/<number>`; its report stays."""
-    for entry in out.iterdir():
-        if not entry.is_dir():
-            if entry.name != REPORT and not (kept and entry.name == JOURNAL):
-                entry.unlink()
-        elif any(path.startswith(f"{entry.name}/") for path in kept):
-            for shard in entry.iterdir():
-                if f"{entry.name}/{shard.name}" not in kept:
-                    _remove(shard)
-        else:
-            _remove(entry)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder. After an error, Zarr's threads may still be removing their files in it."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    if folder.exists():
-        shutil.rmtree(folder)

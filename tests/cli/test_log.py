@@ -41,6 +41,19 @@ def test_each_step_from_the_source_to_a_cache(tmp_path: Path) -> None:
     assert [(step["command"], step["given"]["root"]) for step in steps] == [("ingest", str(drawn))]
 
 
+def test_parts_of_joined_sets(tmp_path: Path) -> None:
+    drawn, out = tmp_path / "drawn", tmp_path / "out"
+    assert run("synth", drawn, "--images", 5).exit_code == 0
+    for n in (1, 2):
+        words = ("--add", f"coco:{drawn}", "--out", tmp_path / f"{n}", "--part", f"{n}/2", "--jobs", 1)
+        assert run("ingest", "coco", drawn, *words).exit_code == 0
+    assert run("merge", "--parts", tmp_path / "1", tmp_path / "2", "--out", out).exit_code == 0
+    result = run("log", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{out}: ingest coco {drawn} --add coco:{drawn}, dataforge {__version__}, ")
+    assert result.stdout.endswith(", in 2 parts\n")
+
+
 def test_what_is_not_known_is_said(tmp_path: Path, tiny_shards: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert run("log", tmp_path / "empty").exit_code == 2

@@ -37,10 +37,16 @@ def make_loaders(
     Raises:
         ConfigError: a size, a split or a batch size is invalid. DataError: rank 0 did not create the cache.
     """
-    if config.batch_size % world and not config.budget:
-        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the {world} processes")
+    if config.batch_size < world and not config.budget:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; expected at least one image for each of {world} processes"
+        )
     size = (config.size[0], config.size[1])
-    common: dict[str, Any] = {"batch_size": max(config.batch_size // world, 1), "size": size, "fit": config.fit}
+    common: dict[str, Any] = {
+        "batch_size": 1 if config.budget else Fraction(config.batch_size, world),
+        "size": size,
+        "fit": config.fit,
+    }
     common |= {"rank": rank, "world": world, "device": device, "threads": config.threads or None}
     common |= {"budget": Fraction(config.budget, world) if config.budget else None, "on_error": config.on_error}
     common |= {"decode": config.decode}

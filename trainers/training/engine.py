@@ -34,7 +34,8 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
 
     Args:
         detector: its name in `registry.DETECTORS`.
-        resume: the folder of a run that continues from its newest checkpoint, or starts over without one.
+        resume: the folder of a run that continues from its newest checkpoint, or starts over without one. By default,
+            the run of this name if it was begun by the same job of torchrun.
 
     Returns:
         The run's folder.
@@ -44,6 +45,7 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
+    resume = resume or run.restarted(config, detector)
     with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
         if resume and rank == 0:
             held.enter_context(run.locked(resume))

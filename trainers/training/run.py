@@ -90,10 +90,11 @@ def start_over(folder: Path) -> Path:
 
 
 def begin(folder: Path, detector: str, loader: dict[str, Any]) -> None:
-    """Record the start of a new run: the detector's name, and the state of the loader, with its fingerprint."""
+    """Record the start of a new run: the detector's name, the loader's state, with its fingerprint, and the job."""
     temporary = folder / (START + ".tmp")
+    noted = {"detector": detector, "loader": loader} | ({"job": job()} if job() else {})
     with writing(folder / START, ConfigError):
-        temporary.write_text(json.dumps({"detector": detector, "loader": loader}) + "\n", "utf-8")
+        temporary.write_text(json.dumps(noted) + "\n", "utf-8")
         os.replace(temporary, folder / START)
 
 
@@ -108,6 +109,22 @@ def start(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise ConfigError(f"{folder}: holds no {START} that can be read; expected the folder of a run") from None
     return noted
+
+
+def job() -> str:
+    """Return the `--rdzv-id` of the torchrun that started this process; "" without one."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "none").removeprefix("none")
+
+
+def restarted(config: Config, detector: str) -> Path | None:
+    """Return the folder of the named run if this job began it: torchrun has started its processes again.
+
+    A process was lost, or the number of processes has changed. Without a checkpoint, `create` starts the run over.
+    """
+    folder = Path(config.runs) / detector / config.name
+    if not (config.name and job() and folder.is_dir()) or unfinished(folder):
+        return None
+    return folder if start(folder).get("job") == job() else None
 
 
 def arguments(folder: Path) -> Path:

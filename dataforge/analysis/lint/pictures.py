@@ -9,7 +9,7 @@ from dataforge.analysis.lint.run import Kind, Report
 from dataforge.errors import ImageError
 from dataforge.images.decode import decode
 from dataforge.images.draw import thumbnail
-from dataforge.ingest.run import Stored, take
+from dataforge.ingest.take import Stored, take
 from dataforge.record import Finding, Record, Source
 
 SHOWN = 6  # findings per code that are shown with images

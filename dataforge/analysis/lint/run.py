@@ -17,7 +17,7 @@ from dataforge.errors import ImageError, ShardError
 from dataforge.formats import Severity
 from dataforge.images.decode import decode
 from dataforge.images.hashing import hash_of, reduction
-from dataforge.ingest.run import check_key, take
+from dataforge.ingest.take import check_key, take
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.index import REPORT

@@ -1,0 +1,87 @@
+"""The folder that shards are written to: whether it is free, its lock, and what an unfinished ingest left in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from dataforge.errors import ShardError
+from dataforge.files import lock_file, writing
+from dataforge.shards.index import INDEX, JOURNAL, PART, REPORT
+
+
+class BusyError(ShardError):
+    """Another process is writing to the folder."""
+
+
+def prepare(out: Path, kept: Collection[str] = ()) -> BinaryIO:
+    """Make the output folder, or remove the files of an unfinished ingest from it, except the shards to keep.
+
+    Return an open file that keeps other writers away until it is closed.
+
+    Raises:
+        ShardError: it contains a published set or foreign files, or another process writes to it, or it cannot be
+            created.
+    """
+    if out.is_file():
+        raise ShardError(f"{out}: is a file; --out must name a folder")
+    with writing(out, ShardError):
+        out.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in out.iterdir()}
+    if names and names.isdisjoint({INDEX, REPORT}):
+        raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
+    _check_unpublished(out)
+    lock = _locked(out)
+    try:
+        _check_unpublished(out)  # again: another process may have published meanwhile
+        clear(out, kept)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _check_unpublished(out: Path) -> None:
+    if (out / INDEX).exists():
+        raise ShardError(f"{out}: already holds shards; remove it, or choose another --out")
+    if (out / PART).exists():
+        raise ShardError(f"{out}: holds a part of an ingest; remove it, choose another --out, or --resume the part")
+
+
+def _locked(out: Path) -> BinaryIO:
+    """Create or open the report, which marks the folder as an ingest's, and lock it."""
+    with writing(out, ShardError):
+        file = open(out / REPORT, "ab")  # noqa: SIM115
+        try:
+            lock_file(file.fileno())
+        except BlockingIOError:
+            file.close()
+            raise BusyError(f"{out}: another process is writing to it") from None
+        except OSError:  # a file system without locks
+            pass
+    return file
+
+
+def clear(out: Path, kept: Collection[str] = ()) -> None:
+    """Remove the shards of an unfinished ingest except those in `kept`, as `<split>/<number>`; its report stays."""
+    for entry in out.iterdir():
+        if not entry.is_dir():
+            if entry.name != REPORT and not (kept and entry.name == JOURNAL):
+                entry.unlink()
+        elif any(path.startswith(f"{entry.name}/") for path in kept):
+            for shard in entry.iterdir():
+                if f"{entry.name}/{shard.name}" not in kept:
+                    _remove(shard)
+        else:
+            _remove(entry)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder. After an error, Zarr's threads may still be removing their files in it."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
