@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--gray", is_flag=True, help="Store one grey channel.")
 @click.option("--quality", type=natural(1, 100), help="JPEG quality, 1 to 100 [default: 92].")
 @click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: larger, but need no decoding.")
+@click.option("--yuv420", is_flag=True, help="Store pixels with chroma at half size: half the bytes of --raw.")
 @click.option(
     "--lossless",
     is_flag=True,
@@ -84,7 +85,8 @@ def bake(
     from dataforge.threads import cores
     from dataforge.transform.bake import bake as run
 
-    jobs, measured = jobs or cores(), {}
+    measured: dict[str, Any] = {}
+    jobs = jobs or cores()
     try:
         with polite_kill():
             shards, form = Shards(directory, split, view), _form(target=target, **given)
@@ -125,10 +127,12 @@ def _form(
     gray: bool,
     quality: int | None,
     raw: bool,
+    yuv420: bool,
     lossless: bool,
 ) -> Form:
     from dataforge.transform.form import QUALITY, Form
 
+    raw = raw or yuv420
     if size and buckets:
         raise ConfigError("--size and --buckets exclude each other")
     if target is not None and (shorter or raw or lossless):
@@ -141,4 +145,4 @@ def _form(
         shapes = tuple((int(match[1]), int(match[2])) for match in matches if match)
         if len(shapes) != len(matches):
             raise ConfigError(f"--buckets {buckets}: expected heights and widths such as 320x320,256x384")
-    return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality, lossless)
+    return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality, lossless, yuv420)

@@ -4,13 +4,13 @@ A cache is a shard folder of its own. Sizes, boxes and areas in `Shards.table` r
 need not know about caches. In addition it stores, for each record, the size of the **source** image and the matrix from
 source to stored pixels, so that results can be mapped to the original:
 
-    shards.codec       "keep" (source bytes), "jpeg" (encoded again) or "raw" (pixels)
+    shards.codec       "keep" (source bytes), "jpeg" (encoded again), "raw" (pixels) or "yuv420" (pixels as planes)
     shards.channels    3, or 1 for pixels stored in grey (`pixels(i)` always gives three)
     shards.to_stored(index)    (n, 3, 3) float64, source pixels to stored pixels; identities if not a cache
     shards.source      the `Table` in source pixels: `height`, `width`, boxes and areas; `table` itself if not a cache
-    shards.gather(index, out)    codec "raw" only: copy the stored pixels of records that all have one shape, unchanged,
-                       into out (n, height, width, channels) uint8, C-contiguous. It may be called by several threads
-                       for parts of one batch; the GIL is released while it copies.
+    shards.gather(index, out)    codec "raw" or "yuv420": copy the stored pixels of records that all have one shape into
+                       out (n, height, width, channels) uint8, C-contiguous, planes converted to RGB. It may be called
+                       by several threads for parts of one batch; the GIL is released while it copies.
 
 "Source" is always the first original, also for a cache of a cache. A `Loader` plans and samples from `table`, and
 returns `affine = matrix @ to_stored(index)`, which maps source pixels to batch pixels. A raw record needs no warp where
@@ -38,7 +38,7 @@ from dataforge.files import writing
 from dataforge.images.header import ImageInfo
 from dataforge.record import Record, box_areas
 from dataforge.shards.cache_origin import ORIGIN, Origin
-from dataforge.shards.index import INDEX, REPORT
+from dataforge.shards.index import INDEX, PIXELS, REPORT
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
@@ -79,10 +79,10 @@ def bake(
         raise ConfigError(f"{out}: is inside the shards; choose another --out")
     if form.lossless:
         lossless.check()
-        if shards.codec == "raw":
+        if shards.codec in PIXELS:
             raise ConfigError(f"{shards.path}: holds raw pixels, no JPEGs; omit --lossless")
     sizes, matrix = form.place(table.height, table.width)
-    needed = int(sizes.prod(1).sum()) * form.channels
+    needed = int(sizes.prod(1).sum() * form.bytes_per_pixel)
     if form.raw and needed > free_bytes(out):
         raise ShardError(
             f"{out}: the pixels need {needed / 1e9:.1f} GB, {free_bytes(out) / 1e9:.1f} GB are free; "

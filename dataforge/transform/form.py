@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dataforge.augment.executors.cpu import warp
 from dataforge.augment.operations.geometry import FITS, fit_matrix
 from dataforge.errors import ConfigError
+from dataforge.images.planes import to_planes
 from dataforge.loading.buckets import Shape, bucket
 
 QUALITY = 92
@@ -27,6 +28,7 @@ class Form:
         fit: "letterbox" keeps the aspect ratio in a shape, "stretch" fills it.
         gray: one channel, BT.601 luma.
         raw: uncompressed pixels, which requires `shapes`; otherwise JPEG at `quality`, with 4:2:0 chroma subsampling.
+        yuv420: raw pixels as planes of luma and halved chroma, as `dataforge.images.planes` defines them.
         lossless: the shards' JPEGs with the same pixels, as `lossless.rewrite` makes them; other formats as they are.
 
     Raises:
@@ -40,10 +42,15 @@ class Form:
     raw: bool = False
     quality: int = QUALITY
     lossless: bool = False
+    yuv420: bool = False
 
     def __post_init__(self) -> None:
         if self.lossless and (self.side is not None or self.shapes or self.gray or self.raw):
             raise ConfigError("--lossless keeps all pixels; omit --side, --size, --buckets, --gray and --raw")
+        if self.yuv420 and (not self.raw or self.gray or any(side % 2 for shape in self.shapes for side in shape)):
+            raise ConfigError(
+                f"--yuv420 with shapes {list(self.shapes)}: expected even sides, raw pixels, and no --gray"
+            )
         if self.side is not None and self.shapes:
             raise ConfigError("a side and shapes: --side, --size and --buckets exclude each other")
         if self.raw and not self.shapes:
@@ -57,11 +64,16 @@ class Form:
 
     @property
     def codec(self) -> str:
-        return "raw" if self.raw else "jpeg"
+        return "yuv420" if self.yuv420 else "raw" if self.raw else "jpeg"
 
     @property
     def channels(self) -> int:
         return 1 if self.gray else 3
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Of raw pixels."""
+        return 1.5 if self.yuv420 else self.channels
 
     def text(self) -> str:
         """Return a short description."""
@@ -114,6 +126,8 @@ class Form:
 
     def encode(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
         """Encode stored pixels as a blob; raw pixels keep their shape."""
+        if self.yuv420:
+            return to_planes(pixels).data
         if self.raw:
             return pixels.data
         colour, halved = ("GRAY", "Gray") if self.gray else ("RGB", "420")

@@ -172,8 +172,9 @@ def test_buckets_keep_one_shape_a_batch_and_choose_by_aspect(many):
         assert ((table.width[index] > table.height[index]) == wide).all()
 
 
-def test_a_cache_of_pixels_gives_the_batches_that_its_source_does(many, tmp_path):
-    bake(Shards(many), tmp_path / "raw", Form(raw=True, shapes=[SIZE]))
+@pytest.mark.parametrize("yuv420", [False, True])
+def test_a_cache_of_pixels_gives_the_batches_that_its_source_does(many, tmp_path, yuv420):
+    bake(Shards(many), tmp_path / "raw", Form(raw=True, shapes=[SIZE], yuv420=yuv420))
     source = Loader(many, batch_size=7, size=SIZE, seed=4)
     gathered = Loader(tmp_path / "raw", batch_size=7, size=SIZE, seed=4, threads=3)
     for a, b in zip(source, gathered, strict=True):
@@ -268,13 +269,13 @@ def flip(blobs: Path, after: int, bit: int = 0) -> None:
     blobs.write_bytes(data)
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "raw"])
+@pytest.mark.parametrize("codec", ["jpeg", "raw", "yuv420"])
 @pytest.mark.parametrize("make", [Loader, on_device])
 def test_a_single_bit_that_flipped_on_the_disk_is_found(tmp_path, codec, make):
     path = tmp_path / "s"
     tiny.shards(tmp_path / "source", splits=("train",))
     shards = Shards(tmp_path / "source")
-    form = Form(shapes=(SIZE,), raw=True) if codec == "raw" else Form()
+    form = Form() if codec == "jpeg" else Form(shapes=(SIZE,), raw=True, yuv420=codec == "yuv420")
     bake(shards, path, form, store_name="memmap")
     stored = Shards(path)
     blobs = max(
@@ -320,7 +321,14 @@ def test_opened_shards_bring_their_split(tiny_shards):
 @pytest.mark.parametrize("make", [Loader, on_device])
 @pytest.mark.parametrize("how", ["gone", "cut", "short"])
 @pytest.mark.parametrize(
-    "cache", [None, Form(raw=True, shapes=[SIZE]), Form(raw=True, shapes=[(48, 64)])], ids=["no", "raw", "small"]
+    "cache",
+    [
+        None,
+        Form(raw=True, shapes=[SIZE]),
+        Form(raw=True, shapes=[(48, 64)]),
+        Form(raw=True, shapes=[SIZE], yuv420=True),
+    ],
+    ids=["no", "raw", "small", "yuv420"],
 )
 def test_a_store_that_is_missing_or_broken_is_never_skipped(many, tmp_path, make, how, cache):
     if cache is None:
