@@ -121,8 +121,8 @@ class Collate:
     def start(self, plan: Plan, epoch: int) -> Pending:
         """Take memory for a batch, ready for `fill`."""
         count, (height, width) = len(plan.index), plan.step.shape
-        if len(plan.record) > count:
-            self.shards.prefetch(plan.record.tolist())  # a mixer's partners are not in the plan
+        if self.shards.remote and len(plan.record) > count:
+            self.shards.prefetch(plan.record.tolist())  # a mixer's partners are not in the step
         images, canvas, sources = self._memory(plan)
         stored = self.shards.codec in PIXELS and self.shards.channels == 3
         whole = plan.inner == [0, 0, width, height]

@@ -52,7 +52,7 @@ class Shards:
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the tables and images: `path`, except for an overlay.
         parents: the folders with the images of linked shards, which have none of their own; else empty.
-        remote: True for shards at a URL.
+        remote: True for shards at a URL; reads_ahead: for those on a disk that `prefetch` has the system read.
         splits: split -> the numbers of its records.
         codec: "keep" (the source's bytes), or that of a cache that `dataforge bake` makes: "jpeg", "raw" or "yuv420".
         channels: 3, or 1 for a cache of grey pixels.
@@ -105,6 +105,7 @@ class Shards:
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
         self.remote = isinstance(self.path, RemotePath)
+        self.reads_ahead = not self.remote and self.codec not in PIXELS
         self._lock, self._opening = threading.Lock(), dict[int, threading.Lock]()
         self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
         if isinstance(self.path, RemotePath):
@@ -282,8 +283,10 @@ class Shards:
         return self._store(shard)[number]
 
     def prefetch(self, index: Iterable[int]) -> None:
-        """Announce records that will be read soon, those that come first at the front. They are fetched if at a URL."""
-        if self.remote:
+        """Announce records that will be read soon, those that come first at the front. A thread fetches those at a URL,
+        and has the system read others from the disk, except pixels that are mapped.
+        """
+        if self.remote or self.reads_ahead:
             ahead.prefetch(self._store, map(self._place, index))
 
     def check_unchanged(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
 import resource
 import shutil
@@ -27,6 +28,7 @@ from dataforge.errors import ConfigError, DataError, ShardError
 from dataforge.images.decode import decode
 from dataforge.images.header import probe
 from dataforge.record import Record
+from dataforge.shards import ahead
 from dataforge.shards.writer import ShardWriter
 from dataforge.transform.bake import Form, bake
 from tests import tiny
@@ -638,3 +640,30 @@ def test_wrong_arguments_are_refused(tiny_shards, how, words):
 def test_what_the_package_exports():
     for name in dataforge.__all__:
         assert getattr(dataforge, name).__name__ == name
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice about files")
+@pytest.mark.parametrize("augment", [None, [{"op": "mosaic", "p": 1.0}]])
+def test_the_disk_is_told_every_piece_before_it_is_read(many, monkeypatch, augment):
+    expected = list(Loader(many, batch_size=7, size=SIZE, augment=augment, threads=1))
+    told, read, pread = [], [], os.pread
+
+    def reading(handle, length, start):
+        read.append((handle, start, length, len(told)))
+        return pread(handle, length, start)
+
+    class Immediately:
+        def submit(self, call, *args):
+            call(*args)
+
+    monkeypatch.setattr(os, "posix_fadvise", lambda *piece: told.append(piece[:3]))
+    monkeypatch.setattr(os, "pread", reading)
+    monkeypatch.setattr(ahead, "_pool", lambda process: Immediately())
+    loader = Loader(many, batch_size=7, size=SIZE, augment=augment, threads=2)
+    for batch, other in zip(loader, expected, strict=True):
+        assert torch.equal(batch.images, other.images)
+    assert len(set(told)) == len(loader.shards)
+    sizes = loader.shards.table.size.tolist()
+    assert sorted(length for *_, length in set(told)) == sorted(sizes)
+    images = [(piece, before) for *piece, before in read if tuple(piece) in set(told)]
+    assert len(images) >= len(sizes) and all(tuple(piece) in told[:before] for piece, before in images)
