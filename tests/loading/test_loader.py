@@ -487,7 +487,7 @@ def working() -> int:
 @pytest.mark.parametrize(("make", "more"), [(Loader, 0), (on_device, 1)])
 def test_threads_end_when_the_loop_is_left(many, make, more):
     for _ in make(many, batch_size=4, size=SIZE, threads=2):
-        assert working() == 3 + more  # one lays out the steps ahead
+        assert 2 <= working() - more <= 3  # one lays out the steps ahead, until all are
         break
     assert working() == 0
     with pytest.raises(RuntimeError, match="stop"):
