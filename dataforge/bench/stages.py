@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.bench.measure import machine, measure
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch, pad
-from dataforge.loading.loader import Loader
+from dataforge.loading.loader import READ_AHEAD, Loader
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads
 
@@ -97,8 +97,27 @@ def read(given: Setting) -> Iterator[int]:
     return in_threads(given, lambda i: len(bytes(shards.blob(i))))
 
 
-def read_cold(given: Setting) -> Iterator[int]:
-    """Read encoded bytes from the disk, after dropping the files from the page cache. Works on Linux only.
+def read_ahead(given: Setting) -> Iterator[int]:
+    """Read encoded bytes, of which the disk is told some batches before, as by the loader."""
+    shards, some = Shards(given.path, given.split), 1 + READ_AHEAD // given.batch_size
+    shards.prefetch(chain.from_iterable(given.batches[:some]))
+    for n, count in enumerate(in_threads(given, lambda i: len(bytes(shards.blob(i))))):
+        shards.prefetch(chain.from_iterable(given.batches[n + some : n + some + 1]))
+        yield count
+
+
+def read_in_order(given: Setting) -> Iterator[int]:
+    """Read as many bytes as `read`, from the beginning of the files on."""
+    left = int(Shards(given.path, given.split).table.size[np.concatenate(given.batches)].sum())
+    for file in sorted(path for path in given.path.rglob("*") if path.is_file()):
+        with open(file, "rb", buffering=0) as opened:
+            while left and (piece := opened.read(min(left, 1 << 20))):
+                left -= len(piece)
+                yield len(piece)
+
+
+def cold(given: Setting, stage: Callable[[Setting], Iterator[int]]) -> Iterator[int]:
+    """Run a stage that reads, after dropping the files from the page cache. Works on Linux only.
 
     Raises:
         ConfigError: the page cache could not be dropped.
@@ -108,7 +127,7 @@ def read_cold(given: Setting) -> Iterator[int]:
             with open(file, "rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before, handed = _read_from_disk(), 0
-    for count in read(given):
+    for count in stage(given):
         handed += count
         yield count
     if _read_from_disk() - before < handed / 2:
@@ -203,12 +222,12 @@ def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
             yield sum(future.result() for future in futures)
 
 
-def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = False) -> list[dict[str, Any]]:
+def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, with_cold: bool = False) -> list[dict[str, Any]]:
     """Measure all stages.
 
     Args:
         sweep: also measure other numbers of threads.
-        cold: also measure reading from the disk.
+        with_cold: also measure reading from the disk: the shuffled records, and as many bytes in the files' order.
 
     Returns:
         One row per stage, as in `bench/results/*.jsonl`: the result of `measure`, the setting, "cache" and `machine()`.
@@ -229,8 +248,9 @@ def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, cold: bool = F
         counts = sorted({1, *(2**k for k in range(1, 10) if 2**k < cores()), cores(), 2 * cores()} - {given.threads})
         stages += [(f"all, {given.augment or 'plain'}, {n} threads", load, replace(given, threads=n)) for n in counts]
     measured = []
-    if cold:
-        row = measure("read, cold", partial(read_cold, given), given.images, repeats, fresh=True)
+    reads = {"read in order, cold": read_in_order, "read, cold": read_ahead} if with_cold else {}
+    for name, from_disk in reads.items():
+        row = measure(name, partial(cold, given, from_disk), given.images, repeats, fresh=True)
         measured.append(row | {"cache": "cold"} | _facts(given))
     for name, stage, used in stages:
         row = measure(name, partial(stage, used), used.images, repeats)

@@ -16,7 +16,8 @@ from dataforge.process import module_json
 from dataforge.shards.reader import Shards
 from dataforge.sources.view import View
 from dataforge.threads import cores
-from dataforge.transform.bake import Form, bake
+from dataforge.transform.bake import bake
+from dataforge.transform.form import Form
 
 ROOM = 1.2  # shorter side of a baked image relative to the batch's, so that zooming in has enough pixels
 

@@ -26,7 +26,7 @@ from dataforge.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
-    from dataforge.transform.bake import Form
+    from dataforge.transform.form import Form
 
 
 @command()
@@ -51,6 +51,12 @@ if TYPE_CHECKING:
 @click.option("--gray", is_flag=True, help="Store one grey channel.")
 @click.option("--quality", type=natural(1, 100), help="JPEG quality, 1 to 100 [default: 92].")
 @click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: larger, but need no decoding.")
+@click.option("--yuv420", is_flag=True, help="Store pixels with chroma at half size: half the bytes of --raw.")
+@click.option(
+    "--lossless",
+    is_flag=True,
+    help="Write JPEGs anew with the same pixels, baseline and with Huffman tables of their own; keep other formats.",
+)
 @click.option(
     "--target-imgs-per-s",
     "target",
@@ -79,7 +85,8 @@ def bake(
     from dataforge.threads import cores
     from dataforge.transform.bake import bake as run
 
-    jobs, measured = jobs or cores(), {}
+    measured: dict[str, Any] = {}
+    jobs = jobs or cores()
     try:
         with polite_kill():
             shards, form = Shards(directory, split, view), _form(target=target, **given)
@@ -98,8 +105,17 @@ def bake(
                 run(shards, out, form, store_name=store_name, jobs=jobs, progress=progress)
     except KeyboardInterrupt:
         raise StoppedError("interrupted; nothing was published") from None
-    facts = Shards(out).info()
+    cache = Shards(out)
+    facts = cache.info()
+    if form.lossless:
+        measured["unchanged"] = int((cache.table.crc == shards.table.crc).sum())
     echo_json(facts | measured) if as_json else click.echo(describe(facts))
+    if form.lossless and not as_json:
+        before = int(shards.table.size.sum())
+        click.echo(
+            f"{before / 1e6:.1f} MB before; {measured['unchanged']} of {len(cache)} images are stored as they were: "
+            "no JPEGs, or JPEGs that gain nothing"
+        )
 
 
 def _form(
@@ -111,19 +127,22 @@ def _form(
     gray: bool,
     quality: int | None,
     raw: bool,
+    yuv420: bool,
+    lossless: bool,
 ) -> Form:
-    from dataforge.transform.bake import QUALITY, Form
+    from dataforge.transform.form import QUALITY, Form
 
+    raw = raw or yuv420
     if size and buckets:
         raise ConfigError("--size and --buckets exclude each other")
-    if target is not None and (shorter or raw):
-        raise ConfigError("--target-imgs-per-s chooses the side and the codec; omit --side and --raw")
-    if raw and quality is not None:
-        raise ConfigError("--quality applies to JPEGs; omit it with --raw")
+    if target is not None and (shorter or raw or lossless):
+        raise ConfigError("--target-imgs-per-s chooses the side and the codec; omit --side, --raw and --lossless")
+    if (raw or lossless) and quality is not None:
+        raise ConfigError(f"--quality applies to JPEGs that are encoded; omit it with --{'raw' if raw else 'lossless'}")
     shapes: tuple[tuple[int, int], ...] = (size,) if size else ()
     if buckets:
         matches = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]
         shapes = tuple((int(match[1]), int(match[2])) for match in matches if match)
         if len(shapes) != len(matches):
             raise ConfigError(f"--buckets {buckets}: expected heights and widths such as 320x320,256x384")
-    return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality)
+    return Form(shorter, shapes, fit, gray, raw, QUALITY if quality is None else quality, lossless, yuv420)

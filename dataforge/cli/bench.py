@@ -29,7 +29,8 @@ _OWN = "default: {}, or the value of --trainer"
 @click.option(
     "--cold",
     is_flag=True,
-    help="Also measure reading from disk with an empty page cache, as for sets larger than memory.",
+    help="Also measure reading from disk with an empty page cache, as for sets larger than memory: shuffled images, "
+    "and as many bytes in the files' order.",
 )
 @click.option(
     "--trainer",
@@ -77,7 +78,7 @@ def bench(
             trained = training.step(path, trainer, seconds, **own, **how)
             how |= trained["loader"]
         given = stages.setting(path, images=images, **how)
-        rows = stages.rows(given, repeats=repeats, sweep=sweep, cold=cold)
+        rows = stages.rows(given, repeats=repeats, sweep=sweep, with_cold=cold)
         facts: dict[str, Any] = {"rows": rows}
         if not as_json:
             click.echo(show.describe(rows))

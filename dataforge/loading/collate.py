@@ -27,9 +27,11 @@ from dataforge.loading.buffers import Buffers
 from dataforge.loading.sampler import Step
 from dataforge.loading.window import Matrices, Plan, lay_out_steps, shrink_factors
 from dataforge.rng import bits
+from dataforge.shards.index import PIXELS
 from dataforge.shards.reader import Shards
 from dataforge.threads import opencv_threads
 
+CONVERTED = 8  # images that a thread converts from planes at once
 _NOTHING = torch.zeros((1, 1, 3), dtype=torch.uint8)  # in place of a missing image
 
 
@@ -119,13 +121,14 @@ class Collate:
     def start(self, plan: Plan, epoch: int) -> Pending:
         """Take memory for a batch, ready for `fill`."""
         count, (height, width) = len(plan.index), plan.step.shape
-        if len(plan.record) > count:
-            self.shards.prefetch(plan.record.tolist())  # a mixer's partners are not in the plan
+        if self.shards.remote and len(plan.record) > count:
+            self.shards.prefetch(plan.record.tolist())  # a mixer's partners are not in the step
         images, canvas, sources = self._memory(plan)
-        stored = self.shards.codec == "raw" and self.shards.channels == 3
+        stored = self.shards.codec in PIXELS and self.shards.channels == 3
         whole = plan.inner == [0, 0, width, height]
         copied = stored and canvas is None and bool((plan.reduce == 1).all() and whole.all())
-        share = count if copied else 1  # stored batches that are only copied are one copy
+        # stored batches that are only copied are one copy; the conversion of planes is worth several threads
+        share = 1 if not copied else count if self.shards.codec == "raw" else CONVERTED
         key = 0
         if self.transform is not None:
             key = int(bits(self.seed, epoch, plan.step.sample[:1], "transform")[0, 0] >> np.uint64(1))
@@ -152,7 +155,7 @@ class Collate:
         factors = shrink_factors(plan.matrix, plan.size)  # left after decoding
         canvas = antialias.from_blocks(plan.matrix, factors)
         sides = (-(-plan.size // factors)).max(0).tolist()
-        if self.decode == "device" and self.shards.codec != "raw":
+        if self.decode == "device" and self.shards.codec not in PIXELS:
             return torch.empty((count, *sides, 0), dtype=torch.uint8), canvas, [_NOTHING] * count
         images = self._buffers.take((count, *sides, 3), torch.uint8)
         images[:] = torch.tensor(plan.layout.parameters.fill, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Records of shards at a URL: fetched before they are read, and fetched again if their bytes are wrong."""
+"""Records are read from a URL or a disk before they are needed, and fetched again if their bytes are wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCATING = 4  # threads that look for where blobs lie, for which they read parts
 
 
 def prefetch(open_store: Callable[[int], BlobStore | LinkedStore], places: Iterable[tuple[int, int]]) -> None:
-    """Start to fetch blobs, those that are needed first at the front.
+    """Start to read blobs, at a URL those that are needed first at the front.
 
     Args:
         places: the shard of each, and its number there.
@@ -38,8 +38,7 @@ def _prefetch(open_store: Callable[[int], BlobStore | LinkedStore], shard: int, 
             if where := _extent(blobs, number):
                 pieces.setdefault(where[0], []).append(where[1:])
     for file, of_file in pieces.items():
-        assert file.remote is not None, f"{file.path} is not at a URL"
-        file.remote.prefetch(of_file)
+        file.prefetch(of_file)
 
 
 def read_again(blobs: BlobStore | LinkedStore, number: int) -> memoryview:

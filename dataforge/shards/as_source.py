@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dataforge.errors import ShardError
 from dataforge.record import Record, Source, resolve_split
+from dataforge.shards.index import PIXELS
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
 
@@ -48,7 +49,7 @@ def check_originals(shards: Shards, allow_cache: bool = False) -> None:
     if shards.codec == "keep" or (shards.codec == "jpeg" and allow_cache):
         return
     what = (
-        "holds raw pixels, no image files" if shards.codec == "raw" else "is a cache: its images are not the originals"
+        "holds raw pixels, no image files" if shards.codec in PIXELS else "is a cache: its images are not the originals"
     )
     raise ShardError(f"{shards.path}: {what}; take what it was baked from, {shards.index['baked']['parent']}")
 

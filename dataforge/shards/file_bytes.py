@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 from dataforge.cloud.chunks import RemoteFile
@@ -15,6 +16,7 @@ from dataforge.files import reading
 
 KEPT = 256  # files that stay open; others are opened at each read, for sets of more shards than a process has handles
 _kept: weakref.WeakSet[FileBytes] = weakref.WeakSet()
+_ADVISES = hasattr(os, "posix_fadvise")  # not on macOS and Windows
 _READS_AT = hasattr(os, "pread")  # not on Windows, which on the other hand lets no one cut or remove a mapped file
 
 
@@ -53,6 +55,18 @@ class FileBytes:
             else:
                 close()
                 self._handle = None
+
+    def prefetch(self, pieces: Iterable[tuple[int, int]]) -> None:
+        """Start to read (start, length) pieces that are in the file, so that `read` need not wait for them.
+
+        Pieces at a URL are fetched, those that come first at the front; on a disk the system reads them into its cache,
+        in the order of the file. This has no effect on mapped files, and where the system cannot.
+        """
+        if self.remote is not None:
+            self.remote.prefetch(pieces)
+        elif _ADVISES and self._map is None and self._handle is not None:
+            for start, length in sorted(pieces):
+                os.posix_fadvise(self._handle, start, length, os.POSIX_FADV_WILLNEED)
 
     def read(self, start: int = 0, length: int | None = None) -> memoryview:
         """Return `length` bytes from `start`, or all from there.

@@ -20,7 +20,8 @@ REPORT = "ingest.jsonl"
 JOURNAL = "resume.jsonl"
 PART = "part.json"  # the index of one part of an ingest, see `ingest.parts`
 POLYGONS_FILE = "polygons.arrow"  # of a shard of which a box has a polygon
-CODECS = ("keep", "jpeg", "raw")  # the source's bytes; re-encoded; pixels
+PIXELS = ("raw", "yuv420")  # codecs of pixels in the store `rows`: RGB or grey; planes, see `dataforge.images.planes`
+CODECS = ("keep", "jpeg", *PIXELS)  # the source's bytes; re-encoded; pixels
 CHECKSUM = "index_crc"
 LINK = "link"  # the store of shards whose images lie in other shards
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]

@@ -20,7 +20,7 @@ from dataforge.files import reading
 from dataforge.polygons import offsets_of
 from dataforge.record import relabelled, resolve_split
 from dataforge.shards import ahead, cache_origin
-from dataforge.shards.index import INDEX, LINK, read_index
+from dataforge.shards.index import INDEX, LINK, PIXELS, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
 from dataforge.shards.stores.registry import BlobStore, store
@@ -52,9 +52,9 @@ class Shards:
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the tables and images: `path`, except for an overlay.
         parents: the folders with the images of linked shards, which have none of their own; else empty.
-        remote: True for shards at a URL.
+        remote: True for shards at a URL; reads_ahead: for those on a disk that `prefetch` has the system read.
         splits: split -> the numbers of its records.
-        codec: "keep" (the source's bytes), "jpeg" or "raw", the latter two for caches that `dataforge bake` makes.
+        codec: "keep" (the source's bytes), or that of a cache that `dataforge bake` makes: "jpeg", "raw" or "yuv420".
         channels: 3, or 1 for a cache of grey pixels.
         parent_is_there: whether the shards that a cache was baked from are; False if not a cache.
         source: `table` with sizes, boxes and areas in pixels of the source images; `table` if not a cache.
@@ -105,6 +105,7 @@ class Shards:
         self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
         self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
         self.remote = isinstance(self.path, RemotePath)
+        self.reads_ahead = not self.remote and self.codec not in PIXELS
         self._lock, self._opening = threading.Lock(), dict[int, threading.Lock]()
         self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
         if isinstance(self.path, RemotePath):
@@ -282,8 +283,10 @@ class Shards:
         return self._store(shard)[number]
 
     def prefetch(self, index: Iterable[int]) -> None:
-        """Announce records that will be read soon, those that come first at the front. They are fetched if at a URL."""
-        if self.remote:
+        """Announce records that will be read soon, those that come first at the front. A thread fetches those at a URL,
+        and has the system read others from the disk, except pixels that are mapped.
+        """
+        if self.remote or self.reads_ahead:
             ahead.prefetch(self._store, map(self._place, index))
 
     def check_unchanged(self) -> None:
@@ -337,7 +340,8 @@ class Shards:
         return parents
 
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Copy the stored pixels of records that all have one shape, in one operation. Only for codec "raw".
+        """Copy the stored pixels of records that all have one shape; planes are converted to RGB. Only for caches of
+        pixels.
 
         Args:
             index: (n,) record numbers.
@@ -346,7 +350,11 @@ class Shards:
         Raises:
             ShardError: a store is missing or damaged. DataError: as `blob`.
         """
-        assert self.codec == "raw", f"gather on codec {self.codec}"
+        assert self.codec in PIXELS, f"gather on codec {self.codec}"
+        if self.codec != "raw":
+            for row, i in zip(out, index.tolist(), strict=True):
+                self.pixels(i, out=row)
+            return
         if self.remote and self.verify:
             for i in index[~self._verified[index]].tolist():
                 self.blob(i)  # reads wrong bytes again
@@ -411,10 +419,13 @@ class Shards:
         self, i: int, blob: memoryview, reduce: int = 1, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         from dataforge.images.decode import decode, unpack
+        from dataforge.images.planes import from_planes
 
-        if self.codec == "raw":
-            shape = (int(self.table.height[i]), int(self.table.width[i]), self.channels)
-            return unpack(blob, shape, reduce, out)
+        if self.codec in PIXELS:
+            size = (int(self.table.height[i]), int(self.table.width[i]))
+            if self.codec == "yuv420":
+                return from_planes(blob, size, reduce, out)
+            return unpack(blob, (*size, self.channels), reduce, out)
         pixels = decode(blob, int(self.table.orientation[i]), reduce, out, self.depth)
         height, width = -(-self.table.height[i] // reduce), -(-self.table.width[i] // reduce)
         if pixels.shape[:2] != (height, width):

@@ -4,13 +4,13 @@ A cache is a shard folder of its own. Sizes, boxes and areas in `Shards.table` r
 need not know about caches. In addition it stores, for each record, the size of the **source** image and the matrix from
 source to stored pixels, so that results can be mapped to the original:
 
-    shards.codec       "keep" (source bytes), "jpeg" (encoded again) or "raw" (pixels)
+    shards.codec       "keep" (source bytes), "jpeg" (encoded again), "raw" (pixels) or "yuv420" (pixels as planes)
     shards.channels    3, or 1 for pixels stored in grey (`pixels(i)` always gives three)
     shards.to_stored(index)    (n, 3, 3) float64, source pixels to stored pixels; identities if not a cache
     shards.source      the `Table` in source pixels: `height`, `width`, boxes and areas; `table` itself if not a cache
-    shards.gather(index, out)    codec "raw" only: copy the stored pixels of records that all have one shape, unchanged,
-                       into out (n, height, width, channels) uint8, C-contiguous. It may be called by several threads
-                       for parts of one batch; the GIL is released while it copies.
+    shards.gather(index, out)    codec "raw" or "yuv420": copy the stored pixels of records that all have one shape into
+                       out (n, height, width, channels) uint8, C-contiguous, planes converted to RGB. It may be called
+                       by several threads for parts of one batch; the GIL is released while it copies.
 
 "Source" is always the first original, also for a cache of a cache. A `Loader` plans and samples from `table`, and
 returns `affine = matrix @ to_stored(index)`, which maps source pixels to batch pixels. A raw record needs no warp where
@@ -24,132 +24,28 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
-from dataforge.augment.executors.cpu import warp
 from dataforge.augment.move import move_boxes
-from dataforge.augment.operations.geometry import FITS, fit_matrix
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.upload import staged
-from dataforge.errors import ConfigError, ShardError
+from dataforge.errors import ConfigError, DataError, ImageError, ShardError
 from dataforge.files import writing
 from dataforge.images.header import ImageInfo
-from dataforge.loading.buckets import Shape, bucket
 from dataforge.record import Record, box_areas
 from dataforge.shards.cache_origin import ORIGIN, Origin
-from dataforge.shards.index import INDEX, REPORT
+from dataforge.shards.index import INDEX, PIXELS, REPORT
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.view import View
 from dataforge.threads import opencv_threads, ordered
-
-QUALITY = 92
-
-
-@dataclass(frozen=True)
-class Form:
-    """Storage format of a cache's pixels. Without `side` and `shapes`, images keep their size.
-
-    Attributes:
-        side: length of the shorter side in pixels; images whose shorter side is smaller keep their size.
-        shapes: (height, width): each image is assigned to the one nearest in aspect ratio.
-        fit: "letterbox" keeps the aspect ratio in a shape, "stretch" fills it.
-        gray: one channel, BT.601 luma.
-        raw: uncompressed pixels, which requires `shapes`; otherwise JPEG at `quality`, with 4:2:0 chroma subsampling.
-
-    Raises:
-        ConfigError: the values are incompatible.
-    """
-
-    side: int | None = None
-    shapes: tuple[Shape, ...] = ()
-    fit: str = "letterbox"
-    gray: bool = False
-    raw: bool = False
-    quality: int = QUALITY
-
-    def __post_init__(self) -> None:
-        if self.side is not None and self.shapes:
-            raise ConfigError("a side and shapes: --side, --size and --buckets exclude each other")
-        if self.raw and not self.shapes:
-            raise ConfigError("--raw needs --size or --buckets: raw pixels are stored as one array per shape")
-        if min([1 if self.side is None else self.side, *(side for shape in self.shapes for side in shape)]) < 1:
-            raise ConfigError(f"side {self.side}, shapes {list(self.shapes)}: expected sides of at least 1 pixel")
-        if self.fit not in FITS:
-            raise ConfigError(f"fit is {self.fit!r}; expected one of {', '.join(FITS)}")
-        if not 1 <= self.quality <= 100:
-            raise ConfigError(f"quality is {self.quality}; expected 1 to 100")
-
-    @property
-    def codec(self) -> str:
-        return "raw" if self.raw else "jpeg"
-
-    @property
-    def channels(self) -> int:
-        return 1 if self.gray else 3
-
-    def text(self) -> str:
-        """Return a short description."""
-        if self.shapes:
-            size = f"{', '.join(f'{h}x{w}' for h, w in self.shapes)} {self.fit}ed"
-        else:
-            size = "full size" if self.side is None else f"side {self.side}"
-        return f"{self.codec}{' grey' if self.gray else ''}{'' if self.raw else f' q{self.quality}'}, {size}"
-
-    def place(
-        self, height: NDArray[np.int32], width: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Compute the stored size of images and the matrices to it.
-
-        Args:
-            height, width: (n,) pixels.
-
-        Returns:
-            (n, 2) stored height and width, and (n, 3, 3) matrices from source to stored pixels.
-        """
-        sizes = np.stack([height, width], 1).astype(np.int64)
-        if self.shapes:
-            sizes = np.array(self.shapes)[bucket(height, width, self.shapes)]
-            matrix = np.zeros((len(sizes), 3, 3))
-            for shape in self.shapes:
-                rows = (sizes == shape).all(1)
-                matrix[rows] = fit_matrix(height[rows], width[rows], shape, self.fit)
-            return sizes, matrix
-        if self.side is not None:
-            scale = np.minimum(1, self.side / sizes.min(1))
-            sizes = np.maximum(np.rint(sizes * scale[:, None]).astype(np.int64), 1)
-        matrix = np.tile(np.eye(3), (len(sizes), 1, 1))
-        matrix[:, 0, 0], matrix[:, 1, 1] = sizes[:, 1] / width, sizes[:, 0] / height
-        return sizes, matrix
-
-    def render(self, pixels: NDArray[np.uint8], size: Shape, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Convert pixels (height, width, 3) to their stored form: (*size, channels).
-
-        With `shapes`, it uses the loader's own warp, so that a batch of a raw cache equals that of its parent.
-        """
-        if self.gray:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)  # type: ignore[assignment]
-        if self.shapes:
-            pixels = warp(pixels, matrix, size)
-        elif pixels.shape[:2] != size:
-            pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        return np.ascontiguousarray(pixels).reshape(*size, self.channels)
-
-    def encode(self, pixels: NDArray[np.uint8]) -> bytes | memoryview:
-        """Encode stored pixels as a blob; raw pixels keep their shape."""
-        if self.raw:
-            return pixels.data
-        colour, halved = ("GRAY", "Gray") if self.gray else ("RGB", "420")
-        return simplejpeg.encode_jpeg(
-            pixels, quality=self.quality, colorspace=colour, colorsubsampling=halved, fastdct=False
-        )
+from dataforge.transform import lossless
+from dataforge.transform.form import Form
 
 
 def bake(
@@ -172,8 +68,8 @@ def bake(
         progress: called after each image with the number of images done.
 
     Raises:
-        ConfigError: there is no image, or `out` is inside the shards. ShardError: `out` is not free, cannot be
-            written, or has no room for raw pixels. DataError: a record is damaged.
+        ConfigError: there is no image, `out` is inside the shards, or the form cannot be made of them. ShardError:
+            `out` is not free, cannot be written, or has no room for raw pixels. DataError: a record is damaged.
     """
     table = shards.table
     if not len(table):
@@ -181,8 +77,12 @@ def bake(
     out = located(out)
     if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"{out}: is inside the shards; choose another --out")
+    if form.lossless:
+        lossless.check()
+        if shards.codec in PIXELS:
+            raise ConfigError(f"{shards.path}: holds raw pixels, no JPEGs; omit --lossless")
     sizes, matrix = form.place(table.height, table.width)
-    needed = int(sizes.prod(1).sum()) * form.channels
+    needed = int(sizes.prod(1).sum() * form.bytes_per_pixel)
     if form.raw and needed > free_bytes(out):
         raise ShardError(
             f"{out}: the pixels need {needed / 1e9:.1f} GB, {free_bytes(out) / 1e9:.1f} GB are free; "
@@ -197,6 +97,8 @@ def bake(
     def make(i: int) -> tuple[Record, bytes | memoryview, ImageInfo]:
         height, width = sizes[i].tolist()
         record = row(moved, i, stored[split_of[i]])
+        if form.lossless:
+            return record, *_rewritten(shards, i)
         blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
         return record, blob, ImageInfo("", height, width, 1, "")
 
@@ -213,6 +115,7 @@ def bake(
             shard_bytes=most,
             source=shards.index["source"],
             codec=form.codec,
+            depth=shards.depth if form.lossless else "scale",
             frequencies=shards.frequencies,
             baked={
                 "parent": str(shards.path.resolve()),
@@ -234,6 +137,14 @@ def bake(
             summary = {"out": str(out), "images": len(table), "boxes": len(table.boxes), "baked": form.text()}
             (folder / REPORT).write_text(json.dumps(summary, ensure_ascii=False) + "\n", "utf-8")
         writer.publish()
+
+
+def _rewritten(shards: Shards, i: int) -> tuple[bytes | memoryview, ImageInfo]:
+    height, width, turned = (int(getattr(shards.table, name)[i]) for name in ("height", "width", "orientation"))
+    try:
+        return lossless.rewrite(shards.blob(i), turned), ImageInfo("", height, width, turned, "")
+    except ImageError as error:
+        raise DataError(f"{shards.place(i)}: {error}") from None
 
 
 def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -> Table:

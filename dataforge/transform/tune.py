@@ -18,7 +18,8 @@ from dataforge.errors import ConfigError
 from dataforge.images.decode import decode
 from dataforge.shards.reader import Shards
 from dataforge.threads import ordered
-from dataforge.transform.bake import Form, free_bytes
+from dataforge.transform.bake import free_bytes
+from dataforge.transform.form import Form
 
 JPEG_SIDES = (640, 512, 448, 384, 320, 256)  # none smaller: detectors train at 300 to 640 pixels
 RAW_SIDES = (*JPEG_SIDES, 192, 128)

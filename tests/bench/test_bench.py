@@ -81,7 +81,8 @@ def test_every_stage_goes_over_the_same_records_and_hands_on_what_it_says(settin
     assert sorted(index.tolist()) == list(range(len(shards)))
     for threads in (1, 3):
         used = replace(setting, threads=threads)
-        assert sum(stages.read(used)) == shards.table.size[index].sum()
+        for stage in (stages.read, stages.read_ahead, stages.read_in_order):
+            assert sum(stage(used)) == shards.table.size[index].sum()
         assert sum(stages.decode(used)) == (3 * shards.table.height[index] * shards.table.width[index]).sum()
         assert sum(stages.resize(used)) == len(index) * 64 * 96 * 3
         assert sum(stages.load(replace(used, augment=None))) == len(index) * 64 * 96 * 3
@@ -121,7 +122,7 @@ def test_cold_reading_comes_from_the_disk_or_is_refused(setting: stages.Setting)
             opened = held.enter_context(open(file, "rb"))
             assert held.enter_context(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))[:]
         with pytest.raises(ConfigError, match="its files cannot be removed from the page cache"):
-            list(stages.read_cold(setting))
+            list(stages.cold(setting, stages.read_ahead))
 
 
 FIGURES = Figures(

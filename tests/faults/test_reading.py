@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="forks"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-BLOBS = {"lmdb": "blobs.mdb", "memmap": "blobs.bin", "zarr": "blobs.zarr", "raw": "64x64x3"}
+BLOBS = {"lmdb": "blobs.mdb", "memmap": "blobs.bin", "zarr": "blobs.zarr", "raw": "64x64x3", "yuv420": "96x64"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synth.write(root / "pictures", images=12, size=(64, 96))
     for store in ("lmdb", "memmap", "zarr"):
         ingest(read(root / "pictures"), root / store, store_name=store, shard_bytes=1, source_name="coco")
-    bake(Shards(root / "lmdb"), root / "raw", Form(shapes=((64, 64),), raw=True))
+    for name in ("raw", "yuv420"):
+        bake(Shards(root / "lmdb"), root / name, Form(shapes=((64, 64),), raw=True, yuv420=name == "yuv420"))
     return root
 
 
@@ -91,6 +92,6 @@ def test_a_file_that_fails(
 
     ended = run(command, root)
     # what is open goes on: a file that was removed is there until it is closed, and a mapped one needs no reading
-    goes_on = fault is not cut and (after > 0 or name == "raw")
+    goes_on = fault is not cut and (after > 0 or name in ("raw", "yuv420"))
     assert ended.ended == "refused" or (ended.ended == "done" and goes_on), ended
     assert ended.ended == "done" or BLOBS[name] in ended.text, ended.text

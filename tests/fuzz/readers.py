@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.images.header import probe
-from dataforge.shards.index import read_index, write_index
+from dataforge.shards.index import PIXELS, read_index, write_index
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
@@ -35,10 +35,10 @@ def shards(folder: Path, store: str) -> Path:
     return folder / "set"
 
 
-def raw_cache(folder: Path) -> Path:
+def raw_cache(folder: Path, yuv420: bool = False) -> Path:
     from dataforge.transform.bake import Form, bake
 
-    bake(Shards(shards(folder, "lmdb")), folder / "raw", Form(shapes=((32, 48), (48, 32)), raw=True))
+    bake(Shards(shards(folder, "lmdb")), folder / "raw", Form(shapes=((32, 48), (48, 32)), raw=True, yuv420=yuv420))
     return folder / "raw"
 
 
@@ -50,7 +50,7 @@ def use(root: Path) -> None:
         for i in range(len(opened)):
             opened.place(i)
             opened.blob(i)
-        if opened.codec == "raw":
+        if opened.codec in PIXELS:
             table = opened.source
             shape = int(opened.table.height[0]), int(opened.table.width[0]), opened.channels
             same = np.flatnonzero((opened.table.height == shape[0]) & (opened.table.width == shape[1]))
@@ -148,6 +148,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "memmap": lambda folder: reader_of_shards(shards(folder, "memmap"), "*/*/blobs.bin"),
     "zarr": lambda folder: reader_of_shards(shards(folder, "zarr"), "*/*/blobs.zarr/**/*"),
     "rows": lambda folder: reader_of_shards(raw_cache(folder), "*/*/**/*"),
+    "planes": lambda folder: reader_of_shards(raw_cache(folder, yuv420=True), "*/*/**/*"),
     "origin": lambda folder: reader_of_shards(raw_cache(folder), "origin.arrow"),
     "journal": journal,
     "checkpoint": checkpoint,

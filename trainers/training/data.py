@@ -20,7 +20,8 @@ from dataforge.shards.cache_origin import content
 from dataforge.shards.index import INDEX
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores
-from dataforge.transform.bake import Form, bake
+from dataforge.transform.bake import bake
+from dataforge.transform.form import Form
 from trainers import distributed
 from trainers.config import Config
 from trainers.models.detector import Detector
