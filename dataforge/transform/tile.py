@@ -71,7 +71,7 @@ def tiles(shards: Shards, tiling: Tiling, jobs: int = 1) -> Source:
         for cuts, counted in ordered(cut, source.records, jobs):
             yield from cuts
             counts += counted
-        yield Finding("noted", "tiles", "", "", _summary(counts, tiling), _RULES, "set")
+        yield Finding("noted", "tiles-cut", "", "", _summary(counts, tiling), _RULES, "set")
 
     return replace(source, records=records(), total=total)
 

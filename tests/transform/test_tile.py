@@ -122,7 +122,7 @@ def test_a_box_in_no_tile_and_tiles_without_boxes_are_reported(tmp_path: Path) -
     assert facts["findings"]["refused"] == {"box-tiled": 1} and facts["refused_boxes"] == 1
     lines = [json.loads(line) for line in (tmp_path / "t/ingest.jsonl").read_text().splitlines()]
     assert [line["xyxy"] for line in lines if line.get("code") == "box-tiled"] == [[0, 0, 200, 100]]
-    [summary] = [line["value"] for line in lines if line.get("code") == "tiles"]
+    [summary] = [line["value"] for line in lines if line.get("code") == "tiles-cut"]
     every = tiles(Shards(shards), Tiling(30)).total
     assert summary.startswith(f"{every} tiles of 1 images, side 30, overlap 0.2; 0 images are no larger")
     cut = Shards(tmp_path / "t")
