@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dataforge.images.tiles import MOST_OVERLAP, windows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 120),
     st.integers(1, 120),

@@ -56,7 +56,7 @@ def in_order(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T[::-1])]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     size=st.tuples(st.integers(40, 330), st.integers(40, 330)),
@@ -130,7 +130,7 @@ def test_nothing_and_an_image_no_larger_than_a_tile() -> None:
         assert boxes.shape == (0, 4) and len(scores) == len(labels) == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(0, 60), iou=st.sampled_from([0.0, 0.3, 0.5, 0.9]))
 def test_merging_by_nms_is_that_of_torchvision(seed: int, count: int, iou: float) -> None:
     import torch
