@@ -11,6 +11,7 @@ torch is imported only where a model runs, so that the second form starts quickl
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from trainers.results.calibration import calibrate as calibration_of
 from trainers.results.calibration import calibration_text, stored
 from trainers.results.evaluation import by_name, report, run
 from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
-from trainers.results.exported import evaluate, load_onnx
+from trainers.results.exported import evaluate, load_onnx, picture, predictions_of
+from trainers.results.tiling import Tiling, tiling_options
 from trainers.results.truth import (
     Predictions,
     Truth,
@@ -53,6 +55,7 @@ from trainers.results.yolo_predictions import read_yolo_predictions
 @click.option("--iou", type=real(least=0, most=1), default=0.5, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", "--batch", "batch_size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@tiling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--calibrate", is_flag=True, help="Print the temperature of the scores and the thresholds of best F1.")
 @click.option(
@@ -74,6 +77,7 @@ def main(
     iou: float,
     batch_size: int,
     device: str,
+    tiling: Tiling | None,
     as_json: bool,
     calibrate: bool,
     save_calibration: bool,
@@ -89,12 +93,16 @@ def main(
     if checkpoint and shards and not truth and len(predictions) < 2:
         part = Shards(shards, split or "val")
         others = [_predictions(path, truth_of_shards(part)) for path in predictions]  # errors show before a model runs
-        if checkpoint.suffix.lower() == ".onnx":
+        if tiling:
+            known, detections = _of_tiles(checkpoint, part, replace(tiling, batch=batch_size), conf, iou, device)
+        elif checkpoint.suffix.lower() == ".onnx":
             known, detections = _of_onnx(checkpoint, part, conf, iou, device)
         else:
             known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
         if int(os.environ.get("RANK", "0")):
             return
+    elif tiling:
+        raise ConfigError("--tile is for CHECKPOINT and --shards")
     elif truth and 1 <= len(predictions) <= 2 and not checkpoint and not shards:
         known = _truth(truth, split)
         detections, *others = (_predictions(path, known) for path in predictions)
@@ -190,6 +198,18 @@ def _of_checkpoint(
 def _of_onnx(file: Path, shards: Shards, conf: float, iou: float, device: str) -> tuple[Truth, Predictions]:
     model, truth = load_onnx(file, device), truth_of_shards(shards)
     return truth, _by_name(evaluate(model, shards, conf, iou), model.classes, truth)
+
+
+def _of_tiles(
+    file: Path, shards: Shards, tiling: Tiling, conf: float, iou: float, device: str
+) -> tuple[Truth, Predictions]:
+    """Detect as `trainers.predict --tile` does. Under torchrun, each rank does the work of all."""
+    from trainers.predict import load_detector
+
+    detector, truth = load_detector(file, device), truth_of_shards(shards)
+    every = [detector.predict([picture(shards, i)], conf, iou, tiling)[0] for i in range(len(shards))]
+    quiet = int(os.environ.get("RANK", "0")) > 0
+    return truth, _by_name(predictions_of(shards, every), detector.classes, truth, quiet)
 
 
 def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth, quiet: bool = False) -> Predictions:

@@ -12,28 +12,27 @@ from __future__ import annotations
 
 import glob
 import itertools
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
 
 from dataforge.command import TROUBLE, command, natural, real
 from dataforge.errors import ConfigError, ImageError
 from dataforge.files import writing
-from dataforge.images.decode import decode
 from dataforge.images.draw import Pixels, draw
-from dataforge.images.header import SUFFIXES, probe
-from trainers.results.calibration import probability
+from dataforge.images.header import SUFFIXES
+from dataforge.images.large import IN_MEMORY, decode_large
 from trainers.results.detection import detect
 from trainers.results.exported import Boxes, load_onnx
-from trainers.results.truth import Predictions, coco_rows, write_json
+from trainers.results.predicted_files import named_rows, write_crops, write_picture, write_text, yolo_lines
+from trainers.results.tiled import detect_tiled, overview
+from trainers.results.tiling import Tiling, tiling_options
+from trainers.results.truth import write_json
 from trainers.results.video import Video, VideoFile, is_video
 
 BATCH_SIZE = 8
@@ -59,7 +58,11 @@ class Predictor:
     calibration: dict[str, Any] = field(default_factory=dict)
 
     def predict(
-        self, images: Sequence[Pixels | str | Path], conf: float | None = None, iou: float = IOU
+        self,
+        images: Sequence[Pixels | str | Path],
+        conf: float | None = None,
+        iou: float = IOU,
+        tiling: Tiling | None = None,
     ) -> list[Boxes]:
         """Detect on a batch of images of any sizes.
 
@@ -67,6 +70,7 @@ class Predictor:
             images: (H, W, 3) uint8 RGB each, or paths of files.
             conf: the lowest score kept; None for the thresholds of the calibration, or 0.25 without one.
             iou: the overlap from which on NMS drops a box.
+            tiling: detect in overlapping tiles, and merge.
 
         Returns:
             For each image: boxes (n, 4) float64 xyxy in its pixels, scores (n,) best first, labels (n,).
@@ -76,7 +80,13 @@ class Predictor:
         """
         pixels = [image if isinstance(image, np.ndarray) else _pixels(Path(image)) for image in images]
         least = np.array(self.calibration.get("class_conf", [CONF]) if conf is None else [conf])
-        answers = self.detect(pixels, float(least.min()), iou)
+        lowest = float(least.min())
+        if tiling is None:
+            answers = self.detect(pixels, lowest, iou)
+        else:
+            answers = [
+                detect_tiled(lambda tiles: self.detect(tiles, lowest, iou), image, tiling, iou) for image in pixels
+            ]
         if len(least) == 1:
             return answers
         kept = [scores >= least[labels] for _, scores, labels in answers]
@@ -146,15 +156,6 @@ def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
     return root, files
 
 
-def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: NDArray[np.int64], size: Any) -> str:
-    """Return lines of `class cx cy width height confidence`, as fractions of the image's (height, width)."""
-    height, width = size
-    middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    cxcywh_unit = np.concatenate([middle, side], 1) / [width, height, width, height]
-    rows = zip(labels.tolist(), cxcywh_unit.tolist(), scores.tolist(), strict=True)
-    return "".join(f"{c} " + " ".join(f"{v:.6f}" for v in [*box, score]) + "\n" for c, box, score in rows)
-
-
 @command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
@@ -182,6 +183,7 @@ def yolo_lines(boxes: NDArray[np.float64], scores: NDArray[np.float64], labels: 
     type=natural(),
     help="Images per batch [default: 8; 1 for a camera or stream].",
 )
+@tiling_options
 @click.option("--frames", type=natural(), help="Stop after this many frames of a video.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--save-video", is_flag=True, help="Write a video to OUT/NAME.mp4 instead of one image per frame.")
@@ -195,6 +197,7 @@ def main(
     conf: float | None,
     iou: float,
     batch_size: int | None,
+    tiling: Tiling | None,
     frames: int | None,
     device: str,
     save_video: bool,
@@ -213,6 +216,8 @@ def main(
     detector = load_detector(checkpoint, device)
     classes = detector.classes
     click.echo(f"lowest score: {detector.thresholds() if conf is None else conf}")
+    if tiling:  # a batch is of tiles of one picture
+        tiling, batch_size = replace(tiling, batch=batch_size or BATCH_SIZE), 1
     bad: list[Path] = []
     names: list[str] = []
     if moving:
@@ -230,20 +235,21 @@ def main(
     boxes_found = 0
     try:
         while batch := list(itertools.islice(pictures, batch_size)):
-            answers = detector.predict([pixels for *_, pixels in batch], conf, iou)
+            answers = detector.predict([pixels for *_, pixels in batch], conf, iou, tiling)
             for (i, name, pixels), answer in zip(batch, answers, strict=True):
                 boxes, scores, labels = answer
                 if save_json:
                     results[i] = answer
-                drawing = draw(pixels, boxes, labels, classes, scores)
+                view, scale = overview(pixels) if pixels.size > 3 * IN_MEMORY else (pixels, np.ones(2))
+                drawing = draw(view, boxes * scale[[0, 1, 0, 1]], labels, classes, scores)
                 if drawn_video:
                     drawn_video.add(drawing)
                 else:
-                    _save(out, name, drawing)
+                    write_picture(out, name, drawing)
                 if save_crops:
-                    _save_crops(out, name, pixels, boxes, [classes[label] for label in labels.tolist()])
+                    write_crops(out, name, pixels, boxes, [classes[label] for label in labels.tolist()])
                 if save_txt:
-                    _save_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
+                    write_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
                 counts = np.bincount(labels, minlength=len(classes))
                 summary = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
                 click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {summary}")
@@ -260,7 +266,8 @@ def main(
     if save_json:
         with writing(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "predictions.json", _coco(results, names, detector))
+        rows = named_rows(results, names, classes, detector.class_ids, detector.calibration.get("temperature"))
+        write_json(out / "predictions.json", rows)
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
     click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
     if bad:
@@ -278,62 +285,12 @@ def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[
 
 
 def _pixels(file: Path) -> Pixels:
-    data = file.read_bytes()
-    return decode(data, probe(data).orientation)
+    return decode_large(file.read_bytes())
 
 
 def _frames(video: Video, limit: int | None) -> Iterator[Picture]:
     for i, pixels in enumerate(video.frames(limit)):
         yield i, f"{video.name}/{i:06d}.jpg", pixels
-
-
-def _save(out: Path, name: str, drawing: Pixels) -> None:
-    drawn = out / (name if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png") else name + ".jpg")
-    with writing(drawn, ConfigError):
-        drawn.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(drawing).save(drawn, quality=92)
-
-
-def _save_crops(out: Path, name: str, pixels: Pixels, boxes: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Write the pixels of each box, at least one, to crops/<its class>."""
-    for n, (box, folder) in enumerate(zip(boxes, names, strict=True), 1):
-        (x1, y1), (x2, y2) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
-        _save(
-            out / "crops" / re.sub(r"[^\w. -]", "_", folder),
-            f"{Path(name).with_suffix('')}-{n}.jpg",
-            pixels[y1:y2, x1:x2],
-        )
-
-
-def _save_text(out: Path, name: str, texts: set[Path], lines: str) -> None:
-    """Write an image's labels file.
-
-    Args:
-        texts: the files written so far; this one is added.
-    """
-    text = out / "labels" / Path(name).with_suffix(".txt")
-    if text in texts:  # a.jpg and a.png
-        text = out / "labels" / (name + ".txt")
-    texts.add(text)
-    with writing(text, ConfigError):
-        text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(lines, "utf-8")
-
-
-def _coco(results: dict[int, Boxes], names: list[str], detector: Predictor) -> list[dict[str, Any]]:
-    """Return COCO's rows with `category_name`, and `probability` where there is a temperature; `image_id` is the
-    image's index among all, sorted by path.
-    """
-    if not results:
-        return []
-    boxes, scores, labels = (np.concatenate(column) for column in zip(*results.values(), strict=True))
-    image = np.repeat(list(results), [len(labels) for _, _, labels in results.values()])
-    rows = coco_rows(Predictions(image, boxes, scores, labels), np.arange(len(names)), detector.class_ids, names)
-    rows = [row | {"category_name": detector.classes[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
-    if not detector.calibration:
-        return rows
-    sure = probability(scores, detector.calibration["temperature"]).round(5)
-    return [row | {"probability": value} for row, value in zip(rows, sure.tolist(), strict=True)]
 
 
 if __name__ == "__main__":

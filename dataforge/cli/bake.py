@@ -12,6 +12,7 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.info import describe
+from dataforge.cli.ingest import publish
 from dataforge.cli.options import (
     Directory,
     json_option,
@@ -25,6 +26,7 @@ from dataforge.command import command, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
+    from dataforge.record import Source
     from dataforge.sources.view import View
     from dataforge.transform.form import Form
 
@@ -64,6 +66,19 @@ if TYPE_CHECKING:
     metavar="N",
     help="Choose the side and codec that reach N images per second on this machine.",
 )
+@click.option("--tile", type=natural(), metavar="N", help="Cut images into tiles of N pixels, as a set of its own.")
+@click.option(
+    "--overlap",
+    type=real(least=0, most=0.9),
+    help="Share of a tile's side that neighbours have in common, at least [default: 0.2].",
+)
+@click.option(
+    "--empty-tiles",
+    "empty_tiles",
+    type=real(least=0, most=1),
+    metavar="SHARE",
+    help="Keep this share of the tiles without boxes [default: 1, all].",
+)
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option("--jobs", type=natural(), help="Threads [default: one per core].")
 @store_option
@@ -75,12 +90,24 @@ def bake(
     split: str | None,
     view: View,
     target: float | None,
+    tile: int | None,
+    overlap: float | None,
+    empty_tiles: float | None,
     jobs: int | None,
     store_name: str,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write a cache of DIRECTORY: the same records, smaller, in grey, or as raw pixels. It is read like shards."""
+    """Write a cache of DIRECTORY: the same records, smaller, in grey, or as raw pixels. It is read like shards.
+
+    With --tile, write overlapping tiles of the images instead, at full size, as a set of its own.
+    """
+    if tile is not None:
+        how = {"overlap": overlap, "empty": empty_tiles, "quality": given["quality"]}
+        _tiles(directory, split, view, tile, how, out, as_json, jobs=jobs, store_name=store_name)
+        return
+    if overlap is not None or empty_tiles is not None:
+        raise ConfigError("--overlap and --empty-tiles are for tiles; expected --tile as well")
     from dataforge.shards.reader import Shards
     from dataforge.threads import cores
     from dataforge.transform.bake import bake as run
@@ -116,6 +143,35 @@ def bake(
             f"{before / 1e6:.1f} MB before; {measured['unchanged']} of {len(cache)} images are stored as they were: "
             "no JPEGs, or JPEGs that gain nothing"
         )
+
+
+def _tiles(
+    directory: Path,
+    split: str | None,
+    view: View,
+    side: int,
+    how: dict[str, float | None],
+    out: Path,
+    as_json: bool,
+    jobs: int | None,
+    store_name: str,
+) -> None:
+    from dataforge.shards.reader import Shards
+    from dataforge.threads import cores
+    from dataforge.transform.tile import Tiling, tiles
+
+    context = click.get_current_context()
+    for name in ("shorter", "size", "buckets", "fit", "gray", "raw", "target"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            [option] = [param.opts[0] for param in context.command.params if param.name == name]
+            raise ConfigError(f"--tile keeps the pixels of the images; omit {option}")
+
+    def make() -> tuple[Source, str]:
+        shards = Shards(directory, split, view, trust=False)
+        given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
+        return tiles(shards, Tiling(side, **given), jobs or cores()), shards.index["source"]
+
+    publish(make, out, as_json, jobs=jobs, store_name=store_name)
 
 
 def _form(

@@ -129,15 +129,18 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
         pixels: (height, width, channels) as stored.
         orientation: 1..8.
     """
-    if orientation == 1:
-        return pixels
+    return pixels if orientation == 1 else np.ascontiguousarray(turned(pixels, orientation))
+
+
+def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return a view of the pixels, as `upright`."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return pixels
 
 
 def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:

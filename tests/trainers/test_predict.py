@@ -9,10 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import trainers
+from dataforge.images.header import probe
 from dataforge.loading.loader import Loader
+from dataforge.record import Record
 from dataforge.shards.reader import Shards
+from dataforge.shards.writer import ShardWriter
 from tests import tiny
+from tests.cli.test_json import check
 from tests.trainers import fake
+from trainers.evaluate import main as evaluate
 from trainers.predict import main, sources
 from trainers.results.detection import detect
 from trainers.results.evaluation import run
@@ -201,3 +206,52 @@ def test_a_run_folder_default_output_crops_and_the_function(
                 assert np.allclose(crop.size, box[2:] - box[:2], atol=2)
     crops = list((tmp_path / "predictions/crops").rglob("*.jpg"))
     assert len(crops) == sum(len(scores) for _, scores, _ in every) > 0
+
+
+SEAMS = {0: (100, 90, 160, 150), 1: (10, 200, 450, 240), 2: (300, 20, 310, 28)}
+
+
+def test_tiles(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies across seams is found once, in pixels of the picture, from memory or from disk; evaluate agrees."""
+    data, out = tiny.encode(fake.picture(300, 460, SEAMS), "PNG"), tmp_path / "out"
+    (tmp_path / "large.png").write_bytes(data)
+    tiles = ("--tile", 128, "--overlap", 0.5, "--iou", 0.5)
+    for merging, whole in (("nms", "--no-tile-whole"), ("wbf", "--tile-whole")):
+        words = (checkpoint, "--source", tmp_path / "large.png", "--out", out, "--save-json", *tiles)
+        result = call(*words, "--tile-merge", merging, whole, "--batch", 3)
+        assert result.exit_code == 0 and "460x300: 1 red, 1 green, 1 blue" in result.stdout, result.output
+        rows = json.loads((out / "predictions.json").read_text())
+        for row, (x1, y1, x2, y2) in zip(rows, SEAMS.values(), strict=True):
+            np.testing.assert_allclose(row["bbox"], [x1, y1, x2 - x1, y2 - y1], atol=2)
+    monkeypatch.setattr("dataforge.images.large.IN_MEMORY", 0)
+    monkeypatch.setattr("trainers.predict.IN_MEMORY", 0)
+    monkeypatch.setattr("trainers.results.tiled.VIEW", 230)
+    assert call(*words, "--tile-merge", "nms").exit_code == 0
+    assert fake.pixels_of(out / "large.png").shape == (150, 230, 3)
+    rows = json.loads((out / "predictions.json").read_text())
+
+    with ShardWriter(tmp_path / "shards", fake.CLASSES, fake.CLASS_IDS) as writer:
+        boxes = np.array(list(SEAMS.values()), np.float32)
+        record = Record("large.png", "val", data, 300, 460, boxes, np.arange(3, dtype=np.int32), np.zeros(3, np.uint8))
+        writer.add(record, data, probe(data))
+        writer.publish()
+    words = (checkpoint, "--shards", tmp_path / "shards", *tiles, "--conf", 0.25, "--device", "cpu")
+    scored = CliRunner().invoke(evaluate, [*map(str, words), "--json", "--save-json", str(tmp_path / "found.json")])
+    assert scored.exit_code == 0 and check("evaluate", scored.stdout)["AP50"] == pytest.approx(1), scored.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["bbox"] for row in found] == [row["bbox"] for row in rows]
+
+
+def test_wrong_tiles(checkpoint: Path, tmp_path: Path) -> None:
+    source = fake.files(tmp_path / "photos")
+    for words, message in (
+        (("--overlap", 0.3), "expected --tile"),
+        (("--tile-whole",), "expected --tile"),
+        (("--tile", 0), "at least 1"),
+        (("--tile", 64, "--tile-merge", "mean"), "mean"),
+    ):
+        result = call(checkpoint, "--source", source, "--out", tmp_path / "out", *words)
+        assert result.exit_code == 2 and message in result.stderr, result.output
+    words = ("--truth", tmp_path, "--predictions", tmp_path, "--tile", "9")
+    result = CliRunner().invoke(evaluate, [*map(str, words)])
+    assert result.exit_code == 2 and "--tile is for CHECKPOINT" in result.stderr

@@ -52,6 +52,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     "split-sizes": ("warning", "the split's box sizes differ from the training split's"),
     "copy-kept": ("warning", "several merged folders contain the same file: each copy lacks the other's boxes"),
     "copy-united": ("info", "several merged folders contain the same file; its boxes were united"),
+    "tiles-cut": ("info", "`bake --tile` cut the images into tiles"),
+    "box-tiled": ("warning", "no tile of `bake --tile` contains enough of the box"),
     "splits-alike": ("warning", "the names of splits nearly agree, but they are different splits"),
     "keys-prefixed": ("info", "several sources use the same keys; a prefix was added"),
     "ids-given-up": ("info", "several sources use the same image ids; the ids are not kept"),

@@ -10,7 +10,7 @@ import pytest
 
 from dataforge.errors import FormatError
 from tests.trainers.results.test_protocol import mixed
-from trainers.predict import yolo_lines
+from trainers.results.predicted_files import yolo_lines
 from trainers.results.truth import Truth
 from trainers.results.yolo_predictions import read_yolo_predictions
 
