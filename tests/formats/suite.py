@@ -40,11 +40,14 @@ LARGE = tiny.encode(np.zeros((HIGH, WIDE), np.uint8), "PNG")
 
 
 class FormatSuite:
-    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly;
-    `options`, what `read` needs beyond the folder."""
+    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly, and
+    `hulls_within`, that of the boxes of polygons; `one_way`, whether all boxes of an image are written as polygons if
+    one is; `options`, what `read` needs beyond the folder."""
 
     name: ClassVar[str]
     boxes_within: ClassVar[float] = 0.0
+    hulls_within: ClassVar[float] = 0.0
+    one_way: ClassVar[bool] = False
     options: ClassVar[dict[str, Any]] = {}
 
     @property
@@ -68,8 +71,9 @@ class FormatSuite:
         assert not list(verify(shards))
         return shards
 
-    def compare(self, records: list[Record], shards: Shards) -> None:
+    def compare(self, records: list[Record], shards: Shards, within: float = 0.0) -> None:
         """The same records, found again by split and picture."""
+        within = within or self.boxes_within
         used = {CLASSES[label] for record in records for label in record.labels}
         if "classes" in self.holds:
             assert shards.classes == CLASSES
@@ -99,8 +103,8 @@ class FormatSuite:
             rows = slice(table.offsets[i], table.offsets[i + 1])
             names = [shards.classes[label] for label in table.labels[rows]]
             assert names == [CLASSES[label] for label in record.labels], key
-            if self.boxes_within:
-                np.testing.assert_allclose(table.boxes[rows], record.boxes, rtol=0, atol=self.boxes_within)
+            if within:
+                np.testing.assert_allclose(table.boxes[rows], record.boxes, rtol=0, atol=within)
             else:
                 np.testing.assert_array_equal(table.boxes[rows], record.boxes, key)
             np.testing.assert_array_equal(table.flags[rows], record.flags & self.flags, key)
@@ -148,7 +152,7 @@ class FormatSuite:
         rings = st.lists(ring(), min_size=1, max_size=3 if "multipolygons" in self.holds else 1)
         shapes = data.draw(st.lists(rings, min_size=1, max_size=5))
         shapes.append([[0, 0, WIDE, 0, WIDE, HIGH]])
-        shapes += [] if self.name == "yolo" else [[]]  # which writes all boxes of an image in one way
+        shapes += [] if self.one_way else [[]]
         polygons = Polygons.of(shapes)
         has = polygons.counts > 0
         boxes = np.where(has[:, None], polygons.hulls(), np.float32([0, 0, WIDE, HIGH]))
@@ -156,7 +160,7 @@ class FormatSuite:
         record = Record("large.png", "train", LARGE, HIGH, WIDE, boxes, labels, flags, polygons=polygons)
         with tempfile.TemporaryDirectory() as folder:
             shards = self.shards_unchecked(self.write([record], Path(folder, "set")), Path(folder, "out"))
-            self.compare([record], shards)
+            self.compare([record], shards, self.hulls_within)
             assert not shards.table.polygons.differ(polygons).any()
 
     def shards_unchecked(self, root: Path, out: Path) -> Shards:
