@@ -21,7 +21,7 @@ from dataforge.cli.options import (
     store_option,
     view_options,
 )
-from dataforge.command import command, echo_json, natural, real
+from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def bake(
     except KeyboardInterrupt:
         raise StoppedError("interrupted; nothing was published") from None
     facts = Shards(out).info()
-    echo_json(facts | measured) if as_json else click.echo(describe(facts))
+    echo_json(facts | measured) if as_json else echo(describe(facts))
 
 
 def _form(

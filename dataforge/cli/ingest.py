@@ -24,7 +24,7 @@ from dataforge.cli.options import (
     store_option,
 )
 from dataforge.cloud.path import RemotePath
-from dataforge.command import echo_json, invocation, natural
+from dataforge.command import echo, echo_json, invocation, natural
 from dataforge.errors import DataforgeError, StoppedError
 
 if TYPE_CHECKING:
@@ -122,4 +122,4 @@ def publish(
         echo_json(facts | summary.facts())
     else:
         tables = [new_splits.text() for new_splits in dealt] or [describe(facts)]
-        click.echo("\n\n".join([*tables, summary.text()]))
+        echo("\n\n".join([*tables, summary.text()]))
