@@ -40,13 +40,11 @@ LARGE = tiny.encode(np.zeros((HIGH, WIDE), np.uint8), "PNG")
 
 
 class FormatSuite:
-    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly, and
-    `hulls_within`, that of the boxes of polygons; `one_way`, whether all boxes of an image are written as polygons if
+    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly; `one_way`, whether all boxes of an image are written as polygons if
     one is; `options`, what `read` needs beyond the folder."""
 
     name: ClassVar[str]
     boxes_within: ClassVar[float] = 0.0
-    hulls_within: ClassVar[float] = 0.0
     one_way: ClassVar[bool] = False
     options: ClassVar[dict[str, Any]] = {}
 
@@ -71,9 +69,8 @@ class FormatSuite:
         assert not list(verify(shards))
         return shards
 
-    def compare(self, records: list[Record], shards: Shards, within: float = 0.0) -> None:
+    def compare(self, records: list[Record], shards: Shards) -> None:
         """The same records, found again by split and picture."""
-        within = within or self.boxes_within
         used = {CLASSES[label] for record in records for label in record.labels}
         if "classes" in self.holds:
             assert shards.classes == CLASSES
@@ -103,8 +100,8 @@ class FormatSuite:
             rows = slice(table.offsets[i], table.offsets[i + 1])
             names = [shards.classes[label] for label in table.labels[rows]]
             assert names == [CLASSES[label] for label in record.labels], key
-            if within:
-                np.testing.assert_allclose(table.boxes[rows], record.boxes, rtol=0, atol=within)
+            if self.boxes_within:
+                np.testing.assert_allclose(table.boxes[rows], record.boxes, rtol=0, atol=self.boxes_within)
             else:
                 np.testing.assert_array_equal(table.boxes[rows], record.boxes, key)
             np.testing.assert_array_equal(table.flags[rows], record.flags & self.flags, key)
@@ -160,7 +157,7 @@ class FormatSuite:
         record = Record("large.png", "train", LARGE, HIGH, WIDE, boxes, labels, flags, polygons=polygons)
         with tempfile.TemporaryDirectory() as folder:
             shards = self.shards_unchecked(self.write([record], Path(folder, "set")), Path(folder, "out"))
-            self.compare([record], shards, self.hulls_within)
+            self.compare([record], shards)
             assert not shards.table.polygons.differ(polygons).any()
 
     def shards_unchecked(self, root: Path, out: Path) -> Shards:

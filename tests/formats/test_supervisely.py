@@ -24,7 +24,7 @@ META = {
 
 
 class TestSupervisely(FormatSuite):
-    name, hulls_within = "supervisely", 0.5
+    name = "supervisely"
 
 
 def figure(kind: str = "rectangle", exterior: Any = ((4, 8), (13, 27)), **more: Any) -> dict[str, Any]:

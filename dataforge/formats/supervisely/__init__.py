@@ -9,7 +9,7 @@ from dataforge.formats.sniff import first, outline, seen
 from dataforge.formats.yolo import CODES as YOLO
 
 LOOKS_FOR = "JSON files with size and objects in ann/, beside img/"
-HOLDS = frozenset({"polygons", "splits", "classes"})
+HOLDS = frozenset({"splits", "classes"})
 OPTIONS = ()
 CODES: Codes = {code: YOLO[code] for code in ("no-label", "label-orphan")}
 

@@ -124,14 +124,8 @@ def _folder(root: Path, folder: Path, alone: bool) -> Iterator[tuple[str, Annota
                 ring = None
                 if one.kind == "polygon" and one.points:  # through the centers of pixels
                     ring = [number + 0.5 for point in one.points.exterior for number in point]
-                    edges = tuple(map(_to_edge, edges, (item.width, item.height) * 2))
                 item.add(one.name, edges, ring=ring)
         yield words.pop() if words else default, item
-
-
-def _to_edge(edge: float | None, side: int) -> float | None:
-    """Return an edge that lies up to half a pixel outside the image as that of the image: `write` has made it so."""
-    return edge if edge is None or not -0.5 <= edge <= side + 0.5 else min(max(edge, 0.0), float(side))
 
 
 def _edges(one: Object) -> Numbers | None:

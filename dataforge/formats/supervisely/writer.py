@@ -10,7 +10,6 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder, put_text
-from dataforge.formats.annotated import single_rings
 from dataforge.formats.pictures import is_picture, picture_name, put_picture
 from dataforge.record import Record, Source
 
@@ -18,14 +17,13 @@ from dataforge.record import Record, Source
 def write(source: Source, root: Path) -> None:
     """Write `meta.json`, and `<split>/img/<key>` with `<split>/ann/<key>.json`; folders in keys become `__`.
 
-    Boxes and polygons of one ring keep their float32 values; the box of a polygon is read back as that of the pixels
-    below its points, up to half a pixel larger on each side. Flags, areas and ids cannot be stored.
+    Boxes keep their float32 values. Flags, areas and ids cannot be stored.
 
     Raises:
         FormatError: `root` is not empty, a key is no picture's name, or something cannot be read or written.
     """
     new_folder(root)
-    classes = [{"title": name, "shape": "any", "color": "#208020"} for name in source.classes]
+    classes = [{"title": name, "shape": "rectangle", "color": "#208020"} for name in source.classes]
     put_text(root / "meta.json", msgspec.json.encode({"classes": classes, "tags": []}))
     taken: set[str] = set()
     for record in source.records:
@@ -43,14 +41,11 @@ def write(source: Source, root: Path) -> None:
         objects = [
             {
                 "classTitle": source.classes[label],
-                "geometryType": "rectangle" if ring is None else "polygon",
+                "geometryType": "rectangle",
                 "tags": [],
-                "points": {
-                    "exterior": [box[:2], box[2:]] if ring is None else (np.reshape(ring, (-1, 2)) - 0.5).tolist(),
-                    "interior": [],
-                },
+                "points": {"exterior": [box[:2], box[2:]], "interior": []},
             }
-            for label, box, ring in zip(record.labels.tolist(), corners, single_rings(record), strict=True)
+            for label, box in zip(record.labels.tolist(), corners, strict=True)
         ]
         size = {"height": record.height, "width": record.width}
         facts = {"description": "", "tags": [], "size": size, "objects": objects}
