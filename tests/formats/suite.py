@@ -40,8 +40,9 @@ LARGE = tiny.encode(np.zeros((HIGH, WIDE), np.uint8), "PNG")
 
 
 class FormatSuite:
-    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly; `one_way`, whether all boxes of an image are written as polygons if
-    one is; `options`, what `read` needs beyond the folder."""
+    """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly;
+    `one_way`, whether all boxes of an image are written as polygons if one is; `options`, what `read` needs beyond the
+    folder."""
 
     name: ClassVar[str]
     boxes_within: ClassVar[float] = 0.0
