@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError, StoppedError, without_extra
+from dataforge.errors import DataforgeError, StoppedError, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
@@ -117,7 +117,7 @@ class Command(click.Command):
                 sys.exit(TROUBLE)
         if "--json" in (sys.argv if args is None else args):
             echo_json({"error": text, **facts})
-        click.echo(f"error: {text}" if code == TROUBLE else text, err=True)
+        echo(f"error: {text}" if code == TROUBLE else text, err=True)
         sys.exit(code)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -171,9 +171,14 @@ def _plain(value: Any) -> Any:
     return value if is_json else str(value)
 
 
+def echo(text: object, err: bool = False) -> None:
+    """Print text in which names from files may stand, on stdout or stderr, as `plain`."""
+    click.echo(plain(str(text)), err=err)
+
+
 def echo_json(facts: Mapping[str, Any]) -> None:
     """Print the one JSON object of a command's `--json`."""
-    click.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+    echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
 
 
 def _message(error: click.ClickException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,17 @@ __all__ = [
 ]
 
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Return text that any terminal shows as it is: what would control it, hide or reverse letters, or is not Unicode
+    is escaped as in JSON. Line breaks and tabs stay."""
+    return _CONTROLS.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
+
+
 class DataforgeError(Exception):
-    """Base class; its message names the file, the key, the value and what was expected.
+    """Base class; its message names the file, the key, the value and what was expected, in `plain` text.
 
     Attributes:
         exit_code: of the command that the error ends.
@@ -26,6 +36,9 @@ class DataforgeError(Exception):
 
     exit_code = 2
     facts: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class FormatError(DataforgeError):

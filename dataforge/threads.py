@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 4  # items per thread that are done, or being done, before they are requested
 
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _opencv_lock = threading.Lock()
 _opencv_counts: list[int] = []  # OpenCV's threads before the first open block, then those of each open block
 
@@ -23,6 +26,21 @@ _opencv_counts: list[int] = []  # OpenCV's threads before the first open block, 
 def cores() -> int:
     """Return how many CPU cores this process may use: the default number of threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lock() -> threading.Lock:
+    """Return a lock that is free in a forked process, even if a thread of the parent held it at the fork."""
+    made = threading.Lock()
+    _locks.add(made)
+    return made
+
+
+class cached_property(functools.cached_property[Result]):  # noqa: N801
+    """functools' as of Python 3.12. In 3.11 it has a lock for all objects of a class, which may be held at a fork."""
+
+    def __init__(self, func: Callable[[Any], Result]) -> None:
+        super().__init__(func)
+        self.lock = nullcontext()
 
 
 def ordered(
@@ -77,7 +95,8 @@ def opencv_threads(count: int) -> Iterator[None]:
 
 def _stop_opencv() -> None:
     """End OpenCV's threads before a fork. A child would inherit the pool without its threads, and wait for them forever
-    as soon as it sets their number."""
+    as soon as it sets their number. No other thread may start them again until the fork is done."""
+    _opencv_lock.acquire()
     cv2: Any = sys.modules.get("cv2")
     if hasattr(cv2, "setNumThreads"):
         _at_fork.append(cv2.getNumThreads())
@@ -87,8 +106,15 @@ def _stop_opencv() -> None:
 def _restore_opencv() -> None:
     if _at_fork:
         sys.modules["cv2"].setNumThreads(_at_fork.pop())
+    _opencv_lock.release()
+
+
+def _free_locks() -> None:
+    for held in _locks:
+        held._at_fork_reinit()
 
 
 _at_fork: list[int] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_stop_opencv, after_in_parent=_restore_opencv, after_in_child=_restore_opencv)
+    os.register_at_fork(after_in_child=_free_locks)

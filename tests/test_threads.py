@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.threads import AHEAD, opencv_threads, ordered
+from dataforge.threads import AHEAD, cached_property, lock, opencv_threads, ordered
 
 
 def ours() -> list[threading.Thread]:
@@ -110,3 +110,43 @@ def test_a_forked_process_can_set_opencv_s_threads() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_lock_that_was_held_at_a_fork_is_free_in_the_child() -> None:
+    held, free = lock(), lock()
+    with held:
+        if not (child := os.fork()):
+            signal.alarm(10)
+            with held, free:
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert held.locked() and not free.locked()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_property_that_was_being_made_at_a_fork_is_made_in_the_child() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Made:
+        def __init__(self, slow: bool) -> None:
+            self.slow = slow
+
+        @cached_property
+        def value(self) -> int:
+            if self.slow:
+                begun.set()
+                go.wait()
+            return 7
+
+    thread = threading.Thread(target=lambda: Made(True).value)
+    thread.start()
+    begun.wait()
+    if not (child := os.fork()):
+        signal.alarm(10)
+        os._exit(Made(False).value)
+    go.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import command, echo_json, natural, real
+from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
@@ -107,7 +107,7 @@ def main(
         known = _truth(truth, split)
         detections, *others = (_predictions(path, known) for path in predictions)
         if protocol == "coco" and known.ids is not None and not known.ids.all():
-            click.echo(
+            echo(
                 f"note: {truth}: like COCO's own evaluation, this one never counts the box with annotation id 0 as "
                 "found; number annotations from 1",
                 err=True,
@@ -117,7 +117,7 @@ def main(
             "expected either CHECKPOINT and --shards, or --truth and --predictions; at most two to compare"
         )
     if known.judged is not None and protocol != "lvis":
-        click.echo(
+        echo(
             f"note: not every class was looked for in every image; --protocol {protocol} judges as if, --protocol lvis "
             "judges only those that were",
             err=True,
@@ -145,7 +145,7 @@ def main(
         page = evaluation_page(f"{checkpoint or predictions[0]} on {folder}", known, detections, pixels)
         with writing(report_file, ConfigError):
             report_file.write_text(page, encoding="utf-8")
-    echo_json(facts) if as_json else click.echo("\n\n".join(parts))
+    echo_json(facts) if as_json else echo("\n\n".join(parts))
 
 
 def _stored(file: Path, facts: dict[str, Any]) -> Path:
@@ -216,7 +216,7 @@ def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth, q
     for owner, names, others in (("checkpoint", classes, truth.classes), ("shards", truth.classes, classes)):
         alone = [name for name in names if name not in others]
         if alone and not quiet:
-            click.echo(f"note: only the {owner} knows: {', '.join(alone)}", err=True)
+            echo(f"note: only the {owner} knows: {', '.join(alone)}", err=True)
     return by_name(predictions, classes, truth)
 
 

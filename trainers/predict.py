@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dataforge.command import TROUBLE, command, natural, real
+from dataforge.command import TROUBLE, command, echo, natural, real
 from dataforge.errors import ConfigError, ImageError
 from dataforge.files import writing
 from dataforge.images.draw import Pixels, draw
@@ -252,7 +252,7 @@ def main(
                     write_text(out, name, texts, yolo_lines(boxes, scores, labels, pixels.shape[:2]))
                 counts = np.bincount(labels, minlength=len(classes))
                 summary = ", ".join(f"{n} {c}" for c, n in zip(classes, counts.tolist(), strict=True) if n) or "nothing"
-                click.echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {summary}")
+                echo(f"{name} {pixels.shape[1]}x{pixels.shape[0]}: {summary}")
                 boxes_found += len(labels)
                 names += [name] if moving else []
     except KeyboardInterrupt:
@@ -269,7 +269,7 @@ def main(
         rows = named_rows(results, names, classes, detector.class_ids, detector.calibration.get("temperature"))
         write_json(out / "predictions.json", rows)
     total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
-    click.echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
+    echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
     if bad:
         sys.exit(TROUBLE)
 
@@ -280,7 +280,7 @@ def _pictures(files: list[Path], names: list[str], bad: list[Path]) -> Iterator[
         try:
             yield i, name, _pixels(file)
         except (ImageError, OSError) as error:
-            click.echo(f"error: {file}: {getattr(error, 'strerror', None) or error}", err=True)
+            echo(f"error: {file}: {getattr(error, 'strerror', None) or error}", err=True)
             bad.append(file)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import command, echo_json, natural
+from dataforge.command import command, echo, echo_json, natural
 
 
 @command()
@@ -94,7 +94,7 @@ def draw(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) 
         facts: dict[str, Any] = {"step": step, "epoch": epoch, "size": size, "records": records, "out": str(out)}
         echo_json(facts)
         return
-    click.echo(f"step {step}, epoch {epoch}, {size[0]}x{size[1]}; left to right, line by line:")
+    echo(f"step {step}, epoch {epoch}, {size[0]}x{size[1]}; left to right, line by line:")
     for key, n in zip(keys, boxes, strict=True):
-        click.echo(f"{split}  {key}  {n} boxes")
-    click.echo(f"{out}: {drawn.shape[1]}x{drawn.shape[0]}")
+        echo(f"{split}  {key}  {n} boxes")
+    echo(f"{out}: {drawn.shape[1]}x{drawn.shape[0]}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from dataforge.threads import lock
 
 CHUNK = 1 << 16  # compressed bytes read at a time
 SPAN = 1 << 20  # decompressed bytes between two states, at first
@@ -57,7 +58,7 @@ class GzipStream:
 
     def __init__(self, fd: int, check: Callable[[int, int], None]) -> None:
         self._fd, self._check = fd, check
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._states = [_State(0, b"", 0, zlib.decompressobj(31))]
         self._cursors: list[_State] = []
         self._indexed = self._index()

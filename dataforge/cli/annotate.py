@@ -14,7 +14,7 @@ import click
 from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
 from dataforge.cli.pages import listen, serve
-from dataforge.command import command, natural
+from dataforge.command import command, echo, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
@@ -61,7 +61,7 @@ def annotate(
     else:
         base = open_base(path, format_name)
     if base.left_out:
-        click.echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
+        echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
     folder = overlay or overlay_of(base.path)
     if model is not None and not model.is_file():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
@@ -72,8 +72,8 @@ def annotate(
     ):
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
-        click.echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
-        click.echo("Ctrl-C ends it")
+        echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
+        echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
         with (
@@ -81,7 +81,7 @@ def annotate(
             closing(Proposals(session, model)) if model else nullcontext() as proposals,
         ):
             serve(application(session, token, port, rebound, proposals, novelty), listening)
-    click.echo(f"{session.edits.version} edits in {folder}")
+    echo(f"{session.edits.version} edits in {folder}")
 
 
 def _read_keys(path: Path) -> dict[str, list[str]]:

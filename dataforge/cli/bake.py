@@ -22,7 +22,7 @@ from dataforge.cli.options import (
     store_option,
     view_options,
 )
-from dataforge.command import command, echo_json, natural, real
+from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ def bake(
     facts = cache.info()
     if form.lossless:
         measured["unchanged"] = int((cache.table.crc == shards.table.crc).sum())
-    echo_json(facts | measured) if as_json else click.echo(describe(facts))
+    echo_json(facts | measured) if as_json else echo(describe(facts))
     if form.lossless and not as_json:
         before = int(shards.table.size.sum())
-        click.echo(
+        echo(
             f"{before / 1e6:.1f} MB before; {measured['unchanged']} of {len(cache)} images are stored as they were: "
             "no JPEGs, or JPEGs that gain nothing"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import Directory, json_option
-from dataforge.command import command, echo_json, real
+from dataforge.command import command, echo, echo_json, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -51,7 +51,7 @@ def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> No
         html = _page(facts, old, new)
         with writing(f"--report {report}", ConfigError):
             report.write_text(html, "utf-8")
-    echo_json(facts) if as_json else click.echo(text(facts))
+    echo_json(facts) if as_json else echo(text(facts))
     if not difference.equal:
         sys.exit(1)
 

@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import SPLITS, WRITTEN_FORMAT
 from dataforge.cli.options import Directory, json_option, names, polite_kill, progress_bar, view_options
-from dataforge.command import command, echo_json
+from dataforge.command import command, echo, echo_json
 from dataforge.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -49,4 +49,4 @@ def export(
             done = run(shards, format_name, out, split=wanted, allow_cache=allow_cache, progress=progress)
     except KeyboardInterrupt:
         raise StoppedError("interrupted; nothing was written") from None
-    echo_json(vars(done) | {"out": str(out)}) if as_json else click.echo(done.text())
+    echo_json(vars(done) | {"out": str(out)}) if as_json else echo(done.text())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import Directory, json_option, view_options
-from dataforge.command import command, echo_json
+from dataforge.command import command, echo, echo_json
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
@@ -23,7 +23,7 @@ def info(directory: Path, view: View, as_json: bool) -> None:
     from dataforge.shards.reader import Shards
 
     facts = Shards(directory, view=view, trust=False).info()
-    echo_json(facts) if as_json else click.echo(describe(facts))
+    echo_json(facts) if as_json else echo(describe(facts))
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from dataforge.cli.options import (
     store_option,
 )
 from dataforge.cloud.path import RemotePath
-from dataforge.command import Option, echo_json, invocation, natural
+from dataforge.command import Option, echo, echo_json, invocation, natural
 from dataforge.errors import ConfigError, DataforgeError, StoppedError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def publish(
             summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
     if part := how.get("part"):
         facts = {"part": f"{part[0]}/{part[1]}"} | summary.facts()
-        echo_json(facts) if as_json else click.echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
+        echo_json(facts) if as_json else echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
     else:
         report(summary, as_json, dealt)
 
@@ -214,4 +214,4 @@ def report(summary: Summary, as_json: bool, dealt: Sequence[Dealt] = ()) -> None
         echo_json(facts | summary.facts())
     else:
         tables = [new_splits.text() for new_splits in dealt] or [describe(facts)]
-        click.echo("\n\n".join([*tables, summary.text()]))
+        echo("\n\n".join([*tables, summary.text()]))

@@ -10,7 +10,7 @@ import click
 
 from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
-from dataforge.command import echo_json
+from dataforge.command import echo, echo_json
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -83,7 +83,7 @@ def lint(
             result = check(opened, str(root), progress=progress)
     if report is not None:
         _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
-    echo_json(result.facts()) if as_json else click.echo(text(result))
+    echo_json(result.facts()) if as_json else echo(text(result))
     if any(result.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
         sys.exit(1)
 

@@ -12,7 +12,7 @@ import click
 
 from dataforge.cli.options import Directory, json_option
 from dataforge.cloud.path import located
-from dataforge.command import command, echo_json
+from dataforge.command import command, echo, echo_json
 from dataforge.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def log(directory: Path, as_json: bool) -> None:
         echo_json({"steps": steps})
         return
     for step in steps:
-        click.echo(f"{'  ' * step['depth']}{step['directory']}: {_text(step)}")
+        echo(f"{'  ' * step['depth']}{step['directory']}: {_text(step)}")
 
 
 def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import click
 from dataforge.cli.complete import WRITTEN_FORMAT
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import json_option, max_bad_option, out_option, store_or_link_options
-from dataforge.command import Group, echo_json
+from dataforge.command import Group, echo, echo_json
 
 if TYPE_CHECKING:
     from dataforge.record import Source
@@ -48,11 +48,11 @@ def log(version: Path, as_json: bool) -> None:
         facts = {**of, "version": newest, "conflicts": opened.edits.conflicts, "tags": known}
         echo_json({**facts, "sittings": [one.facts() for one in sittings(lines)]})
         return
-    click.echo(f"{opened.folder}: version {newest}, of {opened.edits.path} ({opened.header['format']})")
+    echo(f"{opened.folder}: version {newest}, of {opened.edits.path} ({opened.header['format']})")
     for sitting in sittings(lines):
-        click.echo(sitting.text())
+        echo(sitting.text())
     for name, tag in known.items():
-        click.echo(f"tag {name} = v{tag['version']}  {tag['when'][:16].replace('T', ' ')} UTC  {tag['who']}")
+        echo(f"tag {name} = v{tag['version']}  {tag['when'][:16].replace('T', ' ')} UTC  {tag['who']}")
 
 
 @overlay.command()
@@ -71,7 +71,7 @@ def diff(version: Path, since: str, as_json: bool) -> None:
         echo_json({"changes": differences})
     else:
         for change in differences:
-            click.echo(_line(change))
+            echo(_line(change))
 
 
 def _line(change: dict[str, Any]) -> str:
@@ -100,7 +100,7 @@ def tag(version: Path, name: str) -> None:
     from dataforge.overlay.versions import split
     from dataforge.overlay.versions import tag as put
 
-    click.echo(f"{split(version)[0]}@{name} is v{put(version, name)}")
+    echo(f"{split(version)[0]}@{name} is v{put(version, name)}")
 
 
 @overlay.command()
@@ -126,9 +126,7 @@ def _source(version: Path, untouched: bool | None) -> Source:
     if untouched is None:
         untouched = open_version(version).header["format"] != PHOTOS
         if not untouched:
-            click.echo(
-                "images without an edit are left out; --untouched takes them, as images without objects", err=True
-            )
+            echo("images without an edit are left out; --untouched takes them, as images without objects", err=True)
     return edited_source(version, untouched)
 
 
@@ -157,4 +155,4 @@ def export(version: Path, format_name: str, out: Path, untouched: bool | None, m
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as folder:
         ingest(source, Path(folder, "shards"), max_bad=max_bad)
         done = run(Shards(Path(folder, "shards")), format_name, out)
-    echo_json(vars(done) | {"out": str(out)}) if as_json else click.echo(done.text())
+    echo_json(vars(done) | {"out": str(out)}) if as_json else echo(done.text())

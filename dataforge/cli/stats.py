@@ -8,7 +8,7 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.options import Directory, json_option
-from dataforge.command import command, echo_json, natural
+from dataforge.command import command, echo, echo_json, natural
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -73,4 +73,4 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
         for file, (_, chart) in charts.items():
             (out / f"{file}.svg").write_bytes(chart)
         (out / "index.html").write_text(html, "utf-8")
-    echo_json(facts) if as_json else click.echo(f"{text(facts)}\n\n{out / 'index.html'}")
+    echo_json(facts) if as_json else echo(f"{text(facts)}\n\n{out / 'index.html'}")

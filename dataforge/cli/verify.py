@@ -17,7 +17,7 @@ from dataforge.cli.options import (
     progress_bar,
     source_options,
 )
-from dataforge.command import echo_json
+from dataforge.command import echo, echo_json
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
         echo_json({"images": len(shards), "faults": [vars(fault) for fault in faults]})
     else:
         for fault in faults:
-            click.echo(f"{fault.place}: {fault.reason}", err=True)
+            echo(f"{fault.place}: {fault.reason}", err=True)
         unproven = "" if CHECKSUM in shards.index else f"; {INDEX} has no checksum"
-        click.echo(f"{len(shards)} images checked, {len(faults)} faults{unproven}")
+        echo(f"{len(shards)} images checked, {len(faults)} faults{unproven}")
     if faults:
         sys.exit(1)
 
@@ -75,8 +75,8 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     if as_json:
         echo_json({"images": len(shards), "difference": first and vars(first)})
     elif first is None:
-        click.echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
+        echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
     else:
-        click.echo(first.text(), err=True)
+        echo(first.text(), err=True)
     if first:
         sys.exit(1)

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from typing import Any
 
 from dataforge.cloud.requests import requests
 from dataforge.errors import ConfigError
+from dataforge.threads import lock
 
 CHUNK, SMALL_CHUNK = 1 << 20, 1 << 16  # bytes: of a set that the cache holds whole, and of a larger one
 REQUEST = 8 << 20  # the most bytes of one request for adjacent chunks
@@ -145,7 +145,7 @@ class RemoteFile:
         self._folder = blake2b(f"{path} {self.size} {self._tag}".encode(), digest_size=16).hexdigest()
         self._cache = cache()
         self._flying: dict[int, Future[memoryview]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._process = lock(), os.getpid()
         self._last = -2  # the last chunk that was read
 
     def _name(self, number: int) -> str:
@@ -198,6 +198,8 @@ class RemoteFile:
             wait: the caller needs them now: it makes the first request itself, ahead of those that are queued.
         """
         with self._lock:
+            if self._process != os.getpid():  # no reply to a request of the parent comes here
+                self._process, self._flying = os.getpid(), {}
             new = [number for number in numbers if number not in self._flying]
             flights: dict[int, Future[memoryview]] = {number: Future() for number in new}
             self._flying |= flights

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataforge.errors import ShardError
+from dataforge.errors import ShardError, plain
 from dataforge.files import writing
 from dataforge.record import Finding, Record
 from dataforge.shards.index import REPORT
@@ -130,8 +130,8 @@ def line(finding: Finding) -> str:
 
 
 def line_safe(text: str) -> str:
-    """Return text that any terminal can print: parts of a file name that are not Unicode are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Return `plain` text of one line."""
+    return plain(text).replace("\n", "\\n")
 
 
 def refuses_image(finding: Finding) -> bool:

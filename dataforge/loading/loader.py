@@ -4,6 +4,7 @@ function of (seed, epoch, record), so that any number of threads and ranks, and 
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +100,8 @@ class Loader:
         `Batch`: images uint8 (B, 3, H, W), or float32 in 0..1 with a recipe (channels-last in memory).
 
     Raises:
-        ConfigError: an argument is wrong, or, when steps are planned, an epoch has too few records for them.
+        ConfigError: an argument is wrong; when steps are planned, an epoch has too few records for them; a forked
+            process continues an iteration of its parent.
         ShardError: the shards cannot be opened, or, while iterating, a store is missing or broken.
         DataError, while iterating: a record is damaged; the message names its shard, number and key.
     """
@@ -258,7 +260,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._passed:
             self.set_epoch(self.epoch + 1)
-        first, epoch = self._first, self.epoch
+        first, epoch, process = self._first, self.epoch, os.getpid()
         self._first, self._next = 0, first
         self.shards.check_unchanged()
         lay_out = partial(self.collate.lay_out, epoch=epoch)
@@ -270,6 +272,11 @@ class Loader:
                 todo = self._read_ahead(chain.from_iterable(laid))
                 begun = deque(self._begin(pool, transfer, plan, epoch) for plan in islice(todo, AHEAD))
                 while begun:
+                    if os.getpid() != process:
+                        raise ConfigError(
+                            f"these batches are made by threads of process {process}, which this forked process does "
+                            "not have; expected iter(loader) in the process that takes the batches"
+                        )
                     pending, moved = begun.popleft()
                     batch = moved()
                     begun.extend(self._begin(pool, transfer, plan, epoch) for plan in islice(todo, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -214,13 +215,15 @@ class Edits:
         if kind == "edit":
             self._replay_edit(line)
         elif kind == "classes":
-            label = line["label"]
-            if line["op"] == "merge":
-                self.merged[label] = line["to"]
-            elif label == len(self.names):
-                self.names.append(line["name"])
+            label, to, known = line["label"], line.get("to"), self.classes()
+            if line["op"] == "merge" and label in known and to in known and to != label:
+                self.merged[label] = to
+            elif line["op"] == "add" and label == len(self.names):
+                self.names.append(str(line["name"]))
+            elif line["op"] == "rename" and label in known:
+                self.names[label] = str(line["name"])
             else:
-                self.names[label] = line["name"]
+                raise ValueError(f"{line['op']} of class {label}, to {to}")
             self.requests[line["request"]] = Answer(0)
         elif kind == "moved":
             self.path = line["path"]
@@ -246,8 +249,11 @@ class Edits:
             if op == "delete":
                 edited.changes[edit["id"]] = None
             else:
-                x1, y1, x2, y2 = edit["box"]
-                edited.changes[edit["id"]] = Box((x1, y1, x2, y2), edit["label"], edit["flags"])
+                x1, y1, x2, y2 = map(float, edit["box"])
+                label, flags = edit["label"], edit["flags"]
+                if not (math.isfinite(x1 + y1 + x2 + y2) and label in range(len(self.names)) and flags in range(256)):
+                    raise ValueError(f"box {x1}, {y1}, {x2}, {y2} of class {label} with flags {flags}")
+                edited.changes[edit["id"]] = Box((x1, y1, x2, y2), label, flags)
                 touched[edit["id"]] = edit["label"]
             if edited.state == "new":
                 edited.state = "edited"

@@ -105,8 +105,9 @@ class Journal:
             if not self.lines:
                 self.append({"kind": "overlay", "format_version": FORMAT_VERSION, **header})
                 self.lines, _ = read(folder)
-                flush(folder)
-                flush(folder.resolve().parent)
+                with writing(folder, OverlayError):
+                    flush(folder)
+                    flush(folder.resolve().parent)
         except BaseException:
             os.close(self._file)
             raise

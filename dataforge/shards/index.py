@@ -88,6 +88,7 @@ def read_index(path: Path, name: str = INDEX) -> dict[str, Any]:
         raise ShardError(f"{file}: format_version is {version!r}; this dataforge reads {FORMAT_VERSION}")
     if CHECKSUM in index and index[CHECKSUM] != checksum(index):
         raise ShardError(f"{file}: is damaged or was edited: its contents do not have its {CHECKSUM}")
+    index.setdefault("source", "")
     lacking = {"classes", "class_ids", "store", "codec", "splits", "unions"} - index.keys()
     if lacking:
         raise ShardError(f"{file}: lacks {', '.join(sorted(lacking))}")
@@ -96,7 +97,7 @@ def read_index(path: Path, name: str = INDEX) -> dict[str, Any]:
     _check(file, index)
     if index.get("depth", "scale") not in DEPTHS:
         raise ShardError(f"{file}: depth is {index['depth']!r}; this dataforge reads {', '.join(DEPTHS)}")
-    return dict(index)
+    return index
 
 
 def _without(path: Path, name: str) -> str:
@@ -112,8 +113,8 @@ def _without(path: Path, name: str) -> str:
 def _check(file: Path, index: dict[str, Any]) -> None:
     """Check the type of every value that is used, and that shards lie within the folder."""
     try:
-        checked = msgspec.convert({"source": "", **index}, _Index)
-    except (msgspec.ValidationError, RecursionError) as error:
+        checked = msgspec.convert(index, _Index)
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         raise ShardError(f"{file}: {error}") from None
     if len(checked.class_ids) != len(checked.classes):
         raise ShardError(f"{file}: has {len(checked.classes)} classes, but {len(checked.class_ids)} class_ids")

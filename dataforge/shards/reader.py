@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, check_values, read_tables
 from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
+from dataforge.threads import cached_property, lock
 
 ALTERED = "the image's bytes are not those that were ingested (size or CRC-32 differs)"
 
@@ -106,7 +105,7 @@ class Shards:
         self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
         self.remote = isinstance(self.path, RemotePath)
         self.reads_ahead = not self.remote and self.codec not in PIXELS
-        self._lock, self._opening = threading.Lock(), dict[int, threading.Lock]()
+        self._lock, self._opening = lock(), dict[int, Any]()
         self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
         if isinstance(self.path, RemotePath):
             rows = [shard for shards in stored.values() for shard in shards]
@@ -316,7 +315,7 @@ class Shards:
     def _store(self, shard: int) -> BlobStore | LinkedStore:
         if (opened := self._stores[shard]) is not None:
             return opened
-        with self._opening.setdefault(shard, threading.Lock()):  # two readers of one file would fetch it twice
+        with self._opening.setdefault(shard, lock()):  # two readers of one file would fetch it twice
             opened = self._stores[shard]
             if opened is None:
                 folder = self.folder / self._shards[shard]["path"]

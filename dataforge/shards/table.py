@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dataforge.record import Record
 from dataforge.shards.arrow_files import offsets_in, read_arrow, to_arrow, to_numpy, write_arrow
 from dataforge.shards.index import POLYGONS_FILE
 from dataforge.shards.polygons_file import read_polygons
-from dataforge.threads import ordered
+from dataforge.threads import cached_property, ordered
 
 OBJECT = pa.struct(
     [("box", pa.list_(pa.float32(), 4)), ("label", pa.int32()), ("flag", pa.uint8()), ("area", pa.float32())]

@@ -122,7 +122,7 @@ class Annotator:
         rows = csv.writer(text)
         rows.writerow(["class", "boxes", "seconds", "seconds_per_box"])
         for one in [*facts["by_class"], {"name": "all", **facts}]:
-            rows.writerow([one["name"], one["boxes"], one["seconds"], per(one["seconds"], one["boxes"])])
+            rows.writerow([_cell(one["name"]), one["boxes"], one["seconds"], per(one["seconds"], one["boxes"])])
         headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="speed.csv"'}
         return Response(text.getvalue(), 200, headers, "text/csv")
 
@@ -169,3 +169,8 @@ class Annotator:
 
     def _n(self, request: Request) -> int:
         return image_number(request, len(self._session.base.places))
+
+
+def _cell(name: str) -> str:
+    """Return a name as a cell that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

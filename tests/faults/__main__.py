@@ -9,16 +9,18 @@ input is unchanged; and the command, run again, makes what it makes without a fa
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+from dataforge.bench.measure import record_rows
 from dataforge.formats.coco import read
 from dataforge.images import synth
 from dataforge.ingest.run import ingest
-from tests.faults.commands import COMMANDS, files
+from tests.faults.commands import COMMANDS, Command, files
 from tests.faults.inject import FAULTS, run
 
 
@@ -39,8 +41,11 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
     command, out = COMMANDS[name], work / "a/out"
     out.parent.mkdir()
     command.reset(out)
-    whole = run(lambda: command.make(given, out), out.parent)
+    whole = run(lambda: _note_imports(command, given, out), out.parent)
     assert whole.ended == "done", whole.text
+    for module in (work / "imports").read_text().split():  # so that no child has to
+        with suppress(Exception):
+            importlib.import_module(module)
     right, source = command.result(out), files(given)
     largest = max(map(len, files(out).values()))
     places = {fault: range(first, whole.count + 1, every) for fault in FAULTS}
@@ -71,6 +76,13 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
     return outcomes, wrong
 
 
+def _note_imports(command: Command, given: Path, out: Path) -> None:
+    try:
+        command.make(given, out)
+    finally:
+        (out.parents[1] / "imports").write_text("\n".join(sys.modules))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--every", type=int, default=1, help="take each n-th change only")
@@ -87,10 +99,8 @@ def main() -> int:
             bad += len(wrong)
             print(f"{name}: {outcomes.total()} faults, {len(wrong)} wrong: {dict(outcomes)}", flush=True)
             print("".join(f"    {text}\n" for text in wrong), end="", flush=True)
-            if options.row:
-                row = {"name": f"faults: {name}", "value": outcomes.total(), "unit": "faults", "wrong": len(wrong)}
-                with open(options.row, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row | {"outcomes": outcomes, "every": options.every}) + "\n")
+            row = {"name": f"faults: {name}", "value": outcomes.total(), "unit": "faults", "wrong": len(wrong)}
+            record_rows([row | {"runs": 1, "outcomes": outcomes, "every": options.every}], options.row)
     return 1 if bad else 0
 
 

@@ -22,7 +22,7 @@ from dataforge.errors import DataforgeError
 FAULTS = ("kill", "ENOSPC", "EIO", "short")
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "os.symlink"}
 _UNDRAWN = 97
-_STUCK = 60  # seconds after which a child has hung
+_STUCK = 300  # seconds after which a child has hung; a busy machine takes one for a training
 
 
 @dataclass(frozen=True)

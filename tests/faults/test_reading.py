@@ -7,8 +7,11 @@ import os
 import resource
 import shutil
 import sys
+import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -17,6 +20,8 @@ from dataforge import Batch, Loader, Shards
 from dataforge.formats.coco import read
 from dataforge.images import synth
 from dataforge.ingest.run import ingest
+from dataforge.shards.file_bytes import FileBytes
+from dataforge.shards.stores.zarr import ZarrStore
 from dataforge.transform.bake import Form, bake
 from tests.faults.inject import run
 
@@ -37,6 +42,42 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("raw", "yuv420"):
         bake(Shards(root / "lmdb"), root / name, Form(shapes=((64, 64),), raw=True, yuv420=name == "yuv420"))
     return root
+
+
+OPENS = {"lmdb": FileBytes, "memmap": FileBytes, "raw": FileBytes, "zarr": ZarrStore}
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_a_fork_while_a_thread_opens_a_store(sets: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread holds the store's locks, and is not in the child."""
+    shards, parent, begun, go = Shards(sets / name), os.getpid(), threading.Event(), threading.Event()
+    what, method = OPENS[name], "_check" if name == "zarr" else "__init__"
+    real = getattr(what, method)
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        if os.getpid() == parent:
+            begun.set()
+            go.wait()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(what, method, slow)
+    thread = threading.Thread(target=shards.blob, args=(0,))
+    thread.start()
+    begun.wait()
+    ended = run(lambda: sys.exit(zlib.crc32(shards.blob(0)) != shards.table.crc[0]), sets)
+    go.set()
+    thread.join()
+    assert ended.ended == "done", ended
+
+
+def test_a_forked_process_does_not_wait_for_batches_of_its_parent(sets: Path) -> None:
+    loader = Loader(sets / "lmdb", batch_size=2, size=(64, 64), threads=2)
+    batches = iter(loader)
+    next(batches)
+    ended = run(lambda: print(next(batches)), sets)
+    assert ended.ended == "refused" and f"threads of process {os.getpid()}" in ended.text, ended
+    assert run(lambda: print(next(iter(loader))), sets).ended == "done"
+    assert len(list(batches)) == len(loader) - 1
 
 
 def batches(root: Path) -> Iterator[Batch]:

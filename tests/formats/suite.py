@@ -41,10 +41,12 @@ LARGE = tiny.encode(np.zeros((HIGH, WIDE), np.uint8), "PNG")
 
 class FormatSuite:
     """Attributes: `name` in `FORMATS`; `boxes_within`, the precision in pixels, 0 where float32 comes back exactly;
-    `options`, what `read` needs beyond the folder."""
+    `one_way`, whether all boxes of an image are written as polygons if one is; `options`, what `read` needs beyond the
+    folder."""
 
     name: ClassVar[str]
     boxes_within: ClassVar[float] = 0.0
+    one_way: ClassVar[bool] = False
     options: ClassVar[dict[str, Any]] = {}
 
     @property
@@ -148,7 +150,7 @@ class FormatSuite:
         rings = st.lists(ring(), min_size=1, max_size=3 if "multipolygons" in self.holds else 1)
         shapes = data.draw(st.lists(rings, min_size=1, max_size=5))
         shapes.append([[0, 0, WIDE, 0, WIDE, HIGH]])
-        shapes += [] if self.name == "yolo" else [[]]  # which writes all boxes of an image in one way
+        shapes += [] if self.one_way else [[]]
         polygons = Polygons.of(shapes)
         has = polygons.counts > 0
         boxes = np.where(has[:, None], polygons.hulls(), np.float32([0, 0, WIDE, HIGH]))

@@ -11,6 +11,7 @@ import pytest
 from dataforge.errors import DataforgeError
 from dataforge.formats import FORMATS, reader, writable, writer
 from dataforge.ingest.run import ingest
+from dataforge.polygons import Polygons
 from dataforge.record import Record, Source
 from tests.formats.named import WRITE
 from tests.formats.sets import picture, put
@@ -36,7 +37,7 @@ SWAPS = [
 
 
 def small(root: Path, name: str) -> Path:
-    """Three pictures and their boxes, of a split "val" too where the format is written."""
+    """Three pictures and their boxes, of a split "val" too where the format is written; one box has a polygon."""
     if name not in writable():
         names = ["0.jpg", "1.jpg", "2.jpg"]
         for n, key in enumerate(names):
@@ -45,8 +46,9 @@ def small(root: Path, name: str) -> Path:
         return root
     boxes = np.array([[1, 2, 30, 40], [5, 6, 17.5, 8]], np.float32)
     labels, flags = np.array([0, 1], np.int32), np.array([0, 2], np.uint8)
+    polygons = Polygons.of([[[1, 2, 30, 2, 30, 40]], []])
     records = [
-        Record(f"{n}.jpg", split, picture(n), 48, 64, boxes, labels, flags)
+        Record(f"{n}.jpg", split, picture(n), 48, 64, boxes, labels, flags, polygons=None if n else polygons)
         for n, split in enumerate(("train", "train", "val"))
     ]
     writer(name)(Source(("cat", "traffic light"), iter(records), total=3), root)

@@ -91,6 +91,15 @@ def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:
     assert findings[0].xyxy == (16, 24, 24, 36) and [f.box for f in findings] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("degrees", ["1e999", "Infinity", "-1e400"])
+def test_a_rotation_by_no_finite_number_is_listed(tmp_path: Path, degrees: str) -> None:
+    put(tmp_path / "a.jpg", picture())
+    text = json.dumps([task("a.jpg", result(**{**BOX, "rotation": 30}), result())])
+    put(tmp_path / "set.json", text.replace('"rotation": 30', f'"rotation": {degrees}'))
+    (record,), findings = drain(read(tmp_path))
+    assert len(record.boxes) == 1 and [f.code for f in findings] == ["box-rotated"]
+
+
 def test_rotated_rectangles_and_polygons_keep_their_corners(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", picture())
     shapes = [

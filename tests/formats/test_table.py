@@ -113,6 +113,21 @@ def test_open_images(tmp_path: Path) -> None:
     assert records[0].flags.tolist() == [TRUNCATED, CROWD]
 
 
+NAMES, LABELS = "class-descriptions-boxable.csv", "train-annotations-human-imagelabels.csv"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(LABELS, b"0a1,/m/1,\x80\n"), (NAMES, b"/m/1,\x80\n"), (NAMES, b'/m/1,"' + b"x\n" * (1 << 18))]
+)
+def test_damage_in_the_files_beside_open_images(tmp_path: Path, name: str, damage: bytes) -> None:
+    head = "ImageID,LabelName,Confidence"
+    put(tmp_path / "train-annotations-bbox.csv", f"{head},XMin,XMax,YMin,YMax\n0a1,/m/01g317,1,0.25,0.5,0.125,1\n")
+    put(tmp_path / "0a1.jpg", picture())
+    put(tmp_path / name, f"{head}\n".encode() + damage)
+    with pytest.raises(FormatError, match=name):
+        drain(read(tmp_path))
+
+
 def features(names: list[str], new: bool) -> dict[bytes, bytes]:
     category = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "Sequence"}
     objects = {"category": category} if new else {"feature": {"category": category["feature"]}, "_type": "Sequence"}

@@ -16,7 +16,7 @@ HEAD = {"type": "dataset", "task": "detect", "name": "Pets", "class_names": {"0"
 
 
 class TestUltralyticsRoundTrip(FormatSuite):
-    name = "ultralytics"
+    name, one_way = "ultralytics", True
 
 
 def line(name: str = "a.jpg", split: str = "train", **annotations: Any) -> dict[str, Any]:

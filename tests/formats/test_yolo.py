@@ -18,7 +18,7 @@ from tests.formats.suite import FormatSuite, awkward
 
 
 class TestYoloRoundTrip(FormatSuite):
-    name = "yolo"
+    name, one_way = "yolo", True
 
     def test_a_name_without_a_suffix_gets_one(self, tmp_path: Path) -> None:
         records = [replace(record, key=key) for record, key in zip(awkward(("train",))[:2], ("a", "b.2"), strict=True)]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from dataforge.archives.path import opened
 from dataforge.errors import ImageError
 from dataforge.formats import FORMATS, reader
@@ -20,15 +22,18 @@ from dataforge.overlay.versions import open_version
 from dataforge.record import Record
 from tests import tiny
 from tests.archives.test_archives import pack
-from tests.formats.sets import drain
+from tests.formats import test_tfrecord, test_webdataset
+from tests.formats.named import WRITE
+from tests.formats.sets import drain, picture, put
 from tests.formats.test_damage import small
+from tests.formats.test_table import table
 from tests.fuzz.mutate import mutate
 
 Reader = Callable[[random.Random], None]
 PICTURES = (".jpg", ".png")
 
 
-def mutated(files: list[Path], use: Callable[[], object]) -> Reader:
+def mutated(files: list[Path], use: Callable[[Path], object]) -> Reader:
     """A reader that mutates one of the files, uses it and puts it back."""
     sound = {file: file.read_bytes() for file in files}
 
@@ -36,7 +41,7 @@ def mutated(files: list[Path], use: Callable[[], object]) -> Reader:
         file = rng.choice(files)
         file.write_bytes(mutate(sound[file], rng))
         try:
-            use()
+            use(file)
         finally:
             file.write_bytes(sound[file])
 
@@ -46,20 +51,54 @@ def mutated(files: list[Path], use: Callable[[], object]) -> Reader:
 def take(name: str, root: Path) -> None:
     for record in drain(reader(name)(root))[0]:
         assert isinstance(record, Record) and record.boxes.shape == (len(record.labels), 4)
+        assert not record.polygons or len(record.polygons.hulls()) == len(record.boxes)  # are decoded here
+
+
+def reads(name: str, *roots: Path) -> Reader:
+    """A reader that mutates a file of one of some sets, but no picture."""
+    root_of = {file: root for root in roots for file in sorted(root.rglob("*")) if file.is_file()}
+    files = [file for file in root_of if file.suffix not in PICTURES]
+    return mutated(files, lambda file: take(name, root_of[file]))
 
 
 def annotations(name: str, folder: Path) -> Reader:
-    root = small(folder / "set", name)
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.suffix not in PICTURES)
-    return mutated(files, lambda: take(name, root))
+    """A format as it is written here, and as others write it."""
+    names = ["0.jpg", "1.jpg"]
+    for n, key in enumerate(names):
+        put(folder / "named" / key, picture(n))
+    WRITE[name](folder / "named", names)
+    return reads(name, small(folder / "written", name), folder / "named")
+
+
+def tables(folder: Path) -> Reader:
+    """The files of tables that `annotations` has not."""
+    row = {"filename": "0.jpg", "class": "cat", "xmin": 1, "ymin": 2, "xmax": 30.5, "ymax": 40}
+    roots = [folder / suffix for suffix in ("tsv", "jsonl", "feather", "arrow", "tfrecord", "tar", "open")]
+    for root in roots:
+        put(root / "0.jpg", picture())
+    for root in roots[:4]:
+        table(root / f"train.{root.name}", [row, {**row, "class": "dog"}])
+    detection = test_tfrecord.detection("0.jpg", [[1, 2, 30, 40]], image__object__class__text=[b"cat"])
+    put(folder / "tfrecord/train.tfrecord", test_tfrecord.framed(detection, detection))
+    test_webdataset.tar(
+        folder / "tar/train-0.tar", {"s.jpg": picture(), "s.json": {"objects": test_webdataset.OBJECTS}}
+    )
+    head, absent = "ImageID,LabelName,Confidence", "0,/m/1,1\n0,/m/2,0\n"
+    put(
+        folder / "open/train-annotations-bbox.csv",
+        f"{head},XMin,XMax,YMin,YMax,IsGroupOf\n0,/m/1,1,0.1,0.5,0.2,0.6,1\n",
+    )
+    put(folder / "open/train-annotations-human-imagelabels.csv", f"{head}\n{absent}")
+    put(folder / "open/class-descriptions-boxable.csv", '/m/1,Person\n/m/2,"Car, any"\n')
+    return reads("table", *roots)
 
 
 def archive(folder: Path, suffix: str) -> Reader:
     file = pack(small(folder / "set", "coco"), suffix)
-    return mutated([file], lambda: take("coco", opened(file)))
+    return mutated([file], lambda _: take("coco", opened(file)))
 
 
-def picture(folder: Path) -> Reader:
+def pictures(folder: Path) -> Reader:
     for name, data in tiny.images().items():
         (folder / name.replace("/", "-")).write_bytes(data)
     files = sorted(folder.iterdir())
@@ -105,7 +144,9 @@ def overlay(folder: Path) -> Reader:
             body = mutate(json.dumps(lines[n]).encode(), rng).replace(b"\n", b" ")
             changed[n] = body[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(body)
         file.write_bytes(b"".join(changed))
-        open_version(folder)
+        edits = open_version(folder).edits
+        for box in (box for edited in edits.images.values() for box in edited.changes.values() if box):
+            assert edits.classes()[edits.label(box.label)] and np.isfinite(box.box).all()
 
     return read
 
@@ -115,7 +156,7 @@ def config(folder: Path) -> Reader:
     from trainers.yolov2 import YOLOv2Config
 
     write_toml(YOLOv2Config(shards="a", augment="b.toml"), folder / "a.toml")
-    return mutated([folder / "a.toml"], lambda: read_toml(YOLOv2Config, folder / "a.toml"))
+    return mutated([folder / "a.toml"], lambda file: read_toml(YOLOv2Config, file))
 
 
 def recipe(folder: Path) -> Reader:
@@ -124,14 +165,14 @@ def recipe(folder: Path) -> Reader:
     file = folder / "a.toml"
     file.write_text('steps = [{ op = "flip", p = 0.5 }, { op = "hue", strength = 0.1 }, { op = "expand" }]')
     recipes.recipe(str(file))
-    return mutated([file], lambda: recipes.recipe(str(file)))
+    return mutated([file], lambda _: recipes.recipe(str(file)))
 
 
 def weights(folder: Path) -> Reader:
     from trainers.models.darknet_files import read_values
 
     (folder / "a.weights").write_bytes(struct.pack("<3iQ", 0, 2, 0, 99) + bytes(range(200)))
-    return mutated([folder / "a.weights"], lambda: read_values(folder / "a.weights"))
+    return mutated([folder / "a.weights"], read_values)
 
 
 def onnx(folder: Path) -> Reader:
@@ -147,13 +188,14 @@ def onnx(folder: Path) -> Reader:
     model = helper.make_model(helper.make_graph(nodes, "g", [images], [boxes], [kernel]), ir_version=10)
     helper.set_model_props(model, {"dataforge": json.dumps({"version": 1, "classes": ["a"], "size": [16, 16]})})
     save(model, folder / "a.onnx")
-    return mutated([folder / "a.onnx"], lambda: load_onnx(folder / "a.onnx", "cpu"))
+    return mutated([folder / "a.onnx"], lambda file: load_onnx(file, "cpu"))
 
 
 FILES: dict[str, Callable[[Path], Reader]] = {
     **{name: partial(annotations, name) for name in FORMATS},
     **{suffix: partial(archive, suffix=suffix) for suffix in ("zip", "tar", "tgz")},
-    "picture": picture,
+    "tables": tables,
+    "picture": pictures,
     "overlay": overlay,
     "config": config,
     "recipe": recipe,

@@ -27,6 +27,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     """Return another content, of a few changes at most."""
     made = bytearray(data or b"\0")
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        made = made or bytearray(b"\0")
         at, kind = rng.randrange(len(made)), rng.random()
         if kind < 0.3:
             made[at] ^= 1 << rng.randrange(8)
@@ -43,5 +44,4 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
             made[at : at + length] = made[source : source + length]
         elif len(made) > 1:
             del made[at : at + rng.randrange(1, len(made))]
-            made = made or bytearray(b"\0")
     return bytes(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +184,27 @@ def test_an_image_that_was_annotated_otherwise_since(tiny_shards: Path, tmp_path
     other = edited_record(record, {})
     with pytest.raises(OverlayError, match=r"'a\.jpg' was edited in the overlay, and has changed since"):
         session.edits.boxes(other)
+
+
+ADD = {"op": "add", "id": "x", "box": [1, 2, 3, 4], "label": 0, "flags": 0}
+MERGE = {"kind": "classes", "op": "merge", "request": "r"}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{**MERGE, "label": 0, "to": 1}, {**MERGE, "label": 1, "to": 0}],  # a circle
+        [{**MERGE, "label": 0, "to": 0}],
+        [{**MERGE, "label": 0, "to": 2}],
+        [{**MERGE, "op": "rename", "label": 9, "name": "z"}],
+        [{**MERGE, "op": "swap", "label": 0, "name": "z"}],
+        *[[{"kind": "edit", "edits": [{**ADD, **wrong}]}] for wrong in ({"label": 2}, {"label": "0"}, {"flags": 256})],
+        *[[{"kind": "edit", "edits": [{**ADD, "box": box}]}] for box in ([1, 2, 3, 1e999], [1, 2, 3], ["a"] * 4)],
+    ],
+)
+def test_a_line_that_no_edit_writes_is_refused(lines: list[dict[str, Any]]) -> None:
+    image = {"split": "train", "key": "a", "base": 7, "revision": 1, "request": "r"}
+    header = {"kind": "overlay", "path": "p", "format": "coco", "classes": ["a", "b"]}
+    whole = [header, *({**image, **line, "version": n} for n, line in enumerate(lines, 1))]
+    with pytest.raises(OverlayError, match=f"line {len(whole)} is no edit"):
+        Edits(whole)

@@ -135,6 +135,24 @@ def test_a_full_disk_leaves_the_journal_as_it_was(folder: Path, journal: Journal
     assert [line.get("n") for line in read(folder)[0]] == [None, 0, 2]
 
 
+@pytest.mark.parametrize("at", range(1, 4))
+def test_an_error_of_the_disk_while_a_journal_is_begun(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """At the flush of the header, of the folder and of its parent."""
+    calls, real = iter(range(1, 9)), os.fsync
+
+    def failing(handle: int) -> None:
+        if next(calls) == at:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dataforge.overlay.journal.os.fsync", failing)
+        with pytest.raises(OverlayError, match=f"{folder}.*Input/output error"):
+            Journal(folder, HEADER)
+    Journal(folder, HEADER).close()
+    assert len(read(folder)[0]) == 1
+
+
 @pytest.mark.parametrize("fails", ["fsync", "ftruncate"])
 def test_an_error_of_the_disk(folder: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     def failing(*arguments: object) -> None:

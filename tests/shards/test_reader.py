@@ -230,6 +230,18 @@ def test_an_index_that_is_wrong(copy: Path, change: dict[str, object], expected:
     assert result.exit_code == 2 and expected in result.stderr and result.stderr.startswith("error: ")
 
 
+def test_an_index_without_a_source(copy: Path) -> None:
+    write_index(copy, {key: value for key, value in read_index(copy).items() if key not in ("source", "index_crc")})
+    assert Shards(copy).info()["source"] == "" and run("info", copy).exit_code == 0
+
+
+def test_an_index_with_half_a_character(copy: Path) -> None:
+    index = {key: value for key, value in read_index(copy).items() if key != "index_crc"}
+    (copy / "index.json").write_text(json.dumps({**index, "\ud800": 1}))
+    result = run("info", copy)
+    assert result.exit_code == 2 and "index.json" in result.stderr and "surrogates not allowed" in result.stderr
+
+
 def test_an_index_without_checksum_is_read(copy: Path) -> None:
     """As those that were written before 2026-11-26 are."""
     index = read_index(copy)

@@ -112,6 +112,16 @@ class DetectorSuite:
         assert total.isfinite()
         assert all(weight.grad.isfinite().all() for weight in detector.parameters() if weight.grad is not None)
 
+    def test_one_image_of_2000_boxes(self, detector: Detector, batch: Batch) -> None:
+        height, width = self.size
+        corners = [(n % (width - 8), n % (height - 8)) for n in range(2000)]
+        objects = [[(x, y, x + 3 + n % 5, y + 4, n % 3) for n, (x, y) in enumerate(corners)]]
+        crowded = make_batch(batch.images[:1], objects, 2048)
+        total = torch.stack(list(detector.train().loss(detector(crowded.images), crowded).values())).sum()
+        total.backward()
+        assert total.isfinite() and total > 0
+        assert all(weight.grad.isfinite().all() for weight in detector.parameters() if weight.grad is not None)
+
     def test_order_and_padding_do_not_matter(self, detector: Detector, batch: Batch) -> None:
         expected = self.losses(detector, batch)
         turned = make_batch(batch.images, [image[::-1] for image in self.objects])

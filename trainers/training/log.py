@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from typing import Any, Self
 
-import click
 import torch
 from tqdm import tqdm
 
+from dataforge.command import echo
 from trainers import distributed
 from trainers.results import monitor, plots
 from trainers.results.board import Board, open_board
@@ -51,7 +51,7 @@ class Log(ExitStack):
                 self.profiler = opened.enter_context(trace(training.folder))
             self.push(opened.pop_all())
         parameters = sum(weight.numel() for weight in training.learner.model.parameters())
-        click.echo(
+        echo(
             f"{training.detector} on {training.learner.device}: {parameters / 1e6:.2f} M parameters, "
             f"{len(training.loader.shards)} images, {len(training.loader)} steps an epoch, "
             f"epochs {progress.epoch + 1}..{config.epochs}; {training.folder}"
@@ -124,10 +124,10 @@ class Log(ExitStack):
             if value != "":
                 self.board.add_scalar(f"epoch/{name}", value, progress.step)
         line = f"epoch {progress.epoch}/{config.epochs}: {summary(means, sums, training.learner.device)}"
-        click.echo(line + (f", mAP50 {scores['AP50']:.4f}, mAP50-95 {scores['AP']:.4f}" if scores else ""))
+        echo(line + (f", mAP50 {scores['AP50']:.4f}, mAP50-95 {scores['AP']:.4f}" if scores else ""))
         if damaged:
             rest = [f"and {len(damaged) - LISTED} more"] if len(damaged) > LISTED else []
-            click.echo("\n  ".join([f"damaged images skipped so far: {len(damaged)}", *damaged[:LISTED], *rest]))
+            echo("\n  ".join([f"damaged images skipped so far: {len(damaged)}", *damaged[:LISTED], *rest]))
         if monitor.due(progress.epoch, config.epochs):
             monitor.write(self.board, training.learner.judged, self.watched, training.loader.classes, progress.step)
 
@@ -135,9 +135,9 @@ class Log(ExitStack):
         """Print why a finished run ended early, if it did, and where the results are."""
         progress = self.training.progress
         if self.board and progress.epoch < self.training.config.epochs:
-            click.echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
+            echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
         if self.board:
-            click.echo(f"Results saved to {self.training.folder}")
+            echo(f"Results saved to {self.training.folder}")
 
 
 def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:

@@ -114,8 +114,8 @@ def taps(scale: Any) -> tuple[Any, Any]:
     """Return a pixel's shares for its two neighbours and the two beyond in `smooth`, for scales `LEAST` to `SHARP`.
 
     Fitted so that filter and bilinear sampling together come nearest to Pillow's Lanczos filter in the spectrum of
-    photographs, at any phase of the sampling, but pass at most a fifth of the finest stripes. They are multiples of 1/64:
-    then float32 holds all sums of a filter exactly, and every order of adding up gives the same pixels.
+    photographs, at any phase of the sampling, but pass at most a fifth of the finest stripes. They are multiples of
+    1/64: then float32 holds all sums of a filter exactly, and every order of adding up gives the same pixels.
     """
     near, far = -0.26 + 3.53 * scale - 3.65 * scale * scale, 1.28 - 4.69 * scale + 3.59 * scale * scale
     return (near * 64 + 0.5) // 1 / 64, (far * 64 + 0.5) // 1 / 64

@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, IMAGES, on_use
 from dataforge.formats.sniff import first, outline, seen
 
 LOOKS_FOR = "a JSON list of tasks with data and annotations, or of JSON-min's rows with annotation_id"
-HOLDS = frozenset({"keys", "splits"})
+HOLDS = frozenset({"keys", "polygons", "splits"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 
 __getattr__ = on_use(__name__)

@@ -6,6 +6,7 @@ height in percent, `rotation` clockwise around the corner, sizes as `original_wi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,15 +164,18 @@ def _add(item: Annotated, value: Value, kind: str, size: tuple[int, int], image_
             item.refuse("shape-unknown", kind or value.names[0], "expected a rectangle, a polygon or an ellipse")
         return  # without labels: a choice or a text about the image
     unit: Numbers = [None if number is None else number / 100 for number in edges]
-    whole = value.height is not None and all(size) and not image_rotation  # else the corners are unknown
-    if value.rotation and whole and None not in unit:
+    degrees = value.rotation or 0.0
+    whole = value.height is not None and all(size) and not image_rotation and math.isfinite(degrees)
+    if degrees and whole and None not in unit:
         x1, y1, x2, y2 = (number * side for number, side in zip(unit, size * 2, strict=True) if number is not None)
-        corners = rotated((x1, y1, x2, y2), value.rotation, (x1, y1))
+        corners = rotated((x1, y1, x2, y2), degrees, (x1, y1))
         if corners:
             ring = [number / side for number, side in zip(corners, size * 4, strict=True)]
             unit = hull(ring[0::2], ring[1::2])
-    elif value.rotation or image_rotation:
-        reason = "a rotated ellipse, an image that is rotated, or no original_width and original_height"
+    elif degrees or image_rotation:
+        reason = (
+            "a rotated ellipse, an image that is rotated, no original_width and original_height, or no finite angle"
+        )
         item.refuse("box-rotated", kind or value.names[0], reason, unit)
         return
     for name in value.names or [""]:

@@ -24,7 +24,8 @@ def descriptions(base: Path) -> dict[Path, dict[str, str]]:
     found = {}
     for place in (base, *(base / name for name in (*NO_SPLIT, "metadata")), *sorted(base.glob("*/metadata"))):
         for path in sorted([*place.glob("*class-descriptions*.csv"), *place.glob("classes.csv")]):
-            rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
+            with reading(path):
+                rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
             found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
     return found
 
@@ -56,4 +57,5 @@ def _is_verified(path: Path, table: TableFile) -> bool:
     split = re.sub(r"^(oidv\d+|challenge-\d+)-|-annotations-human-imagelabels.*$", "", path.stem)
     fiftyones = path.name == "classifications.csv"
     of_split = "-human-imagelabels" in path.name and split == table.split
-    return (fiftyones or of_split) and {*VERIFIED} <= {*open_file(path).schema.names}
+    with reading(path):
+        return (fiftyones or of_split) and {*VERIFIED} <= {*open_file(path).schema.names}

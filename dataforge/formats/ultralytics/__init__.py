@@ -8,7 +8,7 @@ from dataforge.formats import ALLOW_OUTSIDE, IMAGES, on_use
 from dataforge.formats.sniff import first, first_line, seen
 
 LOOKS_FOR = "NDJSON whose first line is of type dataset, with class_names"
-HOLDS = frozenset({"keys", "splits", "classes"})
+HOLDS = frozenset({"keys", "polygons", "splits", "classes"})
 OPTIONS = (IMAGES, ALLOW_OUTSIDE)
 
 __getattr__ = on_use(__name__)

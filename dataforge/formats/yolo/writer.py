@@ -51,7 +51,7 @@ def write(source: Source, root: Path) -> None:
         labels = _label_path(f"{folder}/{name}")
         taken.add(labels)
         splits[item.split] = folder
-        numbers = _points(item) if item.polygons else unit_of(item.boxes, item.height, item.width).tolist()
+        numbers = points_of(item) if item.polygons else unit_of(item.boxes, item.height, item.width).tolist()
         rows = zip(item.labels.tolist(), numbers, strict=True)
         lines = [" ".join([str(label), *map(repr, unit)]) + "\n" for label, unit in rows]
         put_text(root / labels, "".join(lines).encode())
@@ -77,7 +77,7 @@ def _label_path(picture: str) -> str:
     return "/".join([*folders, str(PurePosixPath(name).with_suffix(".txt"))])
 
 
-def _points(record: Record) -> list[list[float]]:
+def points_of(record: Record) -> list[list[float]]:
     """Return x, y, x, y, ... of each box's polygon as fractions; the corners of boxes without one of one ring.
 
     Ultralytics takes all lines of a file for points if one is longer than a box's.

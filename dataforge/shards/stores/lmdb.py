@@ -8,7 +8,6 @@ machine: pages of a B+ tree, whose leaves hold small blobs and the page numbers 
 from __future__ import annotations
 
 import struct
-import threading
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from dataforge.errors import ShardError
 from dataforge.shards.file_bytes import FileBytes
+from dataforge.threads import lock
 
 DATA_VERSION = 0  # py-lmdb's `lib_version`: LMDB 0.9's file format, readable by every LMDB
 _COMMIT_BYTES = 32 << 20
@@ -40,7 +40,7 @@ class LmdbStore:
         self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._written = 0
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._tree: _Tree | None = None
 
     def __reduce__(self) -> tuple[type[LmdbStore], tuple[Path]]:
@@ -98,7 +98,7 @@ class LmdbStore:
         return self._written + len(self._pending) if self._writer is not None else self._open().entries
 
     def _open(self) -> _Tree:
-        if (tree := self._tree) is not None:  # without the lock, which a fork may leave locked
+        if (tree := self._tree) is not None:
             return tree
         with self._lock:
             if self._tree is None:

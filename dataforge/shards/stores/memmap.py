@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import threading
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ShardError
 from dataforge.files import writing
 from dataforge.shards.file_bytes import FileBytes
+from dataforge.threads import lock
 
 MAGIC = b"dataforge blobs\n"
 _END = struct.Struct("<QQ16s")  # number of blobs, CRC-32 of their ends, MAGIC
@@ -31,7 +31,7 @@ class MemmapStore:
         self._path = path / "blobs.bin"
         self._writer = writer
         self._ends: list[int] = []
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._opened: tuple[FileBytes, NDArray[np.uint64]] | None = None
 
     def __reduce__(self) -> tuple[type[MemmapStore], tuple[Path]]:
@@ -67,7 +67,7 @@ class MemmapStore:
         return len(self._ends) if self._writer is not None else len(self._open()[1])
 
     def _open(self) -> tuple[FileBytes, NDArray[np.uint64]]:
-        if (opened := self._opened) is not None:  # without the lock, which a fork may leave locked
+        if (opened := self._opened) is not None:
             return opened
         with self._lock:
             if self._opened is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ShardError
 from dataforge.files import flush, reading, writing
 from dataforge.shards.file_bytes import FileBytes
+from dataforge.threads import lock
 
 Shape = tuple[int, ...]
 _META = "meta.json"
@@ -39,7 +39,7 @@ class RowsStore:
         self._trust = trust
         self._writers = writers  # shape -> the file of its pixels, and the numbers of the blobs in it
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._listed: tuple[list[Shape], NDArray[np.int64], NDArray[np.int64]] | None = None
         self._files: dict[int, FileBytes] = {}
 

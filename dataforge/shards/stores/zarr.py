@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from zarr.storage import LocalStore
 from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import flush
+from dataforge.threads import lock
 
 CHUNK, SHARD = 1 << 17, 1 << 25  # bytes per read, and bytes per file
 _CODECS = {"sharding_indexed", "bytes", "crc32c"}
@@ -37,7 +37,7 @@ class ZarrStore:
         self._writer = writer
         self._pending = bytearray()
         self._ends: list[int] = []
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._opened: tuple[int, Any, NDArray[np.uint64]] | None = None  # process, bytes, ends
 
     def __reduce__(self) -> tuple[type[ZarrStore], tuple[Path]]:
