@@ -18,7 +18,7 @@ from trainers.models.boxes import giou
 
 ALPHA, GAMMA = 0.25, 2.0
 SURE = 2.0
-BESIDE, AROUND = 5.0, 1.0  # how many times a logit's distance to its neighbours' maximum is subtracted when decoding
+BESIDE, AROUND = 8.0, 1.0  # how many times a logit's distance to its neighbours' maximum is subtracted when decoding
 WEIGHTS = (2.0, 5.0, 2.0)  # of the class, L1 and GIoU terms, in the cost and in the loss (section 3.2)
 
 
