@@ -16,6 +16,7 @@ from dataforge.cli.ingest import publish
 from dataforge.cli.options import (
     Directory,
     json_option,
+    max_bad_option,
     out_option,
     polite_kill,
     progress_bar,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     help="letterbox keeps the aspect ratio and pads; stretch fills the shape.",
 )
 @click.option("--gray", is_flag=True, help="Store one grey channel.")
-@click.option("--quality", type=natural(1, 100), help="JPEG quality, 1 to 100 [default: 92].")
+@click.option("--quality", type=natural(1, 100), help="JPEG quality, 1 to 100 [default: 92, of tiles 95].")
 @click.option("--raw", is_flag=True, help="Store pixels instead of JPEGs: larger, but need no decoding.")
 @click.option("--yuv420", is_flag=True, help="Store pixels with chroma at half size: half the bytes of --raw.")
 @click.option(
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     metavar="SHARE",
     help="Keep this share of the tiles without boxes [default: 1, all].",
 )
+@max_bad_option
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option("--jobs", type=natural(), help="Threads [default: one per core].")
 @store_option
@@ -93,6 +95,7 @@ def bake(
     tile: int | None,
     overlap: float | None,
     empty_tiles: float | None,
+    max_bad: int,
     jobs: int | None,
     store_name: str,
     as_json: bool,
@@ -104,10 +107,10 @@ def bake(
     """
     if tile is not None:
         how = {"overlap": overlap, "empty": empty_tiles, "quality": given["quality"]}
-        _tiles(directory, split, view, tile, how, out, as_json, jobs=jobs, store_name=store_name)
+        _tiles(directory, split, view, tile, how, out, as_json, max_bad, jobs, store_name)
         return
-    if overlap is not None or empty_tiles is not None:
-        raise ConfigError("--overlap and --empty-tiles are for tiles; expected --tile as well")
+    if overlap is not None or empty_tiles is not None or max_bad:
+        raise ConfigError("--overlap, --empty-tiles and --max-bad are for tiles; expected --tile as well")
     from dataforge.shards.reader import Shards
     from dataforge.threads import cores
     from dataforge.transform.bake import bake as run
@@ -153,25 +156,28 @@ def _tiles(
     how: dict[str, float | None],
     out: Path,
     as_json: bool,
+    max_bad: int,
     jobs: int | None,
     store_name: str,
 ) -> None:
+    from dataforge.shards.out_folder import check_outside
     from dataforge.shards.reader import Shards
     from dataforge.threads import cores
     from dataforge.transform.tile import Tiling, tiles
 
     context = click.get_current_context()
-    for name in ("shorter", "size", "buckets", "fit", "gray", "raw", "target"):
+    for name in ("shorter", "size", "buckets", "fit", "gray", "raw", "yuv420", "lossless", "target"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             [option] = [param.opts[0] for param in context.command.params if param.name == name]
             raise ConfigError(f"--tile keeps the pixels of the images; omit {option}")
 
     def make() -> tuple[Source, str]:
         shards = Shards(directory, split, view, trust=False)
+        check_outside(out, shards.path)
         given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
         return tiles(shards, Tiling(side, **given), jobs or cores()), shards.index["source"]
 
-    publish(make, out, as_json, jobs=jobs, store_name=store_name)
+    publish(make, out, as_json, max_bad=max_bad, jobs=jobs, store_name=store_name)
 
 
 def _form(
@@ -188,13 +194,14 @@ def _form(
 ) -> Form:
     from dataforge.transform.form import QUALITY, Form
 
+    codec = "--lossless" if lossless else "--yuv420" if yuv420 else "--raw" if raw else ""
     raw = raw or yuv420
     if size and buckets:
         raise ConfigError("--size and --buckets exclude each other")
-    if target is not None and (shorter or raw or lossless):
-        raise ConfigError("--target-imgs-per-s chooses the side and the codec; omit --side, --raw and --lossless")
-    if (raw or lossless) and quality is not None:
-        raise ConfigError(f"--quality applies to JPEGs that are encoded; omit it with --{'raw' if raw else 'lossless'}")
+    if target is not None and (shorter or codec):
+        raise ConfigError(f"--target-imgs-per-s chooses the side and the codec; omit {codec or '--side'}")
+    if codec and quality is not None:
+        raise ConfigError(f"--quality applies to JPEGs that are encoded; omit it with {codec}")
     shapes: tuple[tuple[int, int], ...] = (size,) if size else ()
     if buckets:
         matches = [re.fullmatch(r"(\d+)x(\d+)", part.strip()) for part in buckets.split(",")]

@@ -19,7 +19,7 @@ import click
 
 from dataforge.cli.complete import CLASSES, STORE
 from dataforge.cloud.path import located
-from dataforge.command import Command, Option, natural, real
+from dataforge.command import Command, Option, echo, natural, real
 from dataforge.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def named(format_name: str, root: Path) -> str:
 
     with _advice_on_photos(root):
         detected, saw = detect(opened(root))
-    click.echo(f"{root}: {detected} ({saw})", err=True)
+    echo(f"{root}: {detected} ({saw})", err=True)
     return detected
 
 

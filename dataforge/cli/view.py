@@ -14,7 +14,7 @@ import click
 from dataforge.cli.complete import RECIPE, SPLIT
 from dataforge.cli.options import polite_kill
 from dataforge.cli.pages import listen, serve
-from dataforge.command import command, natural
+from dataforge.command import command, echo, natural
 from dataforge.errors import ConfigError
 from dataforge.process import run_module
 
@@ -67,7 +67,7 @@ def view(
     with listen(port, directory) as listening, closing(gallery.findings), polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
-        click.echo(f"{directory}: {len(shards)} images\n{address}\nCtrl-C ends it")
+        echo(f"{directory}: {len(shards)} images\n{address}\nCtrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
         serve(application(gallery, token, port, augment or ""), listening)

@@ -45,24 +45,46 @@ def decode_large(data: bytes) -> NDArray[np.uint8]:
         b"\xff\xd8\xff": PIL.JpegImagePlugin.JpegImageFile,
         b"\x89PN": PIL.PngImagePlugin.PngImageFile,
     }
+    plugin = plugins.get(data[:3])
+    if plugin is None or not _is_large(data):
+        return decode(data, probe(data).orientation)
     try:
-        if plugin := plugins.get(data[:3]):
-            with plugin(io.BytesIO(data)) as image:  # `PIL.Image.open` refuses large ones
-                size, mode, facts = (image.height, image.width), image.mode, image.info
-                exif = PIL.Image.Exif()
-                exif.load(facts.get("exif", b""))
-            jpeg = plugin is PIL.JpegImagePlugin.JpegImageFile
-            if size[0] * size[1] > IN_MEMORY and (mode in ("L", "RGB") if jpeg else data[24] == 8 and not data[28]):
-                out = _mapped((*size, 3))
-                if jpeg:
-                    simplejpeg.decode_jpeg(data, "RGB", buffer=out)
-                else:
-                    _decode_png(data, out)
-                orientation = exif.get(0x0112, 1)
-                return turned(out, orientation if orientation in range(1, 9) else 1)
+        with plugin(io.BytesIO(data)) as image:  # `PIL.Image.open` refuses large ones
+            size, mode, exif = (image.height, image.width), image.mode, image.info.get("exif", b"")
+        jpeg = plugin is PIL.JpegImagePlugin.JpegImageFile
+        if mode in ("L", "RGB") if jpeg else data[24] == 8 and not data[28]:
+            out = _mapped((*size, 3))
+            if jpeg:
+                simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+            else:
+                _decode_png(data, out)
+            return turned(out, _orientation(exif))
     except (ValueError, OSError, SyntaxError, EOFError, zlib.error, struct.error) as error:
         raise ImageError(f"cannot be decoded: {error}") from None
     return decode(data, probe(data).orientation)
+
+
+def _is_large(data: bytes) -> bool:
+    """Return whether a JPEG or PNG has more than `IN_MEMORY` pixels, as far as its header can be read."""
+    try:
+        if data[:3] == b"\x89PN":
+            width, height = struct.unpack_from(">II", data, 16)
+        else:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    except (ValueError, struct.error):
+        return False
+    return bool(height * width > IN_MEMORY)
+
+
+def _orientation(data: bytes) -> int:
+    """Return the orientation that EXIF data states, 1 if it is damaged."""
+    exif = PIL.Image.Exif()
+    try:
+        exif.load(data)
+        orientation = exif.get(0x0112, 1)
+    except Exception:  # Pillow's errors are of many types
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _mapped(shape: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dataforge.errors import ShardError
+from dataforge.errors import ConfigError, ShardError
 from dataforge.files import lock_file, writing
 from dataforge.shards.index import INDEX, JOURNAL, PART, REPORT
 
@@ -85,3 +85,9 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def check_outside(out: Path, shards: Path) -> None:
+    """Raise ConfigError if a folder to write lies in the shards that are read."""
+    if shards.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"{out}: is inside the shards; choose another --out")

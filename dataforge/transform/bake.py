@@ -39,6 +39,7 @@ from dataforge.images.header import ImageInfo
 from dataforge.record import Record, box_areas
 from dataforge.shards.cache_origin import ORIGIN, Origin
 from dataforge.shards.index import INDEX, PIXELS, REPORT
+from dataforge.shards.out_folder import check_outside
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
@@ -75,8 +76,7 @@ def bake(
     if not len(table):
         raise ConfigError(f"{shards.path}: no images to bake")
     out = located(out)
-    if shards.path.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ConfigError(f"{out}: is inside the shards; choose another --out")
+    check_outside(out, shards.path)
     if form.lossless:
         lossless.check()
         if shards.codec in PIXELS:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dataforge.errors import ConfigError, ImageError
+from dataforge.errors import ConfigError, ImageError, ShardError
+from dataforge.files import writing
 from dataforge.images.decode import decode
 
 _COLOUR = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}  # the markers that tell decoders what the components mean
@@ -33,7 +34,7 @@ def rewrite(data: bytes | memoryview, orientation: int) -> bytes | memoryview:
         data: an image file; orientation: EXIF's, 1 to 8.
 
     Raises:
-        ImageError: the JPEG is damaged.
+        ImageError: the JPEG is damaged. ShardError: the folder for temporary files has no room.
     """
     if bytes(data[:3]) != b"\xff\xd8\xff":
         return data
@@ -50,13 +51,14 @@ def _rewrite(data: bytes | memoryview, orientation: int) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="dataforge-") as folder:  # jpegio reads and writes nothing but files
         path = Path(folder) / "image.jpg"
-        path.write_bytes(data)
+        with writing(path, ShardError):
+            path.write_bytes(data)
         image: Any = jpegio.read(str(path))
         image.progressive_mode = image.arith_code = image.restart_interval = 0
         image.optimize_coding = 1
         for n, component in enumerate(image.comp_info):
             component.dc_tbl_no = component.ac_tbl_no = n % 3 > 0  # of a progressive JPEG, all may be 0
-        image.markers = [row for row in image.markers if row["data"].startswith(_COLOUR.get(row["type"], b"?"))]
+        image.markers = [m for m in image.markers if m["type"] in _COLOUR and m["data"].startswith(_COLOUR[m["type"]])]
         if orientation != 1:
             image.markers.append({"type": 0xE1, "data": _exif(orientation)})
         image.write(str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -64,9 +64,11 @@ def tiles(shards: Shards, tiling: Tiling, jobs: int = 1) -> Source:
     def records() -> Iterator[Record | Finding]:
         counts: Counter[str] = Counter()
 
+        taken = frozenset(table.key)
+
         def cut(record: Record | Finding) -> tuple[list[Record | Finding], Counter[str]]:
             assert isinstance(record, Record)
-            return _cut(record, tiling, source.depth)
+            return _cut(record, tiling, source.depth, taken)
 
         for cuts, counted in ordered(cut, source.records, jobs):
             yield from cuts
@@ -94,7 +96,9 @@ def _summary(counts: Counter[str], tiling: Tiling) -> str:
     )
 
 
-def _cut(record: Record, tiling: Tiling, depth: str) -> tuple[list[Record | Finding], Counter[str]]:
+def _cut(
+    record: Record, tiling: Tiling, depth: str, taken: Collection[str]
+) -> tuple[list[Record | Finding], Counter[str]]:
     """Return the tiles of a record and what is to be reported of it, and its counts."""
     places = windows(record.height, record.width, tiling.side, tiling.overlap)
     if len(places) == 1:
@@ -115,7 +119,7 @@ def _cut(record: Record, tiling: Tiling, depth: str) -> tuple[list[Record | Find
     for n, (x1, y1, x2, y2) in enumerate(places.tolist()):
         rows = slice(ends[n], ends[n + 1])
         part, cut = _part(record, (x1, y1), box[rows], boxes[rows])
-        part = replace(part, key=_name(record.key, info.format, x1, y1), height=y2 - y1, width=x2 - x1)
+        part = replace(part, key=_name(record.key, info.format, x1, y1, taken), height=y2 - y1, width=x2 - x1)
         counts["truncated"] += cut
         counts["empty"] += not len(part.boxes)
         if not len(part.boxes) and _lot(part.key) >= tiling.empty:
@@ -170,14 +174,16 @@ def _part(
     return tile, int(cut.sum())
 
 
-def _name(key: str, kind: str, x: int, y: int) -> str:
-    """Return a tile's key. The suffix of its image stays if it suits the tile's format."""
+def _name(key: str, kind: str, x: int, y: int, taken: Collection[str]) -> str:
+    """Return a tile's key, which no image has. The suffix of its image stays if it suits the tile's format."""
     suffix = ".jpg" if kind == "JPEG" else ".png"
     stem = key
     if suffix_format(key) == ("JPEG" if kind == "JPEG" else "PNG"):
         stem, _, own = key.rpartition(".")
         suffix = f".{own}"
-    return f"{stem}_x{x}_y{y}{suffix}"
+    while (name := f"{stem}_x{x}_y{y}{suffix}") in taken:
+        stem += "_tile"
+    return name
 
 
 def _lot(key: str) -> float:

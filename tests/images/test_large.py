@@ -63,6 +63,17 @@ def test_damage_is_an_error(name: str, share: float) -> None:
         large.decode_large(data[: int(len(data) * share)])
 
 
+def test_metadata_that_cannot_be_read_matters_only_to_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny.encode(SMOOTH, "JPEG")
+    spoiled = data[:2] + b"\xff\xe1\x00\x10Exif\0\0no TIFF!" + data[2:]
+    pixels = decode(data)
+    np.testing.assert_array_equal(large.decode_large(spoiled), pixels)
+    monkeypatch.setattr(large, "IN_MEMORY", 1 << 26)
+    np.testing.assert_array_equal(large.decode_large(spoiled), pixels)
+    segment = b"\xff\xe0\x00\x05JFI"
+    np.testing.assert_array_equal(large.decode_large(data[:2] + segment + data[2:]), pixels)
+
+
 def test_a_disk_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 0, 10))

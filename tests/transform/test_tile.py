@@ -180,6 +180,9 @@ def test_other_commands_take_tiles(tiny_shards: Path, tiled: Path, tmp_path: Pat
         (("--tile", 40, "--overlap", 0.95), "at most 0.9"),
         (("--tile", 40, "--side", 20), "omit --side"),
         (("--tile", 40, "--raw"), "omit --raw"),
+        (("--tile", 40, "--yuv420"), "omit --yuv420"),
+        (("--tile", 40, "--lossless"), "omit --lossless"),
+        (("--max-bad", 1, "--side", 9), "expected --tile"),
         (("--tile", 40, "--fit", "stretch"), "omit --fit"),
         (("--overlap", 0.5), "expected --tile"),
         (("--empty-tiles", 0.5, "--side", 9), "expected --tile"),
@@ -196,13 +199,31 @@ def test_what_cannot_be_cut(tiny_shards: Path, tmp_path: Path) -> None:
     shards = tiny.shards(tmp_path / "s", splits=("train",))
     tiny.damage(shards / "train/00000", 3)
     assert "record 3" in refused("bake", shards, "--out", tmp_path / "t", "--tile", 20)
-    twins = tmp_path / "twins"
-    with ShardWriter(twins, tiny.CLASSES) as writer:
-        for key, size in (("a.png", (50, 50)), ("a_x0_y0.png", (20, 20))):
-            data = tiny.encode(tiny.pixels(*size), "PNG")
-            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.uint8)
-            writer.add(Record(key, "train", data, *size, *nothing), data, probe(data))
+    assert "is inside the shards" in refused("bake", tiny_shards, "--out", tiny_shards / "train" / "t", "--tile", 20)
+
+
+def test_a_picture_that_cannot_be_decoded_may_be_left_out(tmp_path: Path) -> None:
+    data = bytearray(tiny.encode(tiny.pixels(50, 50), "PNG"))
+    data[data.index(b"IDAT") + 6] ^= 0xFF
+    written(tmp_path / "s", {"a.png": (50, 50)}, {"bad.png": bytes(data)})
+    assert "refused images: 1" in refused("bake", tmp_path / "s", "--out", tmp_path / "t", "--tile", 30)
+    result = run("bake", tmp_path / "s", "--out", tmp_path / "t", "--tile", 30, "--max-bad", 1)
+    assert result.exit_code == 0 and "bad.png" in result.output and len(Shards(tmp_path / "t")) == 4
+
+
+def test_no_tile_has_the_name_of_an_image(tmp_path: Path) -> None:
+    written(tmp_path / "s", {"a.png": (50, 50), "a_x0_y0.png": (20, 20)})
+    assert run("bake", tmp_path / "s", "--out", tmp_path / "t", "--tile", 30).exit_code == 0
+    keys = Shards(tmp_path / "t").table.key.tolist()
+    assert len(set(keys)) == 5 and {"a_x0_y0.png", "a_tile_x0_y0.png", "a_x20_y20.png"} <= set(keys)
+
+
+def written(out: Path, sizes: dict[str, tuple[int, int]], more: dict[str, bytes] | None = None) -> None:
+    """Write shards of images without boxes, of some sizes or bytes."""
+    images = {key: tiny.encode(tiny.pixels(*size), "PNG") for key, size in sizes.items()} | (more or {})
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.uint8)
+    with ShardWriter(out, tiny.CLASSES) as writer:
+        for key, data in images.items():
+            info = probe(data)
+            writer.add(Record(key, "train", data, info.height, info.width, *nothing), data, info)
         writer.publish()
-    assert "a_x0_y0.png: train: a second record of this image" in refused(
-        "bake", twins, "--out", tmp_path / "t", "--tile", 30
-    )

@@ -16,6 +16,7 @@ image. What is seen twice is found once, in three steps:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from trainers.results.tiling import Tiling
 MARGIN = 1 / 64  # of a tile's side: a box that ends as near to the border may be cut by it
 AGREE = 0.5  # IoU of two detections in the part of the image that both views show
 PAIRS = 1 << 22  # candidates that are compared at a time
+STRIP = 256  # rows of that view that are computed at a time
 VIEW = 4096  # pixels of the longer side of the whole image, as the detector or a person gets to see it
 Numbers = NDArray[np.float64]
 Detect = Callable[[Sequence[Pixels]], list[Boxes]]
@@ -80,7 +82,13 @@ def overview(pixels: Pixels) -> tuple[Pixels, Numbers]:
     if size.max() <= VIEW:
         return pixels, np.ones(2)
     small = np.maximum(np.rint(size * (VIEW / size.max())).astype(int), 1)
-    return cv2.resize(pixels, small.tolist(), interpolation=cv2.INTER_AREA), small / size  # type: ignore[return-value]
+    edges = np.linspace(0, small[1], -(-small[1] // STRIP) + 1).astype(int)
+    rows = np.rint(edges * (size[1] / small[1])).astype(int)
+    strips = [  # of a rotated image, OpenCV copies what it is given
+        cv2.resize(np.ascontiguousarray(pixels[y1:y2]), (int(small[0]), int(b - a)), interpolation=cv2.INTER_AREA)
+        for (y1, y2), (a, b) in zip(pairwise(rows), pairwise(edges), strict=True)
+    ]
+    return np.concatenate(strips), small / size
 
 
 def merge(boxes: Numbers, scores: Numbers, labels: NDArray[np.int64], iou: float, *, fuse: bool) -> Boxes:

@@ -11,8 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.files import lock_file, reading, writing
 from trainers import checkpoint
@@ -85,7 +84,7 @@ def start_over(folder: Path) -> Path:
     with writing(folder, ConfigError):
         for name in (RESULTS, STEPS):
             (folder / name).unlink(missing_ok=True)
-    click.echo(f"{folder}: has no checkpoint; the run starts over")
+    echo(f"{folder}: has no checkpoint; the run starts over")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,3 +161,7 @@ def test_an_overview_is_no_larger_than_a_detector_needs() -> None:
     assert view.shape == (23, 4096, 3)
     np.testing.assert_allclose(scale, [4096 / 9000, 23 / 50])
     assert overview(pixels[:, :4096])[0].shape == (50, 4096, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (8192, 1000, 3), np.uint8)
+    expected = cv2.resize(noise, (500, 4096), interpolation=cv2.INTER_AREA)
+    for image in (noise, np.asfortranarray(noise)):
+        np.testing.assert_array_equal(overview(image)[0], expected)
