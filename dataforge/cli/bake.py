@@ -163,7 +163,7 @@ def _tiles(
     from dataforge.shards.out_folder import check_outside
     from dataforge.shards.reader import Shards
     from dataforge.threads import cores
-    from dataforge.transform.tile import Tiling, tiles
+    from dataforge.transform.tile import Cutting, tiles
 
     context = click.get_current_context()
     for name in ("shorter", "size", "buckets", "fit", "gray", "raw", "yuv420", "lossless", "target"):
@@ -175,7 +175,7 @@ def _tiles(
         shards = Shards(directory, split, view, trust=False)
         check_outside(out, shards.path)
         given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
-        return tiles(shards, Tiling(side, **given), jobs or cores()), shards.index["source"]
+        return tiles(shards, Cutting(side, **given), jobs or cores()), shards.index["source"]
 
     publish(make, out, as_json, max_bad=max_bad, jobs=jobs, store_name=store_name)
 

@@ -28,7 +28,7 @@ QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Cutting:
     """How images are cut.
 
     Attributes:
@@ -43,7 +43,7 @@ class Tiling:
     quality: int = QUALITY
 
 
-def tiles(shards: Shards, tiling: Tiling, jobs: int = 1) -> Source:
+def tiles(shards: Shards, cutting: Cutting, jobs: int = 1) -> Source:
     """Return the tiles of the images of shards as a source; `ingest` makes a set of them.
 
     An image that is no larger than a tile is kept as it is. The boxes of a tile are those of which `MIN_VISIBLE` lie in
@@ -59,7 +59,8 @@ def tiles(shards: Shards, tiling: Tiling, jobs: int = 1) -> Source:
     """
     source = source_of(shards)
     table = shards.table
-    total = sum(len(windows(h, w, tiling.side, tiling.overlap)) for h, w in zip(table.height, table.width, strict=True))
+    sizes = zip(table.height, table.width, strict=True)
+    total = sum(len(windows(height, width, cutting.side, cutting.overlap)) for height, width in sizes)
 
     def records() -> Iterator[Record | Finding]:
         counts: Counter[str] = Counter()
@@ -68,12 +69,12 @@ def tiles(shards: Shards, tiling: Tiling, jobs: int = 1) -> Source:
 
         def cut(record: Record | Finding) -> tuple[list[Record | Finding], Counter[str]]:
             assert isinstance(record, Record)
-            return _cut(record, tiling, source.depth, taken)
+            return _cut(record, cutting, source.depth, taken)
 
         for cuts, counted in ordered(cut, source.records, jobs):
             yield from cuts
             counts += counted
-        yield Finding("noted", "tiles-cut", "", "", _summary(counts, tiling), _RULES, "set")
+        yield Finding("noted", "tiles-cut", "", "", _summary(counts, cutting), _RULES, "set")
 
     return replace(source, records=records(), total=total)
 
@@ -86,21 +87,21 @@ _RULES = (
 _LOST = f"less than {MIN_VISIBLE:.0%} of it lies in any tile; left out; a larger --tile keeps it"
 
 
-def _summary(counts: Counter[str], tiling: Tiling) -> str:
+def _summary(counts: Counter[str], cutting: Cutting) -> str:
     c = counts
     return (
-        f"{c['tiles']} tiles of {c['cut images']} images, side {tiling.side}, overlap {tiling.overlap:g}; {c['whole']} "
-        f"images are no larger and stay whole; {c['empty']} tiles have no box, {c['dropped']} of them were left out "
-        f"(--empty-tiles {tiling.empty:g}); {c['boxes']} boxes of these images became {c['placed']}, {c['truncated']} "
-        f"of them cut; {c['lost']} are in no tile"
+        f"{c['tiles']} tiles of {c['cut images']} images, side {cutting.side}, overlap {cutting.overlap:g}; "
+        f"{c['whole']} images are no larger and stay whole; {c['empty']} tiles have no box, {c['dropped']} of them "
+        f"were left out (--empty-tiles {cutting.empty:g}); {c['boxes']} boxes of these images became {c['placed']}, "
+        f"{c['truncated']} of them cut; {c['lost']} are in no tile"
     )
 
 
 def _cut(
-    record: Record, tiling: Tiling, depth: str, taken: Collection[str]
+    record: Record, cutting: Cutting, depth: str, taken: Collection[str]
 ) -> tuple[list[Record | Finding], Counter[str]]:
     """Return the tiles of a record and what is to be reported of it, and its counts."""
-    places = windows(record.height, record.width, tiling.side, tiling.overlap)
+    places = windows(record.height, record.width, cutting.side, cutting.overlap)
     if len(places) == 1:
         return [replace(record, id=-1)], Counter(whole=1)
     assert isinstance(record.image, bytes)
@@ -122,10 +123,10 @@ def _cut(
         part = replace(part, key=_name(record.key, info.format, x1, y1, taken), height=y2 - y1, width=x2 - x1)
         counts["truncated"] += cut
         counts["empty"] += not len(part.boxes)
-        if not len(part.boxes) and _lot(part.key) >= tiling.empty:
+        if not len(part.boxes) and _lot(part.key) >= cutting.empty:
             counts["dropped"] += 1
             continue
-        image = _encode(pixels[y1:y2, x1:x2], info.format, info.mode in ("1", "L"), tiling.quality)
+        image = _encode(pixels[y1:y2, x1:x2], info.format, info.mode in ("1", "L"), cutting.quality)
         made.append(replace(part, image=image))
     lost = np.setdiff1d(np.arange(len(record.boxes)), box).tolist()
     counts["lost"] = len(lost)

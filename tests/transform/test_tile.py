@@ -18,7 +18,7 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.table import row
 from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
-from dataforge.transform.tile import Tiling, tiles
+from dataforge.transform.tile import Cutting, tiles
 from tests import tiny
 from tests.shards.test_writer import files
 from tests.transform.test_bake import painted, refused, run
@@ -123,7 +123,7 @@ def test_a_box_in_no_tile_and_tiles_without_boxes_are_reported(tmp_path: Path) -
     lines = [json.loads(line) for line in (tmp_path / "t/ingest.jsonl").read_text().splitlines()]
     assert [line["xyxy"] for line in lines if line.get("code") == "box-tiled"] == [[0, 0, 200, 100]]
     [summary] = [line["value"] for line in lines if line.get("code") == "tiles-cut"]
-    every = tiles(Shards(shards), Tiling(30)).total
+    every = tiles(Shards(shards), Cutting(30)).total
     assert summary.startswith(f"{every} tiles of 1 images, side 30, overlap 0.2; 0 images are no larger")
     cut = Shards(tmp_path / "t")
     assert (np.diff(cut.table.offsets) > 0).all() and 0 < len(cut) < every
@@ -134,7 +134,7 @@ def test_a_box_in_no_tile_and_tiles_without_boxes_are_reported(tmp_path: Path) -
 def test_a_share_of_the_tiles_without_boxes(tiny_shards: Path, tmp_path: Path) -> None:
     kept = {}
     for share in (0.0, 0.3, 0.6, 1.0):
-        source = tiles(Shards(tiny_shards, "train"), Tiling(16, empty=share), jobs=2)
+        source = tiles(Shards(tiny_shards, "train"), Cutting(16, empty=share), jobs=2)
         records = [item for item in source.records if isinstance(item, Record)]
         kept[share] = {record.key for record in records if not len(record.boxes)}
     assert not kept[0.0] and kept[0.3] < kept[0.6] < kept[1.0]
