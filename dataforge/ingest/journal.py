@@ -28,6 +28,7 @@ class Journal:
     CRC-32 of this line without it, continued from the line before. Journals of before 2026-11-26 lack sizes and "crc".
 
     Args:
+        out: the folder, which the caller has locked.
         begun: settings that must be the same on resuming: classes, options, ...
         resume: continue from the existing lines instead of starting anew.
 
@@ -69,7 +70,7 @@ class Journal:
                 facts |= {"depth": facts.get("depth", "scale")} if n == 0 else {}  # of journals before it existed
                 self._check_begun(facts) if n == 0 else self._add(facts)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise ShardError(f"{path}: line {n + 1} is damaged ({error}); {AFRESH}") from None
+                raise ShardError(f"{path}: line {n + 1} is damaged ({error}); {self._afresh()}") from None
             whole += len(line)
         return whole if self.shards else 0
 
@@ -77,7 +78,7 @@ class Journal:
         for name, value in json.loads(json.dumps(self._begun)).items():
             if facts.get(name) != value:
                 raise ShardError(
-                    f"{self._out}: was begun with {name} {facts.get(name)!r}, now it is {value!r}; {AFRESH}"
+                    f"{self._out}: was begun with {name} {facts.get(name)!r}, now it is {value!r}; {self._afresh()}"
                 )
 
     def _add(self, line: dict[str, Any]) -> None:
@@ -92,9 +93,9 @@ class Journal:
             sound = len(blobs) == len(table) == row["images"] and line.get("sizes") in (None, file_sizes(folder))
             sound = sound and all(zlib.crc32(blobs[i]) == crc for i, crc in enumerate(table.crc.tolist()))
         except ShardError as error:
-            raise ShardError(f"{error}; {AFRESH}") from None
+            raise ShardError(f"{error}; {self._afresh()}") from None
         if not sound:
-            raise ShardError(f"{folder}: is not the shard that was written; {AFRESH}")
+            raise ShardError(f"{folder}: is not the shard that was written; {self._afresh()}")
         self.shards.setdefault(split, []).append(row)
         sums = self._sums.setdefault(split, [])
         for n, findings in line["findings"].items():
@@ -114,7 +115,7 @@ class Journal:
         if sums[n] not in (checksum(record), _checksum_before(record)):
             raise ShardError(
                 f"{self._out}: split {record.split}, record {n} ({record.key!r}): its annotation, or its image's size "
-                f"or time, is not what it was when the ingest was interrupted; {AFRESH}"
+                f"or time, is not what it was when the ingest was interrupted; {self._afresh()}"
             )
         return self._found.get(record.split, {}).get(n, [])
 
@@ -128,7 +129,7 @@ class Journal:
             if self._done[split] < len(sums):
                 raise ShardError(
                     f"{self._out}: split {split}: the source has {self._done[split]} records, where {len(sums)} had "
-                    f"been written when the ingest was interrupted; {AFRESH}"
+                    f"been written when the ingest was interrupted; {self._afresh()}"
                 )
 
     def note(self, split: str, summed: int, of_record: list[Finding]) -> None:
@@ -165,6 +166,11 @@ class Journal:
         self._crc = _crc(facts, self._crc)
         return json.dumps({**facts, "crc": self._crc} if self._summed else facts).encode() + b"\n"
 
+    def _afresh(self) -> str:
+        """Return how to start again. A complete part has to be removed first."""
+        first = "remove the folder and " if (self._out / PART).exists() else ""
+        return f"{first}run it without --resume to start again"
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -178,9 +184,6 @@ def file_sizes(folder: Path) -> dict[str, int]:
     """Return the size of each file of a shard."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-
-
-AFRESH = "run it without --resume to start again"
 
 
 def checksum(record: Record) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -16,14 +17,16 @@ from typing import Any
 
 from dataforge.cloud.path import RemotePath
 from dataforge.errors import ConfigError, DataforgeError, ShardError
+from dataforge.files import writing
 from dataforge.ingest.parts import merge_parts
 from dataforge.ingest.report import Summary
 from dataforge.ingest.run import ingest
 from dataforge.record import Source
-from dataforge.shards.index import REPORT
-from dataforge.shards.out_folder import BusyError
+from dataforge.shards.index import JOURNAL, REPORT
+from dataforge.shards.out_folder import BusyError, check_free, locked
 
 RETRIES = 5  # of a part whose process or node is lost
+LOCK = "lock"  # of the folder of parts, while a command runs
 INTERVAL = 1.0  # seconds between reports of progress
 ORPHAN = 120.0  # seconds for which a task waits for the end of the one that it replaces, whose node may only be cut off
 
@@ -47,29 +50,49 @@ def ingest_on_ray(
     Args:
         make: called by each task; returns the source and the name of its format.
         address: of the cluster; None is RAY_ADDRESS, the cluster of this machine, or a new one.
-        parts: by default, as many as run at a time.
+        parts: by default, as many as run at a time; on resuming, as many as there were.
         jobs: threads of a task; by default the CPUs of the smallest node.
         how: further arguments of `ingest`.
 
     Raises:
-        ConfigError: Ray is not installed, or there is no such cluster. Others as for `ingest` and `merge_parts`.
+        ConfigError: Ray is not installed, there is no such cluster, no node has `jobs` CPUs, or `parts` has changed.
+        BusyError: another command writes these parts. Others as for `ingest` and `merge_parts`.
     """
     if isinstance(out, RemotePath):
         raise ConfigError(f"{out}: --engine ray writes to a folder that all nodes see")
-    with _connected(address) as ray:
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        jobs = jobs or min(filter(None, cpus), default=1)
-        count = parts or max(1, sum(n // jobs for n in cpus))
-        folders = [parts_of(out) / str(n + 1) for n in range(count)]
-        for folder in folders if not resume else ():
-            _remove(folder)
-        _run(make, folders, jobs, progress, how)
-    summary = merge_parts(folders, out)
-    for folder in folders:
-        _remove(folder)
-    with contextlib.suppress(OSError):  # other files are in it
-        parts_of(out).rmdir()
+    check_free(out)
+    with _held(parts_of(out)) as root:
+        with _connected(address) as ray:
+            cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+            jobs = jobs or min(filter(None, cpus), default=1)
+            if jobs > max(cpus, default=0):
+                raise ConfigError(f"--jobs {jobs}: no node of the cluster has more than {max(cpus, default=0)} CPUs")
+            if not resume:
+                _clear(root)
+            begun = _begun(root)
+            if parts and begun and parts != begun:
+                raise ConfigError(f"--parts {parts}: {root} holds parts of {begun}; --resume without --parts")
+            count = parts or begun or sum(n // jobs for n in cpus)
+            folders = [root / str(n + 1) for n in range(count)]
+            _run(make, folders, jobs, progress, how)
+        summary = merge_parts(folders, out)
+        for folder in folders:
+            shutil.rmtree(folder)
     return summary
+
+
+@contextlib.contextmanager
+def _held(root: Path) -> Iterator[Path]:
+    """Make the folder of parts, and keep other commands away from it for the block; remove it if it is empty then."""
+    with writing(root, ShardError):
+        root.mkdir(parents=True, exist_ok=True)
+    with locked(root, LOCK):
+        try:
+            yield root
+        finally:
+            with contextlib.suppress(OSError):  # parts, or other files, are in it
+                (root / LOCK).unlink()
+                root.rmdir()
 
 
 @contextlib.contextmanager
@@ -122,14 +145,17 @@ def _run(
             ready, _ = ray.wait(list(running), timeout=INTERVAL)
             for reference in ready:
                 folder = running.pop(reference)
-                if error := ray.get(reference):
+                try:
+                    error = ray.get(reference)
+                except ray.exceptions.RayTaskError:  # a bug
+                    raise
+                except ray.exceptions.RayError as lost:
+                    raise ShardError(f"{folder}: its task was lost {RETRIES + 1} times: {lost}") from None
+                if error:
                     raise error
             if progress:
-                progress(ray.get(images.total.remote()))
-    except ray.exceptions.RayTaskError:  # a bug
-        raise
-    except ray.exceptions.RayError as error:
-        raise ShardError(f"{folder}: its task was lost {RETRIES + 1} times: {error}") from None
+                with contextlib.suppress(ray.exceptions.RayError):  # the actor is lost, which counts alone
+                    progress(ray.get(images.total.remote()))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -174,13 +200,22 @@ def _write(given: Any, folder: Path, part: tuple[int, int], images: Any) -> Data
     return None
 
 
-def _remove(folder: Path) -> None:
-    """Remove a part that an earlier ingest has left.
+def _clear(root: Path) -> None:
+    """Remove the parts that an earlier ingest has left.
 
     Raises:
-        ShardError: the folder holds something else.
+        ShardError: a part's folder holds something else. BusyError: a task of an earlier command still writes to it.
     """
-    if folder.exists():
+    for folder in (entry for entry in root.iterdir() if entry.name.isdecimal()):
         if not (folder / REPORT).exists():
             raise ShardError(f"{folder}: was not made by `dataforge ingest`; remove it, or choose another --out")
-        shutil.rmtree(folder)
+        with locked(folder), writing(folder, ShardError):
+            shutil.rmtree(folder)
+
+
+def _begun(root: Path) -> int | None:
+    """Return the number of parts of an earlier ingest, by the first journal that states it."""
+    for journal in root.glob(f"[0-9]*/{JOURNAL}"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError), open(journal, "rb") as lines:
+            return int(json.loads(lines.readline())["part"][1])
+    return None

@@ -24,6 +24,7 @@ from dataforge.ingest.report import Summary, line_safe, open_report, refuses_ima
 from dataforge.ingest.take import Stored, check_key, check_split, is_unicode, take
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.index import INDEX, JOURNAL, REPORT
+from dataforge.shards.out_folder import claim
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.threads import cores, ordered
 
@@ -99,6 +100,7 @@ def ingest(
     stamp = {"dataforge": __version__, "date": datetime.now(tz=UTC).date().isoformat()} | dict(made or {})
     with (
         staged(out, INDEX, REPORT) as (folder, send),
+        claim(folder, resume=resume) as lock,
         closing(Journal(folder, begun, resume=resume)) as journal,
         ShardWriter(
             folder,
@@ -111,6 +113,7 @@ def ingest(
             frequencies=source.frequencies,
             closed=journal.shards,
             send=send,
+            lock=lock,
         ) as writer,
     ):
         summary.boxes = sum(row["boxes"] for rows in journal.shards.values() for row in rows)

@@ -17,44 +17,53 @@ class BusyError(ShardError):
     """Another process is writing to the folder."""
 
 
-def prepare(out: Path, kept: Collection[str] = ()) -> BinaryIO:
-    """Make the output folder, or remove the files of an unfinished ingest from it, except the shards to keep.
+def claim(out: Path, *, resume: bool = False) -> BinaryIO:
+    """Make the output folder, and return an open file that keeps other writers away until it is closed.
 
-    Return an open file that keeps other writers away until it is closed.
+    Args:
+        resume: the folder may hold a complete part of an ingest.
 
     Raises:
-        ShardError: it contains a published set or foreign files, or another process writes to it, or it cannot be
-            created.
+        BusyError: another process writes to it. ShardError: it is not free (`check_free`), or cannot be created.
     """
-    if out.is_file():
-        raise ShardError(f"{out}: is a file; --out must name a folder")
+    check_free(out, resume=resume)
     with writing(out, ShardError):
         out.mkdir(parents=True, exist_ok=True)
-        names = {entry.name for entry in out.iterdir()}
-    if names and names.isdisjoint({INDEX, REPORT}):
-        raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
-    _check_unpublished(out)
-    lock = _locked(out)
+    lock = locked(out)
     try:
-        _check_unpublished(out)  # again: another process may have published meanwhile
-        clear(out, kept)
+        _check_unpublished(out, resume)  # again: another process may have published meanwhile
     except BaseException:
         lock.close()
         raise
     return lock
 
 
-def _check_unpublished(out: Path) -> None:
+def check_free(out: Path, *, resume: bool = False) -> None:
+    """Raise a ShardError if this is a file, or a folder with a published set, a part of an ingest or foreign files."""
+    if out.is_file():
+        raise ShardError(f"{out}: is a file; --out must name a folder")
+    with writing(out, ShardError):
+        names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if names and names.isdisjoint({INDEX, REPORT}):
+        raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
+    _check_unpublished(out, resume)
+
+
+def _check_unpublished(out: Path, resume: bool) -> None:
     if (out / INDEX).exists():
         raise ShardError(f"{out}: already holds shards; remove it, or choose another --out")
-    if (out / PART).exists():
+    if not resume and (out / PART).exists():
         raise ShardError(f"{out}: holds a part of an ingest; remove it, choose another --out, or --resume the part")
 
 
-def _locked(out: Path) -> BinaryIO:
-    """Create or open the report, which marks the folder as an ingest's, and lock it."""
+def locked(out: Path, name: str = REPORT) -> BinaryIO:
+    """Create or open a file of a folder, and lock it; by default the report, which marks the folder as an ingest's.
+
+    Raises:
+        BusyError: another process, or another file of this one, has locked it. ShardError: it cannot be opened.
+    """
     with writing(out, ShardError):
-        file = open(out / REPORT, "ab")  # noqa: SIM115
+        file = open(out / name, "ab")  # noqa: SIM115
         try:
             lock_file(file.fileno())
         except BlockingIOError:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dataforge.record import Record, object_areas, polygons_of
 from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, PART, POLYGONS_FILE, write_index
 from dataforge.shards.judged import write_judged
 from dataforge.shards.links import Parents
-from dataforge.shards.out_folder import clear, prepare
+from dataforge.shards.out_folder import claim, clear
 from dataforge.shards.polygons_file import write_polygons
 from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
@@ -41,6 +41,7 @@ class ShardWriter:
         send: called with the folder of each shard when it is closed, which it may remove.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
+        lock: of `out_folder.claim`; by default it is taken here. It is closed at the end of the `with` block.
 
     Raises:
         ShardError: `out` contains other files, or cannot be written.
@@ -62,6 +63,7 @@ class ShardWriter:
         frequencies: Mapping[str, str] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         send: Callable[[Path], None] | None = None,
+        lock: BinaryIO | None = None,
     ) -> None:
         self.out, self._send = out, send
         self._resumable = closed is not None
@@ -87,7 +89,12 @@ class ShardWriter:
             self._index["frequencies"] = known
         if baked is not None:
             self._index["baked"] = dict(baked)
-        self._lock = prepare(out, self._paths())
+        self._lock = lock or claim(out)
+        try:
+            clear(out, self._paths())  # of an unfinished ingest
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _paths(self) -> set[str]:
         return {row["path"] for rows in self._closed.values() for row in rows}

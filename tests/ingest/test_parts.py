@@ -19,6 +19,7 @@ from dataforge.errors import ConfigError, ShardError
 from dataforge.ingest.parts import merge_parts
 from dataforge.ingest.run import IngestError, ingest
 from dataforge.record import Finding, Polygons, Record, Source
+from dataforge.shards.out_folder import BusyError, locked
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from dataforge.shards.writer import ShardWriter
@@ -199,6 +200,17 @@ def test_a_second_writer_of_a_folder_is_refused(tmp_path: Path) -> None:
             ingest(Source(tiny.CLASSES, iter([record])), tmp_path / "out", part=(1, 2))
         writer.publish()
     assert (tmp_path / "out/index.json").exists()
+
+
+def test_a_complete_part_stays_until_it_can_be_resumed(three: Path, tmp_path: Path) -> None:
+    part = Path(shutil.copytree(three / "2", tmp_path / "2"))
+    before, stocked = files(part), items(three / "in")
+    with locked(part), pytest.raises(BusyError, match="another process is writing to it"):
+        ingest(source(stocked), part, part=(2, 3), resume=True, **HOW)
+    for resume, text in ((True, r"part \[2, 3\], now it is \[2, 4\]; remove the folder and run"), (False, "remove it")):
+        with pytest.raises(ShardError, match=text):
+            ingest(source(stocked), part, part=(2, 4), resume=resume, **HOW)
+    assert files(part) == before
 
 
 @pytest.mark.parametrize("value", ["0/3", "4/3", "3", "1/0", "-1/3", "a/b", "1/3/3", ""])
