@@ -84,6 +84,16 @@ def test_a_gpu(
     assert "cuda" in (lines := capsys.readouterr().out) and "not measured on a GPU" in lines
 
 
+def test_values_of_all_that_is_printed_leave_the_others_chosen(twenty: Path, offline: None) -> None:
+    kind = registry.config_class("ssd")
+    given: dict[str, Any] = {"shards": str(twenty), "device": "cpu"}
+    printed = {"size": [320, 416], "batch_size": 8, "epochs": 5, "augment": "yolo", "backbone": "resnet18"}
+    printed |= {"pretrained": "true"}
+    chosen: Any = choose(kind(**given, **printed), given.keys() | printed, "ssd")
+    expected = replace(choose(kind(**given), given.keys(), "ssd"), **printed, eval_every=1)
+    assert chosen == expected and chosen.optimizer != kind().optimizer and chosen.freeze == 0
+
+
 def test_sizes() -> None:
     assert size_for(BCCD, [320, 416], 1) == [320, 416]
     assert size_for(BCCD, [416, 320], 1) == [320, 416]  # the shape is the images'
