@@ -25,7 +25,10 @@ from dataforge.command import command, natural, real
 @click.option("--threads", type=natural(0), default=0, help="Decoding threads; 0 for one per core.")
 @click.option("--seconds", type=real(above=0), default=10.0, show_default=True, help="Seconds per measured part.")
 def main(**given: Any) -> None:
-    """Measure the images a second of DETECTOR's training step, alone and with the loader."""
+    """Measure the images a second of DETECTOR's training step, alone and with the loader.
+
+    What neither options nor --config state is chosen as for a training.
+    """
     from trainers import bench
 
     bench.measure(**given)
@@ -41,6 +44,7 @@ import time
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, read_toml
+from trainers.training import defaults
 from trainers.training.data import make_loaders, timed
 from trainers.training.learner import Learner
 
@@ -106,5 +110,8 @@ def measure(detector: str, toml: Path | None, split: str, seconds: float, **flag
     kind = registry.config_class(detector)
     values = (read_toml(kind, toml) if toml else {}) | {key: value for key, value in flags.items() if value is not None}
     values |= {"train_split": split, "val_split": "", "multiscale": []}
-    values["size"] = list(values.get("size", kind().size))
-    click.echo(json.dumps(time_steps(kind(**values), detector, seconds)))
+    config = kind(**values)
+    config.check()
+    if config.defaults == "auto":
+        config = defaults.choose(config, values.keys(), detector)
+    click.echo(json.dumps(time_steps(config, detector, seconds)))

@@ -45,13 +45,8 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         stated = (read_toml(kind, toml, detector) if toml else {}) | given
         config = kind(**stated)
         config.check()
-        if config.defaults == "auto" and not resume:
-            from trainers.training import defaults
-
-            config = defaults.choose(config, stated.keys(), detector)
-            config.check()
         from trainers.training import engine
 
-        engine.train(config, detector, resume)
+        engine.train(config, detector, resume, stated.keys())
 
     return run_it

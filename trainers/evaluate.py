@@ -130,7 +130,7 @@ def main(
         facts["calibration"] = calibration_of(known, detections)
         parts.append(calibration_text(facts["calibration"]))
     if checkpoint and save_calibration:
-        parts.append(f"stored in {_stored(checkpoint, facts['calibration'])}")
+        parts.append(f"stored in {_stored(checkpoint, facts['calibration'], iou, tiling)}")
     if explain:
         facts["explanation"] = explanation(known, detections)
         parts.append(explanation_text(facts["explanation"]))
@@ -148,13 +148,13 @@ def main(
     echo_json(facts) if as_json else echo("\n\n".join(parts))
 
 
-def _stored(file: Path, facts: dict[str, Any]) -> Path:
+def _stored(file: Path, facts: dict[str, Any], iou: float, tiling: Tiling | None) -> Path:
     """Add a calibration to a checkpoint, and return its path."""
     from trainers import checkpoint
 
     path = checkpoint.weights_of(file)
     state = checkpoint.load(path)
-    checkpoint.save(path, state | {"calibration": stored(facts, state["classes"])})
+    checkpoint.save(path, state | {"calibration": stored(facts, state["classes"], iou, tiling)})
     return path
 
 

@@ -27,6 +27,7 @@ from dataforge.files import writing
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES
 from dataforge.images.large import IN_MEMORY, decode_large
+from trainers.results.calibration import differences
 from trainers.results.detection import detect
 from trainers.results.exported import Boxes, load_onnx
 from trainers.results.predicted_files import named_rows, write_crops, write_picture, write_text, yolo_lines
@@ -48,8 +49,8 @@ class Predictor:
     Attributes:
         classes: the names by label; class_ids: the source's numbers of the classes.
         detect: images (H, W, 3) uint8 RGB, conf, iou -> as `predict`.
-        calibration: what `trainers.evaluate --save-calibration` stored: "class_conf", "conf" and "temperature"; {} for
-            none.
+        calibration: what `trainers.evaluate --save-calibration` stored: "class_conf", "conf" and "temperature", and
+            with what they were found, "iou" and "tiling"; {} for none.
     """
 
     classes: tuple[str, ...]
@@ -95,13 +96,15 @@ class Predictor:
             for rows, (boxes, scores, labels) in zip(kept, answers, strict=True)
         ]
 
-    def thresholds(self) -> str:
-        """Describe the lowest scores that `predict` keeps without `conf`."""
+    def thresholds(self, iou: float = IOU, tiling: Tiling | None = None) -> str:
+        """Describe the lowest scores that `predict` keeps without `conf`, and with what else they were found."""
         least = self.calibration.get("class_conf")
         if not least:
             return f"{CONF}"
         pairs = ", ".join(f"{name} {score:.3f}" for name, score in zip(self.classes, least, strict=True))
-        return f"{pairs if len(least) <= LISTED else f'{min(least):.3f} to {max(least):.3f}, by class'} (best F1)"
+        scores = pairs if len(least) <= LISTED else f"{min(least):.3f} to {max(least):.3f}, by class"
+        others = differences(self.calibration, iou, tiling)
+        return f"{scores} (best F1{others and f', found at {others}'})"
 
 
 def load_detector(path: str | Path, device: str = "auto") -> Predictor:
@@ -215,7 +218,7 @@ def main(
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
     detector = load_detector(checkpoint, device)
     classes = detector.classes
-    click.echo(f"lowest score: {detector.thresholds() if conf is None else conf}")
+    click.echo(f"lowest score: {detector.thresholds(iou, tiling) if conf is None else conf}")
     if tiling:  # a batch is of tiles of one picture
         tiling, batch_size = replace(tiling, batch=batch_size or BATCH_SIZE), 1
     bad: list[Path] = []

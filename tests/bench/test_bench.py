@@ -180,8 +180,8 @@ def test_a_training_is_weighed(setting: stages.Setting, tmp_path: Path, monkeypa
     found = stages.rows(small, sweep=False)
     given = {"config": recipe, "size": (64, 64), "device": "cpu", "threads": 2}
     trained = training.step(setting.path, "yolov2", 0.2, **given)
-    own = {"size": (64, 64), "fit": "stretch", "batch_size": 4, "augment": "yolo", "threads": 2}
-    assert trained["loader"] == own, "what is not given is the trainer's own"
+    own = {"size": (64, 64), "fit": "stretch", "batch_size": 4, "augment": "flip", "threads": 2}
+    assert trained["loader"] == own, "what is not given is chosen, as for a training"
     assert 0 <= trained["waited"] <= 1 and trained["step"] > 0 and trained["together"] > 0
     assert "bake --side 64" not in training.figures(small, found, trained | {"waited": 0.0}, 5).changes
     weighed = training.figures(small, found, trained | {"waited": 0.5}, 5)

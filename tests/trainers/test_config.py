@@ -147,7 +147,7 @@ def test_an_included_configuration_by_the_rest_of_its_name() -> None:
 def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
     kind, taken = registry.config_class(detector), []
-    monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
+    monkeypatch.setattr(engine, "train", lambda config, *_: taken.append(config))
     command = trainer(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
     flags += ["--no-cache", "--defaults", "paper"]

@@ -152,6 +152,7 @@ def test_calibration_is_stored_in_the_checkpoint(shards: Path, tmp_path: Path, m
     assert checkpoint.digest(stored) == checkpoint.digest(before)
     by_class = {name: row["conf"] for name, row in facts["classes"].items()}
     assert kept["class_conf"] == [by_class["red"], by_class["green"], facts["conf"]] and kept["conf"] == facts["conf"]
+    assert (kept["iou"], kept["tiling"]) == (0.5, None)
     assert facts["classes"]["blue"]["F1"] == 0 and kept["temperature"] == facts["temperature"]
     assert [path.name for path in file.parent.iterdir()] == ["best.pt"]
 

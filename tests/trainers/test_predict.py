@@ -81,6 +81,9 @@ def test_thresholds_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
     [(*_, labels)] = trainers.load_detector(file).predict([source / "sub/dir/all.jpg"])
     assert labels.tolist() == [1, 2]
     assert trainers.load_detector(file).predict([source / "sub/dir/all.jpg"], conf=0.7)[0][2].tolist() == [0]
+    detector = trainers.predict.Predictor(("red",), (1,), None, {"class_conf": [0.5], "iou": 0.5, "tiling": None})  # type: ignore
+    assert detector.thresholds(0.5) == "red 0.500 (best F1)"
+    assert detector.thresholds() == "red 0.500 (best F1, found at --iou 0.5)"
     many = trainers.predict.Predictor(("a",) * 9, (0,) * 9, None, {"class_conf": [k / 10 for k in range(1, 10)]})  # type: ignore
     assert many.thresholds() == "0.100 to 0.900, by class (best F1)"
 

@@ -5,7 +5,7 @@ What a detector's scores mean: how far they are probabilities, and from which sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError
 from trainers.results import metrics
 from trainers.results.protocol import PROTOCOLS, Judged, judge
+from trainers.results.tiling import Tiling, tiling_words
 from trainers.results.truth import Floats, Ints, Predictions, Truth, finite_or_none
 
 
@@ -185,17 +186,38 @@ def calibration_text(facts: dict[str, Any]) -> str:
     )
 
 
-def stored(facts: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def stored(facts: dict[str, Any], classes: Sequence[str], iou: float, tiling: Tiling | None) -> dict[str, Any]:
     """Return what a checkpoint keeps of a calibration.
 
     Args:
         classes: its classes; those that were not calibrated have the threshold of all.
+        iou, tiling: with which the detections were made.
 
     Returns:
-        "temperature", "conf" and "class_conf", the threshold of each class.
+        "temperature", "conf" and "class_conf", the threshold of each class; "iou" and "tiling", as `detected_with`
+        returns them.
     """
     every = [facts["classes"].get(name, facts)["conf"] for name in classes]
-    return {"temperature": facts["temperature"], "conf": facts["conf"], "class_conf": every}
+    thresholds = {"temperature": facts["temperature"], "conf": facts["conf"], "class_conf": every}
+    return thresholds | detected_with(iou, tiling)
+
+
+def detected_with(iou: float, tiling: Tiling | None) -> dict[str, Any]:
+    """Return what changes detections, and so their thresholds: NMS's "iou", and "tiling", a dict or None."""
+    keys = ("side", "overlap", "merge", "whole")
+    return {"iou": iou, "tiling": tiling and {key: getattr(tiling, key) for key in keys}}
+
+
+def differences(calibration: Mapping[str, Any], iou: float, tiling: Tiling | None) -> str:
+    """Return with which options a stored calibration was found, of those that differ now; "" for none.
+
+    Args:
+        calibration: as `stored` returns it; one without "iou" and "tiling" is not compared.
+        iou, tiling: those of now.
+    """
+    now = detected_with(iou, tiling)
+    words = {"iou": "--iou {:g}".format, "tiling": tiling_words}
+    return ", ".join(words[key](calibration[key]) for key in now if calibration.get(key, now[key]) != now[key])
 
 
 def probability(scores: Floats, temperature: float) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,14 @@ class Tiling:
     merge: str = "nms"
     whole: bool = False
     batch: int = 8
+
+
+def tiling_words(tiling: Mapping[str, Any] | None) -> str:
+    """Return the options of a tiling, of its attributes but "batch"; None is for whole images."""
+    if tiling is None:
+        return "no --tile"
+    words = f"--tile {tiling['side']} --overlap {tiling['overlap']:g} --tile-merge {tiling['merge']}"
+    return words + " --tile-whole" * tiling["whole"]
 
 
 def tiling_options(command: Callable[..., Any]) -> Callable[..., Any]:

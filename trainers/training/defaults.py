@@ -31,7 +31,6 @@ OBJECT, GROWTH = 16, 2.5  # pixels that the median box should have, for which th
 STEP = 32  # of sides; every detector's stride divides it
 EVALUATIONS = 6
 BACKBONES = ("tf_efficientnet_lite0", "resnet50", "resnet18", "mobilenetv3_large_100", "vgg16", "darknet19")
-STATES = {"size", "batch_size", "epochs", "augment", "backbone", "pretrained"}  # what the three lines tell
 WORSE = "expect a much lower mAP, or pass --pretrained FILE (or true on a machine with network)"
 NOT_CHOSEN = {"train_split", "val_split", "device", "defaults"}  # values of included configurations that stay out
 
@@ -75,7 +74,7 @@ def choose(config: Config, stated: Names[str], detector: str) -> Config:
     def take(config: Config, values: dict[str, Any]) -> Config:
         return replace(config, **{key: value for key, value in values.items() if key not in stated})
 
-    if stated >= STATES:
+    if stated >= vars(config).keys():  # such as a run's args.toml
         return config
     device = distributed.device_of(config.device)
     shards = Shards(config.shards, config.train_split, view=config.view())
@@ -130,8 +129,10 @@ def starting_values(
         height, width = config.size if "size" in stated else (summary.height, summary.width)
         is_tiny = detector in TINY and height * width <= TINY_PIXELS and not stated & {"backbone", "pretrained"}
         name = TINY[detector] if is_tiny else f"{detector}_bccd"
-    included_values = read_toml(type(config), included(name)) if name else {}
-    return name, {key: value for key, value in (included_values | values).items() if key not in NOT_CHOSEN}
+    values = (read_toml(type(config), included(name)) if name else {}) | values
+    if "backbone" in stated and values.get("backbone") != getattr(config, "backbone", ""):
+        values.pop("freeze", None)  # counts layers of the other backbone
+    return name, {key: value for key, value in values.items() if key not in NOT_CHOSEN}
 
 
 def size_for(summary: Summary, size: Sequence[int], least: int) -> list[int]:

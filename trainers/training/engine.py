@@ -8,6 +8,7 @@ a function of (seed, epoch, record) or saved with it.
 from __future__ import annotations
 
 import time
+from collections.abc import Set as Names
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch
 from dataforge.errors import DataError, StoppedError
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
-from trainers.config import Config
+from trainers.config import Config, read_toml
 from trainers.results.report import draw_inputs, score
-from trainers.training import auto_batch, run
+from trainers.training import auto_batch, defaults, run
 from trainers.training.data import make_loaders, skipped, timed
 from trainers.training.learner import Learner
 from trainers.training.log import Log
@@ -27,7 +28,7 @@ from trainers.training.optim import learning_rate
 from trainers.training.state import Training
 
 
-def train(config: Config, detector: str, resume: Path | None = None) -> Path:
+def train(config: Config, detector: str, resume: Path | None = None, stated: Names[str] | None = None) -> Path:
     """Train a detector.
 
     Seeds torch's generators and does not restore their state. Ctrl-C and SIGTERM are handled until it returns.
@@ -35,7 +36,9 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
     Args:
         detector: its name in `registry.DETECTORS`.
         resume: the folder of a run that continues from its newest checkpoint, or starts over without one. By default,
-            the run of this name if it was begun by the same job of torchrun.
+            the run of this name, with its own values, if it was begun by the same job of torchrun.
+        stated: the names of the fields that keep their values in a new run, where `config.defaults` is "auto"; rank 0
+            chooses the others for all. None if all do.
 
     Returns:
         The run's folder.
@@ -45,10 +48,15 @@ def train(config: Config, detector: str, resume: Path | None = None) -> Path:
             damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
-    resume = resume or run.restarted(config, detector)
+    if not resume and (resume := run.restarted(config, detector)):
+        config = type(config)(**read_toml(type(config), run.arguments(resume)))
+        config.check()
     with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
         if resume and rank == 0:
             held.enter_context(run.locked(resume))
+        if stated is not None and config.defaults == "auto" and not resume:
+            config = distributed.gathered(defaults.choose(config, stated, detector))[0]
+            config.check()
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +12,18 @@ from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError
 from tests.trainers.results.test_protocol import mixed
-from trainers.results.calibration import calibrate, calibration, calibration_text, probability, stored, thresholds
+from trainers.results.calibration import (
+    calibrate,
+    calibration,
+    calibration_text,
+    differences,
+    probability,
+    stored,
+    thresholds,
+)
 from trainers.results.metrics import judge as judge_voc
 from trainers.results.protocol import PROTOCOLS, judge
+from trainers.results.tiling import Tiling
 from trainers.results.truth import Predictions, Truth
 
 HALF = PROTOCOLS["coco50"]
@@ -69,7 +81,7 @@ def test_thresholds_are_those_of_a_search(seed: int) -> None:
 
 def test_what_a_checkpoint_keeps_is_in_the_order_of_its_classes() -> None:
     facts = calibrate(*mixed(3))
-    kept = stored(facts, ["class 2", "new", "class 0"])
+    kept = stored(facts, ["class 2", "new", "class 0"], 0.5, None)
     assert kept["class_conf"] == [
         facts["classes"]["class 2"]["conf"],
         facts["conf"],
@@ -78,3 +90,13 @@ def test_what_a_checkpoint_keeps_is_in_the_order_of_its_classes() -> None:
     assert kept["temperature"] == facts["temperature"] and kept["conf"] == facts["conf"]
     text = calibration_text(facts)
     assert [line.split()[0] for line in text.splitlines()[3:]] == ["class", "class", "class"] and "temperature" in text
+
+
+def test_what_a_calibration_was_found_with_is_named_where_it_differs() -> None:
+    tiles = Tiling(640, 0.25, "wbf", whole=True, batch=2)
+    whole, tiled = (json.loads(json.dumps(stored(calibrate(*mixed(3)), [], 0.5, how))) for how in (None, tiles))
+    assert differences(whole, 0.5, None) == differences(tiled, 0.5, replace(tiles, batch=8)) == ""
+    assert differences(whole, 0.45, None) == "--iou 0.5" and differences(whole, 0.5, tiles) == "no --tile"
+    told = "--iou 0.5, --tile 640 --overlap 0.25 --tile-merge wbf --tile-whole"
+    assert differences(tiled, 0.45, replace(tiles, merge="nms")) == told
+    assert differences({"conf": 0.5}, 0.45, tiles) == ""  # stored by an earlier version

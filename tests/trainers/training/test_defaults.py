@@ -15,9 +15,9 @@ from dataforge.errors import ConfigError
 from tests.trainers import runs
 from trainers import distributed, registry
 from trainers.command import command
-from trainers.config import Config, included, read_toml
+from trainers.config import Config, included, read_toml, write_toml
 from trainers.models import pretrained
-from trainers.training import auto_batch, engine
+from trainers.training import auto_batch, engine, run
 from trainers.training.auto_batch import Cost
 from trainers.training.defaults import Summary, choose, epochs_for, size_for
 
@@ -84,6 +84,16 @@ def test_a_gpu(
     assert "cuda" in (lines := capsys.readouterr().out) and "not measured on a GPU" in lines
 
 
+def test_values_of_all_that_is_printed_leave_the_others_chosen(twenty: Path, offline: None) -> None:
+    kind = registry.config_class("ssd")
+    given: dict[str, Any] = {"shards": str(twenty), "device": "cpu"}
+    printed = {"size": [320, 416], "batch_size": 8, "epochs": 5, "augment": "yolo", "backbone": "resnet18"}
+    printed |= {"pretrained": "true"}
+    chosen: Any = choose(kind(**given, **printed), given.keys() | printed, "ssd")
+    expected = replace(choose(kind(**given), given.keys(), "ssd"), **printed, eval_every=1)
+    assert chosen == expected and chosen.optimizer != kind().optimizer and chosen.freeze == 0
+
+
 def test_sizes() -> None:
     assert size_for(BCCD, [320, 416], 1) == [320, 416]
     assert size_for(BCCD, [416, 320], 1) == [320, 416]  # the shape is the images'
@@ -134,9 +144,20 @@ def test_the_backbone_is_the_one_whose_weights_are_given(twenty: Path, tmp_path:
 
 def trained(detector: str, *words: object, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, list[Config]]:
     """The result of a command, and the configurations that it would train with."""
-    taken: list[Config] = []
-    monkeypatch.setattr(engine, "train", lambda config, name, resume: taken.append(config))
+    taken = begun(monkeypatch)
     return CliRunner().invoke(command(detector, registry.config_class(detector)), [*map(str, words)]), taken
+
+
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """A list of the configurations with which trainings begin; each ends there, by a `ConfigError`."""
+    taken: list[Config] = []
+
+    def start(config: Config, *_: object) -> None:
+        taken.append(config)
+        raise ConfigError("begun")
+
+    monkeypatch.setattr(engine, "start", start)
+    return taken
 
 
 def test_the_command(twenty: Path, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +170,33 @@ def test_the_command(twenty: Path, tmp_path: Path, offline: None, monkeypatch: p
         done, [config] = trained("ssd", "--shards", twenty, *words, monkeypatch=monkeypatch)
         assert done.stdout == "" and config.defaults == "paper"
     assert config.epochs == 18
+
+
+def test_all_processes_train_with_what_rank_0_chooses(
+    twenty: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "gathered", lambda config: [replace(config, pretrained="true", freeze=5), config])
+    _, [config] = trained("ssd", "--shards", twenty, "--device", "cpu", monkeypatch=monkeypatch)
+    assert (config.pretrained, config.freeze) == ("true", 5)  # type: ignore[attr-defined]
+
+
+def test_a_job_that_starts_again_keeps_the_values_of_its_run(
+    twenty: Path, tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would be chosen now, with another network, memory or number of processes."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    kind = registry.config_class("ssd")
+    earlier = kind(shards=str(twenty), runs=str(tmp_path), name="run", batch_size=3, size=[320, 288], seed=7)
+    (tmp_path / "ssd/run/weights").mkdir(parents=True)
+    write_toml(earlier, tmp_path / "ssd/run/args.toml")
+    run.begin(tmp_path / "ssd/run", "ssd", {})
+    words = ["--shards", twenty, "--runs", tmp_path, "--name", "run", "--auto-batch", "--device", "cpu", "--seed", "7"]
+    monkeypatch.setattr(auto_batch, "fitting", lambda *_: 1)
+    done, [config] = trained("ssd", *words, monkeypatch=monkeypatch)
+    assert config.batch_size == 1 and len(done.stdout.splitlines()) == 3  # before the first checkpoint
+    (tmp_path / "ssd/run/weights/last.pt").touch()
+    done, [config] = trained("ssd", *words, monkeypatch=monkeypatch)
+    assert config == earlier and not done.stdout
 
 
 @pytest.mark.parametrize(
