@@ -218,7 +218,7 @@ def main(
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
     detector = load_detector(checkpoint, device)
     classes = detector.classes
-    click.echo(f"lowest score: {detector.thresholds(iou, tiling) if conf is None else conf}")
+    echo(f"lowest score: {detector.thresholds(iou, tiling) if conf is None else conf}")
     if tiling:  # a batch is of tiles of one picture
         tiling, batch_size = replace(tiling, batch=batch_size or BATCH_SIZE), 1
     bad: list[Path] = []
