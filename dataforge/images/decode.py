@@ -181,7 +181,8 @@ def eight_bits(deep: NDArray[Any], depth: str = "scale") -> NDArray[np.uint8]:
         finite = np.nan_to_num(deep.astype(np.float64), posinf=0, neginf=0)
         low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
         high = high if high > low else max(float(finite.max(initial=0)), low + 1)  # nearly all samples are equal
-        return ((finite - low) * (255 / (high - low))).round().clip(0, 255).astype(np.uint8)
+        reach = high - low or 1.0  # beyond 2**53, adding 1 changes nothing
+        return ((finite.clip(low, high) - low) / reach * 255).round().astype(np.uint8)
     if deep.dtype.kind in "iu":
         bits = int(deep.max(initial=0)).bit_length()
         whole = (16, 32) if depth == "high-byte" else (8, 10, 12, 14, 16, bits)

@@ -65,6 +65,12 @@ def test_integers_of_more_than_16_bits_are_not_black() -> None:
     assert eight_bits(np.array([[70_000, 35_000, -5]], np.int32)).tolist() == [[136, 68, 0]]
 
 
+@pytest.mark.parametrize("value", [2.0**53, 1e300, np.finfo(np.float64).max])
+def test_equal_samples_of_any_size_are_black(value: float) -> None:
+    assert not eight_bits(np.full((2, 3), value), "percentile").any()
+    assert eight_bits(np.array([[value / 2, value / 2, value]]), "percentile").tolist() == [[0, 0, 255]]
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     arrays(st.sampled_from([np.uint16, np.int32, np.float32]), array_shapes(min_dims=2, max_dims=2, max_side=6)),

@@ -172,7 +172,7 @@ def test_the_recipes(tiny_shards: Path) -> None:
         return DenseConfig(**read_toml(DenseConfig, file), shards=str(tiny_shards))
 
     laptop, retinanet = recipe("dense_laptop.toml"), recipe("retinanet.toml")
-    assert laptop == DenseConfig(shards=str(tiny_shards), device="cpu"), "its head says that these are the defaults"
+    assert laptop == DenseConfig(shards=str(tiny_shards), device="cpu", defaults="paper"), "its head says so"
     retinanet.check()
     found = Dense.configure(retinanet, Shards(tiny_shards))
     assert found["sizes"] == RETINANET["sizes"]
