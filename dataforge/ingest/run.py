@@ -23,8 +23,9 @@ from dataforge.ingest.limits import Limits
 from dataforge.ingest.report import Summary, line_safe, open_report, refuses_image
 from dataforge.ingest.take import Stored, check_key, check_split, is_unicode, take
 from dataforge.record import Finding, Record, Source
-from dataforge.shards.index import INDEX, JOURNAL, REPORT
+from dataforge.shards.index import INDEX, JOURNAL, LINK, REPORT
 from dataforge.shards.out_folder import claim
+from dataforge.shards.stores.registry import store
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.threads import cores, ordered
 
@@ -80,6 +81,8 @@ def ingest(
     for name in source.classes:
         if not is_unicode(name):
             raise FormatError(f"class {line_safe(name)!r}: is not Unicode text")
+    if store_name != LINK:
+        store(store_name)  # an unknown one is an error before anything is written
     out = located(out)
     if resume and isinstance(out, RemotePath):
         raise ConfigError(f"{out}: --resume continues an ingest to a folder; one to a URL starts again")
