@@ -44,10 +44,14 @@ def draw_batch(count: int, seed: int) -> Batch:
 
 
 def detections_of_each(detector: ViT, batch: Batch) -> Tensor:
-    """(objects,) how many detections each object has: of its class, near it, and of at least half its best score."""
+    """(objects,) how many detections each object has: of its class, near it, and of at least half its best score.
+
+    They are counted as training left them, before the max filter over neighbours.
+    """
     with torch.no_grad():
         detector.eval()
-        result = detector.decode(detector(batch.images), conf=0.0, top=100)
+        unfiltered = detector(batch.images)._replace(shapes=())
+        result = detector.decode(unfiltered, conf=0.0, top=100)
     near = (iou(batch.boxes, result.boxes) >= NEAR) & (batch.labels.unsqueeze(2) == result.labels.unsqueeze(1))
     scores = torch.where(near, result.scores.unsqueeze(1), 0.0)
     best = scores.amax(2, keepdim=True)

@@ -7,6 +7,7 @@ linked or removed) or `os.fsync`. Writes, also those of native code, fail by a l
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import resource
 import signal
@@ -45,10 +46,10 @@ def run(command: Callable[[], None], folder: Path, fault: str = "", n: int = 0) 
     child = os.fork()
     if child == 0:
         code = _UNDRAWN
-        signal.alarm(_STUCK)
         try:
             os.dup2(writing, 1)
             os.dup2(writing, 2)
+            faulthandler.dump_traceback_later(_STUCK, exit=True, file=2)  # a signal's handler would wait for the lock, too
             sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (pytest has its own there)
             count = _install(folder, fault, n)
             code = _call(command)

@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def batches(root: Path) -> Iterator[Batch]:
 
 
 def cut(files: list[Path]) -> None:
+    time.sleep(0.3)  # the threads have read ahead: pixels are mapped, and a cut during a read is a bus error
     for file in files:
         os.truncate(file, 1)
 

@@ -411,7 +411,10 @@ def test_filters(context: Any, server: Server) -> None:
     before = len([row for row in rows if row["state"] == "done"])
     assert tab.text("#image-count") == f"{before} of 30"
     tab.page.select_option("#by-state", "")
-    tab.page.click("#image-rows [role=option]:visible >> nth=10")
+    shown = "document.querySelector('#image-rows [aria-selected=true]:not([hidden])')?.title"
+    tab.wait(shown, rows[wanted[-1]]["key"])  # the list scrolls to the image that is open
+    tab.page.locator("#image-rows").evaluate("(list) => (list.scrollTop = 0)")
+    tab.page.click(f"#image-rows [title={json.dumps(rows[10]['key'])}]:visible")
     tab.wait_text("#position", "11 / 30")
     tab.keys("Enter")
     tab.wait_text("#position", "12 / 30")

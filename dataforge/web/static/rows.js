@@ -22,13 +22,14 @@ export class Rows {
     element.addEventListener("keydown", (event) => this.#key(event));
     element.addEventListener("click", ({ target }) => {
       const row = target.closest("[role=option]");
-      if (row) this.choose(this.items[row.index]);
+      if (row) this.choose(row.item);
     });
     new ResizeObserver(() => this.refresh()).observe(element);
   }
 
   set(items, active = this.active) {
     this.items = items;
+    this.#size(); // else a longer list could not scroll to its active row
     this.mark(active);
   }
 
@@ -44,6 +45,12 @@ export class Rows {
     this.refresh();
   }
 
+  #size() {
+    const content = `${this.items.length * this.#height}px`;
+    this.sizer.style.height = content;
+    this.element.style.setProperty("--content", content);
+  }
+
   refresh() {
     this.#frame ||= requestAnimationFrame(() => this.#paint());
   }
@@ -54,18 +61,16 @@ export class Rows {
       this.#row(0).hidden = false;
       this.#height = this.#made[0].offsetHeight;
       if (!this.#height) return; // not shown yet
+      this.#size();
       this.mark(this.active);
     }
     const { scrollTop, clientHeight } = this.element;
-    const content = `${this.items.length * this.#height}px`;
-    this.sizer.style.height = content;
-    this.element.style.setProperty("--content", content);
     const first = Math.max(0, Math.floor(scrollTop / this.#height) - MORE);
     const last = Math.min(this.items.length, Math.ceil((scrollTop + clientHeight) / this.#height) + MORE);
     for (let i = first; i < last; i += 1) {
       const row = this.#row(i - first);
       row.hidden = false;
-      row.index = i;
+      Object.assign(row, { index: i, item: this.items[i] });
       row.style.transform = `translateY(${i * this.#height}px)`;
       row.setAttribute("aria-selected", i === this.active);
       row.setAttribute("aria-posinset", i + 1);
