@@ -6,20 +6,25 @@ import functools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_TASKS = Path("/proc/self/task")
+ENDING = 1.0  # seconds that a fork waits for threads that end
 AHEAD = 4  # items per thread that are done, or being done, before they are requested
 
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
-_opencv_lock = threading.Lock()
+_opencv_lock = threading.Lock()  # also held during a fork
+_begun: set[int] = set()  # the system's numbers of all workers so far, except those that had ended at an earlier fork
 _opencv_counts: list[int] = []  # OpenCV's threads before the first open block, then those of each open block
 
 
@@ -43,6 +48,25 @@ class cached_property(functools.cached_property[Result]):  # noqa: N801
         self.lock = nullcontext()
 
 
+def workers(threads: int, name: str = "") -> ThreadPoolExecutor:
+    """Return a pool of threads that may use OpenCV although the process is forked at some time.
+
+    OpenCV registers a thread when it first calls it, and removes it when it ends, under a lock of its own. A child that
+    was forked at that moment would wait for the lock forever. So a fork waits for workers that begin or end.
+    """
+    return ThreadPoolExecutor(threads, name, initializer=_begin)
+
+
+def _begin() -> None:
+    with _opencv_lock:
+        _begun.add(threading.get_native_id())
+        cv2: Any = sys.modules.get("cv2")
+        if hasattr(cv2, "resize"):  # not while it is being imported
+            import numpy as np
+
+            cv2.resize(np.zeros((2, 2, 3), np.uint8), (1, 1))
+
+
 def ordered(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = AHEAD
 ) -> Generator[Result]:
@@ -53,7 +77,7 @@ def ordered(
     """
     todo, failed = iter(items), None
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, "dataforge-ordered") as pool:
+    with workers(threads, "dataforge-ordered") as pool:
         try:
             while True:
                 try:
@@ -97,10 +121,25 @@ def _stop_opencv() -> None:
     """End OpenCV's threads before a fork. A child would inherit the pool without its threads, and wait for them forever
     as soon as it sets their number. No other thread may start them again until the fork is done."""
     _opencv_lock.acquire()
+    _wait_for_ending_workers()
     cv2: Any = sys.modules.get("cv2")
     if hasattr(cv2, "setNumThreads"):
         _at_fork.append(cv2.getNumThreads())
         cv2.setNumThreads(1)
+
+
+def _wait_for_ending_workers() -> None:
+    """A joined thread has left Python, but may still be in the library that it leaves last."""
+    _begun.intersection_update(_listed_threads())
+    ending = _begun - {thread.native_id for thread in threading.enumerate()}
+    end = time.monotonic() + ENDING
+    while ending & _listed_threads() and time.monotonic() < end:
+        time.sleep(0.0005)
+
+
+def _listed_threads() -> set[int]:
+    """Return the system's numbers of this process's threads; none on systems that do not list them."""
+    return {int(path.name) for path in _TASKS.iterdir()} if _TASKS.is_dir() else set()
 
 
 def _restore_opencv() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataforge.threads import AHEAD, cached_property, lock, opencv_threads, ordered
+from dataforge.threads import AHEAD, cached_property, lock, opencv_threads, ordered, workers
 
 
 def ours() -> list[threading.Thread]:
@@ -150,3 +152,24 @@ def test_a_property_that_was_being_made_at_a_fork_is_made_in_the_child() -> None
     go.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_waits_for_threads_that_end() -> None:
+    """A thread-local of the C library, whose destructor sleeps for as many microseconds as its value says."""
+    libc, key = ctypes.CDLL(None), ctypes.c_uint()
+    assert libc.pthread_key_create(ctypes.byref(key), libc.usleep) == 0
+
+    def work() -> int:
+        libc.pthread_setspecific(key, ctypes.c_void_p(200_000))
+        return threading.get_native_id()
+
+    with workers(1) as pool:
+        ending = Path(f"/proc/self/task/{pool.submit(work).result()}")
+    assert ending.exists()
+    if not (child := os.fork()):
+        os._exit(0)
+    assert not ending.exists()
+    os.waitpid(child, 0)
+    libc.pthread_key_delete(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch, pad
 from dataforge.loading.loader import READ_AHEAD, Loader
 from dataforge.shards.reader import Shards
-from dataforge.threads import cores, opencv_threads
+from dataforge.threads import cores, opencv_threads, workers
 
 AHEAD = 3  # batches prepared ahead, as in the loader
 HELD_PIXELS = 1 << 26  # bytes of decoded images that the stage "resize" cycles over
@@ -212,7 +211,7 @@ def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
     def part(index: NDArray[np.int64], place: int) -> int:
         return sum(one(int(i)) for i in index[place::threads])
 
-    with opencv_threads(1), ThreadPoolExecutor(threads) as pool:
+    with opencv_threads(1), workers(threads) as pool:
         pending: deque[list[Any]] = deque()
         for index in given.batches:
             pending.append([pool.submit(part, index, place) for place in range(threads)])

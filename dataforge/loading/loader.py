@@ -31,7 +31,7 @@ from dataforge.loading.sampler import Order, Step, images_within, repeats_of
 from dataforge.loading.transfer import Transfer
 from dataforge.loading.window import Plan, windows
 from dataforge.shards.reader import Shards
-from dataforge.threads import cores, opencv_threads, ordered
+from dataforge.threads import cores, opencv_threads, ordered, workers
 
 AHEAD = 3  # batches being made while one is in use
 FETCHED = 512  # records at a URL that are fetched before their batches are begun
@@ -266,7 +266,7 @@ class Loader:
         lay_out = partial(self.collate.lay_out, epoch=epoch)
         laid = ordered(lay_out, windows(self._announced(self.steps()[first:]), self.shards.table), threads=1, ahead=2)
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
-            pool = ThreadPoolExecutor(self.threads, "dataforge-decode")
+            pool = workers(self.threads, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
             try:
                 todo = self._read_ahead(chain.from_iterable(laid))

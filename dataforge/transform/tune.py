@@ -6,7 +6,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError
 from dataforge.images.decode import decode
 from dataforge.shards.reader import Shards
-from dataforge.threads import ordered
+from dataforge.threads import ordered, workers
 from dataforge.transform.bake import free_bytes
 from dataforge.transform.form import Form
 
@@ -86,7 +85,7 @@ class Choice:
 def seconds_rate(read: Read, images: int, threads: int) -> float:
     """Measure images per second of `read(i)` on some threads: a warm-up pass, then the median of several passes."""
     rates = []
-    with ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         for _ in range(1 + PASSES):
             started = time.perf_counter()
             list(pool.map(lambda part: [read(i) for i in range(part, images, threads)], range(threads)))
