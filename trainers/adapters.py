@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import Group
+from dataforge.command import Group, echo
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -39,7 +39,7 @@ def save(ckpt: Path, out: Path, heads: bool) -> None:
     facts = {"lora": state["config"]["lora"], "backbone": state["config"]["backbone"]}
     with writing(out, ConfigError):
         safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, facts)
-    click.echo(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
+    echo(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
 
 
 @main.command()
@@ -98,7 +98,7 @@ def _publish(state: dict[str, Any], out: Path) -> None:
 
     with writing(out, ConfigError):
         checkpoint.save(out, {name: value for name, value in state.items() if name != "train"})
-    click.echo(str(out))
+    echo(str(out))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.files import flush
 from trainers.models.detector import Detector
@@ -116,7 +116,7 @@ def load(path: str | Path) -> dict[str, Any]:
     stated = checkpoint.pop(DIGEST, None)
     if stated is None:
         _check_parts(Path(path))
-        click.echo(f"{path}: has no digest, so that an edit would not be noticed", err=True)
+        echo(f"{path}: has no digest, so that an edit would not be noticed", err=True)
     elif stated != digest(checkpoint):
         raise ConfigError(f"{path}: is damaged or was edited: its weights, classes or values do not have its digest")
     return checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import Group, natural
+from dataforge.command import Group, echo, natural
 
 
 @click.group(cls=Group)
@@ -149,7 +149,7 @@ def import_file(weights: Path, names: Path, out: Path, anchors: str, size: int) 
         classes = [line.strip() for line in names.read_text("utf-8").splitlines() if line.strip()]
     config = {"classes": len(classes), "anchors": [list(pair) for pair in anchor_sets.parse(anchors)]}
     model = YOLOv2(**config)  # type: ignore[arg-type]
-    click.echo(load_weights(model, weights))
+    echo(load_weights(model, weights))
     facts = {"classes": classes, "class_ids": list(range(len(classes))), "size": [size, size], "fit": "stretch"}
     checkpoint.save(out, {"detector": "yolov2", "config": config, **facts, "model": model.state_dict()})
 
@@ -163,4 +163,4 @@ def export_file(file: Path, out: Path) -> None:
         save_weights(model, out / "yolov2.weights")  # type: ignore[arg-type]
         write_cfg(model, out / "yolov2.cfg", tuple(facts["size"]))  # type: ignore[arg-type]
         (out / "yolov2.names").write_text("\n".join(facts["classes"]) + "\n", "utf-8")
-    click.echo(f"{out}: yolov2.weights, yolov2.cfg, yolov2.names")
+    echo(f"{out}: yolov2.weights, yolov2.cfg, yolov2.names")

@@ -122,6 +122,10 @@ def main(
             "judges only those that were",
             err=True,
         )
+    if known.judged is None and protocol == "lvis":
+        echo(
+            "note: the truth does not say which classes were looked for; every class is judged in every image", err=True
+        )
     if save_json:
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
     facts, text = report(known, detections, protocol)

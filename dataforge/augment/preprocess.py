@@ -115,14 +115,14 @@ class _Axis:
         none = (u > SHARP) | (even & ((shift / u - (shift / u).round()).abs() < 1e-3))
         self.one, self.two = (torch.where(none, 0.0, value).float() for value in taps(u))
         pixel = torch.arange(out, device=scale.device, dtype=torch.float64)
-        self.place = (pixel + 0.5 - shift) / u - 0.5
+        self.place = ((pixel + 0.5 - shift) * (1 / u) - 0.5).float()  # single precision, as cv2.resize counts
         # as cv2.warpAffine counts, from the first pixel that `cpu._reach` gives it: in 1/1024 pixel, rounded
         # separately along a row, but together with the row's own along a column; then in 1/32
         reach = (shift - (1 + u) / 2).floor().clamp(min=0)
         back = other * (1 / (u * other))
         begin, along = -(u / 2 + (shift - 0.5) - reach) * back, (pixel - reach) * back
         fine = (along * 1024).round() + (begin * 1024).round() if row else ((along + begin) * 1024).round()
-        self.step = ((fine + 16) / 32).floor() / 32
+        self.step = (((fine + 16) / 32).floor() / 32).float()
 
     def summed(self, pixels: Tensor) -> Tensor:
         """Return the sums of blocks of int32 pixels. A block that extends beyond the image continues with the last

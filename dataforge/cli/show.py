@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import CLASS, RECIPE, SPLIT
 from dataforge.cli.options import Directory, view_options
-from dataforge.command import command, natural
+from dataforge.command import command, echo, natural
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,4 +41,4 @@ def show(directory: Path, out: Path, split: str | None, view: View, **what: Any)
         sheet.save(out, quality=90)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--out {out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    click.echo(f"{out}: {sheet.width}x{sheet.height}")
+    echo(f"{out}: {sheet.width}x{sheet.height}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dataforge.command import command, natural
+from dataforge.command import command, echo, natural
 
 
 @command()
@@ -29,4 +29,4 @@ def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> Non
     from dataforge.images.synth import write
 
     write(directory, images=images, seed=seed, size=size)
-    click.echo(f"{images} pictures drawn in {directory}; next: dataforge ingest coco {directory} --out shards")
+    echo(f"{images} pictures drawn in {directory}; next: dataforge ingest coco {directory} --out shards")

@@ -64,6 +64,14 @@ def test_photographs_are_what_the_warp_gives(shared_data: Path, fit: str) -> Non
             check(Preprocess(out, fit), decode(file.read_bytes()))
 
 
+@pytest.mark.parametrize("size", [(225, 305), (252, 292), (211, 309), (204, 287), (1234, 777)])
+def test_centres_are_counted_in_single_precision(size: tuple[int, int]) -> None:
+    """cv2.resize does so; in double precision its weights, in 1/2048, differ here and there by one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    fitted, _ = Preprocess((96, 128))(batch_of(pixels))
+    assert fitted.equal(Preprocess((96, 128))._graph(batch_of(pixels))[0])
+
+
 def test_one_colour_stays_and_the_rest_is_fill() -> None:
     preprocess, grey = Preprocess((64, 128)), torch.full((2, 3, 200, 100), 37, dtype=torch.uint8)
     for images, affine in (preprocess(grey), preprocess._graph(grey)):

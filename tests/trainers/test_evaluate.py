@@ -223,6 +223,8 @@ def test_without_a_model(tmp_path: Path) -> None:
     assert numbers == {"mAP": 0.5, "per_class": {"cat": 1, "dog": 0, "cow": None}}
     text = call("--truth", truth, "--predictions", found, "--protocol", "voc07").stdout
     assert "11 recall points" in text and text.splitlines()[-1].split() == ["cow", "0", "-"]
+    lvis = call("--truth", truth, "--predictions", found, "--json", "--protocol", "lvis")
+    assert lvis.exit_code == 0 and "does not say which classes were looked for" in lvis.stderr
     write(found, [])
     numbers = json.loads(call("--truth", truth, "--predictions", found, "--json").stdout)
     assert {key for key, value in numbers.items() if value == 0} == set(COCO_KEYS) - {"APs", "APl", "ARs", "ARl"}

@@ -9,9 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
+from dataforge.command import echo
 from dataforge.errors import ConfigError, DataError, UnknownNameError
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
@@ -109,7 +109,7 @@ def _cache(config: Config, rank: int) -> Path:
     out = source.resolve().with_name(f"{source.resolve().name}.cache-{side}-{content(source)}")
     index, deadline = out / INDEX, time.monotonic() + CACHE_WAIT
     if rank == 0 and not index.exists():
-        click.echo(f"cache: baking {len(shards)} images to {out}")
+        echo(f"cache: baking {len(shards)} images to {out}")
         bake(shards, out, Form(side=side), jobs=config.threads or cores())
     while not index.exists():
         if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from dataforge.command import natural
+from dataforge.command import echo, natural
 from dataforge.errors import ConfigError, ShardError
 from dataforge.formats import reader
 from dataforge.formats.sniff import detect
@@ -128,11 +128,11 @@ def with_database(command: click.Command) -> click.Command:
         if db:
             shards, message = shards_of(db, images)
             flags["shards"] = str(shards)
-            click.echo(message)
+            echo(message)
             splits = Shards(shards).splits
             free = flags["val_split"] is None and not flags["toml"] and not flags["resume"]
             if free and not any(name.startswith("val") for name in splits):
-                click.echo(f"no split of {db} is for validation ({', '.join(splits)}); trained without")
+                echo(f"no split of {db} is for validation ({', '.join(splits)}); trained without")
                 flags["val_split"] = ""
         return train(**flags)
 

@@ -12,9 +12,9 @@ from collections.abc import Set as Names
 from contextlib import ExitStack
 from pathlib import Path
 
-import click
 import torch
 
+from dataforge.command import echo
 from dataforge.errors import DataError, StoppedError
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
@@ -92,7 +92,7 @@ def start(
     if not state:
         loaded = model.pretrain(config)
         if rank == 0:
-            click.echo(f"pretrained: {loaded}" if loaded else "from random weights; --pretrained starts from others")
+            echo(f"pretrained: {loaded}" if loaded else "from random weights; --pretrained starts from others")
     learner = Learner(config, model, device, world)
     model.prepare(config, loader.shards.classes)
     folder = resume or Path()
