@@ -206,6 +206,7 @@ def test_units_are_of_the_upright_image(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("train: [\nnames: x: y", "line 2, column"),
+        ("train: " + "[" * 999, "not YAML: maximum recursion depth"),
         ("train: images/nowhere\nnames: [a]", "train: images/nowhere: does not exist"),
         ("names: [a]", "names no images"),
         ("train: images\nnames: a", "names: 'a'; expected a list"),
