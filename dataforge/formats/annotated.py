@@ -25,7 +25,7 @@ from dataforge.formats.pictures import base_of, given, locate, picture_folders
 from dataforge.formats.sniff import is_json
 from dataforge.images.header import read_size
 from dataforge.polygons import Polygons, Ring
-from dataforge.record import Finding, Record, Source, pick_splits
+from dataforge.record import Finding, Record, Source, as_boxes, pick_splits
 
 T = TypeVar("T")
 Numbers = Sequence[float | None]
@@ -263,8 +263,8 @@ def records_of(
             split, key, image, item = one
             ((height, width), by), own = next(facts), slice(end, end := end + len(item.flags))
             for finding in item.findings:
-                xyxy = finding.xyxy and as_xyxy(edge * side for edge, side in zip(finding.xyxy, by, strict=True))
-                yield replace(finding, key=key, xyxy=xyxy)
+                edges = [edge * side for edge, side in zip(finding.xyxy or (), by, strict=False)]
+                yield replace(finding, key=key, xyxy=as_xyxy(as_boxes(edges)[0]) if edges else None)
             yield Record(
                 key=key,
                 split=split,

@@ -87,7 +87,7 @@ def _item(
     key = key_of(path, dataset.base)
     if labels.name not in held and not exists(labels):
         yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
-        yield split, key, path, Annotated(key, path)
+        yield split, key, path, Annotated(key, path, unit=True)
         return
     try:
         text = read_text(labels)
