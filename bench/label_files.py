@@ -3,9 +3,14 @@
     python bench/label_files.py --peers PYTHON [--images 100000] [--repeats 3] [--formats yolo,voc] [--results FILE]
 
 Each set has so many small pictures with five boxes each, in a temporary folder. PYTHON is an environment with
-labelformat and tfrecord (both MIT). For LabelMe's JSON and Ultralytics' NDJSON only their own reader was found;
-their row is a plain loop over Python's json, which neither checks nor converts anything. Each side is a process of its
-own, in turn, on a warm page cache: from the call to the last box, imports apart.
+labelformat, tfrecord (both MIT) and Pillow. For LabelMe's JSON and Ultralytics' NDJSON only their own reader was found;
+their row is a plain loop over Python's json. Each side is a process of its own, in turn, on a warm page cache: from the
+call to the last box, imports apart. `--before` adds another checkout of dataforge.
+
+The peers do less: labelformat opens the images of YOLO, but looks for none of VOC's and takes the names of the classes
+from its caller; tfrecord compares no checksum; the loops over json check and convert nothing. dataforge finds each
+image, the sizes that fractions are of, checks every number, names files that belong to nothing, and returns arrays. So
+a second row of a peer does the main part of that as well: "+ ...".
 """
 
 from __future__ import annotations
@@ -37,23 +42,60 @@ taken = time.perf_counter() - start[0], time.process_time() - start[1]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"time": taken[0], "cpu": taken[1], "memory": peak / 2**20, "boxes": boxes}))
 """
-LABELFORMAT = "boxes = sum(len(one.objects) for one in Input({how}).get_labels())"
+LABELFORMAT = "boxes = sum(len(one.objects) for one in Input({how}).get_labels(){checks})"
+ARRAYS = """
+import os, numpy as np
+from PIL import Image
+def edges(boxes, width=1, height=1):
+    sides = [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for x, y, w, h in boxes]
+    return (np.array(sides) * (width, height, width, height)).astype(np.float32), np.isfinite(sides).all()
+"""
+NDJSON = """
+boxes = 0
+with open(root + '/set.ndjson') as file:
+    for line in file:
+        facts = json.loads(line)
+        if 'annotations' in facts:
+            with Image.open(root + '/images/' + facts['file']) as image:
+                boxes += len(edges([row[1:] for row in facts['annotations']['boxes']], *image.size)[0])
+"""
+LABELME = """
+boxes = 0
+for path in sorted(glob.glob(root + '/*.json')):
+    with open(path) as file:
+        facts = json.load(file)
+    assert os.path.exists(os.path.join(root, facts['imagePath']))
+    points = [np.array(shape['points']) for shape in facts['shapes']]
+    boxes += len(np.array([[*one.min(0), *one.max(0)] for one in points], np.float32))
+"""
+TFRECORD = """
+import crc32c
+for data in tfrecord_iterator(root + '/train.tfrecord'):
+    crc32c.crc32c(bytes(data))
+"""
 PLAIN = "boxes = 0\nfor path in glob.glob(root + '/{files}'):\n    with open(path) as file:\n        {count}"
 PEERS: dict[str, dict[str, tuple[str, str]]] = {
     "yolo": {
         "labelformat": (
             "from pathlib import Path\nfrom labelformat.formats.yolov8 import YOLOv8ObjectDetectionInput as Input",
-            LABELFORMAT.format(how="Path(root, 'data.yaml'), 'train'"),
+            LABELFORMAT.format(how="Path(root, 'data.yaml'), 'train'", checks=""),
         ),
     },
     "voc": {
-        "labelformat": (
-            "from pathlib import Path\n"
+        "labelformat" + name: (
+            "import os\nfrom pathlib import Path\n"
             "from labelformat.formats.pascalvoc import PascalVOCObjectDetectionInput as Input",
-            LABELFORMAT.format(how=f"Path(root, 'Annotations'), {','.join(CLASSES)!r}"),
-        ),
+            LABELFORMAT.format(how=f"Path(root, 'Annotations'), {','.join(CLASSES)!r}", checks=checks),
+        )
+        for name, checks in (
+            ("", ""),
+            (" + images found", " if os.path.exists(os.path.join(root, 'JPEGImages', one.image.filename))"),
+        )
     },
-    "labelme": {"json.load": ("", PLAIN.format(files="*.json", count="boxes += len(json.load(file)['shapes'])"))},
+    "labelme": {
+        "json.load": ("", PLAIN.format(files="*.json", count="boxes += len(json.load(file)['shapes'])")),
+        "json.load + images found, arrays": (ARRAYS, LABELME),
+    },
     "ultralytics": {
         "json.loads": (
             "",
@@ -61,13 +103,16 @@ PEERS: dict[str, dict[str, tuple[str, str]]] = {
                 files="*.ndjson",
                 count="boxes += sum(len(json.loads(line).get('annotations', {}).get('boxes', ())) for line in file)",
             ),
-        )
+        ),
+        "json.loads + sizes by Pillow, arrays": (ARRAYS, NDJSON),
     },
     "table": {
-        "tfrecord": (
-            "from tfrecord.reader import tfrecord_loader",
-            "boxes = sum(len(x['image/object/bbox/xmin']) for x in tfrecord_loader(root + '/train.tfrecord', None))",
+        "tfrecord" + name: (
+            "from tfrecord.reader import tfrecord_iterator, tfrecord_loader",
+            checks
+            + "boxes = sum(len(x['image/object/bbox/xmin']) for x in tfrecord_loader(root + '/train.tfrecord', None))",
         )
+        for name, checks in (("", ""), (" + checksums", TFRECORD))
     },
 }
 OURS = """
@@ -81,6 +126,9 @@ from pathlib import Path
 from dataforge.formats import reader
 from dataforge.record import Record
 reader(sys.argv[2])
+if sys.argv[2] == "table":
+    import pyarrow
+    pyarrow.array([1])  # imports pandas if it is installed
 """
 
 
@@ -208,6 +256,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--formats", default=",".join(MAKERS))
+    parser.add_argument("--before", type=Path, help="another checkout of dataforge")
     parser.add_argument("--note", default="", help="what else the machine does, for the rows")
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
@@ -223,7 +272,10 @@ def main() -> None:
             root = Path(folder, name)
             MAKERS[name](root, given.images, picture)
             sides = {peer: (given.peers, *how, str(root)) for peer, how in PEERS[name].items()}
-            sides["dataforge"] = (sys.executable, f"sys.path.insert(0, {str(REPO)!r})" + IMPORTS, OURS, str(root), name)
+            for side, checkout in (("dataforge before", given.before), ("dataforge", REPO)):
+                if checkout:
+                    imports = f"sys.path.insert(0, {str(checkout.resolve())!r})" + IMPORTS
+                    sides[side] = (sys.executable, imports, OURS, str(root), name)
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for _ in range(given.repeats):
                 for side, how in sides.items():
@@ -237,7 +289,7 @@ def main() -> None:
                 row |= {"images": given.images, "boxes": BOXES * given.images, "repeats": given.repeats}
                 rows.append(row | ({"note": given.note} if given.note else {}))
                 print(
-                    f"{row['name']:<36}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)"
+                    f"{row['name']:<64}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)"
                 )
     record_rows(rows, given.results)
 

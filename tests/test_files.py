@@ -1,4 +1,4 @@
-"""Flushing and locking under the rules of other systems."""
+"""Flushing and locking under the rules of other systems; folders and files as `pathlib` reads them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import errno
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from dataforge.files import flush, lock_file
+from dataforge.archives.path import opened
+from dataforge.errors import FormatError
+from dataforge.files import flush, in_order, listed, lock_file, read_bytes, read_text
 
 WINDOWS = """
 import errno, fcntl, os, sys
@@ -64,3 +67,27 @@ def test_a_lock_ends_with_its_handle(tmp_path: Path) -> None:
     os.close(first)
     lock_file(second)
     os.close(second)
+
+
+def test_folders_and_texts_are_read_as_by_pathlib(tmp_path: Path) -> None:
+    data = "\ufeffé\r\nb\rc\n\n".encode()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("b/a.txt", data)
+        archive.writestr("a.txt", data)
+    folder = tmp_path / "folder"
+    (folder / "b").mkdir(parents=True)
+    (folder / "a.txt").write_bytes(data)
+    for name, target in (("linked", "b"), ("link.txt", "a.txt"), ("broken.txt", "nowhere"), ("circle", "circle")):
+        (folder / name).symlink_to(target)
+    assert listed(folder) == (["b", "linked"], ["a.txt", "link.txt"])
+    assert listed(opened(tmp_path / "set.zip")) == (["b"], ["a.txt"])
+    for root in (folder, opened(tmp_path / "set.zip")):
+        path = root / "a.txt"
+        assert read_bytes(path) == data and read_text(path) == "é\nb\nc\n\n" == path.read_text("utf-8-sig")
+        with pytest.raises(FormatError, match="nothing: cannot be read: No such file"):
+            read_text(root / "nothing")
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbfab\xff")
+    with pytest.raises(FormatError, match="not UTF-8 text: byte 0xff at 2"):
+        read_text(folder / "a.txt")
+    paths = [Path("a/b"), Path("a.txt"), Path("a/b.txt"), Path("a"), Path("B")]
+    assert in_order(paths) == sorted(paths)

@@ -11,25 +11,27 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataforge.errors import FormatError, ImageError
-from dataforge.files import check_root, new_folder
+from dataforge.files import check_root
 from dataforge.formats.boxes import as_xyxy, rotated
-from dataforge.formats.json_files import json_splits
-from dataforge.formats.pictures import base_of, given, locate, picture_folders, put_picture
+from dataforge.formats.json_files import json_splits, uncollected
+from dataforge.formats.pictures import base_of, given, locate, picture_folders
 from dataforge.formats.sniff import is_json
 from dataforge.images.header import read_size
 from dataforge.polygons import Polygons, Ring
-from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import Finding, Record, Source, as_boxes, pick_splits
 
 T = TypeVar("T")
 Numbers = Sequence[float | None]
-NAN = (math.nan,) * 4
+Edges = tuple[float, float, float, float]
+NAN = (math.nan, math.nan, math.nan, math.nan)
+TOGETHER = 256  # images
 
 
 @dataclass(slots=True)
@@ -68,19 +70,20 @@ class Annotated:
             rotation: degrees, clockwise around the center: the hull becomes the box, the corners its polygon.
             ring: the polygon: x, y, x, y, ... or pairs.
         """
-        try:
-            turned = rotated(xyxy, rotation)
-        except (TypeError, ValueError):
-            self.refuse("box-rotated", name or "", f"rotated by {rotation!r}; expected degrees", xyxy)
-            return
-        if turned:
-            xyxy, ring = hull(turned[0::2], turned[1::2]), turned
+        if rotation:
+            try:
+                turned = rotated(xyxy, rotation)
+            except (TypeError, ValueError):
+                self.refuse("box-rotated", name or "", f"rotated by {rotation!r}; expected degrees", xyxy)
+                return
+            if turned:
+                xyxy, ring = hull(turned[0::2], turned[1::2]), turned
         if not name:
             self.refuse("unknown-class", "", "expected a class's name", xyxy)
         else:
-            self.rings.append([] if ring is None else [ring])
+            self.rings.append(() if ring is None else (ring,))
             self.names.append(name)
-            self.boxes.extend(math.nan if number is None else number for number in xyxy)
+            self.boxes.extend(xyxy if None not in xyxy else [math.nan if number is None else number for number in xyxy])
             self.flags.append(flag)
             self.count += 1
 
@@ -125,7 +128,7 @@ def first_last(x1: float | None, y1: float | None, x2: float | None, y2: float |
     return x1, y1, x2, y2
 
 
-def hull(xs: Sequence[float], ys: Sequence[float]) -> Numbers:
+def hull(xs: Sequence[float], ys: Sequence[float]) -> Edges:
     """Return the edges of the box around points; NaN if a coordinate is not finite."""
     if not (len(xs) == len(ys) > 0 and math.isfinite(sum(xs)) and math.isfinite(sum(ys))):
         return NAN
@@ -135,28 +138,6 @@ def hull(xs: Sequence[float], ys: Sequence[float]) -> Numbers:
 def ring_of(xs: Iterable[float], ys: Iterable[float]) -> list[float]:
     """Return x, y, x, y, ... of points."""
     return [number for point in zip(xs, ys, strict=False) for number in point]
-
-
-def xywh_of(boxes: Boxes) -> list[list[float]]:
-    """Return x, y, width and height of boxes (n, 4), from which their float32 edges are restored."""
-    xyxy = boxes.astype(np.float64)
-    return np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).tolist()
-
-
-def fitting_rings(record: Record) -> list[list[NDArray[np.float64]]]:
-    """Return the rings (k, 2) of each box's polygon; none where it has another hull.
-
-    For formats that state polygons instead of boxes: those are read back as the hull.
-    """
-    if record.polygons is None:
-        return [[] for _ in record.boxes]
-    shapes = zip(record.polygons.lists(), record.polygons.fit(record.boxes, record.height, record.width), strict=True)
-    return [[ring.astype(np.float64) for ring in rings] if fits else [] for rings, fits in shapes]
-
-
-def single_rings(record: Record) -> list[list[float] | None]:
-    """Return x, y, x, y, ... of `fitting_rings`; None where there is none, or several."""
-    return [rings[0].reshape(-1).tolist() if len(rings) == 1 else None for rings in fitting_rings(record)]
 
 
 def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
@@ -216,7 +197,8 @@ def source(
     images = given(root, images, "--images")
     base = base_of(root)
     noted: list[Finding] = []
-    parts = {name: _united(splits[name], noted) for name in pick_splits(split, splits)}
+    with uncollected():
+        parts = {name: _united(splits[name], noted) for name in pick_splits(split, splits)}
     used = {one for part in parts.values() for item in part.values() for one in item.names}
     listed = dict.fromkeys(classes)
     label_of = {one: label for label, one in enumerate([*listed, *sorted(used - listed.keys())])}
@@ -232,9 +214,8 @@ def source(
             folders = picture_folders(base, name, origin, images) + own
             pictures, findings = locate(part, folders, images or base, origin, allow_outside=allow_outside)
             yield from findings
-            for item in part.values():
-                if item.name in pictures:
-                    yield from _record(name, *pictures[item.name], item, label_of)
+            found = ((name, *pictures[item.name], item) for item in part.values() if item.name in pictures)
+            yield from records_of(found, label_of)
 
     return Source(tuple(label_of), records(), total=sum(map(len, parts.values())), files=list(files))
 
@@ -252,48 +233,57 @@ def _united(items: Iterable[Annotated | Finding], noted: list[Finding]) -> dict[
     return images
 
 
-def _record(split: str, key: str, image: Path, item: Annotated, label_of: dict[str, int]) -> Iterator[Record | Finding]:
-    width, height = item.width, item.height
-    scale = np.ones(4)
-    if item.unit:
-        with suppress(OSError, ValueError, ImageError):  # ingest opens it too, and reports the error
-            high, wide = read_size(image)
-            if (wide, high) != (height, width):  # else they are fractions of the pixels before EXIF orientation
-                width, height = wide, high
-        scale = np.array([width, height, width, height], np.float64)
-    for finding in item.findings:
-        xyxy = None if finding.xyxy is None else as_xyxy(finding.xyxy * scale)
-        yield replace(finding, key=key, xyxy=xyxy)
-    with np.errstate(all="ignore"):
-        boxes = as_boxes(np.frombuffer(item.boxes, np.float64).reshape(-1, 4) * scale)
-        polygons = Polygons.of(item.rings, scale[:2]) if any(item.rings) else None
-    yield Record(
-        key=key,
-        split=split,
-        image=image,
-        height=height,
-        width=width,
-        boxes=boxes,
-        labels=np.array([label_of[name] for name in item.names], np.int32),
-        flags=np.frombuffer(bytes(item.flags), np.uint8),
-        origin=str(item.origin),
-        polygons=polygons,
-    )
+def records_of(
+    items: Iterable[Finding | tuple[str, str, Path | bytes, Annotated]], label_of: Mapping[str, int]
+) -> Iterator[Record | Finding]:
+    """Yield the records of images, each after its findings.
 
-
-def put_rows(source: Source, root: Path, row: Callable[[Record], T], folder: str = "{}") -> dict[str, list[T]]:
-    """Write all images to `folder` in a new folder, and return what `row` makes of each record, by split.
+    The boxes of `TOGETHER` images are computed at once: NumPy's calls for those of one take longer than reading it.
 
     Args:
-        folder: {} stands for the split.
-
-    Raises:
-        FormatError: `root` is not empty, or an image cannot be read or written.
+        items: split, key, image, and what is annotated; other findings are passed on.
+        label_of: class name -> label.
     """
-    new_folder(root)
-    rows: dict[str, list[T]] = {}
-    for record in source.records:
-        if isinstance(record, Record):
-            put_picture(record, root / folder.format(record.split))
-            rows.setdefault(record.split, []).append(row(record))
-    return rows
+    items = iter(items)
+    while chunk := list(islice(items, TOGETHER)):
+        images = [(image, item) for _, _, image, item in (one for one in chunk if not isinstance(one, Finding))]
+        sizes = [_size(image, item) for image, item in images]
+        scales = [(w, h, w, h) if item.unit else (1, 1, 1, 1) for (h, w), (_, item) in zip(sizes, images, strict=True)]
+        unscaled = np.frombuffer(b"".join(item.boxes for _, item in images), np.float64).reshape(-1, 4)
+        with np.errstate(all="ignore"):
+            scale = np.array(scales, np.float64).reshape(-1, 4)
+            boxes = (unscaled * np.repeat(scale, [len(item.flags) for _, item in images], 0)).astype(np.float32)
+        labels = np.array([label_of[name] for _, item in images for name in item.names], np.int32)
+        flags = np.frombuffer(b"".join(item.flags for _, item in images), np.uint8)
+        facts, end = iter(zip(sizes, scales, strict=True)), 0
+        for one in chunk:
+            if isinstance(one, Finding):
+                yield one
+                continue
+            split, key, image, item = one
+            ((height, width), by), own = next(facts), slice(end, end := end + len(item.flags))
+            for finding in item.findings:
+                edges = [edge * side for edge, side in zip(finding.xyxy or (), by, strict=False)]
+                yield replace(finding, key=key, xyxy=as_xyxy(as_boxes(edges)[0]) if edges else None)
+            yield Record(
+                key=key,
+                split=split,
+                image=image,
+                height=height,
+                width=width,
+                boxes=boxes[own],
+                labels=labels[own],
+                flags=flags[own],
+                origin=str(item.origin),
+                polygons=Polygons.of(item.rings, by[:2]) if any(item.rings) else None,
+            )
+
+
+def _size(image: Path | bytes, item: Annotated) -> tuple[int, int]:
+    """Return height and width: as stated, or as the image's header says where boxes are fractions of them."""
+    if item.unit and isinstance(image, Path):
+        with suppress(OSError, ValueError, ImageError):  # ingest opens it too, and reports the error
+            height, width = read_size(image)
+            if (width, height) != (item.height, item.width):  # else: of the pixels before EXIF orientation
+                return height, width
+    return item.height, item.width

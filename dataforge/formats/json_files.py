@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import gc
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, files_below, reading
+from dataforge.files import circles, files_below, listed, read_bytes, reading
 from dataforge.formats.splits import NO_SPLIT, WORD
 
 T = TypeVar("T")
@@ -26,15 +28,27 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
         FormatError: the file cannot be read, is not JSON, or is not of this type; the message names the entry,
             the key, the value and `expected`, the expected content.
     """
+    with reading(path):
+        data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    with uncollected():
+        return decode(data, _decoder(kind), str(path), expected)  # type: ignore[arg-type]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Create objects without searches for garbage, which scan a million lists again and again: a third of the time."""
     collecting = gc.isenabled()
-    gc.disable()  # a million lists are created, none of them garbage; repeated scans of them take a third of the time
+    gc.disable()
     try:
-        with reading(path):
-            data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        return decode(data, msgspec.json.Decoder(kind), str(path), expected)
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+@functools.lru_cache(64)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
 
 
 def read_lines(path: Path, kind: type[T], expected: str) -> Iterator[tuple[int, T]]:
@@ -43,7 +57,7 @@ def read_lines(path: Path, kind: type[T], expected: str) -> Iterator[tuple[int, 
     Raises:
         FormatError: as `read_json`; the message names the line.
     """
-    decoder = msgspec.json.Decoder(kind)
+    decoder = _decoder(kind)  # type: ignore[arg-type]
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
             text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
@@ -144,18 +158,19 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
     if root.is_file():
         names = (root.stem, root.absolute().parent.name)
         return {next(filter(WORD.fullmatch, names), "train"): [root]}
-    own = sorted(path for path in root.iterdir() if path.is_file() and fits(path.name))
+    folders, files = listed(root)
+    own = [root / name for name in files if fits(name)]
     by_split: dict[str, list[Path]] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not circles(path)):
+    for folder in (path for path in (root / name for name in folders) if not circles(path)):
         plain = folder.name.lower() in NO_SPLIT
         inner = json_splits(folder, *suffixes) if plain else {}
         if any(map(WORD.fullmatch, inner)):
             parts = inner
         else:
             parts = {"train" if plain else folder.name: files_below(folder, fits)}
-        for name, files in parts.items():
-            if files:
-                by_split.setdefault(name, []).extend(files)
+        for name, paths in parts.items():
+            if paths:
+                by_split.setdefault(name, []).extend(paths)
     if own and all(WORD.fullmatch(path.stem) for path in own):
         return {path.stem: [path] for path in own}
     if own and not any(WORD.fullmatch(name) for name in by_split):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
@@ -42,6 +43,17 @@ def resolve(name: str, folder: Path, allow_outside: bool = False) -> tuple[str, 
 def below_its_own(path: str) -> str:
     """Return a path without its leading drive, slashes and `..`."""
     return re.sub(r"^([A-Za-z]:/)?(/|\.\./)*", "", path)
+
+
+def key_of(path: Path, base: Path) -> str:
+    """Return the path of an image from the folder of its set, without a part that leaves it."""
+    folder, name = os.path.split(path)
+    return _folder_of(folder, str(base)) + name
+
+
+@functools.lru_cache(1024)
+def _folder_of(folder: str, base: str) -> str:
+    return below_its_own(Path(os.path.relpath(os.path.join(folder, "x"), base)).as_posix())[:-1]  # noqa: PTH118
 
 
 def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
@@ -176,7 +188,7 @@ def path_of(url: str) -> str:
 
 def is_picture(name: str) -> bool:
     """Return True if the suffix is that of an image. Hidden files do not count: some systems create `._a.jpg`."""
-    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+    return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 def picture_folders(root: Path, split: str, origin: Path, images: Path | None) -> list[Path]:

@@ -14,6 +14,7 @@ import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 
 from dataforge.errors import ImageError, TruncatedImageError
+from dataforge.files import unbuffered
 
 MAX_PIXELS = 1 << 28  # 268 megapixels: a larger image is treated as an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
@@ -158,7 +159,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as `probe`, except that the end may not be checked. OSError, ValueError: as `open`.
     """
-    with path.open("rb") as file:
+    with unbuffered(path) as file:
         head = file.read(HEAD)
         info = _plain_jpeg(head) or probe(head + file.read())
     return info.height, info.width
@@ -190,7 +191,7 @@ def _plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:
             size = (data[start + 1] << 8 | data[start + 2], data[start + 3] << 8 | data[start + 4])
             components = data[start + 5]
         elif marker == 0xDB:
-            if (length - 2) % 65 or any(data[at] > 15 for at in range(start, place, 65) if at < len(data)):
+            if (length - 2) % 65 or max(data[start:place:65], default=0) > 15:  # the precision of its tables
                 return None
         elif marker not in (0xC4, 0xDD, 0xE0, 0xE2, 0xED, 0xFE) or length < 2:  # E2: ICC, ED: Photoshop
             return None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from dataforge.errors import FormatError
 from dataforge.formats.sniff import detect
 from dataforge.formats.supervisely.reader import read
+from dataforge.formats.supervisely.writer import write as put_supervisely
+from dataforge.record import Source
 from tests import tiny
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite
@@ -60,6 +63,22 @@ def test_the_documented_figures(tmp_path: Path) -> None:
     assert record.polygons is not None and record.polygons.counts.tolist() == [0, 0, 0, 1, 0]
     assert record.polygons.points.tolist() == [[4.5, 8.5], [13.5, 8.5], [9.5, 27.5]]  # centers of pixels
     assert boxes == [[4, 8, 14, 28]] * 5 and (record.split, record.key) == ("train", "ds0/img/a.jpg")
+
+
+def test_polygons_with_the_box_of_their_pixels_are_written(tmp_path: Path) -> None:
+    shapes = [[4, 8], [13, 8], [9, 27]], [[1, 2], [3.25, 2], [3, 40.5], [2, 4]]
+    write(tmp_path / "in", *(figure("polygon", shape) for shape in shapes), figure("rectangle"))
+    put_supervisely(read(tmp_path / "in"), tmp_path / "out")
+    (record,), _ = drain(read(tmp_path / "in"))
+    (again,), findings = drain(read(tmp_path / "out"))
+    for polygons in (record.polygons, again.polygons):
+        assert polygons is not None and polygons.counts.tolist() == [1, 1, 0]
+        assert (polygons.points[:3] == np.array(shapes[0]) + 0.5).all() and not findings
+    assert (again.boxes == record.boxes).all() and (again.polygons.points == record.polygons.points).all()
+    other = replace(record, boxes=record.boxes + np.float32(0.25))
+    put_supervisely(Source(("dog", "cat"), iter([other])), tmp_path / "moved")
+    (moved,), _ = drain(read(tmp_path / "moved"))
+    assert (moved.boxes == other.boxes).all() and moved.polygons is None
 
 
 def test_what_cannot_be_held_is_listed(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_of_a_plain_jpeg_only_the_start_is_read(
             asked.append(-1 if size is None else size)
             return super().read(size)
 
-    monkeypatch.setattr(Path, "open", lambda path, mode: Counted(path, mode))
+    monkeypatch.setattr("dataforge.images.header.unbuffered", lambda path: Counted(path))
     assert read_size(path) == (480, 640) and asked == [HEAD]
 
 

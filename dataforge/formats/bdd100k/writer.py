@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows
+from dataforge.formats.written import put_rows
 from dataforge.record import CROWD, TRUNCATED, Record, Source
 
 

@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from dataforge.files import new_folder, writing
-from dataforge.formats.annotated import single_rings
 from dataforge.formats.pictures import put_picture
+from dataforge.formats.written import single_rings
 from dataforge.formats.xml_files import check_legal
 from dataforge.record import FLAGS, Record, Source
 

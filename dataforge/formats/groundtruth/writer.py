@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows, xywh_of
 from dataforge.formats.groundtruth.reader import TYPE
+from dataforge.formats.written import put_rows, xywh_of
 from dataforge.record import Record, Source
 
 

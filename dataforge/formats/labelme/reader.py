@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
+import math
 import os
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, exists, inside, read_text
+from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
-from dataforge.formats.json_files import json_splits, read_json
+from dataforge.formats.json_files import json_splits, read_json, uncollected
 from dataforge.formats.pictures import as_size, given, locate
-from dataforge.polygons import Polygons
-from dataforge.record import FLAGS, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.record import FLAGS, Finding, Source, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"
+POINTS = {"rectangle": (2, 4), "circle": (2,), "polygon": (), "rotation": (4,)}  # their numbers; (): 3 or more
 NO_CLASS = ("__ignore__", "_background_")  # the first lines of LabelMe's labels.txt
 
 
@@ -43,21 +46,6 @@ class _File(msgspec.Struct):
 
 class _Data(msgspec.Struct):
     imageData: str | None = None  # noqa: N815
-
-
-@dataclass
-class _Annotation:
-    """A file's boxes without the embedded image, which is read again when needed, so that all files fit in memory."""
-
-    name: str = ""
-    height: int = 0
-    width: int = 0
-    names: list[str] = field(default_factory=list)
-    boxes: list[list[float]] = field(default_factory=list)
-    flags: list[int] = field(default_factory=list)
-    rings: list[list[list[tuple[float, float]]]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    broken: str = ""
 
 
 def read(
@@ -84,18 +72,17 @@ def read(
     splits = json_splits(root)
     root = root.parent if root.is_file() else root
     chosen = pick_splits(split, splits)
-    parsed = {path: _parse(path) for paths in splits.values() for path in paths}
-    if all(annotation.broken for annotation in parsed.values()):
-        raise FormatError(
-            next((annotation.broken for annotation in parsed.values()), f"{root}: no JSON found; expected {EXPECTED}")
-        )
+    broken: dict[Path, str] = {}
+    with uncollected():
+        parsed = {path: _parse(path, broken) for paths in splits.values() for path in paths}
+    if len(broken) == len(parsed):
+        raise FormatError(next(iter(broken.values()), f"{root}: no JSON found; expected {EXPECTED}"))
     listed = read_text(root / NAMES).splitlines() if exists(root / NAMES) else []
     listed = [name for name in listed if name.strip() and name not in NO_CLASS]
-    classes = tuple(
-        dict.fromkeys([*listed, *sorted({name for annotation in parsed.values() for name in annotation.names})])
-    )
+    classes = tuple(dict.fromkeys([*listed, *sorted({name for item in parsed.values() for name in item.names})]))
+    label_of = {name: label for label, name in enumerate(classes)}
 
-    def records() -> Iterator[Record | Finding]:
+    def items() -> Iterator[Finding | tuple[str, str, Path | bytes, Annotated]]:
         wanted = {path: _picture(parsed[path].name, path, root) for name in chosen for path in splits[name]}
         below = images or root
         named, anywhere = filter(None, wanted.values()), images is not None
@@ -104,10 +91,10 @@ def read(
         refused = {finding.key: finding for finding in findings}
         for name in chosen:
             for path in splits[name]:
-                annotation, picture = parsed[path], wanted[path]
+                item, picture = parsed[path], wanted[path]
                 image: Path | bytes
-                if annotation.broken:
-                    reason = annotation.broken.removeprefix(f"{path}: ")
+                if path in broken:
+                    reason = broken[path].removeprefix(f"{path}: ")
                     yield Finding("refused", "annotation-broken", str(path), "", "", reason, "image")
                     continue
                 if picture in pictures:
@@ -118,34 +105,26 @@ def read(
                         code, reason = (
                             (refused[picture].code, refused[picture].reason) if picture else ("image-path", "empty")
                         )
-                        yield Finding("refused", code, str(path), picture, annotation.name, reason, "image")
+                        yield Finding("refused", code, str(path), picture, item.name, reason, "image")
                         continue
                     same = path.relative_to(root).with_suffix(PurePosixPath(picture).suffix).as_posix()
                     key, image = inside(picture) or same, embedded
-                key = key if images else key.removeprefix(f"{name}/")
-                yield from (replace(finding, key=key) for finding in annotation.findings)
-                yield Record(
-                    key=key,
-                    split=name,
-                    image=image,
-                    height=annotation.height,
-                    width=annotation.width,
-                    boxes=as_boxes(annotation.boxes),
-                    labels=np.array([classes.index(label) for label in annotation.names], np.int32),
-                    flags=np.array(annotation.flags, np.uint8),
-                    origin=str(path),
-                    polygons=Polygons.of(annotation.rings) if any(annotation.rings) else None,
-                )
+                yield name, key if images else key.removeprefix(f"{name}/"), image, item
 
     total = sum(len(splits[name]) for name in chosen)
-    return Source(classes, records(), total=total, files=[root / NAMES])
+    return Source(classes, records_of(items(), label_of), total=total, files=[root / NAMES])
 
 
 def _picture(name: str, path: Path, root: Path) -> str:
     """Resolve `imagePath`, which is relative to its file, to a path from the root; absolute paths are unchanged."""
     name = name.replace("\\", "/")
     absolute = name.startswith("/") or name[1:3] == ":/"
-    return name if absolute or not name else os.path.normpath(path.relative_to(root).parent / name)
+    return name if absolute or not name else os.path.normpath(_below(os.path.split(path)[0], root) + name)
+
+
+@functools.lru_cache(1024)
+def _below(folder: str, root: Path) -> str:
+    return Path(folder).relative_to(root).as_posix() + "/"
 
 
 def _embedded(path: Path) -> bytes | None:
@@ -157,61 +136,65 @@ def _embedded(path: Path) -> bytes | None:
         return b""
 
 
-def _parse(path: Path) -> _Annotation:
-    """Read one file. An error that makes the whole file unusable is stored in `broken`."""
+def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
+    """Read one file. An error that makes the whole file unusable is added to `broken`."""
     try:
         file = read_json(path, _File, EXPECTED)
     except FormatError as error:
-        return _Annotation(broken=str(error))
-    read = _Annotation(file.imagePath, as_size(file.imageHeight), as_size(file.imageWidth))
+        broken[path] = str(error)
+        return Annotated("", path)
+    item = Annotated(file.imagePath, path, as_size(file.imageWidth), as_size(file.imageHeight))
     groups: dict[tuple[str, int | str | float], int] = {}
-    for n, shape in enumerate(file.shapes):
+    for shape in file.shapes:
         box = _box(shape)
         if isinstance(box, str):
-            code = "shape-unknown" if box.startswith("is a") else "box-missing"
-            read.findings.append(Finding("refused", code, str(path), "", shape.label, f"{box}; left out", box=n))
+            _note(item, "shape-unknown" if box.startswith("is a") else "box-missing", shape.label, f"{box}; left out")
             continue
-        xyxy = as_xyxy(box)
         if shape.label in ("", *NO_CLASS):
-            reason = "expected a class's name; left out"
-            read.findings.append(
-                Finding("refused", "unknown-class", str(path), "", repr(shape.label), reason, box=n, xyxy=xyxy)
-            )
+            _note(item, "unknown-class", repr(shape.label), "expected a class's name; left out", box)
             continue
-        flag = sum(bit for name, bit in FLAGS.items() if (shape.flags or {}).get(name) in (True, 1))
-        rings = [shape.points] if shape.shape_type in ("polygon", "rotation", "", None) else []
-        row = len(read.names)
+        flag = sum(bit for name, bit in FLAGS.items() if shape.flags.get(name) in (True, 1)) if shape.flags else 0
+        ring = shape.points if shape.shape_type in ("polygon", "rotation", "", None) else None
+        row = len(item.names)
         if shape.group_id is not None:
             row = groups.setdefault((shape.label, shape.group_id), row)
-        if row < len(read.names):
-            both = np.array([read.boxes[row], box])
-            read.boxes[row] = [*both[:, :2].min(0).tolist(), *both[:, 2:].max(0).tolist()]
-            read.flags[row] |= flag
-            # a part that is no polygon would be missing from the polygon of the whole
-            read.rings[row] = read.rings[row] + rings if rings and read.rings[row] else []
-            reason = "is of the same label and group as an earlier shape; taken for parts of one object"
-            value = f"{shape.label} group {shape.group_id}"
-            read.findings.append(Finding("noted", "shapes-joined", str(path), "", value, reason, box=n, xyxy=xyxy))
+        if row == len(item.names):
+            item.add(shape.label, box, flag, ring=ring)
             continue
-        read.names.append(shape.label)
-        read.boxes.append(box)
-        read.rings.append(rings)
-        read.flags.append(flag)
-    return read
+        both = np.array([item.boxes[4 * row : 4 * row + 4], box])
+        item.boxes[4 * row : 4 * row + 4] = array("d", [*both[:, :2].min(0), *both[:, 2:].max(0)])
+        item.flags[row] |= flag
+        # a part that is no polygon would be missing from the polygon of the whole
+        item.rings[row] = (*item.rings[row], ring) if ring and item.rings[row] else ()
+        reason = "is of the same label and group as an earlier shape; taken for parts of one object"
+        _note(item, "shapes-joined", f"{shape.label} group {shape.group_id}", reason, box, "noted")
+    return item
 
 
-def _box(shape: _Shape) -> list[float] | str:
+def _note(
+    item: Annotated,
+    code: str,
+    value: str,
+    reason: str,
+    box: Edges | None = None,
+    action: Literal["refused", "noted"] = "refused",
+) -> None:
+    """Add a finding about a shape that becomes no box of its own, and count it."""
+    xyxy = None if box is None else as_xyxy(box)
+    item.findings.append(Finding(action, code, str(item.origin), "", value, reason, box=item.count, xyxy=xyxy))
+    item.count += 1
+
+
+def _box(shape: _Shape) -> Edges | str:
     """Return the bounding box of a shape, or a description of the error."""
-    kind = shape.shape_type or "polygon"
-    needed = {"rectangle": (2, 4), "circle": (2,), "polygon": (), "rotation": (4,)}.get(kind)
+    kind, points = shape.shape_type or "polygon", shape.points
+    needed = POINTS.get(kind)
     if needed is None:
         return f"is a {kind}; expected a rectangle, a rotation, a polygon or a circle"
-    count = len(shape.points)
-    if count not in needed if needed else count < 3:
-        return f"{count} points do not make a {kind}"
-    points = np.array(shape.points)  # numpy's min propagates NaN, Python's does not
+    if len(points) not in needed if needed else len(points) < 3:
+        return f"{len(points)} points do not make a {kind}"
     if kind == "circle":  # its centre and a point on the circle
-        with np.errstate(all="ignore"):
-            radius = np.hypot(*(points[0] - points[1]))
-            points = np.stack([points[0] - radius, points[0] + radius])
-    return [*points.min(0).tolist(), *points.max(0).tolist()]
+        (x, y), other = points
+        radius = math.dist((x, y), other)
+        return x - radius, y - radius, x + radius, y + radius
+    return hull(*zip(*points, strict=True))

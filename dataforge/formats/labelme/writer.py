@@ -10,9 +10,9 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import exists, new_folder, put_text
-from dataforge.formats.annotated import fitting_rings
 from dataforge.formats.labelme.reader import NAMES, NO_CLASS
 from dataforge.formats.pictures import put_picture
+from dataforge.formats.written import fitting_rings
 from dataforge.record import FLAGS, Finding, Source
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows, single_rings
+from dataforge.formats.written import put_rows, single_rings
 from dataforge.record import Record, Source
 
 

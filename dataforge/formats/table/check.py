@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataforge.errors import ImageError
 from dataforge.formats.boxes import check_reading, include_last
 from dataforge.formats.table import cells
 from dataforge.formats.table.rows import OBJECT, TableFile, lengths_of, numbers_of, pictures_of, size_of, whole
@@ -69,8 +66,7 @@ def _measured(table: TableFile) -> NDArray[np.int64]:
         heads, numbers = batch.slice(0, MEASURED), rows[:MEASURED]
         sizes = np.zeros((len(numbers), 2), np.int64)
         for n, (_, blob, picture) in enumerate(pictures_of(table, heads, numbers)[0]):
-            with suppress(OSError, ValueError, ImageError):
-                if blob or picture:
-                    sizes[n] = size_of(blob or picture[1])[::-1]  # type: ignore[index]
+            if (blob or picture) and (size := size_of(blob or picture[1])):  # type: ignore[index]
+                sizes[n] = size[::-1]
         return sizes
     return np.empty((0, 2), np.int64)

@@ -23,7 +23,8 @@ from dataforge.images.header import probe, read_size
 from dataforge.record import FLAGS, Boxes, Finding, Record, as_boxes
 
 OBJECT = (*col.BOX_FIELDS, "label", *FLAGS, "flags", "area")
-ROWS = 64  # images per batch, if a row is an image
+ROWS = 64, 256  # images per batch, if a row is an image: by default, and of small files
+SMALL = 1 << 15  # bytes an image
 
 
 @dataclass
@@ -46,7 +47,9 @@ class TableFile:
 
     @property
     def size(self) -> int:
-        return ROWS if self.mapping.per_image else 1 << 16
+        path = self.file.path
+        is_small = path.is_file() and path.stat().st_size < SMALL * self.count
+        return ROWS[is_small] if self.mapping.per_image else 1 << 16
 
 
 def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[Record | Finding]:
@@ -93,7 +96,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
     bounds = np.searchsorted(image[order], np.arange(len(numbers) + 1))
     splits = _texts(heads, columns, "split")
-    facts = [whole(heads, columns, field) for field in ("height", "width", "id")]
+    facts = [whole(heads, columns, field).tolist() for field in ("height", "width", "id")]
     pictures, refused, noted = pictures_of(table, heads, numbers)
     yield from noted
     counted = ranks(image) if bad else image
@@ -104,6 +107,13 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
             xyxy = as_xyxy(boxes[n]) if kind == "unknown-class" and not table.mapping.unit else None
             value = f"row {object_rows[n]}: {value}"
             yield Finding("refused", kind, path, key, value, reason, box=int(counted[n]), xyxy=xyxy)
+    measured = [size_of(blob or one[1]) if one and table.mapping.unit else None for _, blob, one in pictures]
+    boxes, labels, flags, areas = boxes[order], labels[order], flags[order], areas[order]
+    if table.mapping.unit:
+        scale = np.array([(size[1], size[0]) * 2 if size else (0,) * 4 for size in measured], np.float64).reshape(-1, 4)
+        with np.errstate(all="ignore"):
+            boxes = boxes * np.repeat(scale, np.diff(bounds), 0)
+    edges = as_boxes(boxes)
     for n, (name, blob, picture) in enumerate(pictures):
         if picture is None:
             value = f"row {numbers[n]}: {name or 'no name'}"
@@ -111,27 +121,23 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
             code, reason = (why.code, why.reason) if why else ("image-path", NOT_BELOW)
             yield Finding("refused", code, path, "", value, reason, "image")
             continue
-        own = order[bounds[n] : bounds[n + 1]]
-        height, width, number = (int(values[n]) for values in facts)
-        source = blob or picture[1]
-        corners = boxes[own]
-        if table.mapping.unit:
-            try:
-                height, width = size_of(source)
-            except (OSError, ValueError, ImageError):
-                own, corners = own[:0], corners[:0]  # ingest opens it too, and reports the error
-            corners = corners * (width, height, width, height)
-        stated = areas[own]
+        own = slice(bounds[n], bounds[n + 1])
+        height, width, number = (values[n] for values in facts)
+        if size := measured[n]:
+            height, width = size
+        elif table.mapping.unit:
+            own = slice(0)
+        stated = areas[own] if "area" in columns else None
         yield Record(
             key=picture[0],
             split=splits[n] or (folder_of(name or "") if table.by_folder else table.split),
-            image=source,
+            image=blob or picture[1],
             height=as_size(height),
             width=as_size(width),
-            boxes=as_boxes(corners),
+            boxes=edges[own],
             labels=labels[own],
             flags=flags[own],
-            areas=None if np.isnan(stated).all() else stated,
+            areas=None if stated is None or np.isnan(stated).all() else stated,
             id=max(number, -1),
             judged=_judged(table, name or ""),
             origin=path,
@@ -233,10 +239,14 @@ def _objects(
         return boxes, labels, flags, areas.astype(np.float32), bad
 
 
-def size_of(source: bytes | Path) -> tuple[int, int]:
-    if isinstance(source, Path):
-        return read_size(source)
-    info = probe(source)
+def size_of(source: bytes | Path) -> tuple[int, int] | None:
+    """Return an image's height and width; None if it cannot be read: ingest opens it too, and reports the error."""
+    try:
+        if isinstance(source, Path):
+            return read_size(source)
+        info = probe(source)
+    except (OSError, ValueError, ImageError):
+        return None
     return info.height, info.width
 
 

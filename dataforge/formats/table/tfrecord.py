@@ -106,10 +106,7 @@ class TfRecords:
             keys, key_ends = _last(len(record), of, number == 1, ends)
             if (keys < 0).any():
                 raise MalformedError(record[keys.argmin()], "a feature without a name")
-            lists, list_ends = _last(len(record), of, number == 2, ends)
-            of, number, *ends = fields(self._bytes, record, *list_ends, 1, 2, 3)
-            lists, list_ends = _last(len(record), of, number > 0, ends)
-            kind = np.append(number, 0)[lists]
+            list_ends = _last(len(record), of, number == 2, ends)[1]
             codes = _binary(self._bytes, *key_ends).dictionary_encode()
             code = codes.indices.to_numpy()
             names = [_name(text, record[code == n]) for n, text in enumerate(codes.dictionary.to_pylist())]
@@ -117,11 +114,14 @@ class TfRecords:
             kept = np.sort(len(record) - 1 - newest)
             if wanted is not None:
                 kept = kept[np.isin(code[kept], [n for n, name in enumerate(names) if name in wanted])]
-            record, kind, code = record[kept], kind[kept], code[kept]
-            of, _, first, end = fields(self._bytes, record, list_ends[0][kept], list_ends[1][kept], 1)
+            record, code, list_ends = record[kept], code[kept], (list_ends[0][kept], list_ends[1][kept])
+            of, number, *ends = fields(self._bytes, record, *list_ends, 1, 2, 3)
+            lists, list_ends = _last(len(record), of, number > 0, ends)
+            kind = np.append(number, 0)[lists]
+            of, _, first, end = fields(self._bytes, record, *list_ends, 1)
         except MalformedError as error:
             raise self._error(error.record, f"is not a tf.train.Example: {error.reason}") from None
-        filled = list_ends[1][kept] > list_ends[0][kept]
+        filled = list_ends[1] > list_ends[0]
         kind = np.where(filled, kind, 0)
         sizes = np.bincount(of, end - first, len(record)).astype(np.int64)
         cut = (kind == 2) & (sizes % 4 > 0)

@@ -6,15 +6,16 @@ center y, width, height; segments and obb rows of class and points; pose rows of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, files_below
 from dataforge.formats.annotated import NAN, Annotated, Numbers, by_split, cxcywh, hull, source
-from dataforge.formats.json_files import read_lines
+from dataforge.formats.json_files import read_lines, uncollected
 from dataforge.formats.pictures import as_size
 from dataforge.formats.splits import split_of
 from dataforge.formats.ultralytics import is_set
@@ -67,7 +68,8 @@ def read(
     if not files:
         raise FormatError(f"{root}: no such file found; expected {EXPECTED}")
     classes: dict[str, None] = {}
-    items = [item for path in files for item in _items(path, classes)]
+    with uncollected():
+        items = [item for path in files for item in _items(path, classes)]
     return source(root, by_split(items), split, images, allow_outside, classes=classes, files=files)
 
 
@@ -95,14 +97,13 @@ def _items(path: Path, classes: dict[str, None]) -> Iterator[tuple[str, Annotate
             yield line.split or split_of(path), item
 
 
-def _add(item: Annotated, row: list[float | None], are_points: bool, names: dict[int, str]) -> None:
-    label, *numbers = row or [None]
+def _add(item: Annotated, row: list[float | None], are_points: bool, names: Mapping[Any, str]) -> None:
+    label, *numbers = cast("list[Any]", row or [None])
     edges: Numbers = NAN
-    values = [number for number in numbers if number is not None]
-    if len(values) == len(numbers) and len(values) >= (6 if are_points else 4):
-        edges = hull(values[0::2], values[1::2]) if are_points else cxcywh(*values[:4])
-    name = names.get(int(label)) if label is not None and float(label).is_integer() else None
+    if len(numbers) >= (6 if are_points else 4) and None not in numbers:
+        edges = hull(numbers[0::2], numbers[1::2]) if are_points else cxcywh(*numbers[:4])
+    name = names.get(label)
     if name is None:
         item.refuse("unknown-class", f"{label}", "expected a number of class_names", edges)
     else:
-        item.add(name, edges, ring=values if are_points and edges is not NAN else None)
+        item.add(name, edges, ring=numbers if are_points and edges is not NAN else None)

@@ -9,7 +9,7 @@ import msgspec
 
 from dataforge.errors import FormatError
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows
+from dataforge.formats.written import put_rows
 from dataforge.formats.yolo.writer import points_of, unit_of
 from dataforge.record import Record, Source
 

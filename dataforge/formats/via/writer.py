@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from dataforge.files import put_text
-from dataforge.formats.annotated import put_rows, single_rings, xywh_of
+from dataforge.formats.written import put_rows, single_rings, xywh_of
 from dataforge.record import Record, Source
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
 from dataforge.files import circles, inside, read_text, walk
-from dataforge.formats.pictures import Index, below_its_own, is_picture, locate
+from dataforge.formats.pictures import Index, is_picture, key_of, locate
 from dataforge.formats.splits import split_word
 from dataforge.record import Finding
 
@@ -152,17 +152,24 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
 
 def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
     by_id: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
-        if path.name.lower().endswith(".xml") if xml else is_picture(path.name):
-            by_id.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    for place, folders, names in walk(folder):
+        folders[:] = [name for name in folders if deep and not (place / name).is_symlink()]
+        below = "" if place == folder else place.relative_to(folder).as_posix() + "/"
+        for name in names:
+            if name.lower().endswith(".xml") if xml else is_picture(name):
+                by_id.setdefault(below + os.path.splitext(name)[0], []).append(place / name)  # noqa: PTH122
+    for paths in by_id.values():
+        paths.sort()
     return by_id
 
 
 def picture_of(i: str, filename: str, files: SplitFiles, root: Path, allow_outside: bool, index: Index) -> Path | None:
     """Return the image with the id of the XML file; `<filename>` selects among several, or is used if there is none."""
-    name = PurePosixPath(filename.replace("\\", "/")).name
     same = files.pictures.get(i, [])
+    if len(same) == 1:
+        return same[0]
     if same:
+        name = PurePosixPath(filename.replace("\\", "/")).name
         return next((path for path in same if path.name == name), same[0])
     if inside(filename) or not filename:
         return named_picture(filename, files)
@@ -178,10 +185,6 @@ def named_picture(filename: str, files: SplitFiles) -> Path | None:
     name = PurePosixPath(path or filename.replace("\\", "/").rpartition("/")[2])
     same = files.pictures.get(str(name.with_suffix("")), ()) if name.name else ()
     return next((picture for picture in same if picture.name == name.name), None)
-
-
-def key_of(picture: Path, root: Path) -> str:
-    return below_its_own(Path(os.path.relpath(picture, root)).as_posix())
 
 
 def orphans(root: Path, splits: dict[str, SplitFiles], lists: Path) -> list[Finding]:

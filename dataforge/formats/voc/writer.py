@@ -12,7 +12,7 @@ from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder, put_text
 from dataforge.formats.decimals import decimals
 from dataforge.formats.pictures import is_picture, picture_name, put_picture
-from dataforge.formats.voc.reader import CORNERS
+from dataforge.formats.voc.parser import CORNERS
 from dataforge.formats.xml_files import is_legal
 from dataforge.record import DIFFICULT, TRUNCATED, Finding, Record, Source
 

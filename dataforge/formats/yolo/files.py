@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, exists, files_below, inside, read_text
-from dataforge.formats.pictures import below_its_own, is_picture, locate
+from dataforge.files import circles, exists, files_below, inside, listed, read_text
+from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
 from dataforge.record import Finding
 
 EXPECTED = (
@@ -98,9 +98,10 @@ def _yaml_file(root: Path) -> Path | None:
 
 def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
-        # the base loader keeps every scalar as text: a class named `no` or `007` is unchanged
+        # the base loader keeps every scalar as text: a class named `no` or `007` is unchanged; libyaml's, ten times as
+        # fast, reads other texts, and crashes the process on deep nesting
         facts: Any = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):
         raise FormatError(f"{file}: expected the keys train, val, test and names")
@@ -254,10 +255,6 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folders if path.is_dir() and not circles(path))
 
 
-def key_of(path: Path, base: Path) -> str:
-    return below_its_own(Path(os.path.relpath(path, base)).as_posix())
-
-
 def images_of(
     dataset: YoloSet, split: str, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool
 ) -> list[Path]:
@@ -271,16 +268,17 @@ def images_of(
     home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
     for place in dataset.splits[split]:
         if place.is_dir():
-            paths = files_below(place, is_picture)
+            paths = files_below(type(place)(os.path.normpath(place)), is_picture)
         else:
             lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
             names = [line if inside(line) is None else _near(line, dataset.base, place.parent) for line in lines]
             # a path is relative to the set, or to the list
             pictures, wrong = locate(names, [dataset.base, place.parent], home, place, allow_outside=allow_outside)
             paths = [pictures[name][1] for name in names if name in pictures]
+            paths = [type(path)(os.path.normpath(path)) for path in paths]
             findings += wrong
             refused = refused or any(finding.action == "refused" for finding in wrong)
-        for path in (type(path)(os.path.normpath(path)) for path in paths):
+        for path in paths:
             if path in images:
                 key = key_of(path, dataset.base)
                 findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
@@ -314,10 +312,12 @@ def orphans(folders: dict[Path, Path]) -> list[Finding]:
     stems: dict[Path, set[str]] = {}
     for folder, labels in folders.items():
         if folder.is_dir():
-            stems.setdefault(labels, set()).update(p.stem for p in folder.iterdir() if is_picture(p.name))
+            pictures = filter(is_picture, listed(folder)[1])
+            stems.setdefault(labels, set()).update(name[: name.rindex(".")] for name in pictures)
     for labels, known in stems.items():
-        for path in sorted(labels.glob("*.txt")):
-            if path.stem not in known and path.name not in NAME_FILES and not _LIST.fullmatch(path.stem):
+        for name in listed(labels)[1] if labels.is_dir() else ():
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix == ".txt" and stem not in known and name not in NAME_FILES and not _LIST.fullmatch(stem):
                 reason = "a label file without an image; left out"
-                findings.append(Finding("refused", "label-orphan", str(path), "", "", reason, "set"))
+                findings.append(Finding("refused", "label-orphan", str(labels / name), "", "", reason, "set"))
     return findings

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from dataforge.errors import FormatError, ImageError
-from dataforge.files import check_root, exists, read_text
+from dataforge.errors import FormatError
+from dataforge.files import check_root, exists, listed, read_text
+from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
+from dataforge.formats.pictures import key_of
 from dataforge.formats.voc.files import find_unions, overlaps
-from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, key_of, label_folder, orphans
-from dataforge.images.header import read_size
-from dataforge.polygons import Polygons
-from dataforge.record import Boxes, Finding, Record, Source, as_boxes, pick_splits
+from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, label_folder, orphans
+from dataforge.record import Boxes, Finding, Source, as_boxes, pick_splits
 
 
 def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: bool = False) -> Source:
@@ -38,12 +39,12 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     numbers, noted = unite({dataset.origin: dict(sorted(dataset.names.items()))})
     findings += noted
     classes = tuple(numbers)
-    label_of = {i: classes.index(name) for i, name in dataset.names.items()}
+    label_of = {name: label for label, name in enumerate(classes)}
     chosen = pick_splits(split, dataset.splits)
     images = {name: images_of(dataset, name, split, findings, allow_outside) for name in chosen}
     images = {name: paths for name, paths in images.items() if paths}
-    listed = all(path.is_file() for name in images for path in dataset.splits[name])
-    unions = find_unions({name: set(map(str, paths)) for name, paths in images.items()}) if listed else {}
+    by_lists = all(path.is_file() for name in images for path in dataset.splits[name])
+    unions = find_unions({name: set(map(str, paths)) for name, paths in images.items()}) if by_lists else {}
     images = {name: paths for name, paths in images.items() if name not in unions}
     findings += overlaps({name: set(map(str, paths)) for name, paths in images.items()}, dataset.origin)
     parents = {path.parent for paths in images.values() for path in paths}
@@ -55,79 +56,71 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
         raise FormatError(f"{root}: no label files found (looked in {looked}){why}; expected {EXPECTED}")
     findings += orphans(folders)
 
-    def records() -> Iterator[Record | Finding]:
+    def items() -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
         yield from findings
+        labels = {str(folder): (place, _names_in(place)) for folder, place in folders.items()}
         for name, paths in images.items():
             for path in paths:
-                yield from _record(name, path, folders[path.parent] / (path.stem + ".txt"), dataset, label_of)
+                folder, picture = os.path.split(path)
+                place, held = labels[folder]
+                yield from _item(name, path, place / (picture[: picture.rindex(".")] + ".txt"), held, dataset)
 
     total = sum(map(len, images.values()))
-    return Source(classes, records(), unique_ids(numbers), unions, total, dataset.files)
+    return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
-def _record(
-    split: str, path: Path, labels: Path, dataset: YoloSet, label_of: dict[int, int]
-) -> Iterator[Record | Finding]:
-    key = key_of(path, dataset.base)
-    height = width = 0
-    numbers: list[int] = []
-    boxes = np.zeros((0, 4), np.float32)
-    rings: list[list[list[float]]] = []
-    polygons = None
+def _names_in(folder: Path) -> set[str]:
     try:
-        height, width = read_size(path)
-    except (OSError, ValueError, ImageError):
-        pass  # ingest opens it too, and reports the error
-    else:
-        if exists(labels):
-            try:
-                text = read_text(labels)
-            except FormatError as error:
-                reason = str(error).removeprefix(f"{labels}: ")
-                yield Finding("refused", "label-broken", str(labels), key, "", reason, "image")
-                return
-            cxcywh_unit: list[list[float]] = []
-            lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-            for box, (n, line) in enumerate(lines):
-                value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
-                parsed = _line(line.split(), dataset.keypoints)
-                if isinstance(parsed, str):
-                    yield Finding("refused", "line-broken", str(labels), key, value, f"{parsed}; left out", box=box)
-                elif parsed[0] not in label_of:
-                    reason, xyxy = "the class is not in names; left out", as_xyxy(pixels([parsed[1]], height, width)[0])
-                    yield Finding("refused", "unknown-class", str(labels), key, value, reason, box=box, xyxy=xyxy)
-                else:
-                    numbers.append(label_of[int(parsed[0])])
-                    cxcywh_unit.append(parsed[1])
-                    rings.append([parsed[2]] if parsed[2] else [])
-            boxes = pixels(cxcywh_unit, height, width)
-            if any(rings):
-                polygons = Polygons.of(rings, (width, height))
-                boxes = np.where(polygons.counts[:, None] > 0, polygons.hulls(), boxes)
+        return {*listed(folder)[1]}
+    except OSError:
+        return set()
+
+
+def _item(
+    split: str, path: Path, labels: Path, held: set[str], dataset: YoloSet
+) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
+    """Yield an image for `records_of`, or the finding why it is left out.
+
+    Args:
+        held: names of files in the folder of labels.
+    """
+    key = key_of(path, dataset.base)
+    if labels.name not in held and not exists(labels):
+        yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
+        yield split, key, path, Annotated(key, path, unit=True)
+        return
+    try:
+        text = read_text(labels)
+    except FormatError as error:
+        reason = str(error).removeprefix(f"{labels}: ")
+        yield Finding("refused", "label-broken", str(labels), key, "", reason, "image")
+        return
+    item = Annotated(key, labels, unit=True)
+    for n, line in enumerate(text.splitlines(), 1):
+        if not (fields := line.split()):
+            continue
+        parsed = _line(fields, dataset.keypoints)
+        if isinstance(parsed, str):
+            code, reason, xyxy = "line-broken", f"{parsed}; left out", None
+        elif parsed[0] in dataset.names:
+            item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
+            continue
         else:
-            yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
-    yield Record(
-        key=key,
-        split=split,
-        image=path,
-        height=height,
-        width=width,
-        boxes=boxes,
-        labels=np.array(numbers, np.int32),
-        flags=np.zeros(len(numbers), np.uint8),
-        origin=str(labels if exists(labels) else path),
-        polygons=polygons,
-    )
+            code, reason, xyxy = "unknown-class", "the class is not in names; left out", as_xyxy(parsed[1])
+        value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
+        item.findings.append(Finding("refused", code, str(labels), "", value, reason, box=item.count, xyxy=xyxy))
+        item.count += 1
+    yield split, key, path, item
 
 
-def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, list[float], list[float]] | str:
-    """Return a line's class number, its box as `cxcywh_unit` and its points, if any; or a description of the error.
+def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, Edges, list[float] | None] | str:
+    """Return a line's class number, its box as edges in fractions and its points; or a description of the error.
 
     Args:
         keypoints: the number of keypoints that follow each box, and of numbers for each, if the set states them.
     """
     try:
-        number, *values = (float(field) for field in fields)
+        number, *values = map(float, fields)
     except ValueError:
         return "expected numbers only"
     if keypoints:
@@ -135,15 +128,15 @@ def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, 
         if len(values) != 4 + count * each:
             return f"{len(fields)} numbers; expected class cx cy w h and {count} x {each}, as kpt_shape states"
         values = values[:4]
-    if any(abs(value) > 2 for value in values):
+    if any([abs(value) > 2 for value in values]):  # noqa: C419  (a list takes half the time)
         return "expected fractions of the image's size, 0..1"
     if len(values) == 4:
-        return number, values, []
+        cx, cy, w, h = values
+        return number, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), None
     if len(values) >= 10 and _has_visibilities(values):
         return "looks like a box and keypoints of x, y, visibility; expected kpt_shape in the YAML"
     if len(values) >= 6 and len(values) % 2 == 0:
-        left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
-        return number, [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], values
+        return number, hull(values[0::2], values[1::2]), values
     return f"{len(fields)} numbers; expected class cx cy w h, or class and at least 3 points"
 
 

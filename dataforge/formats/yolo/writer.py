@@ -11,8 +11,8 @@ import yaml
 
 from dataforge.errors import FormatError
 from dataforge.files import inside, new_folder, put_text
-from dataforge.formats.annotated import single_rings
 from dataforge.formats.pictures import is_picture, picture_name, put_picture
+from dataforge.formats.written import single_rings
 from dataforge.formats.yolo.files import SPLITS
 from dataforge.formats.yolo.reader import pixels
 from dataforge.record import Boxes, Finding, Record, Source
