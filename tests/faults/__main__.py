@@ -48,8 +48,8 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
             importlib.import_module(module)
     right, source = command.result(out), files(given)
     largest = max(map(len, files(out).values()))
-    places = {fault: range(first, whole.count + 1, every) for fault in FAULTS}
-    places["short"] = range(first, largest, max(1, largest // 16 * every))
+    places = {fault: list(range(first, whole.count + 1, every)) for fault in FAULTS}
+    places["short"] = sorted({int(largest ** (n / 24)) for n in range(24)})[first - 1 :: every]  # small files, too
     outcomes: Counter[str] = Counter()
     wrong = []
     for fault in FAULTS:
