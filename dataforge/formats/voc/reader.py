@@ -220,11 +220,13 @@ def _parse(path: Path, offset: int) -> _Annotation:
 
 def _boxes(element: ET.Element) -> Iterator[ET.Element]:
     """Yield the boxes of an object, at any depth; not those of its parts."""
-    for child in element:
+    left = [*reversed(element)]
+    while left:
+        child = left.pop()
         if child.tag == "bndbox":
             yield child
         elif child.tag not in ("part", "object"):
-            yield from _boxes(child)
+            left += reversed(child)
 
 
 def _read_object(read: _Annotation, element: ET.Element, bndbox: ET.Element, path: Path, n: int, offset: int) -> None:
