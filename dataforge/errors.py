@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 
+LONGEST = 20_000
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -29,6 +30,8 @@ def plain(text: str) -> str:
 class DataforgeError(Exception):
     """Base class; its message names the file, the key, the value and what was expected, in `plain` text.
 
+    The middle of a message longer than `LONGEST` characters is left out: it quotes a file's content.
+
     Attributes:
         exit_code: of the command that the error ends.
         facts: what else a command's `--json` prints beside the message.
@@ -38,7 +41,9 @@ class DataforgeError(Exception):
     facts: Mapping[str, Any] = {}
 
     def __str__(self) -> str:
-        return plain(super().__str__())
+        text = plain(super().__str__())
+        cut = len(text) - LONGEST
+        return text if cut <= 0 else f"{text[: LONGEST // 2]} ... ({cut} characters) ... {text[-LONGEST // 2 :]}"
 
 
 class FormatError(DataforgeError):

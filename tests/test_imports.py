@@ -37,7 +37,7 @@ FLOORS = (
     {"dataforge.bench"},
     {"dataforge.web"},
     {"dataforge.cli"},
-    {"trainers.config", "trainers.models"},
+    {"trainers.config", "trainers.models", "trainers.watchdog"},
     {"trainers.registry", "trainers.distributed"},
     {"trainers.checkpoint", "trainers.results"},
     {"trainers.training", "trainers.exporting"},

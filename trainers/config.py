@@ -124,6 +124,9 @@ class Config:
         click.Choice(["auto", "paper"]),
     )
     device: str = value("auto", "auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1 (or 1), mps, ...")
+    timeout: int = value(
+        600, "under torchrun, seconds that processes wait for one that is stopped or blocked, then end", natural()
+    )
     threads: int = value(0, "decoding threads; 0 for one per core", natural(0))
     decode: str = value("host", "device decodes JPEGs on a CUDA device", click.Choice(["host", "device"]))
     cache: bool = value(False, "train from a cache beside the shards with images shrunk to the training size")

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from trainers.config import Config
+from trainers.watchdog import Watchdog
 
 
 def device_of(name: str) -> torch.device:
@@ -51,7 +53,7 @@ def _mps_computes() -> bool:
 
 
 @contextmanager
-def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
+def joined(name: str, timeout: float = 600.0) -> Iterator[tuple[int, int, torch.device]]:
     """Join the process group that torchrun started, if any, for the duration of the block.
 
     A CUDA device becomes the process's current device. After an error, NCCL's group is kept until the process ends:
@@ -59,6 +61,7 @@ def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
 
     Args:
         name: as in `device_of`.
+        timeout: seconds after which a `Watchdog` ends this process if others do not arrive at a collective.
 
     Yields:
         This process's rank, the number of processes (more than one under torchrun), and its device.
@@ -73,10 +76,13 @@ def joined(name: str) -> Iterator[tuple[int, int, torch.device]]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # torch's own limit, which names no rank, is for what the watchdog does not see
+    limit = timedelta(seconds=2 * timeout)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
     failed = True
     try:
-        yield rank, count, device
+        with Watchdog(timeout):
+            yield rank, count, device
         failed = False
     finally:
         if not failed or device.type != "cuda":

@@ -1,6 +1,6 @@
 """Inject every fault at every change of every command, and print a table of outcomes.
 
-    python -m tests.faults [--every 1] [--row FILE] [COMMAND ...]
+    python -m tests.faults [--every 1] [--first 1] [--row FILE] [COMMAND ...]
 
 After each fault: the command ended in words, or was killed; what it made is absent for every reader, or whole; the
 input is unchanged; and the command, run again, makes what it makes without a fault.
@@ -48,8 +48,8 @@ def inject(name: str, given: Path, work: Path, every: int = 1, first: int = 1) -
             importlib.import_module(module)
     right, source = command.result(out), files(given)
     largest = max(map(len, files(out).values()))
-    places = {fault: range(first, whole.count + 1, every) for fault in FAULTS}
-    places["short"] = range(first, largest, max(1, largest // 16 * every))
+    places = {fault: list(range(first, whole.count + 1, every)) for fault in FAULTS}
+    places["short"] = sorted({int(largest ** (n / 24)) for n in range(24)})[first - 1 :: every]  # small files, too
     outcomes: Counter[str] = Counter()
     wrong = []
     for fault in FAULTS:
@@ -86,6 +86,7 @@ def _note_imports(command: Command, given: Path, out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--every", type=int, default=1, help="take each n-th change only")
+    parser.add_argument("--first", type=int, default=1, help="the first change to take")
     parser.add_argument("--row", type=Path, help="append the outcomes as rows to this file")
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(COMMANDS))
     options = parser.parse_args()
@@ -95,12 +96,14 @@ def main() -> int:
         for name in options.commands or COMMANDS:
             work = Path(root, name.replace(" ", "-"))
             work.mkdir()
-            outcomes, wrong = inject(name, Path(root, "given"), work, options.every)
+            outcomes, wrong = inject(name, Path(root, "given"), work, options.every, options.first)
             bad += len(wrong)
             print(f"{name}: {outcomes.total()} faults, {len(wrong)} wrong: {dict(outcomes)}", flush=True)
             print("".join(f"    {text}\n" for text in wrong), end="", flush=True)
             row = {"name": f"faults: {name}", "value": outcomes.total(), "unit": "faults", "wrong": len(wrong)}
-            record_rows([row | {"runs": 1, "outcomes": outcomes, "every": options.every}], options.row)
+            record_rows(
+                [row | {"runs": 1, "outcomes": outcomes, "every": options.every, "first": options.first}], options.row
+            )
     return 1 if bad else 0
 
 

@@ -106,7 +106,7 @@ def _install(folder: Path, fault: str, n: int) -> Callable[[], int]:
             path = arguments[0]
         else:
             return
-        if isinstance(path, str | os.PathLike) and str(path).startswith(root):
+        if isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(root):
             change()
 
     def fsync(handle: int, real: Callable[[Any], None] = os.fsync) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from dataforge.errors import ConfigError
+from dataforge.files import writing
 from dataforge.images.draw import Pixels
 from trainers.config import Config
 
@@ -32,7 +36,7 @@ def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
         step: the number of steps taken; later entries, of a run that was killed, are not shown.
 
     Raises:
-        ConfigError: the logger fails (not logged in, server not reachable); contains its message.
+        ConfigError: the logger fails (not logged in, server not reachable, disk full); contains its message.
     """
     kinds: dict[str, Callable[[Config, str, Path, int], Board]]
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -40,19 +44,38 @@ def open_board(config: Config, detector: str, folder: Path, step: int) -> Board:
 
 
 class _TensorBoard:
-    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    """A file of events, written by the thread that calls: that of `SummaryWriter` prints a traceback on a full disk."""
 
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+    def __init__(self, config: Config, detector: str, folder: Path, step: int) -> None:
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.make = event_pb2.Event
+        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        with writing(self.path, ConfigError):
+            self.file = open(self.path, "ab")  # noqa: SIM115 (closed by `close`)
+        self.records = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.writer.add_scalar(name, value, step)
+        from torch.utils.tensorboard import summary
+
+        self._write(step=step, summary=summary.scalar(name, value))
 
     def add_image(self, name: str, pixels: Pixels, step: int) -> None:
-        self.writer.add_image(name, pixels, step, dataformats="HWC")
+        from torch.utils.tensorboard import summary
+
+        self._write(step=step, summary=summary.image(name, pixels, dataformats="HWC"))
+
+    def _write(self, **event: Any) -> None:
+        with writing(self.path, ConfigError):
+            self.records.write(self.make(wall_time=time.time(), **event).SerializeToString())
+            self.file.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        with writing(self.path, ConfigError):
+            self.file.close()
 
 
 class _WandB:
@@ -118,4 +141,5 @@ def _known(folder: Path, name: str) -> str | None:
 
 
 def _keep(folder: Path, name: str, run_id: str) -> None:
-    (folder / f"{name}_run").write_text(run_id, "utf-8")
+    with writing(file := folder / f"{name}_run", ConfigError):
+        file.write_text(run_id, "utf-8")

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from dataforge.analysis import charts
 from dataforge.analysis.stats import statistics
-from dataforge.errors import DataError
+from dataforge.errors import ConfigError, DataError
+from dataforge.files import writing
 from dataforge.images.draw import Pixels, contact_sheet
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table
@@ -41,7 +42,8 @@ def mosaic(
     """Write a contact sheet of a batch's first 16 images with their boxes; the values are those of `sheet`."""
     rows = slice(0, 16)
     shown = sheet(images[rows], boxes[rows], labels[rows], names, None if scores is None else scores[rows])
-    PIL.Image.fromarray(shown).save(file, quality=90)
+    with writing(file, ConfigError):
+        PIL.Image.fromarray(shown).save(file, quality=90)
 
 
 def on_images(file: Path, shards: Shards, rows: Sequence[int], of: Truth | Predictions, names: Sequence[str]) -> None:
@@ -61,7 +63,8 @@ def on_images(file: Path, shards: Shards, rows: Sequence[int], of: Truth | Predi
         images, boxes = zip(*shown, strict=True)
         scores = [of.scores[i] for i in own] if isinstance(of, Predictions) else None
         drawn = contact_sheet(images, boxes, [of.labels[i] for i in own], names, scores)
-        PIL.Image.fromarray(drawn).save(file, quality=90)
+        with writing(file, ConfigError):
+            PIL.Image.fromarray(drawn).save(file, quality=90)
 
 
 def picture(
@@ -205,4 +208,5 @@ def _number(cell: str) -> float:
 
 
 def _save(figure: Figure, file: Path | BinaryIO) -> None:
-    figure.savefig(file, dpi=120, bbox_inches="tight")
+    with writing(file, ConfigError):
+        figure.savefig(file, dpi=120, bbox_inches="tight")

@@ -51,7 +51,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
     if not resume and (resume := run.restarted(config, detector)):
         config = type(config)(**read_toml(type(config), run.arguments(resume)))
         config.check()
-    with distributed.joined(config.device) as (rank, world, device), ExitStack() as held:
+    with distributed.joined(config.device, config.timeout) as (rank, world, device), ExitStack() as held:
         if resume and rank == 0:
             held.enter_context(run.locked(resume))
         if stated is not None and config.defaults == "auto" and not resume:

@@ -74,9 +74,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 def unfinished(folder: Path) -> bool:
     """Return whether a folder is that of a run without a checkpoint: it may have been killed at any moment."""
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    begun = ARGS in names or names <= {"weights", LOCK, ARGS + ".tmp"}
-    return "weights" in names and begun and newest(folder) is None
+    if not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    begun = {"weights", ARGS} <= names or names <= {"weights", LOCK, ARGS + ".tmp"}
+    return begun and newest(folder) is None
 
 
 def start_over(folder: Path) -> Path:

@@ -142,8 +142,10 @@ def _objects(tree: ET.Element) -> Iterator[tuple[Fields, str]]:
 
 def _boxes(element: ET.Element) -> Iterator[ET.Element]:
     """Yield the boxes of an object, at any depth; not those of its parts."""
-    for child in element:
+    left = [*reversed(element)]
+    while left:
+        child = left.pop()
         if child.tag == "bndbox":
             yield child
         elif child.tag not in ("part", "object"):
-            yield from _boxes(child)
+            left += reversed(child)

@@ -96,11 +96,24 @@ def _yaml_file(root: Path) -> Path | None:
     return files[0] if files else None
 
 
+class _Loader(yaml.BaseLoader):
+    """The base loader keeps every scalar as text: a class named `no` or `007` is unchanged. libyaml's, ten times as fast,
+    reads other texts, and crashes the process on deep nesting.
+
+    An alias of a list or table is refused, since a few lines of them expand to any size, or without end.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.peek_event()
+        node = super().compose_node(parent, index)
+        if isinstance(alias, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="an alias of a list or a table", problem_mark=alias.start_mark)
+        return node
+
+
 def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
-        # the base loader keeps every scalar as text: a class named `no` or `007` is unchanged; libyaml's, ten times as
-        # fast, reads other texts, and crashes the process on deep nesting
-        facts: Any = yaml.load(read_text(file), Loader=yaml.BaseLoader)
+        facts: Any = yaml.load(read_text(file), Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import closing
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -98,6 +99,33 @@ def test_tensorboard(tmp_path: Path) -> None:
     [event] = found.Scalars("train/loss")
     assert (event.step, event.value) == (7, 0.25)
     assert (found.Images("found")[0].height, found.Images("found")[0].width) == (8, 12)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of the size of files")
+def test_a_full_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    board = open_board(Config(shards="x"), "ssd", tmp_path, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"events\S+: cannot be written: File too large"), closing(board):
+            for step in range(20):
+                board.add_scalar("train/loss", 0.25, step)
+                board.add_image("found", PIXELS, step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in capfd.readouterr().err
+    assert EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")[0].value == 0.25
+
+
+def test_entries_after_the_step_of_a_resumed_run_are_dropped(tmp_path: Path) -> None:
+    for begun, value in ((0, 1.0), (2, 2.0)):
+        board = open_board(Config(shards="x"), "ssd", tmp_path, begun)
+        for step in range(begun + 1, 4):
+            board.add_scalar("train/loss", value, step)
+        board.close()
+    assert [event.value for event in EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")] == [1.0, 1.0, 2.0]
 
 
 def test_a_logger_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,7 +354,7 @@ def command(*flags: object) -> list[str]:
 
 @pytest.mark.slow
 def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished: Path, tmp_path: Path) -> None:
-    """SIGKILL, whenever it comes, loses nothing but time."""
+    """SIGKILL, whenever it comes, loses nothing but time; until then, the run cannot be resumed by another process."""
     write_toml(small(twenty, tmp_path, name="whole", save_steps=2), tmp_path / "config.toml")
     folder = tmp_path / "yolov2/whole"
     start = command("--config", tmp_path / "config.toml")
@@ -364,6 +364,8 @@ def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished
         while trained.poll() is None and not (folder / f"weights/step-{at - 1:07d}.pt").exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        with pytest.raises(ConfigError, match=f"{folder}: another process trains this run; wait for it, or end it"):
+            go_on(folder)
         trained.send_signal(signal.SIGKILL)
         trained.wait()
         assert len(steps(folder)) < 10

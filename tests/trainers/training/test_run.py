@@ -143,6 +143,17 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path, fi
         run.create(YOLOv2Config(shards="s", name="a", runs=str(tmp_path)), "yolov2", held)
 
 
+def test_a_run_killed_before_its_first_file_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, config = tmp_path / "yolov2/a", YOLOv2Config(shards="s", name="a", runs=str(tmp_path))
+    folder.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="ended before its values were written; start it again, with --name a"):
+        run.arguments(folder)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    assert run.restarted(config, "yolov2") is None
+    with ExitStack() as held:
+        assert run.create(config, "yolov2", held) == folder
+
+
 def test_a_second_process_is_refused(folder: Path) -> None:
     code = f"from pathlib import Path\nfrom trainers.training import run\nwith run.locked(Path({str(folder)!r})): pass"
     command = [sys.executable, "-c", f"import sys\nsys.path[:] = {sys.path!r}\n{code}"]
