@@ -145,10 +145,13 @@ class Queued(Struct):
 
 
 class Queue(Struct):
-    """The images in an order, the greatest values first; `pending` while there are others, `error` says why it ends."""
+    """The images in an order, the greatest values first; `pending` while there are others, `error` says why it ends,
+    `by` what they were compared by: "model" or "hash", or "" while that is open.
+    """
 
     images: list[Queued]
     pending: bool
+    by: Literal["", "model", "hash"] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -58,6 +59,12 @@ class Server:
                 self.address = line.strip()
                 return
         raise AssertionError(f"the server did not start:\n{''.join(lines)}")
+
+    def client(self) -> httpx2.Client:
+        """A client that has the address's token."""
+        return httpx2.Client(
+            base_url=self.origin, headers={"Authorization": f"Bearer {self.address.partition('=')[2]}"}
+        )
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
