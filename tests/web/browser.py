@@ -119,6 +119,13 @@ class Tab:
             assert time.monotonic() < end, f"{expression} is {value!r}, not {wanted!r}"
             self.page.wait_for_timeout(20)
 
+    def painted(self) -> None:
+        """Wait until lists and panels show what the page knows: they follow after 60 ms at most, in the next frame."""
+        self.page.evaluate(
+            """() => new Promise((done) =>
+            setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 80))"""
+        )
+
     def wait_text(self, selector: str, text: str) -> None:
         self.wait(f"document.querySelector('{selector}').textContent", text)
 
@@ -165,6 +172,7 @@ class Tab:
             self.page.keyboard.up("Control")
 
     def text(self, selector: str) -> str:
+        self.painted()
         return str(self.page.inner_text(selector))
 
 

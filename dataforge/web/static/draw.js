@@ -252,6 +252,7 @@ export class Stage {
   }
 
   #paintPolygon(rings, colour, selected) {
+    if (!rings.length) return;
     const { ink: pen, unit } = this;
     const { scale, x, y } = this.view;
     pen.beginPath();
