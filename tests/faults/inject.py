@@ -49,9 +49,7 @@ def run(command: Callable[[], None], folder: Path, fault: str = "", n: int = 0) 
         try:
             os.dup2(writing, 1)
             os.dup2(writing, 2)
-            faulthandler.dump_traceback_later(
-                _STUCK, exit=True, file=2
-            )  # a signal's handler would wait for the lock, too
+            faulthandler.dump_traceback_later(_STUCK, exit=True, file=2)  # a signal's handler would wait for the lock, too
             sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (pytest has its own there)
             count = _install(folder, fault, n)
             code = _call(command)
