@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import IO, Any
 
 from dataforge.errors import ConfigError
 
@@ -38,7 +38,11 @@ def module_json(module: str, *arguments: object) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def start_module(module: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start `python -m MODULE ARGUMENTS` with this Python; its output and errors are for `communicate`."""
+def start_module(module: str, *arguments: object, stderr: IO[str]) -> subprocess.Popen[str]:
+    """Start `python -m MODULE ARGUMENTS` with this Python; its input and output are pipes.
+
+    Args:
+        stderr: a file for its errors, which cannot fill up as a pipe can that nobody reads.
+    """
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)

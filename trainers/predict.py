@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.command import TROUBLE, command, echo, natural, real
 from dataforge.errors import ConfigError, ImageError
@@ -28,7 +29,7 @@ from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES
 from dataforge.images.large import IN_MEMORY, decode_large
 from trainers.results.calibration import differences
-from trainers.results.detection import detect
+from trainers.results.detection import detect, detect_and_embed
 from trainers.results.exported import Boxes, load_onnx
 from trainers.results.predicted_files import named_rows, write_crops, write_picture, write_text, yolo_lines
 from trainers.results.tiled import detect_tiled, overview
@@ -51,12 +52,15 @@ class Predictor:
         detect: images (H, W, 3) uint8 RGB, conf, iou -> as `predict`.
         calibration: what `trainers.evaluate --save-calibration` stored: "class_conf", "conf" and "temperature", and
             with what they were found, "iou" and "tiling"; {} for none.
+        detect_and_embed: as `detect`, and an embedding (B, C) of the images; None for a model
+            without a backbone, such as an exported one.
     """
 
     classes: tuple[str, ...]
     class_ids: tuple[int, ...]
     detect: Callable[[Sequence[Pixels], float, float], list[Boxes]]
     calibration: dict[str, Any] = field(default_factory=dict)
+    detect_and_embed: Callable[..., tuple[list[Boxes], NDArray[np.float32]]] | None = None
 
     def predict(
         self,
@@ -132,6 +136,9 @@ def load_detector(path: str | Path, device: str = "auto") -> Predictor:
         tuple(facts["class_ids"]),
         lambda pictures, conf, iou: detect(detector, pictures, size, fit, torch_device, conf, iou),
         facts.get("calibration", {}),
+        (lambda pictures, conf, iou: detect_and_embed(detector, pictures, size, fit, torch_device, conf, iou))
+        if hasattr(detector, "backbone")
+        else None,
     )
 
 

@@ -77,8 +77,8 @@ def annotate(
         if not no_browser:
             webbrowser.open(address)
         with (
-            closing(Novelty(session)) as novelty,
             closing(Proposals(session, model)) if model else nullcontext() as proposals,
+            closing(Novelty(session, proposals)) as novelty,
         ):
             serve(application(session, token, port, rebound, proposals, novelty), listening)
     echo(f"{session.edits.version} edits in {folder}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from dataforge.overlay.requests import RefusedError
-from dataforge.record import Record
+from dataforge.record import Finding, Record
 
 _BASE_ID = re.compile(r"b\d+")
 
@@ -61,6 +61,18 @@ def clip(box: Iterable[float], record: Record, place: str) -> tuple[float, float
     if not (low < high).all():
         raise RefusedError(f"{place}: box {[x1, y1, x2, y2]}: expected x1 < x2 and y1 < y2 in {size}")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def polygons_left_out(record: Record, boxes: Mapping[str, Box]) -> Iterator[Finding]:
+    """Yield the boxes of the base that have a polygon there and none in `edited_record`, since they were moved."""
+    if record.polygons is None:
+        return
+    reason = "the box was moved or resized: its polygon is left out"
+    for n in np.flatnonzero(record.polygons.counts).tolist():
+        box = boxes.get(f"b{n}")
+        if box is not None and not np.array_equal(record.boxes[n], np.array(box.box, np.float32)):
+            place = record.file, record.key, "", reason
+            yield Finding("noted", "polygon-left-out", *place, box=n, xyxy=box.box, split=record.split)
 
 
 def edited_record(record: Record, boxes: Mapping[str, Box]) -> Record:

@@ -16,7 +16,7 @@ from dataforge.files import check_root, files_below, reading
 from dataforge.formats import FORMATS, reader
 from dataforge.formats.pictures import is_picture
 from dataforge.images.header import ImageInfo, probe, probe_file
-from dataforge.overlay.boxes import edited_record
+from dataforge.overlay.boxes import edited_record, polygons_left_out
 from dataforge.overlay.journal import OverlayError
 from dataforge.overlay.versions import Version, open_version
 from dataforge.record import Finding, Record, Source, merged
@@ -280,14 +280,21 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
         DataforgeError: there is no such version, or its base cannot be read.
     """
     version = open_version(path)
+    base, edits = base_of(version), version.edits
     if version.header["format"] == SHARDS:
         source = source_of(Shards(path))
-        if untouched:
-            return source
-        total, items = len(version.edits.images), source.records
-        chosen = (item for item in items if isinstance(item, Finding) or (item.split, item.key) in version.edits.images)
-        return replace(source, records=chosen, total=total)
-    base, edits = base_of(version), version.edits
+        numbers_of = {place: n for n, place in enumerate(base.places)}
+
+        def stored() -> Iterator[Record | Finding]:
+            for item in source.records:
+                if not isinstance(item, Finding) and (item.split, item.key) in edits.images:
+                    before = base.record(numbers_of[item.split, item.key])
+                    yield from polygons_left_out(before, edits.boxes(before))
+                elif not (untouched or isinstance(item, Finding)):
+                    continue
+                yield item
+
+        return replace(source, records=stored(), total=source.total if untouched else len(edits.images))
     names, numbers = edits.classes(), edits.numbers(base.class_ids)
     dense = {label: n for n, label in enumerate(names)}
     label_of = np.array([dense[edits.label(n)] for n in range(len(edits.names))], np.int32)
@@ -301,7 +308,9 @@ def edited_source(path: Path, untouched: bool = True) -> Source:
             except ImageError:
                 yield base.raw(n)  # which ingest refuses
                 continue
-            record = edited_record(record, edits.boxes(record))
+            boxes = edits.boxes(record)
+            yield from polygons_left_out(record, boxes)
+            record = edited_record(record, boxes)
             labels = np.array([dense[label] for label in record.labels.tolist()], np.int32)
             yield replace(record, labels=labels, judged=merged(record.judged, label_of))
 

@@ -75,6 +75,14 @@ class BoxEntry(Struct):
     flags: Flags
 
 
+class BoxPolygon(Struct):
+    """The polygon of a box of the set, as long as the box is this one: a list of rings, each x, y, x, y, ..."""
+
+    id: str
+    box: Numbers
+    rings: list[list[float]]
+
+
 class Image(Struct):
     n: int
     key: str
@@ -84,6 +92,7 @@ class Image(Struct):
     state: State
     revision: int
     boxes: list[BoxEntry]
+    polygons: list[BoxPolygon]
 
 
 class Saved(Struct):
@@ -145,10 +154,13 @@ class Queued(Struct):
 
 
 class Queue(Struct):
-    """The images in an order, the greatest values first; `pending` while there are others, `error` says why it ends."""
+    """The images in an order, the greatest values first; `pending` while there are others, `error` says why it ends,
+    `by` what they were compared by: "model" or "hash", or "" while that is open.
+    """
 
     images: list[Queued]
     pending: bool
+    by: Literal["", "model", "hash"] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 

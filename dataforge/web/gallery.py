@@ -137,6 +137,7 @@ class Gallery:
         missed = judged.missed[part].tolist() if judged else [False] * (part.stop - part.start)
         at = np.flatnonzero(selection.rows == n)
         position = int(at[0]) if len(at) else -1
+        polygons = table.polygons.part(part.start, part.stop).lists() if table.polygons else []
         findings: list[dict[str, Any]] = [
             {"code": finding.code, "text": f"{finding.value} {finding.reason}".strip(), "box": finding.xyxy}
             for finding in self.findings.of(n)
@@ -149,6 +150,9 @@ class Gallery:
             "id": int(table.id[n]),
             "bytes": int(table.size[n]),
             "areas": table.areas[part].astype(float).tolist(),
+            "polygons": [
+                [np.round(ring.reshape(-1).astype(float), 2).tolist() for ring in rings] for rings in polygons
+            ],
             "missed": missed,
             "changes": changes,
             "findings": findings,

@@ -1,25 +1,24 @@
-"""Boxes that a model proposes: computed by `trainers.predict` in the background, in batches, next images first."""
+"""Boxes that a model proposes: computed in the background, in batches, next images first."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.errors import DataforgeError
 from dataforge.formats.pictures import SHORT
 from dataforge.images.header import probe
-from dataforge.process import start_module
 from dataforge.web.disagreements import surest
+from dataforge.web.model import Model
 from dataforge.web.session import Session
 
-BATCH = 16  # images of one start of the model
-QUEUE_BATCH = 64  # the same, where nobody waits for one of them
-LEAST_SCORE = 0.1
+BATCH = 8
 
 
 class Proposals:
@@ -33,13 +32,13 @@ class Proposals:
     """
 
     def __init__(self, session: Session, model: Path) -> None:
-        self._session, self._model = session, model
+        self._session, self._model = session, Model(model)
+        self._embeddings: dict[int, NDArray[np.float32]] = {}
         self._boxes: dict[int, list[dict[str, Any]]] = {}
         self._errors: dict[int, tuple[int, float]] = {}  # revision, `queue`'s value
         self._wanted: int | None = None
         self._all = False
         self._closed = False
-        self._process: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
         self.error = ""
         self._thread = threading.Thread(target=self._work, name="proposals", daemon=True)
@@ -49,7 +48,7 @@ class Proposals:
         """Return the boxes that are proposed for image n, or that they are still to come."""
         with self._changed:
             boxes = self._boxes.get(n)
-            if not self.error and self._missing(n, BATCH // 2):  # before the next images are asked for
+            if not self.error and self._missing(n, BATCH):  # before the next images are asked for
                 self._wanted = n
                 self._changed.notify()
             if boxes is None and not self.error:
@@ -66,13 +65,29 @@ class Proposals:
                 as the surest disagreement with the boxes: 0.5 + half its score, 0 without one.
         """
         value = self._error if by == "errors" else self._unsure
+        pending = self._look_at_all()
+        with self._changed:
+            seen = sorted(self._boxes)
+        facts = {"images": [{"n": n, "value": value(n)} for n in seen], "pending": pending}
+        return facts | ({"error": self.error} if self.error else {})
+
+    def embeddings(self) -> tuple[bool, NDArray[np.float32] | None]:
+        """Return whether some are still to come; and those of all images (N, C), None if the model has none. An image
+        that it cannot read has zeros. Begin to show it the images.
+        """
+        if self._model.embeds is not False and self._look_at_all():
+            return True, None
+        if self.error or not self._embeddings:
+            return False, None
+        nothing = np.zeros_like(next(iter(self._embeddings.values())))
+        return False, np.stack([self._embeddings.get(n, nothing) for n in range(len(self._session.base.places))])
+
+    def _look_at_all(self) -> bool:
+        """Have the model see all images in the end; return whether it has some left."""
         with self._changed:
             self._all = True
             self._changed.notify()
-            seen = sorted(self._boxes)
-            pending = not self.error and len(seen) < len(self._session.base.places)
-        facts = {"images": [{"n": n, "value": value(n)} for n in seen], "pending": pending}
-        return facts | ({"error": self.error} if self.error else {})
+            return not self.error and self._left()
 
     def _unsure(self, n: int) -> float:
         return max((1 - abs(2 * box["score"] - 1) for box in self._boxes[n]), default=0.0)
@@ -91,8 +106,7 @@ class Proposals:
         """Stop the model, and wait until it has ended."""
         with self._changed:
             self._closed = True
-            if self._process is not None:
-                self._process.terminate()
+            self._model.stop()
             self._changed.notify()
         self._thread.join()
 
@@ -114,55 +128,40 @@ class Proposals:
         ]
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._wanted is not None or self._left())
-                if self._closed:
-                    return
-                wanted, self._wanted = self._wanted, None
-            if wanted is None:
-                rows = self._missing(0, len(self._session.base.places))[:QUEUE_BATCH]
-            elif self._missing(wanted, BATCH // 2):
-                rows = self._missing(wanted, len(self._session.base.places))[:BATCH]
-            else:
-                continue
-            try:
-                boxes = self._detect(rows)
-            except (DataforgeError, OSError) as error:
-                self.error = str(error)
-            else:
+        with closing(self._model):
+            while not self.error:
                 with self._changed:
-                    self._boxes |= boxes
-            if self.error:
-                return
+                    self._changed.wait_for(lambda: self._closed or self._wanted is not None or self._left())
+                    if self._closed:
+                        return
+                    wanted, self._wanted = self._wanted, None
+                rows = self._missing(wanted or 0, len(self._session.base.places))[:BATCH]
+                if not rows:
+                    continue
+                try:
+                    self._detect(rows)
+                except (DataforgeError, OSError) as error:
+                    self.error = str(error)
 
-    def _detect(self, rows: list[int]) -> dict[int, list[dict[str, Any]]]:
-        boxes: dict[int, list[dict[str, Any]]] = {n: [] for n in rows}
+    def _detect(self, rows: list[int]) -> None:
+        """Have the model see some images."""
+        files: dict[int, Path] = {}
         with tempfile.TemporaryDirectory(prefix="dataforge-") as folder:
-            pictures, out = Path(folder, "pictures"), Path(folder, "out")
-            pictures.mkdir()
             for n in rows:
                 try:
                     data, _ = self._session.base.image(n)
                     kind = probe(data).format
-                    (pictures / f"{n}.{SHORT.get(kind, kind.lower())}").write_bytes(data)
+                    files[n] = Path(folder, f"{n}.{SHORT.get(kind, kind.lower())}")
+                    files[n].write_bytes(data)
                 except DataforgeError:
                     continue  # the page says so when it shows the image
-            if not any(pictures.iterdir()):
-                return boxes
-            options = ("--source", pictures, "--out", out, "--save-json", "--conf", LEAST_SCORE)
-            with self._changed:
-                if self._closed:
-                    return boxes
-                self._process = start_module("trainers.predict", self._model, *options)
-            _, text = self._process.communicate()
-            file = out / "predictions.json"
-            if self._closed:
-                return boxes
-            if not file.is_file():
-                raise DataforgeError(f"--model {self._model}: {text.strip().rpartition(chr(10))[2] or 'it failed'}")
-            for row in msgspec.json.decode(file.read_bytes()):
-                x, y, width, height = row["bbox"]
-                box = {"box": [x, y, x + width, y + height], "name": row["category_name"], "score": row["score"]}
-                boxes[int(Path(row["file_name"]).stem)].append(box)
-        return boxes
+            answers = dict(zip(files, self._model.detect(list(files.values())), strict=True)) if files else {}
+        with self._changed:
+            self._boxes |= {n: [] for n in rows}
+            for n, answer in answers.items():
+                self._boxes[n] = [
+                    {"box": box, "name": name, "score": score}
+                    for box, name, score in zip(answer.boxes, answer.names, answer.scores, strict=True)
+                ]
+                if answer.embedding is not None:
+                    self._embeddings[n] = np.frombuffer(answer.embedding, np.float32)

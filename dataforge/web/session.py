@@ -20,6 +20,7 @@ from dataforge.overlay.boxes import Box
 from dataforge.overlay.edits import Edited, Edits
 from dataforge.overlay.journal import Journal, OverlayError, now, who
 from dataforge.overlay.requests import Edit
+from dataforge.record import Record
 from dataforge.transform.edited import Base, check_base
 
 
@@ -75,7 +76,8 @@ class Session:
             boxes, edited = self.edits.boxes(record), self._edited(n)
         split, key = self.base.places[n]
         facts = {"n": n, "key": key, "split": split, "width": record.width, "height": record.height}
-        return {**facts, "state": edited.state, "revision": edited.revision, "boxes": shown(boxes)}
+        facts |= {"state": edited.state, "revision": edited.revision, "boxes": shown(boxes)}
+        return {**facts, "polygons": polygons_shown(record)}
 
     def summary(self, n: int) -> dict[str, Any]:
         """Return a line on image n; width and height are 0, and `error` says why, if it cannot be read."""
@@ -236,3 +238,15 @@ def thumbnail(pixels: NDArray[np.uint8], size: int) -> bytes:
 def shown(boxes: dict[str, Box]) -> list[dict[str, Any]]:
     """Return boxes as the page gets them."""
     return [{"id": id, "box": box.box, "label": box.label, "flags": box.flags} for id, box in boxes.items()]
+
+
+def polygons_shown(record: Record) -> list[dict[str, Any]]:
+    """Return the polygons of a record's boxes, as the page gets them."""
+    if record.polygons is None:
+        return []
+    rows = zip(record.boxes.tolist(), record.polygons.lists(), strict=True)
+    return [
+        {"id": f"b{n}", "box": box, "rings": [ring.reshape(-1).tolist() for ring in rings]}
+        for n, (box, rings) in enumerate(rows)
+        if rings
+    ]

@@ -59,11 +59,14 @@ class ImageFinding(Struct):
 
 
 class ViewedImage(Row):
-    """An image; `position`, `before` and `after` are its place and neighbours among those asked for, -1 for none."""
+    """An image; `position`, `before` and `after` are its place and neighbours among those asked for, -1 for none;
+    `polygons` has the rings of each box, x, y, x, y, ..., or is empty if none has any.
+    """
 
     id: int
     bytes: int
     areas: list[float]
+    polygons: list[list[list[float]]]
     missed: list[bool]
     changes: list[str]
     findings: list[ImageFinding]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import trainers
@@ -19,7 +20,7 @@ from tests.cli.test_json import check
 from tests.trainers import fake
 from trainers.evaluate import main as evaluate
 from trainers.predict import main, sources
-from trainers.results.detection import detect
+from trainers.results.detection import detect, detect_and_embed
 from trainers.results.evaluation import run
 from trainers.results.truth import read_predictions, truth_of_shards
 
@@ -258,3 +259,23 @@ def test_wrong_tiles(checkpoint: Path, tmp_path: Path) -> None:
     words = ("--truth", tmp_path, "--predictions", tmp_path, "--tile", "9")
     result = CliRunner().invoke(evaluate, [*map(str, words)])
     assert result.exit_code == 2 and "--tile is for CHECKPOINT" in result.stderr
+
+
+def test_embeddings_are_of_the_image_without_its_padding() -> None:
+    class Shrunk(fake.Painted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Unflatten(0, (1, -1)))  # one map
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.backbone(images.float())
+            return super().forward(images)
+
+    pictures = [fake.picture(*fake.PICTURES[name]) for name in ("wide.png", "tall.jpg", "sub/dir/all.jpg")]
+    boxes, embeddings = detect_and_embed(Shrunk(), pictures, (320, 320), "letterbox", torch.device("cpu"), 0.1, 0.5)
+    alone = detect(Shrunk(), pictures, (320, 320), "letterbox", torch.device("cpu"), 0.1, 0.5)
+    assert all(
+        np.array_equal(a, b) for one, two in zip(boxes, alone, strict=True) for a, b in zip(one, two, strict=True)
+    )
+    for pixels, embedding in zip(pictures, embeddings, strict=True):
+        assert embedding == pytest.approx(pixels.mean((0, 1)), abs=6)  # with grey padding: 20 to 40 off

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -58,6 +59,12 @@ class Server:
                 self.address = line.strip()
                 return
         raise AssertionError(f"the server did not start:\n{''.join(lines)}")
+
+    def client(self) -> httpx2.Client:
+        """A client that has the address's token."""
+        return httpx2.Client(
+            base_url=self.origin, headers={"Authorization": f"Bearer {self.address.partition('=')[2]}"}
+        )
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -112,6 +119,13 @@ class Tab:
             assert time.monotonic() < end, f"{expression} is {value!r}, not {wanted!r}"
             self.page.wait_for_timeout(20)
 
+    def painted(self) -> None:
+        """Wait until lists and panels show what the page knows: they follow after 60 ms at most, in the next frame."""
+        self.page.evaluate(
+            """() => new Promise((done) =>
+            setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 80))"""
+        )
+
     def wait_text(self, selector: str, text: str) -> None:
         self.wait(f"document.querySelector('{selector}').textContent", text)
 
@@ -158,6 +172,7 @@ class Tab:
             self.page.keyboard.up("Control")
 
     def text(self, selector: str) -> str:
+        self.painted()
         return str(self.page.inner_text(selector))
 
 

@@ -45,7 +45,8 @@ def test_the_server_does_what_the_document_says(
         return  # nothing can be wrong
 
     @given(case=loaded[one.path][one.method].as_strategy(generation_mode=mode))
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    # the same cases each time: a random one may count a parameter as wrong that is then left out of the address
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     def check(case: schemathesis.Case) -> None:
         # a body may be well-formed and name a box or a class that is not there
         unchecked = [positive_data_acceptance] if one.body else []

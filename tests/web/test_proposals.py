@@ -2,56 +2,74 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import msgspec
 import pytest
-from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from dataforge.images import synth
 from dataforge.images.header import SUFFIXES
 from dataforge.transform.edited import open_base
+from dataforge.web import model as model_module
 from dataforge.web import proposals
 from dataforge.web.annotator import application
+from dataforge.web.model import Answer, Model
 from dataforge.web.session import Session
 from tests import tiny
+from tests.web.browser import Server
 from tests.web.photos import HERE, PORT, TOKEN, add, photos, post
 
-MODEL = """
+PROPOSE = """
 import json, sys, time
 from pathlib import Path
-words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-source, out = Path(words["--source"]), Path(sys.argv[sys.argv.index("--out") + 1])
-if sys.argv[1] == "broken.onnx":
+model = Path(sys.argv[1])
+if model.name == "broken.onnx":
     sys.exit("error: broken.onnx: is no model")
-if sys.argv[1] == "slow.onnx":
+if model.name == "slow.onnx":
     time.sleep(60)
-rows = []
-for file in sorted(source.iterdir()):
-    for name in ("dog", "cow"):
-        rows.append({"file_name": file.name, "bbox": [1, 2, 3, 4], "score": 0.5, "category_name": name})
-out.mkdir()
-(out / "predictions.json").write_text(json.dumps(rows))
+print('{"embeds": false}', flush=True)
+for line in sys.stdin:
+    if model.name == "dying.onnx" or (model.name == "once.onnx" and not model.exists()):
+        model.touch()
+        sys.exit("Killed: it had too little memory")
+    answer = {"boxes": [[1, 2, 4, 6]] * 2, "scores": [0.5, 0.5], "names": ["dog", "cow"], "embedding": None}
+    print(json.dumps([answer] * len(json.loads(line))), flush=True)
 """
 
 
+class Started(list[list[str]]):
+    """The names of the files of each request; `processes` that were started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[subprocess.Popen[str]] = []
+
+
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Replaces `trainers.predict` by a script that proposes the same two boxes everywhere; notes the images."""
-    calls: list[list[str]] = []
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """Replaces `trainers.propose` by a script that proposes the same two boxes everywhere."""
+    calls, detect = Started(), Model.detect
 
-    def start(module: str, model: Path, *arguments: object) -> subprocess.Popen[str]:
-        assert module == "trainers.predict"
-        calls.append(sorted(path.name for path in Path(str(arguments[1])).iterdir()))
-        words = [sys.executable, "-c", MODEL, str(model), *map(str, arguments)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(module: str, model: Path, *arguments: object, stderr: IO[str]) -> subprocess.Popen[str]:
+        assert module == "trainers.propose"
+        words = [sys.executable, "-c", PROPOSE, str(model), *map(str, arguments)]
+        pipe = subprocess.PIPE
+        calls.processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=stderr, text=True))
+        return calls.processes[-1]
 
-    monkeypatch.setattr(proposals, "start_module", start)
+    def noted(self: Model, files: Sequence[Path]) -> list[Answer]:
+        calls.append([file.name for file in files])
+        return detect(self, files)
+
+    monkeypatch.setattr(model_module, "start_module", start)
+    monkeypatch.setattr(Model, "detect", noted)
     monkeypatch.setattr(proposals, "BATCH", 4)
     return calls
 
@@ -81,15 +99,16 @@ def ask(session: Session, model: str, *numbers: int) -> list[dict[str, Any]]:
     return answers
 
 
-def test_boxes_are_proposed_for_the_next_images_too(session: Session, started: list[list[str]]) -> None:
+def test_boxes_are_proposed_for_the_next_images_too(session: Session, started: Started) -> None:
     expected = {"boxes": [{"box": [1, 2, 4, 6], "label": 1, "score": 0.5}], "pending": False}
     assert ask(session, "model.onnx", 2, 5, 0, 9) == [expected] * 4, "of the classes that the set has"
     batches = [[int(name.partition(".")[0]) for name in names] for names in started]
     assert batches[0] == [2, 3, 4, 5] and sorted(n for batch in batches for n in batch) == list(range(10)), "each once"
     assert session.edits.images == {}, "nothing is saved"
+    assert len(started.processes) == 1 and started.processes[0].returncode is not None, "one for all, ended at the end"
 
 
-def test_a_model_gets_files_whose_suffix_it_knows(tmp_path: Path, started: list[list[str]]) -> None:
+def test_a_model_gets_files_whose_suffix_it_knows(tmp_path: Path, started: Started) -> None:
     (tmp_path / "photos").mkdir()
     for suffix, kind in (("jp2", "JPEG2000"), ("ppm", "PPM"), ("tif", "TIFF")):
         (tmp_path / f"photos/a.{suffix}").write_bytes(tiny.encode(tiny.pixels(30, 40), kind))
@@ -100,40 +119,86 @@ def test_a_model_gets_files_whose_suffix_it_knows(tmp_path: Path, started: list[
 
 
 class InThisProcess:
-    """Stands for the process of `trainers.predict`, run here, where the fake detector is known."""
+    """Stands for `Model`, run here, where the fake detector is known."""
 
-    returncode = 0
+    embeds = False
 
-    def __init__(self, module: str, *words: object) -> None:
-        self.main, self.words = import_module(module).main, [*map(str, words), "--device", "cpu"]
+    def __init__(self, path: Path) -> None:
+        from trainers.predict import load_detector
 
-    def communicate(self) -> tuple[str, str]:
-        return "", CliRunner().invoke(self.main, self.words).output
+        self.detector = load_detector(path, "cpu")
 
-    def terminate(self) -> None:
+    def detect(self, files: list[Path]) -> list[Answer]:
+        from trainers.propose import propose
+
+        return msgspec.json.decode(json.dumps(propose(self.detector, files, 0.1)), type=list[Answer])
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
-def test_trainers_predict_answers_as_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainers_propose_answers_as_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.trainers import fake
 
     model = fake.saved(tmp_path / "best.pt", monkeypatch)
-    monkeypatch.setattr(proposals, "start_module", InThisProcess)
-    session = Session(open_base(fake.files(tmp_path / "photos")), tmp_path / "overlay", ["red", "green", "blue"])
+    monkeypatch.setattr(proposals, "Model", InThisProcess)
+    fake.files(tmp_path / "photos")
+    cut = (tmp_path / "photos/last.jpg").read_bytes()[:700]
+    (tmp_path / "photos/broken.jpg").write_bytes(cut)
+    session = Session(open_base(tmp_path / "photos"), tmp_path / "overlay", ["red", "green", "blue"])
     answers = ask(session, str(model), *range(len(session.base.places)))
     for (_, key), answer in zip(session.base.places, answers, strict=True):
         assert "error" not in answer
-        true = fake.PICTURES[key][2]
+        true = {} if key == "broken.jpg" else fake.PICTURES[key][2]
         assert {one["label"]: one["box"] for one in answer["boxes"]} == {
             label: pytest.approx(box, abs=2) for label, box in true.items()
         }
     session.close()
 
 
-def test_the_queue_sees_every_image_once(
-    session: Session, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(proposals, "QUEUE_BATCH", 3)
+def test_a_model_ends_with_its_server(tmp_path: Path) -> None:
+    """The real `trainers.propose`; the server is killed, so that nobody ends it."""
+    import torch
+
+    from trainers import checkpoint
+    from trainers.dense import Dense
+
+    facts = {"classes": 1, "sizes": [[16.0, 32.0]]}
+    of_set = {"classes": ["disc"], "class_ids": [1], "size": [64, 64], "fit": "letterbox"}
+    torch.manual_seed(0)
+    checkpoint.save(
+        tmp_path / "m.pt", {"detector": "dense", "config": facts, "model": Dense(**facts).state_dict(), **of_set}
+    )
+    synth.write(tmp_path / "set", images=5, seed=1)
+    server = Server(tmp_path / "set", "--model", str(tmp_path / "m.pt"))
+    try:
+        with server.client() as client:
+            end = time.monotonic() + 240
+            while (queue := client.get("/api/queue?by=novelty").json())["pending"] and time.monotonic() < end:
+                time.sleep(0.1)
+            assert queue["by"] == "model" and sorted(row["n"] for row in queue["images"]) == [0, 1, 2, 3, 4]
+            assert not client.get("/api/proposals/0").json()["pending"]
+        [model] = children(server.process.pid)
+    finally:
+        server.kill()
+    end = time.monotonic() + 20
+    while Path(f"/proc/{model}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{model}").exists()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("no /proc")
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def test_the_queue_sees_every_image_once(session: Session, started: Started) -> None:
     made = proposals.Proposals(session, Path("model.onnx"))
     client = TestClient(application(session, TOKEN, PORT, proposals=made), base_url=HERE)
     client.headers["Authorization"] = f"Bearer {TOKEN}"
@@ -155,25 +220,33 @@ def test_the_queue_sees_every_image_once(
     assert sorted(int(name.partition(".")[0]) for names in started for name in names) == list(range(10)), "each once"
 
 
-def test_a_model_that_fails(session: Session, started: list[list[str]]) -> None:
+def test_a_model_that_fails(session: Session, started: Started) -> None:
     first, second = ask(session, "broken.onnx", 0, 7)
     assert (
         first
         == second
         == {"boxes": [], "pending": False, "error": "--model broken.onnx: error: broken.onnx: is no model"}
     )
-    assert len(started) == 1
+    assert len(started.processes) == 1
 
 
-def test_closing_ends_the_model(session: Session, started: list[list[str]]) -> None:
+def test_a_model_that_dies_is_started_again(session: Session, started: Started, tmp_path: Path) -> None:
+    answers = ask(session, str(tmp_path / "once.onnx"), 0, 9)
+    assert len(started.processes) == 2 and all(len(answer["boxes"]) == 1 for answer in answers)
+    started.processes.clear()
+    [answer] = ask(session, str(tmp_path / "dying.onnx"), 0)
+    assert answer["error"].endswith("dying.onnx: Killed: it had too little memory") and len(started.processes) == 2
+
+
+def test_closing_ends_the_model(session: Session, started: Started) -> None:
     made = proposals.Proposals(session, Path("slow.onnx"))
     assert made.of(0)["pending"]
     end = time.monotonic() + 30
-    while made._process is None and time.monotonic() < end:
+    while not started.processes and time.monotonic() < end:
         time.sleep(0.01)
     begun = time.monotonic()
     made.close()
-    assert time.monotonic() - begun < 20 and made._process is not None and made._process.returncode
+    assert time.monotonic() - begun < 20 and started.processes[0].returncode
 
 
 def test_without_a_model(session: Session) -> None:

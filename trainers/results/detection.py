@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.images.draw import Pixels
 from trainers.results.exported import Boxes
 
@@ -52,3 +54,36 @@ def detect(
         keep = (label >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         every.append((boxes[keep], score.astype(np.float64)[keep], label[keep]))
     return every
+
+
+def detect_and_embed(
+    detector: Detector,
+    pictures: Sequence[Pixels],
+    size: tuple[int, int],
+    fit: str,
+    device: torch.device,
+    conf: float,
+    iou: float,
+) -> tuple[list[Boxes], NDArray[np.float32]]:
+    """Detect as `detect`, and embed the images by the same run of the network, which must have a `backbone`.
+
+    Returns:
+        What `detect` does; and (B, C) the mean of the backbone's last map over each image without its padding.
+    """
+    last: list[torch.Tensor] = []
+    backbone: torch.nn.Module = detector.backbone  # type: ignore[assignment]
+    hook = backbone.register_forward_hook(lambda module, inputs, maps: last.append(maps[-1]))
+    try:
+        boxes = detect(detector, pictures, size, fit, device, conf, iou)
+    finally:
+        hook.remove()
+    [maps] = last
+    means = []
+    for pixels, image in zip(pictures, maps, strict=True):
+        height, width = pixels.shape[:2]
+        matrix = fit_matrix(height, width, size, fit)
+        corners = matrix[:2, 2], matrix[:2, 2] + matrix[[0, 1], [0, 1]] * (width, height)
+        cells = [point * image.shape[:0:-1] / size[::-1] for point in corners]
+        (left, top), (right, bottom) = np.floor(cells[0]).astype(int), np.ceil(cells[1]).astype(int)
+        means.append(image[:, top:bottom, left:right].float().mean((1, 2)).cpu().numpy())
+    return boxes, np.stack(means)

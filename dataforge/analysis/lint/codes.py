@@ -34,6 +34,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "box-inverted": ("warning", "the box's corners are in the wrong order"),
     "box-clipped": ("warning", "the box extends beyond the image and is clipped"),
     "polygon-broken": ("warning", "a polygon has fewer than three points, or a number that is not finite"),
+    "polygon-left-out": ("info", "a box with a polygon was moved or resized in an overlay, and has none now"),
     "box-polygon": ("info", "boxes have polygons, or are rotated"),
     "box-tiny": ("warning", "a side of the box is shorter than a pixel"),
     "box-covers": ("info", "the box covers the whole image"),

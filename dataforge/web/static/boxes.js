@@ -22,7 +22,20 @@ export class Boxes {
     this.key = image.key;
     this.width = image.width;
     this.height = image.height;
+    this.polygons = new Map((image.polygons ?? []).map((polygon) => [polygon.id, polygon]));
     this.reset(image);
+  }
+
+  /** The rings of a box's polygon; none if it has no polygon, or was moved: the polygon is of the box that was there. */
+  rings({ id, box }) {
+    const polygon = this.polygons.get(id);
+    return polygon && same(polygon.box, box) ? polygon.rings : [];
+  }
+
+  /** How many boxes have lost their polygon. */
+  get leftOut() {
+    const kept = ({ id, box }) => !this.items.has(id) || same(box, this.items.get(id).box);
+    return [...this.polygons.values()].filter((polygon) => !kept(polygon)).length;
   }
 
   /** Take the server's boxes; forget steps, which may be about boxes that are no longer there. */

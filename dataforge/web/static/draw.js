@@ -9,6 +9,7 @@ export class Stage {
   view = { scale: 1, x: 0, y: 0 }; // CSS pixels = image pixels * scale + (x, y)
   names = true;
   hidden = false;
+  bare = false; // only ghosts are drawn
   ghosts = []; // {box, label}, drawn dashed: of a model; with {text} that stands at it
   first = true; // whether the first ghost is the one that is accepted next
   onpaint = () => {};
@@ -134,7 +135,8 @@ export class Stage {
 
   /** Draw the boxes anew, all of them or those around places [box, ..]. */
   redraw(places = null) {
-    if (!places || places.length > 200) this.#dirty = "all";
+    const wide = this.#boxes?.polygons.size; // polygons may reach beyond their boxes
+    if (!places || places.length > 200 || wide) this.#dirty = "all";
     else if (this.#dirty !== "all") (this.#dirty ??= []).push(...places.map((box) => this.#reach(this.onScreen(box))));
     this.#ask();
   }
@@ -196,7 +198,7 @@ export class Stage {
       const margin = 8 * this.unit;
       const from = this.toImage(left - this.#widest() - margin, top - this.tag - margin);
       const to = this.toImage(right + margin, bottom + this.tag + margin);
-      const items = [...this.#boxes.grid.meeting([...from, ...to])].map((id) => this.#boxes.items.get(id));
+      const items = this.bare ? [] : [...this.#boxes.grid.meeting([...from, ...to])].map((id) => this.#boxes.items.get(id));
       items.sort((a, b) => a.z - b.z); // the same order, however much is painted
       if (this.#dirty === "all") this.#named = items.length <= NAMES_UP_TO;
       const { selected } = this.#boxes;
@@ -207,8 +209,9 @@ export class Stage {
     pen.restore();
   }
 
-  #paintBox({ box, label, flags, faint }, selected) {
+  #paintBox(item, selected) {
     const { ink: pen, unit } = this;
+    const { box, label, flags, faint } = item;
     const [x1, y1, x2, y2] = this.onScreen(box);
     const { colour } = this.look(label);
     if (faint && !selected) {
@@ -219,6 +222,7 @@ export class Stage {
       pen.globalAlpha = 1;
       return;
     }
+    this.#paintPolygon(this.#boxes.rings(item), colour, selected);
     if (selected) {
       pen.globalAlpha = 0.14;
       pen.fillStyle = colour;
@@ -245,6 +249,22 @@ export class Stage {
       }
     }
     if (this.names && (selected || (this.#named && x2 - x1 > 24))) this.#paintName(this.look(label).name, x1, y1, colour);
+  }
+
+  #paintPolygon(rings, colour, selected) {
+    if (!rings.length) return;
+    const { ink: pen, unit } = this;
+    const { scale, x, y } = this.view;
+    pen.beginPath();
+    for (const ring of rings) {
+      for (let i = 0; i < ring.length; i += 2) pen[i ? "lineTo" : "moveTo"](ring[i] * scale + x, ring[i + 1] * scale + y);
+      pen.closePath();
+    }
+    pen.globalAlpha = selected ? 1 : 0.6;
+    pen.lineWidth = 1.25 * unit;
+    pen.strokeStyle = colour;
+    pen.stroke();
+    pen.globalAlpha = 1;
   }
 
   #paintGhost({ box, label, text, chosen }, first) {

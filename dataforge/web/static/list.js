@@ -5,6 +5,7 @@ import { part, Rows } from "./rows.js";
 
 const PAGE = 1000;
 const POLL_MS = 1000;
+const COMPARED = { model: "compared by the model's features", hash: "compared by a hash of their pixels" };
 
 export class ImageList {
   rows = []; // by n: {n, key, split, boxes, classes, state}
@@ -21,6 +22,7 @@ export class ImageList {
     for (const split of set.splits) this.fields.split.add(new Option(split, split));
     this.fields.split.hidden = set.splits.length < 2;
     this.order = root.querySelector("#by-order");
+    this.note = root.querySelector("#order-note");
     if (set.proposals) this.order.append(new Option("least sure first", "unsure"), new Option("likely errors first", "errors"));
     this.order.addEventListener("input", () => this.#queue());
     this.values = new Map(); // n -> its value in the order, of those that have one
@@ -80,11 +82,14 @@ export class ImageList {
   async #queue() {
     const by = this.order.value;
     this.values.clear();
+    this.note.textContent = "";
     this.pending = Boolean(by);
     this.filter();
     while (by) {
-      const { images, pending } = await get(`/api/queue?by=${by}`).catch(() => ({ images: [], pending: false }));
+      const failed = ({ message }) => ({ images: [], pending: false, error: message });
+      const { images, pending, by: compared, error } = await get(`/api/queue?by=${by}`).catch(failed);
       if (this.order.value !== by) return;
+      this.note.textContent = error ?? COMPARED[compared] ?? "";
       for (const { n, value } of images) this.values.set(n, value);
       this.pending = pending;
       this.filter();

@@ -63,6 +63,9 @@ export class Panels {
     const at = order.indexOf(current);
     this.rows.set(order, at);
     $("#box-count").textContent = order.length;
+    const { leftOut } = boxes;
+    const which = leftOut > 1 ? `${leftOut} boxes were moved or resized: their polygons are` : "A box was moved or resized: its polygon is";
+    $("#left-out").textContent = leftOut ? `${which} left out.` : "";
     classes.show(order);
     $("#position").textContent = `${boxes.n + 1} / ${this.images}`;
     $("#key").textContent = boxes.key;

@@ -73,7 +73,8 @@ export class Single {
     this.facts = facts;
     const items = facts.boxes.map(([x1, y1, x2, y2, label, flags, fits], i) => ({ id: `${i}`, box: [x1, y1, x2, y2], label, flags, faint: !fits }));
     if (other) this.#chosen = null;
-    this.#boxes = new Boxes({ ...facts, boxes: items, revision: 0, state: "new" });
+    const polygons = facts.polygons.map((rings, i) => ({ ...items[i], rings })).filter(({ rings }) => rings.length);
+    this.#boxes = new Boxes({ ...facts, boxes: items, polygons, revision: 0, state: "new" });
     this.image.hidden = !augmented;
     if (augmented) this.image.src = augmented;
     else this.image.removeAttribute("src");
@@ -104,7 +105,7 @@ export class Single {
       chosen: this.#chosen === `other ${i}`,
     }));
     stage.ghosts = [...(this.shown.boxes ? others : []), ...(this.shown.found ? found : [])];
-    stage.names = this.shown.boxes;
+    stage.bare = !this.shown.boxes;
     this.#boxes.selected = new Set(this.#boxes.items.has(this.#chosen) ? [this.#chosen] : []);
     stage.redraw();
   }
