@@ -97,8 +97,8 @@ def _yaml_file(root: Path) -> Path | None:
 
 
 class _Loader(yaml.BaseLoader):
-    """The base loader keeps every scalar as text: a class named `no` or `007` is unchanged. libyaml's, ten times as fast,
-    reads other texts, and crashes the process on deep nesting.
+    """The base loader keeps every scalar as text: a class named `no` or `007` is unchanged. libyaml's is ten times as
+    fast, but reads other texts, and crashes the process on deep nesting.
 
     An alias of a list or table is refused, since a few lines of them expand to any size, or without end.
     """
