@@ -202,5 +202,5 @@ def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
         half = max((config.budget or config.batch_size) // 2, 1)
         raise ConfigError(
             f"step {step}: out of memory with {len(batch)} images of {height}x{width} and {batch.labels.shape[1]} box "
-            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp bf16"
+            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp auto"
         ) from None
