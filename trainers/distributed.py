@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from torch import Tensor
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from trainers.config import Config
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
 
 
 def device_of(name: str) -> torch.device:
@@ -163,6 +167,26 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return 0
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Have glibc keep freed memory for the process during the block; nothing is done on other systems.
+
+    Large tensors are otherwise given back to the system when they are freed, and every page of the next one is a fault.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)  # type: ignore[union-attr]
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:  # glibc's defaults
+        libc.mallopt(_MMAP_MAX, 65536)  # type: ignore[union-attr]
+        libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)  # type: ignore[union-attr]
+        libc.malloc_trim(0)  # type: ignore[union-attr]
 
 
 def free_memory(device: torch.device) -> int:
