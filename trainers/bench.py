@@ -40,11 +40,12 @@ if __name__ == "__main__":  # before torch is imported: help and wrong options a
 import json
 import statistics
 import time
+from dataclasses import replace
 
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, read_toml
-from trainers.training import defaults
+from trainers.training import defaults, precision
 from trainers.training.data import make_loaders, timed
 from trainers.training.learner import Learner
 
@@ -67,6 +68,7 @@ def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
     """
     config.check()
     device = distributed.device_of(config.device)
+    config = replace(config, amp=precision.resolved(config.amp, device)[0])
     kind = registry.detector_class(detector)
     loader, _ = make_loaders(config, kind, 0, 1, device)
     learner = Learner(config, kind(**kind.configure(config, loader.shards)), device)

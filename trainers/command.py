@@ -45,8 +45,10 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         stated = (read_toml(kind, toml, detector) if toml else {}) | given
         config = kind(**stated)
         config.check()
+        from trainers import distributed
         from trainers.training import engine
 
-        engine.train(config, detector, resume, stated.keys())
+        with distributed.memory_kept():
+            engine.train(config, detector, resume, stated.keys())
 
     return run_it

@@ -108,7 +108,7 @@ class Config:
     )
     milestones: list[int] = value([60, 90], "epochs at which the learning rate drops", natural(0))
     warmup_steps: int = value(100, "steps over which the learning rate grows from 0", natural(0))
-    amp: str = value("none", "mixed precision", click.Choice(["none", "bf16", "fp16"]))
+    amp: str = value("none", "mixed precision; auto if faster here", click.Choice(["none", "auto", "bf16", "fp16"]))
     ema: float = value(
         0.9998,
         "decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 for none",

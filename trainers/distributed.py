@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from trainers.config import Config
 from trainers.watchdog import Watchdog
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
 
 
 def device_of(name: str) -> torch.device:
@@ -171,6 +175,26 @@ def resident() -> int:
         return 0
 
 
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Have glibc keep freed memory for the process during the block; nothing is done on other systems.
+
+    Large tensors are otherwise given back to the system when they are freed, and every page of the next one is a fault.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)  # type: ignore[union-attr]
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:  # glibc's defaults
+        libc.mallopt(_MMAP_MAX, 65536)  # type: ignore[union-attr]
+        libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)  # type: ignore[union-attr]
+        libc.malloc_trim(0)  # type: ignore[union-attr]
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes of memory that a device has free: of a CPU, those that this process may use; 0 if unknown."""
     if device.type == "cuda":
@@ -208,5 +232,5 @@ def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
         half = max((config.budget or config.batch_size) // 2, 1)
         raise ConfigError(
             f"step {step}: out of memory with {len(batch)} images of {height}x{width} and {batch.labels.shape[1]} box "
-            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp bf16"
+            f"places each; try --{'budget' if config.budget else 'batch-size'} {half}, --accumulate 2 or --amp auto"
         ) from None

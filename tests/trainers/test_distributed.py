@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -137,3 +138,23 @@ def test_auto_is_the_best_device_that_computes(
     monkeypatch.setattr(torch, "ones", on_device)
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
     assert processes.device_of("auto").type == expected
+
+
+_REUSE = """
+import resource
+from trainers.distributed import memory_kept, torch
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+with memory_kept():
+    print(*(faults() for _ in range(5)))
+print(*(faults() for _ in range(5)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems keep memory or not as they like")
+def test_memory_that_a_step_freed_is_used_by_the_next() -> None:
+    done = subprocess.run([sys.executable, "-c", _REUSE], capture_output=True, text=True, check=True)
+    within, after = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert within[0] > 1000 and within[-1] < 100 and after[-1] > 1000  # of 8,192 pages

@@ -84,7 +84,7 @@ def choose(config: Config, stated: Names[str], detector: str) -> Config:
     name, values = starting_values(config, stated, detector, summary, device)
     config = take(config, values)
     least = registry.detector_class(detector).least
-    config = take(config, {"size": size_for(summary, config.size, least), "amp": precision(device)})
+    config = take(config, {"size": size_for(summary, config.size, least), "amp": "auto"})
     config = take(config, {"epochs": epochs_for(summary.images, config.epochs, name, device)})
     config = take(config, {"eval_every": max(1, config.epochs // EVALUATIONS)})
     values, weights = weights_for(config, stated, name in TINY.values())
@@ -158,13 +158,6 @@ def epochs_for(images: int, epochs: int, name: str, device: torch.device) -> int
         return min(max(round(GPU_IMAGES / images), low), high)
     shown = epochs * IMAGES.get(name, BCCD_IMAGES)
     return min(max(round(shown / images), LEAST_EPOCHS), MOST_TIMES * epochs)
-
-
-def precision(device: torch.device) -> str:
-    """Return the fastest `amp` of a device that loses no accuracy."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "none"
 
 
 def weights_for(config: Any, stated: Names[str], is_small: bool) -> tuple[dict[str, Any], str]:

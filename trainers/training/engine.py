@@ -20,7 +20,7 @@ from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, read_toml
 from trainers.results.report import draw_inputs, score
-from trainers.training import auto_batch, defaults, run
+from trainers.training import auto_batch, defaults, precision, run
 from trainers.training.data import make_loaders, skipped, timed
 from trainers.training.learner import Learner
 from trainers.training.log import Log
@@ -57,6 +57,9 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         if stated is not None and config.defaults == "auto" and not resume:
             config = distributed.gathered(defaults.choose(config, stated, detector))[0]
             config.check()
+        config.amp, words = distributed.gathered(precision.resolved(config.amp, device) if rank == 0 else None)[0]
+        if words and rank == 0:
+            click.echo(words)
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)

@@ -16,7 +16,7 @@ from dataforge.loading.batch import Batch
 from trainers import distributed
 from trainers.config import Config
 from trainers.models.detector import Detector
-from trainers.training import optim
+from trainers.training import optim, precision
 
 GRAPHS = 256  # maximum number of compiled shapes; batches of other shapes run uncompiled
 
@@ -25,6 +25,7 @@ class Learner:
     """Detector with its optimizer.
 
     Args:
+        config: of which `amp` is not "auto".
         model: moved to the device.
         world: number of processes that share each step.
     """
@@ -127,4 +128,4 @@ class Learner:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.amp == "none":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self.config.amp == "bf16" else torch.float16)
+        return torch.autocast(self.device.type, precision.KINDS[self.config.amp])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from trainers.results.report import trace
 from trainers.training import run
 from trainers.training.state import Training
 
-SETTLED = 10.0  # seconds of training after which the time left is estimated
+FEW, SETTLED = 3, 10.0  # steps, or seconds, of training after which the time left is estimated
 LISTED = 10  # maximum number of damaged images listed after an epoch; each was also reported by a warning
 COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are not losses
 
@@ -35,6 +36,8 @@ class Log(ExitStack):
         self.bar: tqdm[Any] = tqdm(disable=True)
         self.first = training.progress.epoch
         self.steps = 0  # of the first epoch; 0 once the time left is printed
+        self.warm: dict[str, float] = {}  # sums after the first step, which takes longer
+        self.stepped = self.evaluation = 0.0  # time of the last step's end; seconds of the last evaluation
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -85,18 +88,33 @@ class Log(ExitStack):
             run.append(self.training.folder / run.STEPS, row)
             for name, value in {**losses, "lr": rate}.items():
                 self.board.add_scalar(f"train/{name}", value, progress.step)
+            self.stepped = time.perf_counter()
             self._estimate(progress.sums)
             self.bar.update()
             self.bar.set_postfix_str(summary(losses, progress.sums, self.training.learner.device))
 
     def _estimate(self, sums: dict[str, float]) -> None:
-        """Print the time left, once, in the first epoch: after `SETTLED` seconds, or at its end."""
-        if self.steps and (sums["seconds"] >= SETTLED or sums["steps"] >= self.steps):
+        """Print the time left, once, in the first epoch: after `FEW` steps, after `SETTLED` seconds, or at its end.
+
+        They are steps of the training itself: others, before it, would come no sooner and change what is random.
+        """
+        if self.steps and (sums["steps"] >= min(FEW, self.steps) or sums["seconds"] >= SETTLED):
+            seconds, steps = (sums[name] - self.warm.get(name, 0.0) for name in ("seconds", "steps"))
             left = self.steps * (self.training.config.epochs - self.training.progress.epoch) - sums["steps"]
-            minutes = round(left * sums["seconds"] / sums["steps"] / 60)
-            words = f"about {minutes // 60} h {minutes % 60:02} min" if minutes else "less than a minute"
-            tqdm.write(f"{words} left, without evaluations")
+            tqdm.write(f"{duration(left * seconds / steps)} left, without evaluations (estimated from the first steps)")
             self.steps = 0
+        self.warm = self.warm or dict(sums)
+
+    def _left(self, sums: dict[str, float]) -> str:
+        """Describe the time left after an epoch, as its steps and the last evaluation took; "" after the last."""
+        config, done = self.training.config, self.training.progress.epoch
+        if done == config.epochs:
+            return ""
+        evaluations = config.epochs // config.eval_every - done // config.eval_every
+        evaluations += config.epochs % config.eval_every > 0
+        seconds = sums["seconds"] / sums["steps"] * len(self.training.loader) * (config.epochs - done)
+        without = ", without evaluations" if self.training.val_loader and not self.evaluation else ""
+        return f"; {duration(seconds + evaluations * self.evaluation)} left{without}"
 
     def end_epoch(
         self, sums: dict[str, float], rate: float, scores: dict[str, float] | None, damaged: list[str]
@@ -112,6 +130,8 @@ class Log(ExitStack):
             return
         self.bar.close()
         training, config, progress = self.training, self.training.config, self.training.progress
+        if scores:
+            self.evaluation = time.perf_counter() - self.stepped
         means = {name: value / sums["steps"] for name, value in sums.items() if name not in COUNTS}
         row: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **means, "lr": rate}
         row |= {"mAP50": scores["AP50"], "mAP50-95": scores["AP"]} if scores else {"mAP50": "", "mAP50-95": ""}
@@ -124,7 +144,8 @@ class Log(ExitStack):
             if value != "":
                 self.board.add_scalar(f"epoch/{name}", value, progress.step)
         line = f"epoch {progress.epoch}/{config.epochs}: {summary(means, sums, training.learner.device)}"
-        echo(line + (f", mAP50 {scores['AP50']:.4f}, mAP50-95 {scores['AP']:.4f}" if scores else ""))
+        line += f", mAP50 {scores['AP50']:.4f}, mAP50-95 {scores['AP']:.4f}" if scores else ""
+        echo(line + self._left(sums))
         if damaged:
             rest = [f"and {len(damaged) - LISTED} more"] if len(damaged) > LISTED else []
             echo("\n  ".join([f"damaged images skipped so far: {len(damaged)}", *damaged[:LISTED], *rest]))
@@ -138,6 +159,11 @@ class Log(ExitStack):
             echo(f"ended after epoch {progress.epoch}: {progress.stale} evaluations without a better mAP50-95")
         if self.board:
             echo(f"Results saved to {self.training.folder}")
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"about {minutes // 60} h {minutes % 60:02} min" if minutes else "less than a minute"
 
 
 def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:

@@ -1,0 +1,58 @@
+"""The time left that a training prints."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainers.training.log import Log
+
+
+def made(epochs: int, eval_every: int = 1, done: int = 0) -> Log:
+    """A log of a training with 100 steps an epoch."""
+    config = SimpleNamespace(epochs=epochs, eval_every=eval_every)
+    training: Any = SimpleNamespace(
+        config=config, progress=SimpleNamespace(epoch=done), loader=range(100), val_loader=range(1)
+    )
+    return Log(training)
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds", "epochs", "step", "words"),
+    [
+        (0, [5, 1, 1, 9, 9], 3, 3, "about 0 h 05 min left"),  # the first step does not count
+        (0, [12, 1, 1], 3, 1, "about 1 h 00 min left"),
+        (0, [5, 6, 1], 3, 2, "about 0 h 30 min left"),
+        (50, [7, 1], 2, 1, "about 0 h 03 min left"),  # resumed within an epoch, whose earlier steps took a second
+        (1, [7, 1], 2, 2, "about 0 h 03 min left"),
+        (0, [0.01] * 3, 3, 3, "less than a minute left"),
+    ],
+)
+def test_it_is_printed_once_after_few_steps(
+    before: int, seconds: list[float], epochs: int, step: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = made(epochs)
+    log.start_epoch(100, before)
+    sums = {"seconds": float(before), "steps": float(before)}
+    for count, spent in enumerate(seconds, 1):
+        sums = {"seconds": sums["seconds"] + spent, "steps": sums["steps"] + 1}
+        log._estimate(sums)
+        printed = capsys.readouterr().out
+        assert printed.startswith(words) if count == step else not printed
+
+
+@pytest.mark.parametrize(
+    ("done", "evaluation", "words"),
+    [
+        (1, 0.0, "; about 0 h 07 min left, without evaluations"),
+        (2, 60.0, "; about 0 h 07 min left"),  # 300 steps, evaluations after epochs 4 and 5
+        (4, 60.0, "; about 0 h 03 min left"),
+        (5, 60.0, ""),
+    ],
+)
+def test_later_it_is_the_last_epochs_steps_and_evaluation(done: int, evaluation: float, words: str) -> None:
+    log = made(epochs=5, eval_every=2, done=done)
+    log.evaluation = evaluation
+    assert log._left({"seconds": 100.0, "steps": 100.0}) == words

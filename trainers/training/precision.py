@@ -1,0 +1,76 @@
+"""Mixed precision: what a device supports, and on a CPU what is measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GAIN = 1.2  # a CPU's bf16 must be faster than float32 by this factor
+SHAPE = 1, 32, 24, 32  # of the map on which a CPU is measured: images, channels, height, width
+BUDGET = 0.2  # seconds after which no further round is measured
+
+
+def resolved(amp: str, device: torch.device) -> tuple[str, str]:
+    """Return the mixed precision to train with, and a line that says why, or warns.
+
+    "auto" is bf16, or fp16 where it is not supported, on a CUDA device; bf16 on a CPU that computes it faster, of which
+    short steps are measured; else none. Other values stay; one that is slower than float32 on a CPU has a warning.
+
+    Returns:
+        "none", "bf16" or "fp16"; the line is empty if there is nothing to say.
+    """
+    if device.type == "cpu" and amp != "none":
+        kind = "bf16" if amp == "auto" else amp
+        factor = cost(KINDS[kind])
+        words = f"a step in {kind} takes about {factor:.2g} times as long as in float32 on this CPU"
+        if amp == "auto":
+            chosen = "bf16" if factor * GAIN <= 1 else "none"
+            return chosen, f"amp {chosen}: {words}, measured on a few layers"
+        return amp, f"warning: amp {amp}: {words}; --amp auto chooses the faster one" if factor > 1 else ""
+    if amp == "auto" and device.type == "cuda":
+        chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return chosen, f"amp {chosen}: the fastest that {torch.cuda.get_device_name(device)} supports"
+    if amp == "auto":
+        return "none", f"amp none: mixed precision is not chosen on {device.type}"
+    return amp, ""
+
+
+def cost(kind: torch.dtype) -> float:
+    """Return how many times as long as in float32 a training step of some layers takes on the CPU in a precision.
+
+    The layers are those of detectors: a block of pointwise and depthwise convolutions with batch norm, and a 3x3
+    convolution. They run on one thread; both precisions take turns, and their fastest steps count.
+    """
+    channels, wide = SHAPE[1], 3 * SHAPE[1]
+    layers = nn.Sequential(
+        *(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+        *(nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+        *(nn.Conv2d(wide, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, 2 * channels, 3, padding=1)),
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(SHAPE).contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # waiting for others' work would be measured with more
+    try:
+        _step(layers, images, torch.float32)  # the first steps prepare much
+        _step(layers, images, kind)
+        exact, other, end = math.inf, math.inf, time.perf_counter() + BUDGET
+        while other == math.inf or time.perf_counter() < end:
+            exact = min(exact, *(_step(layers, images, torch.float32) for _ in range(3)))
+            other = min(other, _step(layers, images, kind))
+    finally:
+        torch.set_num_threads(threads)
+    return other / exact
+
+
+def _step(layers: nn.Module, images: Tensor, kind: torch.dtype) -> float:
+    """Return the seconds that forward and backward pass take."""
+    started = time.perf_counter()
+    with nullcontext() if kind == torch.float32 else torch.autocast("cpu", kind):
+        out = layers(images)
+    out.float().square().sum().backward()
+    return time.perf_counter() - started
