@@ -36,7 +36,7 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads, ordered
 
 AHEAD = 3  # batches being made while one is in use
-FETCHED = 512  # records at a URL that are fetched before their batches are begun
+FETCHED = 512  # records at a URL, at most, that are fetched before their batches are begun
 READ_AHEAD = 128  # records that the disk reads before their batches are begun
 
 
@@ -315,10 +315,10 @@ class Loader:
             now = then
 
     def _groups(self, epoch: Epoch, first: int = 0) -> Iterator[list[Step]]:
-        """Yield the steps of an epoch from `first` on: those of a window together, else those of about `FETCHED`
+        """Yield the steps of an epoch from `first` on: those of a window together, else those of half of `FETCHED`
         records."""
         for steps in epoch.dealt(first):
-            size = len(steps) if self.local else 1 + FETCHED // len(steps[0].index)
+            size = len(steps) if self.local else 1 + FETCHED // 2 // len(steps[0].index)
             yield from (steps[start : start + size] for start in range(0, len(steps), size))
 
     def _read_ahead(self, plans: Iterator[Plan]) -> Iterator[Plan]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dataforge.errors import ConfigError
 from dataforge.loading.buckets import Shape, bucket, merge_small
 from dataforge.loading.repeats import samples_of
-from dataforge.loading.shuffle import Windows, window_of
+from dataforge.loading.shuffle import Windows, spread, window_of
 from dataforge.rng import bits
 from dataforge.shards.table import Table
 from dataforge.threads import cached_property
@@ -114,7 +114,7 @@ def plan(
         batch_size: images of a full step, over all ranks, one number or one per bucket. A rank gets its share, rounded
             down or up; if that is 1, a bucket's last step may have 2 on some ranks.
         shuffle: "window:N" deals windows of N records, as `shuffle.Windows`, each as if it were an epoch: so with
-            several buckets, each may have steps that are not full. With one, N is rounded down to whole steps.
+            several buckets, each may have steps that are not full. N is rounded down to a multiple of a full step.
         drop_last: take full steps only. Images of a bucket that fills no step go to the nearest bucket that does.
         scales: factors of the shapes; one is drawn every 10 steps, the same for all ranks, and the sides are rounded
             to a multiple of `multiple`.
@@ -140,10 +140,10 @@ def plan(
     size, needed = window_of(shuffle), int(full.sum())
     if size is not None and size < needed:
         raise ConfigError(f"shuffle is {shuffle!r}; expected at least a full step of each shape, {needed} images")
-    if size is not None and len(shapes) == 1:
-        size = size // needed * needed
-    if drawn is not None and size is not None:
-        drawn.sort()  # first what occurs once, in the order of the records, then the second occurrences, ...
+    if size is not None:
+        size -= size % needed
+        if drawn is not None:
+            drawn.sort()  # the first occurrence of each record, in their order, then the second ones, ...
     planned = Epoch(
         height=height,
         width=width,
@@ -226,9 +226,7 @@ class Epoch:
     def _samples(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the sample and record numbers of a window."""
         samples = self.windows.samples(window)
-        if self.drawn is None:
-            return samples, samples
-        samples = self.drawn[samples]
+        samples = samples if self.drawn is None else self.drawn[samples]
         return samples, samples % len(self.height)
 
     def _divide(self, record: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[list[int]]]:
@@ -252,8 +250,11 @@ class Epoch:
         steps: list[tuple[Shape, NDArray[np.int64]]] = []
         for b, shape in enumerate(self.shapes):
             rows, full = order[buckets[order] == b], int(self.full[b])
+            whole = rows[: sizes[b].count(full) * full]
+            if len(self.windows) > 1:
+                spread(whole, full)
             if self.boxes is not None:
-                _group(rows[: sizes[b].count(full) * full], self.boxes[record[rows]], full, self.box_window)
+                _group(whole, self.boxes[record[whole]], full, self.box_window)
             ends = np.cumsum(sizes[b], dtype=np.int64)
             steps += [(shape, rows[end - size : end]) for end, size in zip(ends, sizes[b], strict=True)]
         if self.shuffle and (len(self.shapes) > 1 or self.box_window > 1):
@@ -265,7 +266,7 @@ class Epoch:
         for (shape, rows), s in zip(steps, scale.tolist(), strict=True):
             each, more = divmod(len(rows), self.world)
             if len(self.windows) > 1:
-                rows.sort()  # by block, so that successive records go to one rank
+                rows.sort()  # by part, see `spread`
             part = rows[self.rank * each + min(self.rank, more) :][: each + (self.rank < more)]
             planned.append(Step(scaled(shape, self.scales[s], self.multiple), record[part], samples[part]))
         return planned

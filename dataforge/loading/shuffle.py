@@ -76,3 +76,14 @@ class Windows:
         whole = block < len(order)  # the last block is shorter, and stays last
         block[whole] = order[block[whole]]
         return (block * self._block + rest + shift) % self.total
+
+
+def spread(rows: NDArray[np.int64], full: int) -> None:
+    """Rearrange shuffled rows of full steps in place, so that each step has one of each of `full` successive parts.
+
+    Hence a rank, which takes the same share of each step, reads the same part of a window in all steps.
+    """
+    drawn = np.empty(int(rows.max(initial=-1)) + 1, np.int64)
+    drawn[rows] = np.arange(len(rows))
+    parts = np.sort(rows).reshape(full, -1)
+    rows[:] = np.take_along_axis(parts, np.argsort(drawn[parts], axis=1), axis=1).T.ravel()
