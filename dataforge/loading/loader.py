@@ -37,6 +37,7 @@ from dataforge.threads import cores, opencv_threads, ordered
 
 AHEAD = 3  # batches being made while one is in use
 FETCHED = 512  # records at a URL, at most, that are fetched before their batches are begun
+WHOLE = 256  # records of a window that are announced together, so that most blocks are whole
 READ_AHEAD = 128  # records that the disk reads before their batches are begun
 
 
@@ -309,8 +310,11 @@ class Loader:
             index = np.sort(index) if self.local else index
             if not now:
                 self.shards.prefetch(index.tolist())
-            for step, piece in zip(now, np.array_split(index, max(1, len(now))), strict=bool(now)):
-                self.shards.prefetch(piece.tolist())
+            ends = np.linspace(0, len(index), len(now) + 1).astype(int)
+            together = 1 + WHOLE // len(then[0].index) if self.local else 1
+            for n, step in enumerate(now):
+                if n % together == 0:
+                    self.shards.prefetch(index[ends[n] : ends[min(n + together, len(now))]].tolist())
                 yield step
             now = then
 

@@ -149,9 +149,9 @@ def plan(
         width=width,
         boxes=boxes if shuffle and box_window > 1 else None,
         shapes=shapes,
-        full=full,
+        full=full.tolist(),
         # depends on the number of ranks only if one gets a single image
-        least=full if drop_last else np.maximum(full // 2, world),
+        least=(full if drop_last else np.maximum(full // 2, world)).tolist(),
         drawn=drawn,
         windows=Windows(total, size, seed, epoch),
         rank=rank,
@@ -184,8 +184,8 @@ class Epoch:
     width: NDArray[np.int32]
     boxes: NDArray[np.int64] | None
     shapes: Sequence[Shape]
-    full: NDArray[np.int64]
-    least: NDArray[np.int64]
+    full: list[int]
+    least: list[int]
     drawn: NDArray[np.int64] | None
     windows: Windows
     rank: int
@@ -220,24 +220,23 @@ class Epoch:
             return np.cumsum([sum(map(len, self._divide(self._samples(window)[1])[1])) for window in range(count)])
         start, end = self.windows.bounds(count - 1)
         steps = np.full(count, (self.windows.size or 0) // self.full[0])
-        steps[-1] = len(_sizes(end - start, int(self.full[0]), int(self.least[0]), self.drop_last))
+        steps[-1] = len(_sizes(end - start, self.full[0], self.least[0], self.drop_last))
         return np.cumsum(steps)
 
     def _samples(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the sample and record numbers of a window."""
         samples = self.windows.samples(window)
         samples = samples if self.drawn is None else self.drawn[samples]
-        return samples, samples % len(self.height)
+        return samples, samples if self.drawn is None else samples % len(self.height)
 
     def _divide(self, record: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[list[int]]]:
-        """Return the bucket of each record of a window, and the number of images of each bucket's steps."""
-        buckets = np.zeros(len(record), np.int64)
+        """Return the bucket of each record of a window if there are several, and the images of each bucket's steps."""
+        buckets, counts = np.zeros(0, np.int64), [len(record)]  # of one bucket
         if len(self.shapes) > 1:
             buckets = bucket(self.height[record], self.width[record], self.shapes)
-            merge_small(buckets, self.shapes, self.least.tolist())
-        counts = np.bincount(buckets, minlength=len(self.shapes)).tolist()
-        numbers = zip(counts, self.full.tolist(), self.least.tolist(), strict=True)
-        return buckets, [_sizes(*each, self.drop_last) for each in numbers]
+            merge_small(buckets, self.shapes, self.least)
+            counts = np.bincount(buckets, minlength=len(self.shapes)).tolist()
+        return buckets, [_sizes(*each, self.drop_last) for each in zip(counts, self.full, self.least, strict=True)]
 
     def _deal(self, window: int, start: int) -> list[Step]:
         """Return the steps of a window, the first of which is number `start` of the epoch."""
@@ -249,7 +248,7 @@ class Epoch:
             order = np.argsort(bits(seed, epoch, samples, "shuffle")[:, 0], kind="stable")
         steps: list[tuple[Shape, NDArray[np.int64]]] = []
         for b, shape in enumerate(self.shapes):
-            rows, full = order[buckets[order] == b], int(self.full[b])
+            rows, full = (order if len(self.shapes) == 1 else order[buckets[order] == b]), self.full[b]
             whole = rows[: sizes[b].count(full) * full]
             if len(self.windows) > 1:
                 spread(whole, full)
@@ -267,8 +266,9 @@ class Epoch:
             each, more = divmod(len(rows), self.world)
             if len(self.windows) > 1:
                 rows.sort()  # by part, see `spread`
-            part = rows[self.rank * each + min(self.rank, more) :][: each + (self.rank < more)]
-            planned.append(Step(scaled(shape, self.scales[s], self.multiple), record[part], samples[part]))
+            part = samples[rows[self.rank * each + min(self.rank, more) :][: each + (self.rank < more)]]
+            index = part if self.drawn is None else part % len(self.height)
+            planned.append(Step(scaled(shape, self.scales[s], self.multiple), index, part))
         return planned
 
 
