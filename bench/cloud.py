@@ -6,6 +6,7 @@ The bucket is a folder served by a process of its own, which answers GET and HEA
 (`--latency`, seconds), and counts them. Each peer decodes JPEGs to batches of 32 of 320 x 320 uint8, shuffled, with two
 threads (dataforge) or two worker processes; simplejpeg and OpenCV in all. An epoch is a process; its time counts from
 the first batch requested to the last received. `--python` names an interpreter that has the peers.
+The peer "window:512" is dataforge with this `shuffle`. DATAFORGE_CACHE_GB is the size of its cache.
 """
 
 from __future__ import annotations
@@ -131,12 +132,14 @@ def webdataset_batches(root: Path, url: str, cache: Path) -> Iterable[Any]:
 
 def batches_of(peer: str, root: Path, url: str, cache: Path) -> Iterable[Any]:
     cache.mkdir(parents=True, exist_ok=True)
-    if peer in ("dataforge", "local"):
+    if peer in ("dataforge", "local") or peer.startswith("window:"):
         from dataforge import Loader
 
         os.environ["DATAFORGE_CACHE"] = str(cache)
-        place = url if peer == "dataforge" else str(root / "dataforge")
-        return (batch.images for batch in Loader(place, "train", BATCH, (SIDE, SIDE), threads=2, fit="stretch"))
+        place = str(root / "dataforge") if peer == "local" else f"s3://{BUCKET}/dataforge"
+        shuffle: bool | str = peer if peer.startswith("window:") else True
+        loader = Loader(place, "train", BATCH, (SIDE, SIDE), threads=2, fit="stretch", shuffle=shuffle)
+        return (batch.images for batch in loader)
     return webdataset_batches(root, url, cache)
 
 
@@ -156,12 +159,14 @@ def run(python: str, *words: object) -> dict[str, Any]:
     return json.loads(lines[-1]) if lines else {}
 
 
-def turns(python: str, root: Path, peers: list[str], repeats: int, endpoint: str) -> Iterator[tuple[str, str, dict]]:
+def turns(
+    python: str, root: Path, peers: list[str], states: list[str], repeats: int, endpoint: str
+) -> Iterator[tuple[str, str, dict]]:
     """Yield peer, state of the cache and what was measured, the peers in turn."""
     for n in range(repeats):
         for peer in ("local", *peers):
             cache = root.parent / f"cache-{peer}"
-            for state in ("warm",) if peer == "local" else ("cold", "warm"):
+            for state in states[1:] if peer == "local" else states:
                 urllib.request.urlopen(f"{endpoint}/count").read()
                 before = os.times()
                 done = run(python, "epoch", peer, root, f"s3://{BUCKET}/{peer}", cache)
@@ -188,6 +193,7 @@ def rows(measured: dict[tuple[str, str], list[dict]], used: int, given: argparse
             "bytes_per_byte_used": round(statistics.median(one["bytes"] for one in runs) / used, 3),
             "cpu_ms_per_image": round(statistics.median(one["cpu"] * 1000 / one["images"] for one in runs), 2),
             "latency_s": given.latency,
+            "cache_gb": float(os.environ.get("DATAFORGE_CACHE_GB", 20)),
             "note": given.note,
         }
 
@@ -199,6 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--latency", type=float, default=0.02)
     parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--cold", action="store_true", help="only with an empty cache, and not from a disk")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--note", help="added to each row")
     parser.add_argument("--results", type=Path)
@@ -208,9 +215,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dataforge-bench-") as folder:
         root = Path(folder, "bucket")
         store(root / "dataforge", sorted(given.data.rglob("*.jpg")), given.images)
-        peers = given.peers.split(",")
+        peers, states = given.peers.split(","), ["cold"] if given.cold else ["cold", "warm"]
         for peer in peers:
-            if peer != "dataforge":
+            if peer == "webdataset":
                 run(given.python, "write", root, peer)
         Bucket.root, Bucket.latency = root, given.latency
         serve: Callable[[], int] = os.fork
@@ -225,7 +232,7 @@ def main() -> None:
             )
             measured: dict[tuple[str, str], list[dict]] = {}
             try:
-                for peer, state, done in turns(given.python, root, peers, given.repeats, endpoint):
+                for peer, state, done in turns(given.python, root, peers, states, given.repeats, endpoint):
                     measured.setdefault((peer, state), []).append(done)
             finally:
                 os.kill(child, 15)

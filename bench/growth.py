@@ -120,11 +120,11 @@ def plans() -> list[dict[str, Any]]:
         seconds, held = [], []
         for epoch in range(REPEATS + 1):
             started = time.perf_counter()
-            steps = plan(height, width, [(320, 320)], BATCH, epoch=epoch)
+            steps = list(plan(height, width, [(320, 320)], BATCH, epoch=epoch))
             seconds.append(time.perf_counter() - started)
             del steps
             tracemalloc.start()
-            steps = plan(height, width, [(320, 320)], BATCH, epoch=epoch)
+            steps = list(plan(height, width, [(320, 320)], BATCH, epoch=epoch))
             held.append(float(tracemalloc.get_traced_memory()[1]))
             tracemalloc.stop()
             del steps

@@ -17,6 +17,7 @@ import click
 from dataforge.command import NEAR, Number, Option, natural, real
 from dataforge.errors import TRAIN, ConfigError, unknown
 from dataforge.files import exists, reading
+from dataforge.loading.shuffle import window_of
 from dataforge.sources.view import View
 
 RANGES = ("area", "side")  # two numbers each
@@ -75,6 +76,9 @@ class Config:
         [], "low,high: every 10 steps draw a factor of the size, in steps of 32 pixels", real(above=0, most=4)
     )
     augment: str = value("yolo", "augmentation recipe")
+    shuffle: str = value(
+        "full", "order of an epoch; window:N shuffles N records at a time, whose files are read together: docs/scale.md"
+    )
     sampling: str = value(
         "none",
         "repeat-factor: repeat images of rare classes within an epoch",
@@ -159,6 +163,8 @@ class Config:
             raise ConfigError(f"budget is {self.budget}; expected 0 with auto_batch")
         if self.patience and not self.val_split:
             raise ConfigError(f"patience is {self.patience}; expected 0, or a val_split to evaluate")
+        if self.shuffle != "full":
+            window_of(self.shuffle)
         check_logger(self.logger)
         self.shapes()
         if not self.shards:

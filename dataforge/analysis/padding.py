@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +30,13 @@ class Waste:
     padded_places: float
 
 
-def padding_waste(table: Table, steps: Sequence[Step]) -> Waste:
+def padding_waste(table: Table, steps: Iterable[Step]) -> Waste:
     """Compute the padding of letterboxed batches without augmentation.
 
     Args:
         steps: result of `dataforge.loading.sampler.plan` for the sizes in the table, or a part of it.
     """
+    steps = list(steps)
     if not steps:
         return Waste(0, 0, 0, 0.0, 0, 0.0)
     counts = np.array([len(step.index) for step in steps])

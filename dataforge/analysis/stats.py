@@ -87,7 +87,7 @@ def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
     boxes, plans_waste = np.diff(table.offsets), {}
     for name, (shapes, window) in plans.items():
         how: dict[str, Any] = {"boxes": boxes, "box_window": window}
-        steps = plan(table.height, table.width, shapes, batch_size, **how) if len(table) else []
+        steps = plan(table.height, table.width, shapes, batch_size, **how) if len(table) else ()
         plans_waste[name] = {"shapes": [list(shape) for shape in shapes], **vars(padding_waste(table, steps))}
     return plans_waste
 

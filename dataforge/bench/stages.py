@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +48,7 @@ class Setting:
     augment: str | None
     device: str
     threads: int
+    shuffle: bool | str
     batches: tuple[NDArray[np.int64], ...]
 
     @property
@@ -65,6 +66,7 @@ def setting(
     augment: str = "yolo",
     device: str = "cpu",
     threads: int | None = None,
+    shuffle: bool | str = True,
 ) -> Setting:
     """Select at most `images` records of the largest split, in whole batches, but at least one batch.
 
@@ -72,10 +74,10 @@ def setting(
         ShardError, ConfigError: as `Loader`.
     """
     split = largest(path)
-    steps = Loader(path, split, batch_size, size, augment, device).steps()
-    batches = tuple(step.index for step in steps[: max(1, images // batch_size)])
+    steps = Loader(path, split, batch_size, size, augment, device, shuffle=shuffle).steps()
+    batches = tuple(step.index for step in islice(steps, max(1, images // batch_size)))
     recipe = None if augment == "none" else augment
-    return Setting(path, split, size, fit, batch_size, recipe, device, threads or cores(), batches)
+    return Setting(path, split, size, fit, batch_size, recipe, device, threads or cores(), shuffle, batches)
 
 
 def largest(path: Path) -> str:
@@ -97,8 +99,13 @@ def read(given: Setting) -> Iterator[int]:
 
 
 def read_ahead(given: Setting) -> Iterator[int]:
-    """Read encoded bytes, of which the disk is told some batches before, as by the loader."""
-    shards, some = Shards(given.path, given.split), 1 + READ_AHEAD // given.batch_size
+    """Read encoded bytes, of which the disk is told some batches or a window before, as by the loader."""
+    loader = Loader(given.path, given.split, given.batch_size, given.size, shuffle=given.shuffle)
+    shards, some = loader.shards, 1 + READ_AHEAD // given.batch_size
+    if loader.local:
+        announced = (step.index for step in islice(loader.announced(), len(given.batches)))
+        yield from in_threads(given, lambda i: len(bytes(shards.blob(i))), announced)
+        return
     shards.prefetch(chain.from_iterable(given.batches[:some]))
     for n, count in enumerate(in_threads(given, lambda i: len(bytes(shards.blob(i))))):
         shards.prefetch(chain.from_iterable(given.batches[n + some : n + some + 1]))
@@ -193,7 +200,7 @@ def copy(given: Setting) -> Iterator[int]:
 def load(given: Setting) -> Iterator[int]:
     """Run all stages: the loader, with the recipe of the setting."""
     how: dict[str, Any] = {"augment": given.augment, "device": given.device, "threads": given.threads, "fit": given.fit}
-    loader = Loader(given.path, given.split, given.batch_size, given.size, **how)
+    loader = Loader(given.path, given.split, given.batch_size, given.size, shuffle=given.shuffle, **how)
     return map(_arrived, islice(loader, len(given.batches)))
 
 
@@ -204,7 +211,9 @@ def _arrived(batch: Batch) -> int:
     return batch.images.nbytes
 
 
-def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
+def in_threads(
+    given: Setting, one: Callable[[int], int], batches: Iterable[NDArray[np.int64]] | None = None
+) -> Iterator[int]:
     """Apply a function to each image, in threads and several batches ahead, and yield the sum per batch."""
     threads = given.threads
 
@@ -213,7 +222,7 @@ def in_threads(given: Setting, one: Callable[[int], int]) -> Iterator[int]:
 
     with opencv_threads(1), workers(threads) as pool:
         pending: deque[list[Any]] = deque()
-        for index in given.batches:
+        for index in given.batches if batches is None else batches:
             pending.append([pool.submit(part, index, place) for place in range(threads)])
             if len(pending) > AHEAD:
                 yield sum(future.result() for future in pending.popleft())
@@ -259,6 +268,7 @@ def rows(given: Setting, *, repeats: int = 5, sweep: bool = True, with_cold: boo
 
 def _facts(given: Setting) -> dict[str, Any]:
     facts = {"batch_size": given.batch_size, "size": list(given.size), "threads": given.threads}
+    facts |= {"shuffle": given.shuffle} if isinstance(given.shuffle, str) else {}
     return facts | {"augment": given.augment or "none", "device": given.device} | machine()
 
 

@@ -32,6 +32,7 @@ _OWN = "default: {}, or the value of --trainer"
     help="Also measure reading from disk with an empty page cache, as for sets larger than memory: shuffled images, "
     "and as many bytes in the files' order.",
 )
+@click.option("--shuffle", metavar="window:N", help="Order of the images, as of the trainers' option [default: full].")
 @click.option(
     "--trainer",
     metavar="NAME",
@@ -55,6 +56,7 @@ def bench(
     repeats: int,
     sweep: bool,
     cold: bool,
+    shuffle: str | None,
     trainer: str | None,
     config: Path | None,
     seconds: float,
@@ -77,7 +79,7 @@ def bench(
             own = {"config": config} if config else {}
             trained = training.step(path, trainer, seconds, **own, **how)
             how |= trained["loader"]
-        given = stages.setting(path, images=images, **how)
+        given = stages.setting(path, images=images, shuffle=shuffle or True, **how)
         rows = stages.rows(given, repeats=repeats, sweep=sweep, with_cold=cold)
         facts: dict[str, Any] = {"rows": rows}
         if not as_json:

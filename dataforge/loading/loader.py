@@ -27,14 +27,17 @@ from dataforge.loading import nvjpeg
 from dataforge.loading.batch import Batch
 from dataforge.loading.buckets import Shape, shapes_of
 from dataforge.loading.collate import Collate, Pending
-from dataforge.loading.sampler import Order, Step, images_within, repeats_of
+from dataforge.loading.repeats import repeats_of
+from dataforge.loading.sampler import Epoch, Order, Step, images_within
+from dataforge.loading.shuffle import window_of
 from dataforge.loading.transfer import Transfer
 from dataforge.loading.window import Plan, windows
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads, ordered, workers
 
 AHEAD = 3  # batches being made while one is in use
-FETCHED = 512  # records at a URL that are fetched before their batches are begun
+FETCHED = 512  # records at a URL, at most, that are fetched before their batches are begun
+WHOLE = 256  # records of a window that are announced together, so that most blocks are whole
 READ_AHEAD = 128  # records that the disk reads before their batches are begun
 
 
@@ -69,7 +72,8 @@ class Loader:
     Selection and order of records:
         seed: together with the epoch and the record's number it determines everything random.
         rank, world: this process's number, and how many processes share the epoch. All take the same number of steps.
-        shuffle: shuffle the records.
+        shuffle: shuffle the records. "window:N" shuffles within windows of about N records, which hold random blocks of
+            64 successive ones, so that reading is local: docs/scale.md.
         drop_last: leave out records that do not fill a step.
         sampling: "none" takes every record once per epoch; "repeat-factor" takes those of rare classes more often
             (LVIS); (N,) numbers give how often an epoch takes each record on average.
@@ -118,7 +122,7 @@ class Loader:
         threads: int | None = None,
         rank: int = 0,
         world: int = 1,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         drop_last: bool = False,
         *,
         buckets: Sequence[Shape] | str | None = None,
@@ -151,6 +155,7 @@ class Loader:
             self.shards = Shards(shards.path, split, shards.view, verify, shards.trust)
         else:
             self.shards = Shards(shards, split or "train", verify=verify)
+        self.local = window_of(shuffle) is not None
         self.device = torch.device(device)
         if decode == "device":
             nvjpeg.check(self.device)
@@ -185,7 +190,7 @@ class Loader:
             transform=transform,
         )
         self.epoch = 0
-        self._steps: list[Step] | None = None
+        self._steps: Epoch | None = None
         self._first = 0  # where the next iteration starts
         self._next = 0  # the step after the last one yielded
         self._passed = False  # whether the last iteration reached the end of the epoch
@@ -206,8 +211,8 @@ class Loader:
             self._steps = None
         self.epoch, self._first, self._next, self._passed = epoch, 0, 0, False
 
-    def steps(self) -> list[Step]:
-        """Return this epoch's plan for this rank."""
+    def steps(self) -> Epoch:
+        """Return this epoch's plan for this rank: its steps, to iterate over; the last ones may be planned later."""
         if self._steps is None:
             self._steps = self.order.steps(self.shards.table, self.epoch)
         return self._steps
@@ -264,7 +269,7 @@ class Loader:
         self._first, self._next = 0, first
         self.shards.check_unchanged()
         lay_out = partial(self.collate.lay_out, epoch=epoch)
-        laid = ordered(lay_out, windows(self._announced(self.steps()[first:]), self.shards.table), threads=1, ahead=2)
+        laid = ordered(lay_out, windows(self.announced(first), self.shards.table), threads=1, ahead=2)
         with opencv_threads(1):  # the threads are the loader's; OpenCV's own would compete with them
             pool = workers(self.threads, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
@@ -290,20 +295,38 @@ class Loader:
                 if transfer:
                     transfer.end()
 
-    def _announced(self, steps: list[Step]) -> Iterator[Step]:
-        """Yield the steps. Records at a URL are announced well before their step, also those of the next epoch."""
-        if not self.shards.remote:
-            yield from steps
+    def announced(self, first: int = 0) -> Iterator[Step]:
+        """Yield the steps from `first` on. Their records are announced a group of steps ahead, also those of the next
+        epoch: those of a window of the shuffle in the order of the files, whose neighbours are then read together."""
+        groups = self._groups(self.steps(), first)
+        if not self.shards.remote and not (self.local and self.shards.reads_ahead):
+            yield from chain.from_iterable(groups)
             return
-        following = (step for epoch in (self.epoch + 1,) for step in self.order.steps(self.shards.table, epoch))
-        to_come, ahead = chain(steps, following), 1 + FETCHED // max(1, len(steps[0].index) if steps else 1)
-        self.shards.prefetch(i for step in islice(to_come, ahead) for i in step.index.tolist())
-        for step in steps:
-            self.shards.prefetch(i for later in islice(to_come, 1) for i in later.index.tolist())
-            yield step
+        later = (self.order.steps(self.shards.table, epoch) for epoch in (self.epoch + 1,))
+        following = (group for epoch in later for group in islice(self._groups(epoch), 1))
+        now: list[Step] = []
+        for then in chain(groups, following):
+            index = np.concatenate([step.index for step in then])
+            index = np.sort(index) if self.local else index
+            if not now:
+                self.shards.prefetch(index.tolist())
+            ends = np.linspace(0, len(index), len(now) + 1).astype(int)
+            together = 1 + WHOLE // len(then[0].index) if self.local else 1
+            for n, step in enumerate(now):
+                if n % together == 0:
+                    self.shards.prefetch(index[ends[n] : ends[min(n + together, len(now))]].tolist())
+                yield step
+            now = then
+
+    def _groups(self, epoch: Epoch, first: int = 0) -> Iterator[list[Step]]:
+        """Yield the steps of an epoch from `first` on: those of a window together, else those of half of `FETCHED`
+        records."""
+        for steps in epoch.dealt(first):
+            size = len(steps) if self.local else 1 + FETCHED // 2 // len(steps[0].index)
+            yield from (steps[start : start + size] for start in range(0, len(steps), size))
 
     def _read_ahead(self, plans: Iterator[Plan]) -> Iterator[Plan]:
-        """Yield the plans; a disk begins to read their records some steps before. `_announced` does it for URLs."""
+        """Yield the plans; a disk begins to read their records some steps before. `announced` does it for URLs."""
         waiting: deque[Plan] = deque()
         for plan in plans:
             waiting.append(plan)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError
 from dataforge.loading.buckets import Shape, bucket, merge_small
-from dataforge.rng import bits, uniform
+from dataforge.loading.repeats import samples_of
+from dataforge.loading.shuffle import Windows, spread, window_of
+from dataforge.rng import bits
 from dataforge.shards.table import Table
+from dataforge.threads import cached_property
 
 SCALE_EVERY = 10  # steps that share a drawn scale
 
@@ -42,38 +46,16 @@ class Order:
     seed: int
     rank: int
     world: int
-    shuffle: bool
+    shuffle: bool | str
     drop_last: bool
     scales: tuple[float, ...]
     repeats: NDArray[np.float64] | None
     box_window: int
 
-    def steps(self, table: Table, epoch: int) -> list[Step]:
+    def steps(self, table: Table, epoch: int) -> Epoch:
         """Return the plan of an epoch for the records of `table`."""
-        return plan(table.height, table.width, epoch=epoch, boxes=np.diff(table.offsets), **vars(self))
-
-
-def repeats_of(sampling: str | NDArray[np.float64], threshold: float, table: Table) -> NDArray[np.float64] | None:
-    """Return how often an epoch takes each record: `plan`'s `repeats` for `sampling` and `repeat_threshold`.
-
-    Raises:
-        ConfigError: an unknown name, a threshold of 0 or less, or an array of wrong shape or with invalid numbers.
-    """
-    if isinstance(sampling, str):
-        if sampling == "none":
-            return None
-        if sampling != "repeat-factor" or not threshold > 0:
-            raise ConfigError(
-                f"sampling is {sampling!r}, repeat_threshold {threshold}; expected none, repeat-factor or an "
-                "array of how often to take each record, and a threshold above 0"
-            )
-        return repeat_factors(table.labels, table.image, len(table), threshold)
-    repeats = np.asarray(sampling, np.float64)
-    if repeats.shape != (len(table),) or not np.isfinite(repeats).all() or (repeats < 0).any():
-        raise ConfigError(
-            f"sampling: an array of shape {repeats.shape}; expected ({len(table)},) finite numbers from 0 on"
-        )
-    return repeats
+        boxes = np.diff(table.offsets) if self.box_window > 1 else None
+        return plan(table.height, table.width, epoch=epoch, boxes=boxes, **vars(self))
 
 
 def images_within(shape: Shape, budget: int | Fraction, world: int, scales: Sequence[float]) -> int:
@@ -90,30 +72,6 @@ def images_within(shape: Shape, budget: int | Fraction, world: int, scales: Sequ
     if budget < largest:
         raise ConfigError(f"budget {budget}; expected at least the {largest} pixels of one image")
     return int(budget * world // largest)
-
-
-def repeat_factors(
-    labels: NDArray[np.int32], image: NDArray[np.int64], records: int, threshold: float = 0.001
-) -> NDArray[np.float64]:
-    """Return how often an epoch takes each record so that rare classes are seen more often: `plan`'s `repeats`.
-
-    LVIS (Gupta et al. 2019, 1908.03195, appendix B): max over the record's classes of max(1, sqrt(threshold / f)),
-    where f is the share of records that contain the class.
-
-    Args:
-        labels, image: (S,) each box's label and record.
-        threshold: the share of records below which a class is repeated.
-
-    Returns:
-        (records,) factors of at least 1.
-    """
-    classes = int(labels.max(initial=-1)) + 1
-    pairs = np.unique(image * max(classes, 1) + labels)
-    share = np.bincount(pairs % max(classes, 1), minlength=classes) / max(records, 1)
-    factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(share, 1e-12)))
-    factors = np.ones(records)
-    np.maximum.at(factors, image, factor[labels])
-    return factors
 
 
 def box_places(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -135,14 +93,14 @@ def plan(
     epoch: int = 0,
     rank: int = 0,
     world: int = 1,
-    shuffle: bool = True,
+    shuffle: bool | str = True,
     drop_last: bool = False,
     scales: Sequence[float] = (1.0,),
     multiple: int = 32,
     repeats: NDArray[np.float64] | None = None,
     boxes: NDArray[np.int64] | None = None,
     box_window: int = 1,
-) -> list[Step]:
+) -> Epoch:
     """Assign an epoch's records to steps and ranks.
 
     Every record occurs once per epoch (with `repeats`, as often as these give), and every rank takes the same number of
@@ -155,6 +113,8 @@ def plan(
         shapes: the buckets' (height, width).
         batch_size: images of a full step, over all ranks, one number or one per bucket. A rank gets its share, rounded
             down or up; if that is 1, a bucket's last step may have 2 on some ranks.
+        shuffle: "window:N" deals windows of N records, as `shuffle.Windows`, each as if it were an epoch: so with
+            several buckets, each may have steps that are not full. N is rounded down to a multiple of a full step.
         drop_last: take full steps only. Images of a bucket that fills no step go to the nearest bucket that does.
         scales: factors of the shapes; one is drawn every 10 steps, the same for all ranks, and the sides are rounded
             to a multiple of `multiple`.
@@ -165,66 +125,151 @@ def plan(
             the box places; 1 leaves them as drawn. Without `shuffle` it has no effect.
 
     Raises:
-        ConfigError: there are fewer records, or images in a step, than ranks; or `drop_last` is set and there are fewer
-            records than a step takes.
+        ConfigError: there are fewer records, or images in a step, than ranks; `drop_last` is set and there are fewer
+            records than a step takes; or a window has fewer than a step of each bucket takes.
     """
-    n = len(height)
-    drawn = np.arange(n) if repeats is None else _repeat(repeats, seed, epoch)
+    drawn = None if repeats is None else samples_of(repeats, seed, epoch)
+    total = len(height) if drawn is None else len(drawn)
     full = np.broadcast_to(np.asarray(batch_size), len(shapes))
-    if len(drawn) < world:
-        raise ConfigError(f"{len(drawn)} records cannot be dealt to {world} ranks; expected at least one per rank")
+    if total < world:
+        raise ConfigError(f"{total} records cannot be dealt to {world} ranks; expected at least one per rank")
     if full.min() < world:
         raise ConfigError(
             f"steps of {full.min()} images cannot be dealt to {world} ranks; expected at least one per rank"
         )
-    if shuffle:
-        drawn = drawn[np.argsort(bits(seed, epoch, drawn, "shuffle")[:, 0], kind="stable")]
-    # depends on the number of ranks only if one gets a single image
-    least = full if drop_last else np.maximum(full // 2, world)
-    buckets = bucket(height, width, shapes)[drawn % n]
-    merge_small(buckets, shapes, least.tolist())
-    steps: list[tuple[int, NDArray[np.int64]]] = []
-    for b in range(len(shapes)):
-        rows = drawn[buckets == b]
-        sizes = _sizes(len(rows), int(full[b]), int(least[b]), drop_last)
-        if shuffle and box_window > 1 and boxes is not None:
-            _group(rows[: sizes.count(full[b]) * full[b]], boxes[rows % n], int(full[b]), box_window)
-        ends = np.cumsum(sizes, dtype=np.int64)
-        steps += [(b, rows[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-    if not steps:
-        needed = " or ".join(map(str, sorted(set(full.tolist()))))
+    size, needed = window_of(shuffle), int(full.sum())
+    if size is not None and size < needed:
+        raise ConfigError(f"shuffle is {shuffle!r}; expected at least a full step of each shape, {needed} images")
+    if size is not None:
+        size -= size % needed
+        if drawn is not None:
+            drawn.sort()  # the first occurrence of each record, in their order, then the second ones, ...
+    planned = Epoch(
+        height=height,
+        width=width,
+        boxes=boxes if shuffle and box_window > 1 else None,
+        shapes=shapes,
+        full=full.tolist(),
+        # depends on the number of ranks only if one gets a single image
+        least=(full if drop_last else np.maximum(full // 2, world)).tolist(),
+        drawn=drawn,
+        windows=Windows(total, size, seed, epoch),
+        rank=rank,
+        world=world,
+        shuffle=bool(shuffle),
+        drop_last=drop_last,
+        scales=scales,
+        multiple=multiple,
+        box_window=box_window,
+    )
+    if drop_last and len(planned.windows) == 1 and not len(planned):
+        numbers = " or ".join(map(str, sorted(set(full.tolist()))))
         raise ConfigError(
-            f"drop_last leaves no step: an epoch has {len(drawn)} records, a step of all ranks takes {needed}; "
+            f"drop_last leaves no step: an epoch has {total} records, a step of all ranks takes {numbers}; "
             "expected a smaller batch size, or drop_last=False"
         )
-    if shuffle and (len(shapes) > 1 or box_window > 1):
-        first = np.array([part[0] for _, part in steps], np.int64)
-        steps = [steps[i] for i in np.argsort(bits(seed, epoch, first, "steps")[:, 0], kind="stable")]
-    scale = bits(seed, epoch, np.arange(len(steps)) // SCALE_EVERY, "scale")[:, 0] % np.uint64(len(scales))
-    planned = []
-    for (b, part), s in zip(steps, scale.tolist(), strict=True):
-        each, more = divmod(len(part), world)
-        sample = part[rank * each + min(rank, more) :][: each + (rank < more)]
-        planned.append(Step(scaled(shapes[b], scales[s], multiple), sample if repeats is None else sample % n, sample))
     return planned
 
 
-def _repeat(repeats: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return sample numbers, record + N x its earlier occurrences. Systematic resampling: each record occurs as often
-    as `repeats` gives, rounded up or down, and the total is always the same."""
-    n = len(repeats)
-    if not n:
-        return np.zeros(0, np.int64)
-    total = round(float(repeats.sum()))
-    order = np.argsort(bits(seed, epoch, np.arange(n), "repeat order")[:, 0], kind="stable")
-    edges = np.cumsum(repeats[order]) * (total / max(float(repeats.sum()), 1e-12))
-    ends = np.floor(edges + uniform(seed, epoch, np.zeros(1, np.int64), "repeat")[0, 0]).astype(np.int64)
-    ends = np.minimum(ends, total)
-    ends[edges >= edges[-1]] = total  # against rounding: the last edges equal the total
-    copies = np.zeros(n, np.int64)
-    copies[order] = np.diff(ends, prepend=0)
-    record = np.repeat(np.arange(n), copies)
-    return record + n * (np.arange(total) - np.repeat(np.cumsum(copies) - copies, copies))
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """The steps of an epoch for one rank, which `plan` returns. Each window is dealt when its first step is needed.
+
+    Attributes: those of `plan`, and
+        full, least: per bucket, images of a full step over all ranks, and the least of one that is not full.
+        drawn: the sample numbers that the windows' numbers stand for; None if they are the same.
+    """
+
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    boxes: NDArray[np.int64] | None
+    shapes: Sequence[Shape]
+    full: list[int]
+    least: list[int]
+    drawn: NDArray[np.int64] | None
+    windows: Windows
+    rank: int
+    world: int
+    shuffle: bool
+    drop_last: bool
+    scales: Sequence[float]
+    multiple: int
+    box_window: int
+
+    def __len__(self) -> int:
+        """Return the number of steps. With windows and several buckets it takes a pass over all sizes."""
+        return int(self._ends[-1])
+
+    def __iter__(self) -> Iterator[Step]:
+        return chain.from_iterable(self.dealt())
+
+    def dealt(self, first: int = 0) -> Iterator[list[Step]]:
+        """Yield the steps from number `first` on, those of a window at a time."""
+        window = int(np.searchsorted(self._ends, first, "right")) if first else 0
+        start = int(self._ends[window - 1]) if window else 0
+        for number in range(window, len(self.windows)):
+            steps = self._deal(number, start)
+            yield steps[max(0, first - start) :]
+            start += len(steps)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """(windows,) how many steps there are up to the end of each window."""
+        count = len(self.windows)
+        if len(self.shapes) > 1:
+            return np.cumsum([sum(map(len, self._divide(self._samples(window)[1])[1])) for window in range(count)])
+        start, end = self.windows.bounds(count - 1)
+        steps = np.full(count, (self.windows.size or 0) // self.full[0])
+        steps[-1] = len(_sizes(end - start, self.full[0], self.least[0], self.drop_last))
+        return np.cumsum(steps)
+
+    def _samples(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sample and record numbers of a window."""
+        samples = self.windows.samples(window)
+        samples = samples if self.drawn is None else self.drawn[samples]
+        return samples, samples if self.drawn is None else samples % len(self.height)
+
+    def _divide(self, record: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[list[int]]]:
+        """Return the bucket of each record of a window if there are several, and the images of each bucket's steps."""
+        buckets, counts = np.zeros(0, np.int64), [len(record)]  # of one bucket
+        if len(self.shapes) > 1:
+            buckets = bucket(self.height[record], self.width[record], self.shapes)
+            merge_small(buckets, self.shapes, self.least)
+            counts = np.bincount(buckets, minlength=len(self.shapes)).tolist()
+        return buckets, [_sizes(*each, self.drop_last) for each in zip(counts, self.full, self.least, strict=True)]
+
+    def _deal(self, window: int, start: int) -> list[Step]:
+        """Return the steps of a window, the first of which is number `start` of the epoch."""
+        samples, record = self._samples(window)
+        buckets, sizes = self._divide(record)
+        seed, epoch = self.windows.seed, self.windows.epoch
+        order = np.arange(len(samples))
+        if self.shuffle:
+            order = np.argsort(bits(seed, epoch, samples, "shuffle")[:, 0], kind="stable")
+        steps: list[tuple[Shape, NDArray[np.int64]]] = []
+        for b, shape in enumerate(self.shapes):
+            rows, full = (order if len(self.shapes) == 1 else order[buckets[order] == b]), self.full[b]
+            whole = rows[: sizes[b].count(full) * full]
+            if len(self.windows) > 1:
+                spread(whole, full)
+            if self.boxes is not None:
+                _group(whole, self.boxes[record[whole]], full, self.box_window)
+            ends = np.cumsum(sizes[b], dtype=np.int64)
+            steps += [(shape, rows[end - size : end]) for end, size in zip(ends, sizes[b], strict=True)]
+        if self.shuffle and (len(self.shapes) > 1 or self.box_window > 1):
+            first = samples[np.array([rows[0] for _, rows in steps], np.int64)]
+            steps = [steps[i] for i in np.argsort(bits(seed, epoch, first, "steps")[:, 0], kind="stable")]
+        drawn = (start + np.arange(len(steps))) // SCALE_EVERY
+        scale = bits(seed, epoch, drawn, "scale")[:, 0] % np.uint64(len(self.scales))
+        planned = []
+        for (shape, rows), s in zip(steps, scale.tolist(), strict=True):
+            each, more = divmod(len(rows), self.world)
+            if len(self.windows) > 1:
+                rows.sort()  # by part, see `spread`
+            part = samples[rows[self.rank * each + min(self.rank, more) :][: each + (self.rank < more)]]
+            index = part if self.drawn is None else part % len(self.height)
+            planned.append(Step(scaled(shape, self.scales[s], self.multiple), index, part))
+        return planned
 
 
 def _sizes(count: int, full: int, least: int, drop_last: bool) -> list[int]:

@@ -116,6 +116,13 @@ def test_measure_counts_what_the_stage_does() -> None:
     assert row["cpu_percent"] < 60
 
 
+def test_reading_ahead_reads_the_same_by_windows(setting: stages.Setting) -> None:
+    size = sum(stages.read(setting))
+    assert sum(stages.read_ahead(setting)) == size
+    windows = stages.setting(setting.path, size=(64, 96), batch_size=8, shuffle="window:8")
+    assert sum(map(len, windows.batches)) == 20 and sum(stages.read_ahead(windows)) == size
+
+
 def test_cold_reading_comes_from_the_disk_or_is_refused(setting: stages.Setting) -> None:
     with ExitStack() as held:  # this process holds the pages of the files, so they stay
         for file in (file for file in setting.path.rglob("*") if file.is_file() and file.stat().st_size):

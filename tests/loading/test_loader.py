@@ -96,9 +96,11 @@ def test_epochs_differ_and_each_pass_takes_the_next(many):
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, 5, 6])
-@pytest.mark.parametrize("buckets", [None, [(64, 96), (96, 64)]])
-def test_a_resumed_loader_gives_the_rest(many, at, buckets):
-    how = {"batch_size": 7, "size": None if buckets else SIZE, "buckets": buckets, "augment": "yolo", "seed": 3}
+@pytest.mark.parametrize(
+    "how", [{"size": SIZE}, {"buckets": [(64, 96), (96, 64)]}, {"size": SIZE, "shuffle": "window:7"}]
+)
+def test_a_resumed_loader_gives_the_rest(many, at, how):
+    how = {"batch_size": 7, "augment": "yolo", "seed": 3, **how}
     whole = Loader(many, **how)
     whole.set_epoch(4)
     expected = list(whole)
@@ -119,14 +121,17 @@ def test_a_resumed_loader_gives_the_rest(many, at, buckets):
 
 def test_a_state_of_other_settings_is_refused(many, tiny_shards):
     state = Loader(many, batch_size=7, size=SIZE).state_dict()
-    for other in (Loader(many, batch_size=6, size=SIZE), Loader(many, batch_size=7, size=SIZE, seed=1)):
+    for other in (Loader(many, batch_size=6, size=SIZE), Loader(many, batch_size=7, size=SIZE, shuffle="window:14")):
         with pytest.raises(ConfigError, match="saved with other"):
             other.load_state_dict(state)
     with pytest.raises(ConfigError, match="saved with other"):
         Loader(tiny_shards, batch_size=7, size=SIZE).load_state_dict(state)
 
 
-@pytest.mark.parametrize("how", [{"size": SIZE}, {"buckets": [(64, 96), (96, 64)]}])
+@pytest.mark.parametrize(
+    "how",
+    [{"size": SIZE}, {"buckets": [(64, 96), (96, 64)]}, {"buckets": [(64, 96), (96, 64)], "shuffle": "window:14"}],
+)
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_put_together_are_the_single_process(many, world, how):
     how = {**how, "augment": "yolo", "seed": 2}
@@ -140,9 +145,9 @@ def test_ranks_put_together_are_the_single_process(many, world, how):
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 1), (2, 3)])
-@pytest.mark.parametrize("at", [0, 2, 5])
-def test_another_number_of_ranks_goes_on_where_the_first_stopped(many, before, after, at):
-    how = {"size": SIZE, "augment": "yolo", "seed": 2, "sampling": np.linspace(0.5, 2, 40)}
+@pytest.mark.parametrize(("at", "shuffle"), [(0, True), (2, True), (5, True), (2, "window:12"), (5, "window:12")])
+def test_another_number_of_ranks_goes_on_where_the_first_stopped(many, before, after, at, shuffle):
+    how = {"size": SIZE, "augment": "yolo", "seed": 2, "sampling": np.linspace(0.5, 2, 40), "shuffle": shuffle}
     expected = list(by_record(Loader(many, batch_size=6, **how)))
     stopped = Loader(many, batch_size=6 // before, world=before, **how)
     batches = iter(stopped)
@@ -643,9 +648,11 @@ def test_what_the_package_exports():
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice about files")
-@pytest.mark.parametrize("augment", [None, [{"op": "mosaic", "p": 1.0}]])
-def test_the_disk_is_told_every_piece_before_it_is_read(many, monkeypatch, augment):
-    expected = list(Loader(many, batch_size=7, size=SIZE, augment=augment, threads=1))
+@pytest.mark.parametrize(
+    "how", [{}, {"augment": [{"op": "mosaic", "p": 1.0}]}, {"shuffle": "window:14"}], ids=["plain", "mosaic", "window"]
+)
+def test_the_disk_is_told_every_piece_before_it_is_read(many, monkeypatch, how):
+    expected = list(Loader(many, batch_size=7, size=SIZE, threads=1, **how))
     told, read, pread = [], [], os.pread
 
     def reading(handle, length, start):
@@ -659,7 +666,7 @@ def test_the_disk_is_told_every_piece_before_it_is_read(many, monkeypatch, augme
     monkeypatch.setattr(os, "posix_fadvise", lambda *piece: told.append(piece[:3]))
     monkeypatch.setattr(os, "pread", reading)
     monkeypatch.setattr(ahead, "_pool", lambda process: Immediately())
-    loader = Loader(many, batch_size=7, size=SIZE, augment=augment, threads=2)
+    loader = Loader(many, batch_size=7, size=SIZE, threads=2, **how)
     for batch, other in zip(loader, expected, strict=True):
         assert torch.equal(batch.images, other.images)
     assert len(set(told)) == len(loader.shards)

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError
-from dataforge.loading.sampler import Step, box_places, plan, repeat_factors
+from dataforge.loading.repeats import repeat_factors
+from dataforge.loading.sampler import Epoch, box_places, plan
+from dataforge.loading.shuffle import Windows
 
 SHAPES = [(64, 96), (80, 80), (96, 64)]
 
@@ -16,7 +18,7 @@ def sizes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(20, 300, n).astype(np.int32), rng.integers(20, 300, n).astype(np.int32)
 
 
-def joined(ranks: list[list[Step]]) -> list[tuple[tuple[int, int], list[int]]]:
+def joined(ranks: list[Epoch]) -> list[tuple[tuple[int, int], list[int]]]:
     """Each step of all ranks put together: shape, samples."""
     assert len({len(steps) for steps in ranks}) == 1
     assert all(len({step.shape for step in steps}) == 1 for steps in zip(*ranks, strict=True))
@@ -29,12 +31,14 @@ def joined(ranks: list[list[Step]]) -> list[tuple[tuple[int, int], list[int]]]:
     whole=st.integers(1, 60),
     world=st.integers(1, 4),
     shapes=st.sampled_from([SHAPES[:1], SHAPES[:2], SHAPES]),
-    shuffle=st.booleans(),
+    shuffle=st.booleans() | st.integers(0, 99),
     box_window=st.integers(1, 4),
     seed=st.integers(0, 5),
 )
 def test_every_record_once_and_ranks_in_step(n, whole, world, shapes, shuffle, box_window, seed):
     height, width = sizes(n, seed)
+    if not isinstance(shuffle, bool):
+        shuffle = f"window:{whole * len(shapes) + shuffle}"
     how = {"seed": seed, "epoch": 3, "world": world, "shuffle": shuffle, "box_window": box_window, "boxes": height % 40}
     if min(n, whole) < world:
         with pytest.raises(ConfigError, match="cannot be dealt"):
@@ -42,6 +46,9 @@ def test_every_record_once_and_ranks_in_step(n, whole, world, shapes, shuffle, b
         return
     ranks = [plan(height, width, shapes, whole, rank=rank, **how) for rank in range(world)]
     assert sorted(sample for _, part in joined(ranks) for sample in part) == list(range(n))
+    first = seed * len(ranks[0]) // 5
+    rest = [step.sample.tolist() for steps in ranks[0].dealt(first) for step in steps]
+    assert rest == [step.sample.tolist() for step in ranks[0]][first:]
     for step in (step for steps in ranks for step in steps):
         assert 1 <= len(step.index) <= max(-(-whole // world), 2 if world > 1 else 1)
         assert step.index.tolist() == step.sample.tolist()
@@ -55,13 +62,14 @@ def test_every_record_once_and_ranks_in_step(n, whole, world, shapes, shuffle, b
     drop_last=st.booleans(),
     box_window=st.integers(1, 4),
     repeated=st.booleans(),
+    window=st.none() | st.integers(0, 40),
     seed=st.integers(0, 5),
 )
-def test_ranks_put_together_are_the_single_process(n, whole, shapes, drop_last, box_window, repeated, seed):
+def test_ranks_put_together_are_the_single_process(n, whole, shapes, drop_last, box_window, repeated, window, seed):
     height, width = sizes(n, seed)
     repeats = (height % 5 / 2 + 0.5) if repeated else None
     how = {"seed": seed, "drop_last": drop_last, "box_window": box_window, "boxes": height % 40, "repeats": repeats}
-    how["epoch"] = 1
+    how |= {"epoch": 1, "shuffle": True if window is None else f"window:{whole * len(shapes) + window}"}
     if drop_last and (n if repeats is None else round(repeats.sum())) < whole:
         for world in (1, 2, 3):
             with pytest.raises(ConfigError, match="drop_last leaves no step"):
@@ -190,3 +198,44 @@ def test_scales_change_every_ten_steps_alike_on_all_ranks():
 
 def test_places_are_powers_of_two_from_eight_on():
     assert box_places(np.array([0, 1, 8, 9, 16, 17, 300, 512, 513])).tolist() == [8, 8, 8, 16, 16, 32, 512, 512, 1024]
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 4000), size=st.integers(1, 1000), seed=st.integers(0, 5))
+def test_windows_hold_every_number_once_in_blocks_of_successive_ones(n, size, seed):
+    windows = Windows(n, size, seed, epoch=1)
+    parts = [windows.samples(window) for window in range(len(windows))]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(n))
+    assert all(size <= len(part) < 2 * size for part in parts) or len(parts) == 1
+    breaks = sum(int(((np.diff(part) != 1) & (np.diff(part) != 1 - n)).sum()) for part in parts)
+    assert breaks <= n // max(1, size // 64) + 1
+
+
+def test_a_window_mixes_records_from_everywhere_and_others_in_each_epoch():
+    n, size, batch = 50_000, 4096, 16
+    none = np.zeros(n, np.int32)
+
+    def steps(epoch: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        how = {"shuffle": f"window:{size}", "epoch": epoch, "rank": rank, "world": world}
+        return np.stack([step.index for step in plan(none, none, SHAPES[:1], batch, **how)])
+
+    order, other = steps(0), steps(1)
+    apart = np.abs(order[:, :, None] - order[:, None])[:, ~np.eye(batch, dtype=bool)]
+    assert (apart < 64).mean() < 63 / size, "fewer neighbours than in windows of which each step is drawn at random"
+    assert apart.mean() == pytest.approx(n / 3, rel=0.02)
+    window = [set((part[: size // batch].ravel() // 64).tolist()) for part in (order, other)]
+    assert len(window[0] & window[1]) < 0.3 * len(window[0])
+    for rank in range(4):  # a fourth of the 64 blocks, which shifted lie in two of these each
+        blocks = np.unique(steps(0, rank, 4)[: size // batch] // 64)
+        assert len(blocks) <= 2 * (64 // 4 + 1)
+
+
+@pytest.mark.parametrize("shuffle", ["window", "window:", "window:0", "window:-4", "window:1e3", "windows:9", "full"])
+def test_a_shuffle_of_another_name_is_refused(shuffle):
+    with pytest.raises(ConfigError, match=f"shuffle is '{shuffle}'; expected window:N"):
+        plan(*sizes(9, 0), SHAPES, 2, shuffle=shuffle)
+
+
+def test_a_window_of_less_than_a_step_is_refused():
+    with pytest.raises(ConfigError, match="shuffle is 'window:23'; expected at least a full step of each shape, 24 im"):
+        plan(*sizes(99, 0), SHAPES, 8, shuffle="window:23")

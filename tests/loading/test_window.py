@@ -62,7 +62,7 @@ def test_a_window_is_its_steps(sets, name, recipe, shape, how, share, sampling, 
     loader = Loader(
         sets[name], augment=recipe, rank=rank, world=world, sampling=sampling, **{"size": (64, 96)} | shape | how
     )
-    steps, lay_out = loader.steps()[first:], loader.collate.lay_out
+    steps, lay_out = list(loader.steps())[first:], loader.collate.lay_out
     groups = list(window.windows(steps, loader.shards.table))
     assert list(chain(*groups)) == steps
     for group in groups:
