@@ -59,7 +59,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
             config.check()
         config.amp, words = distributed.gathered(precision.resolved(config.amp, device) if rank == 0 else None)[0]
         if words and rank == 0:
-            click.echo(words)
+            echo(words)
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)
