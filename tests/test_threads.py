@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -155,6 +156,7 @@ def test_a_property_that_was_being_made_at_a_fork_is_made_in_the_child() -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Thread.join waits for the system's thread itself")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_waits_for_threads_that_end() -> None:
     """A thread-local of the C library, whose destructor sleeps for as many microseconds as its value says."""

@@ -53,7 +53,7 @@ from dataforge.loading.batch import Batch
 from dataforge.shards.reader import Shards
 from trainers.distributed import shared
 from trainers.models import anchors, assign, backbones, pretrained
-from trainers.models.boxes import nms
+from trainers.models.boxes import LOWEST, nms
 from trainers.models.convolution import Conv3x3, conv3x3_at
 from trainers.models.detector import Detections, Detector, limit, select, unit
 from trainers.models.pooling import POOLERS, Rows, by_cell, pool
@@ -304,9 +304,10 @@ def propose(
         box = anchors.from_offsets(offset.gather(1, number.unsqueeze(-1).expand(-1, -1, 4)), anchor[number])
         box = box.clamp(min=0).minimum(limit)
         wide = (box[..., 2:] - box[..., :2]).amin(-1) >= MIN_PROPOSAL
-        box, score, label = nms(box, best.sigmoid(), wide.long() - 1, threshold=RPN_NMS, top=an_image, classes=1)
+        # by the logits: runtimes round a sigmoid differently, so that boxes with close scores would change their order
+        box, score, label = nms(box, best, wide.long() - 1, threshold=RPN_NMS, top=an_image, classes=1)
         boxes.append(box)
-        scores.append(score.where(label >= 0, -1))
+        scores.append(score.where(label >= 0, LOWEST))
         real.append(label >= 0)
     score = torch.cat(scores, 1)
     number = score.topk(min(an_image, score.shape[1])).indices

@@ -90,7 +90,10 @@ def batches(root: Path) -> Iterator[Batch]:
 
 
 def cut(files: list[Path]) -> None:
-    time.sleep(0.3)  # the threads have read ahead: pixels are mapped, and a cut during a read is a bus error
+    used = 0.0
+    while time.process_time() - used > 0.01:  # until the threads have read ahead: a cut during a read of mapped pixels
+        used = time.process_time()  # is a bus error
+        time.sleep(0.2)
     for file in files:
         os.truncate(file, 1)
 

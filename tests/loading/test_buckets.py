@@ -52,6 +52,7 @@ def test_auto_shapes_need_images_and_room():
         auto_shapes(np.array([5]), np.array([5]), 900)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 20))
 def test_small_buckets_move_to_their_neighbours(numbers, least):
     buckets = np.array(numbers)

@@ -19,7 +19,7 @@ from dataforge.adapters import to_torchvision
 from dataforge.errors import ConfigError
 from tests.trainers.suite import DetectorSuite, assert_rounded, make_batch
 from trainers import faster_rcnn
-from trainers.faster_rcnn import FasterRCNN
+from trainers.faster_rcnn import FasterRCNN, propose
 from trainers.models import assign, pooling
 from trainers.models.detector import Detector
 
@@ -129,6 +129,15 @@ def test_features_rpn_and_proposals_are_torchvisions(theirs: Any, ours: FasterRC
         assert len(mine) == len(their)
         same = ((mine[:, None] - their).abs().amax(-1).amin(1) < 0.05).float().mean()
         assert same > 0.99, "nearly equal scores may change places, and then what NMS drops"
+
+
+def test_proposals_are_ordered_by_their_logits() -> None:
+    """In float32 the sigmoids of both are 1: each runtime would keep another of the two boxes."""
+    logits = [torch.tensor([[20.0, 21.0]])]
+    fixed = [torch.tensor([[0.0, 0.0, 40.0, 40.0], [1.0, 0.0, 41.0, 40.0]])]
+    boxes, real = propose(logits, [torch.zeros(1, 2, 4)], fixed, torch.full((4,), 100.0), 2, 2)
+    assert real.tolist() == [[True, False]] and boxes[0, 0].tolist() == fixed[0][1].tolist()
+    assert logits[0].sigmoid().unique().numel() == 1
 
 
 @torch.no_grad()

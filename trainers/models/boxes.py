@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import nms as _nms
 
+LOWEST = -1e30  # below all scores; unlike infinity, every runtime sorts it alike
 _TINY = 1e-9  # keeps the union of two empty boxes from dividing by zero
 
 
@@ -67,7 +68,7 @@ def nms(
     """Apply greedy non-maximum suppression within each image and class.
 
     Args:
-        boxes: (B, K, 4); scores: (B, K), at least 0; labels: (B, K), -1 for no candidate.
+        boxes: (B, K, 4); scores: (B, K); labels: (B, K), -1 for no candidate.
         threshold: of two boxes that overlap by more than this IoU, the one with the lower score is removed.
         top: the maximum number of boxes per image.
         classes: the number of classes.
@@ -77,7 +78,7 @@ def nms(
     """
     if not scores.numel():
         return boxes[:, :top], scores[:, :top], labels[:, :top]
-    scores, order = torch.where(labels >= 0, scores, -1).sort(dim=1, descending=True, stable=True)
+    scores, order = scores.where(labels >= 0, LOWEST).sort(dim=1, descending=True, stable=True)
     labels = labels.gather(1, order)
     boxes = boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
     keep = suppress(boxes, labels, torch.as_tensor(threshold, dtype=torch.float32), classes)
@@ -85,7 +86,7 @@ def nms(
     first = torch.where(keep, rank, rank + labels.shape[1]).sort(dim=1).indices[:, :top]  # the kept ones, best first
     keep = keep.gather(1, first)
     boxes = boxes.gather(1, first.unsqueeze(-1).expand(-1, -1, 4)) * keep.unsqueeze(-1)
-    return boxes, scores.gather(1, first) * keep, torch.where(keep, labels.gather(1, first), -1)
+    return boxes, scores.gather(1, first).where(keep, 0), torch.where(keep, labels.gather(1, first), -1)
 
 
 @torch.library.custom_op("dataforge::suppress", mutates_args=())

@@ -108,7 +108,7 @@ def test_nms_of_nothing() -> None:
     assert (labels == -1).all() and (scores == 0).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
 def test_nms_does_not_depend_on_order_or_padding(seed: int, threshold: float) -> None:
     boxes, scores, labels = clusters(2, 12, 2, seed)
