@@ -62,7 +62,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
         for name, paths in images.items():
             for path in paths:
                 folder, picture = os.path.split(path)
-                place, held = labels[folder]
+                place, held = labels[folder or "."]
                 yield from _item(name, path, place / (picture[: picture.rindex(".")] + ".txt"), held, dataset)
 
     total = sum(map(len, images.values()))
