@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -90,9 +90,15 @@ class Annotated:
         """Leave an annotation out, with a finding."""
         box = as_xyxy(numbers) if len(numbers := [n for n in xyxy if n is not None and math.isfinite(n)]) == 4 else None
         value = f"annotation {self.count}: {value}" if value else f"annotation {self.count}"
-        reason = f"{reason}; left out"
-        self.findings.append(Finding("refused", code, str(self.origin), "", value, reason, box=self.count, xyxy=box))
-        self.count += 1
+        self.note("refused", code, value, reason, box)
+
+    def note(
+        self, action: Literal["refused", "noted"], code: str, value: str, reason: str, xyxy: Edges | None = None
+    ) -> None:
+        """Add a finding about the next annotation. One that is refused is counted and left out."""
+        reason += "; left out" if action == "refused" else ""
+        self.findings.append(Finding(action, code, str(self.origin), "", value, reason, box=self.count, xyxy=xyxy))
+        self.count += action == "refused"
 
     def unite(self, other: Annotated) -> None:
         """Append the annotations of another entry for the same image."""
