@@ -307,6 +307,13 @@ def test_large_forms_are_not_learned(inner: str) -> None:
     assert forms._heads and not forms._objects
 
 
+def test_a_form_is_learned_once_whatever_its_texts() -> None:
+    forms = Forms()
+    for _ in range(2):
+        forms.learn(f"<annotation><object><name>a&amp;b</name>{BOX.format(1)}</object></annotation>".encode())
+    assert len(forms._objects) == 1
+
+
 def test_tags_of_any_case_and_depth_and_several_boxes_of_an_object(tmp_path: Path) -> None:
     one, two, three = ([f"<{t}>{v}</{t}>" for t, v in zip(CORNERS, (n, 2, n + 5, 9), strict=True)] for n in (1, 11, 21))
     several = f"<object><name>a</name><bndbox>{''.join(one)}</bndbox><bndbox>{''.join(two)}</bndbox></object>"
