@@ -11,9 +11,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -31,7 +30,7 @@ T = TypeVar("T")
 Numbers = Sequence[float | None]
 Edges = tuple[float, float, float, float]
 NAN = (math.nan, math.nan, math.nan, math.nan)
-TOGETHER = 256  # images
+TOGETHER, EMBEDDED = 256, 8 << 20  # images, and the bytes of those that are embedded
 
 
 @dataclass(slots=True)
@@ -91,9 +90,15 @@ class Annotated:
         """Leave an annotation out, with a finding."""
         box = as_xyxy(numbers) if len(numbers := [n for n in xyxy if n is not None and math.isfinite(n)]) == 4 else None
         value = f"annotation {self.count}: {value}" if value else f"annotation {self.count}"
-        reason = f"{reason}; left out"
-        self.findings.append(Finding("refused", code, str(self.origin), "", value, reason, box=self.count, xyxy=box))
-        self.count += 1
+        self.note("refused", code, value, reason, box)
+
+    def note(
+        self, action: Literal["refused", "noted"], code: str, value: str, reason: str, xyxy: Edges | None = None
+    ) -> None:
+        """Add a finding about the next annotation. One that is refused is counted and left out."""
+        reason += "; left out" if action == "refused" else ""
+        self.findings.append(Finding(action, code, str(self.origin), "", value, reason, box=self.count, xyxy=xyxy))
+        self.count += action == "refused"
 
     def unite(self, other: Annotated) -> None:
         """Append the annotations of another entry for the same image."""
@@ -103,6 +108,9 @@ class Annotated:
         self.flags += other.flags
         self.rings += other.rings
         self.count += other.count
+
+
+Item = Finding | tuple[str, str, Path | bytes, Annotated]  # split, key, image, and what is annotated
 
 
 def xywh(x: float | None, y: float | None, width: float | None, height: float | None) -> Numbers:
@@ -233,19 +241,16 @@ def _united(items: Iterable[Annotated | Finding], noted: list[Finding]) -> dict[
     return images
 
 
-def records_of(
-    items: Iterable[Finding | tuple[str, str, Path | bytes, Annotated]], label_of: Mapping[str, int]
-) -> Iterator[Record | Finding]:
+def records_of(items: Iterable[Item], label_of: Mapping[str, int]) -> Iterator[Record | Finding]:
     """Yield the records of images, each after its findings.
 
-    The boxes of `TOGETHER` images are computed at once: NumPy's calls for those of one take longer than reading it.
+    The boxes of several images are computed at once: NumPy's calls for those of one take longer than reading it.
 
     Args:
-        items: split, key, image, and what is annotated; other findings are passed on.
+        items: findings among them are passed on.
         label_of: class name -> label.
     """
-    items = iter(items)
-    while chunk := list(islice(items, TOGETHER)):
+    for chunk in _chunks(items):
         images = [(image, item) for _, _, image, item in (one for one in chunk if not isinstance(one, Finding))]
         sizes = [_size(image, item) for image, item in images]
         scales = [(w, h, w, h) if item.unit else (1, 1, 1, 1) for (h, w), (_, item) in zip(sizes, images, strict=True)]
@@ -277,6 +282,19 @@ def records_of(
                 origin=str(item.origin),
                 polygons=Polygons.of(item.rings, by[:2]) if any(item.rings) else None,
             )
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield the items in lists that end at `TOGETHER` items or `EMBEDDED` bytes."""
+    chunk, held = list[Item](), 0
+    for item in items:
+        chunk.append(item)
+        held += len(item[2]) if not isinstance(item, Finding) and isinstance(item[2], bytes) else 0
+        if len(chunk) == TOGETHER or held >= EMBEDDED:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _size(image: Path | bytes, item: Annotated) -> tuple[int, int]:

@@ -67,12 +67,6 @@ def rotated(
     return [number for x, y in points for number in (px + x * cos - y * sin, py + x * sin + y * cos)]
 
 
-def hull(ring: list[float]) -> list[float]:
-    """Return the edges of the box around x, y, x, y, ...; NaN if one is NaN, unlike Python's min."""
-    points = np.reshape(ring, (-1, 2))
-    return [*points.min(0).tolist(), *points.max(0).tolist()]
-
-
 def edges(numbers: Numbers, form: str) -> Numbers:
     """Convert boxes (n, 4) of one of `FORMS` to x1, y1, x2, y2, in the same unit."""
     first, second = numbers[:, :2], numbers[:, 2:]

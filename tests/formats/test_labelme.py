@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dataforge.errors import FormatError
-from dataforge.formats.labelme import read, write
+from dataforge.formats.labelme import read, reader, write
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Source
 from tests.cli.test_bad_input import kinds, refused, run
 from tests.formats.sets import drain, picture, put
@@ -206,6 +206,17 @@ def test_embedded_images_in_lines_of_76_characters(tmp_path: Path) -> None:
     put(tmp_path / "a.json", facts("a.jpg", shape("cat", [[1, 1], [5, 5]]), imageData=data))
     (record,), findings = drain(read(tmp_path))
     assert record.image == picture() and not findings
+
+
+def test_few_embedded_images_are_held_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = base64.b64encode(bytes(3 << 20)).decode()
+    for n in range(7):
+        put(tmp_path / f"{n}.json", facts(f"{n}.jpg", imageData=large))
+    decoded: list[Path] = []
+    embedded = reader._embedded
+    monkeypatch.setattr(reader, "_embedded", lambda path: (decoded.append(path), embedded(path))[1])
+    ahead = [len(decoded) - n for n, _ in enumerate(read(tmp_path).records)]
+    assert ahead == [3, 2, 1, 3, 2, 1, 1]
 
 
 def test_one_file_is_a_set(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ OBJECTS = [
     "<object><name>{name}<b>c</b></name>" + BOX + "<xmin>3</xmin></object>",
     "<object><name>{name}</name>" + BOX + "<attributes><attribute><name>rotation</name><value>30</value>"
     "</attribute></attributes></object>",
+    '<object><name xmlns="x">{name}</name>' + BOX + "</object>",
 ]
 HEADS = [
     "<annotation><filename>{name}.jpg</filename><size><width>64</width><height>48</height></size>",
@@ -277,7 +278,7 @@ def test_files_of_known_forms_are_read_as_those_parsed_in_full(tmp_path: Path) -
     path = tmp_path / "a.xml"
     for _ in range(1500):
         heads = draw.choices(HEADS, (9, 9, 1, 1))
-        parts = [*heads, *draw.choices(OBJECTS, (20, 20, 1, 1, 1, 1, 1, 1, 1), k=draw.randrange(3))]
+        parts = [*heads, *draw.choices(OBJECTS, (20, 20, 1, 1, 1, 1, 1, 1, 1, 9), k=draw.randrange(3))]
         text = "".join(
             part.replace("{}", draw.choice(("1", " 8 ", "0", "-3", "nan", "8.5", "", "x", "1&#50;")))
             .replace("{name}", draw.choice(("cat", "caf\xe9", "", "a\r\nb", "a&amp;b", "]]>", "\x07", "\ufffe")))
@@ -296,6 +297,21 @@ def test_files_of_known_forms_are_read_as_those_parsed_in_full(tmp_path: Path) -
         assert parser.broken.pop(path, "") == alone.broken.get(path, ""), data
         assert parser.zeros.pop(path, 0) == alone.zeros.get(path, 0), data
     assert known > 100
+
+
+@pytest.mark.parametrize("inner", ["<a>x</a>" * 101, "<a>" + "x" * 4000 + "</a>", "<a>" * 100 + "</a>" * 101])
+def test_large_forms_are_not_learned(inner: str) -> None:
+    large = f"<object><name>cat</name>{BOX.format(1)}{inner}</object>"
+    forms = Forms()
+    forms.learn(f"<annotation>{large}</annotation>".encode())
+    assert forms._heads and not forms._objects
+
+
+def test_a_form_is_learned_once_whatever_its_texts() -> None:
+    forms = Forms()
+    for _ in range(2):
+        forms.learn(f"<annotation><object><name>a&amp;b</name>{BOX.format(1)}</object></annotation>".encode())
+    assert len(forms._objects) == 1
 
 
 def test_tags_of_any_case_and_depth_and_several_boxes_of_an_object(tmp_path: Path) -> None:

@@ -142,6 +142,32 @@ def test_yaml_layouts(tmp_path: Path, image: str, label: str, text: str) -> None
     check_one(tmp_path / "data.yaml")
 
 
+def test_a_flat_set_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "a.txt", LINE)
+    put(tmp_path / "data.yaml", "train: .\nnames: [cat, dog]")
+    monkeypatch.chdir(tmp_path)
+    check_one(Path())
+
+
+@pytest.mark.parametrize(
+    ("text", "splits"),
+    [
+        ("train: &t [images]\nval: *t\nnames: [cat, dog]", ["train", "val"]),
+        ("base: &base {train: images, nc: 2}\n<<: *base\nnames: {0: cat, 1: dog}", ["train"]),
+        ("a: &a {0: cat, 1: x}\nb: &b {1: y}\nnames: {<<: [*b, *a], 1: dog}\ntrain: images", ["train"]),
+        ("a: &a {0: cat, 1: x}\nb: &b {1: dog}\nnames:\n  <<: [*b, *a]\ntrain: images", ["train"]),
+    ],
+)
+def test_aliases_and_merged_tables(tmp_path: Path, text: str, splits: list[str]) -> None:
+    put(tmp_path / "images/a.jpg", picture())
+    put(tmp_path / "labels/a.txt", LINE)
+    put(tmp_path / "data.yaml", text)
+    source = read(tmp_path)
+    records, _ = drain(source)
+    assert source.classes == ("cat", "dog") and [record.split for record in records] == splits
+
+
 @pytest.mark.parametrize(
     ("image", "label", "split"),
     [
@@ -203,11 +229,19 @@ def test_units_are_of_the_upright_image(tmp_path: Path) -> None:
     assert record.boxes.tolist() == [[0, 0, 48, 64]] and (record.height, record.width) == (64, 48)
 
 
+DEEP = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} {'[' * 80}*a{n - 1}{']' * 80}\n" for n in range(1, 20))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("train: [\nnames: x: y", "line 2, column"),
         ("train: " + "[" * 999, "not YAML: maximum recursion depth"),
+        ("a: &a [*a]\ntrain: images\nnames: [a]", "aliases expand to more than 100,000 values.* line 1"),
+        (f"a: &a [{'x, ' * 999}]\nb: [{'*a, ' * 101}]", "aliases expand to more than 100,000 values.* line 2"),
+        (f"a: &a {'x' * 99_999}\nb: [{'*a, ' * 101}]", "aliases expand to more than 100,000 values.* line 2"),
+        (DEEP + "names: *a19\ntrain: images", "not YAML: maximum recursion depth"),
+        ("train: images\nnames: [a]\n<<: b", "<<: expected a table"),
         ("train: images/nowhere\nnames: [a]", "train: images/nowhere: does not exist"),
         ("names: [a]", "names no images"),
         ("train: images\nnames: a", "names: 'a'; expected a list"),

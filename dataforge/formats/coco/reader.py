@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, hull, ranks, rotated
+from dataforge.formats.annotated import hull
+from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, ranks, rotated
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.coco import is_coco
 from dataforge.formats.coco.file import (
@@ -337,7 +338,7 @@ def _turned(annotations: list[Annotation], boxes: Boxes) -> Boxes:
     """Return boxes (n, 4), of those that are rotated the hulls; their segmentations become their corners."""
     for n, one in enumerate(annotations):
         if one.attributes is not None and (ring := rotated(boxes[n].tolist(), _rotation(one))):
-            boxes[n] = hull(ring)
+            boxes[n] = hull(ring[0::2], ring[1::2])
             one.segmentation = msgspec.Raw(msgspec.json.encode([ring]))
     return boxes
 

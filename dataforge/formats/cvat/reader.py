@@ -12,7 +12,8 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root
-from dataforge.formats.boxes import as_xyxy, hull, rotated
+from dataforge.formats.annotated import hull
+from dataforge.formats.boxes import as_xyxy, rotated
 from dataforge.formats.pictures import as_size, base_of, given, locate, picture_folders
 from dataforge.formats.splits import split_word
 from dataforge.formats.xml_files import iterparse
@@ -190,7 +191,7 @@ def _box(shape: ET.Element) -> tuple[list[float] | str, list[float] | None]:
     if shape.tag == "box":
         box = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
         ring = rotated(box, shape.get("rotation"))
-        return (hull(ring), ring) if ring else (box, None)
+        return ([*hull(ring[0::2], ring[1::2])], ring) if ring else (box, None)
     if shape.tag == "ellipse":
         x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
         turned = math.radians(float(shape.get("rotation") or 0))
@@ -205,7 +206,7 @@ def _box(shape: ET.Element) -> tuple[list[float] | str, list[float] | None]:
         if len(pairs) < 3 or {len(pair) for pair in pairs} != {2}:
             raise ValueError('expected at least 3 points as "x,y;x,y;x,y"')
         points = [float(number) for pair in pairs for number in pair]
-        return hull(points), points
+        return [*hull(points[0::2], points[1::2])], points
     return f"a {shape.tag} is not known here; expected a box, a polygon, an ellipse or a mask", None
 
 

@@ -10,7 +10,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +18,6 @@ import numpy as np
 from dataforge.errors import FormatError
 from dataforge.files import check_root, exists, inside, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
-from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.json_files import json_splits, read_json, uncollected
 from dataforge.formats.pictures import as_size, given, locate
 from dataforge.record import FLAGS, Finding, Source, pick_splits
@@ -148,10 +147,10 @@ def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
     for shape in file.shapes:
         box = _box(shape)
         if isinstance(box, str):
-            _note(item, "shape-unknown" if box.startswith("is a") else "box-missing", shape.label, f"{box}; left out")
+            item.note("refused", "shape-unknown" if box.startswith("is a") else "box-missing", shape.label, box)
             continue
         if shape.label in ("", *NO_CLASS):
-            _note(item, "unknown-class", repr(shape.label), "expected a class's name; left out", box)
+            item.note("refused", "unknown-class", repr(shape.label), "expected a class's name", box)
             continue
         flag = sum(bit for name, bit in FLAGS.items() if shape.flags.get(name) in (True, 1)) if shape.flags else 0
         ring = shape.points if shape.shape_type in ("polygon", "rotation", "", None) else None
@@ -167,22 +166,9 @@ def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
         # a part that is no polygon would be missing from the polygon of the whole
         item.rings[row] = (*item.rings[row], ring) if ring and item.rings[row] else ()
         reason = "is of the same label and group as an earlier shape; taken for parts of one object"
-        _note(item, "shapes-joined", f"{shape.label} group {shape.group_id}", reason, box, "noted")
+        item.note("noted", "shapes-joined", f"{shape.label} group {shape.group_id}", reason, box)
+        item.count += 1
     return item
-
-
-def _note(
-    item: Annotated,
-    code: str,
-    value: str,
-    reason: str,
-    box: Edges | None = None,
-    action: Literal["refused", "noted"] = "refused",
-) -> None:
-    """Add a finding about a shape that becomes no box of its own, and count it."""
-    xyxy = None if box is None else as_xyxy(box)
-    item.findings.append(Finding(action, code, str(item.origin), "", value, reason, box=item.count, xyxy=xyxy))
-    item.count += 1
 
 
 def _box(shape: _Shape) -> Edges | str:

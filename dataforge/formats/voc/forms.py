@@ -11,10 +11,11 @@ import re
 OBJECT = ("name", "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax", "difficult", "truncated")
 HEAD = ("annotation/filename", "annotation/size/height", "annotation/size/width")
 MOST = 16  # forms that are kept
+LONGEST, TAGS = 4000, 200  # characters and tags of a form: compiling a pattern takes 40 us a character
 _END = "</annotation>"
 _SPACE = " \t\r\n"
 _PROLOG = re.compile(r'\ufeff?(<\?xml version="1\.0"( encoding="(?i:utf-8)")?[ \t\r\n]*\?>)?[ \t\r\n]*')
-_TAG = re.compile(r'<(/?)(\w+)(?: \w+="[^"<>&]*")*>')
+_TAG = re.compile(r'<(/?)(\w+)(?: (?!xmlns=)\w+="[^"<>&]*")*>')  # of names without a namespace
 _TEXT = "[^<>&\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]*"
 _VALUE = "([^<>&\0-\x08\x0b-\x1f\ufffe\uffff]*)"  # XML turns the line ends of Windows into others
 _APART = ("bndbox", "size", "object", "part", "attribute")  # tags with a meaning of their own beside their usual place
@@ -45,9 +46,13 @@ class Forms:
     def learn(self, data: bytes) -> None:
         """Add the forms of a file that is well-formed XML."""
         for n, part in enumerate(_parts(data) or ()):
+            if len(part) > LONGEST or part.count("<") > TAGS:
+                continue
             known, wanted, opened = (self._objects, OBJECT, ["object"]) if n else (self._heads, HEAD, [])
-            if len(known) < MOST and _match(known, part) is None and (form := _form(part, wanted, opened)):
-                known.append(form)
+            if len(known) < MOST and _match(known, part) is None:
+                form = _form(part, wanted, opened)
+                if form and form not in known:  # texts may be other than plain: `&amp;`
+                    known.append(form)
 
 
 def _parts(data: bytes) -> list[str] | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 from dataforge.errors import FormatError
 from dataforge.files import read_bytes, reading
-from dataforge.formats.annotated import Annotated, Edges
-from dataforge.formats.boxes import hull, rotated
+from dataforge.formats.annotated import Annotated, Edges, hull
+from dataforge.formats.boxes import rotated
 from dataforge.formats.pictures import as_size
 from dataforge.formats.voc.forms import HEAD, Fields, Forms
-from dataforge.record import DIFFICULT, TRUNCATED, Finding
+from dataforge.record import DIFFICULT, TRUNCATED
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -58,7 +57,7 @@ class Parser:
             head = tuple(tree.findtext(name.removeprefix("annotation/")) or "" for name in HEAD)
             item = self._annotated(path, head, _objects(tree))
             for _ in _boxes(tree):
-                _note(item, "box-missing", "", "a <bndbox> that is in no <object>")
+                item.note("refused", "box-missing", "", "a <bndbox> that is in no <object>")
             return item
         return Annotated("", path)
 
@@ -77,19 +76,19 @@ class Parser:
             corners = [float(text) for text in texts]
         except ValueError:
             value = ", ".join(f"{corner} {text.strip()!r}" for corner, text in zip(CORNERS, texts, strict=True))
-            _note(item, "box-missing", value, "expected four numbers in <bndbox>")
+            item.note("refused", "box-missing", value, "expected four numbers in <bndbox>")
             return
         edges, ring = self._edges(*corners), None
         try:
             ring = rotated(edges, rotation) if rotation else None
         except ValueError:
-            _note(item, "box-rotated", name, f"rotated by {rotation!r}; expected degrees")
+            item.note("refused", "box-rotated", name, f"rotated by {rotation!r}; expected degrees")
             return
         if not name:
-            _note(item, "unknown-class", "", "has no <name>", edges)
+            item.note("refused", "unknown-class", "", "has no <name>", edges)
             return
         if ring:
-            x1, y1, x2, y2 = hull(ring)
+            x1, y1, x2, y2 = hull(ring[0::2], ring[1::2])
             corners = [x1 + self.offset, y1 + self.offset, x2, y2]
             edges = self._edges(*corners)
         flag = DIFFICULT * _flag(item, "difficult", difficult, edges)
@@ -98,7 +97,7 @@ class Parser:
             if corners[0] == corners[2] or corners[1] == corners[3]:
                 value = "xmin, ymin, xmax, ymax " + ", ".join(f"{number:g}" for number in corners)
                 reason = "first and last pixel are the same; kept, one pixel wide or high"
-                _note(item, "box-one-pixel", value, reason, edges, refused=False)
+                item.note("noted", "box-one-pixel", value, reason, edges)
             if min(corners[:2]) == 0:
                 self.zeros[item.origin] = self.zeros.get(item.origin, 0) + 1
         item.add(name, edges, flag, ring=ring)
@@ -116,16 +115,8 @@ def _flag(item: Annotated, tag: str, text: str, xyxy: Edges) -> bool:
         return text == "1"
     text = text.strip().lower()
     if text not in ("", "0", "1", "true", "false", "unspecified"):
-        _note(item, "flag-unknown", f"{tag} {text!r}", "expected 0 or 1; taken as 0", xyxy, refused=False)
+        item.note("noted", "flag-unknown", f"{tag} {text!r}", "expected 0 or 1; taken as 0", xyxy)
     return text in ("1", "true")
-
-
-def _note(item: Annotated, code: str, value: str, reason: str, xyxy: Edges | None = None, refused: bool = True) -> None:
-    """Add a finding about the next box; one that is refused is counted and left out."""
-    action: Literal["refused", "noted"] = "refused" if refused else "noted"
-    reason += "; left out" * refused
-    item.findings.append(Finding(action, code, str(item.origin), "", value, reason, box=item.count, xyxy=xyxy))
-    item.count += refused
 
 
 def _objects(tree: ET.Element) -> Iterator[tuple[Fields, str]]:

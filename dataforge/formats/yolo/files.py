@@ -13,6 +13,7 @@ import yaml
 from dataforge.errors import FormatError
 from dataforge.files import circles, exists, files_below, inside, listed, read_text
 from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
+from dataforge.formats.yolo.loader import Loader
 from dataforge.record import Finding
 
 EXPECTED = (
@@ -96,24 +97,9 @@ def _yaml_file(root: Path) -> Path | None:
     return files[0] if files else None
 
 
-class _Loader(yaml.BaseLoader):
-    """The base loader keeps every scalar as text: a class named `no` or `007` is unchanged. libyaml's is ten times as
-    fast, but reads other texts, and crashes the process on deep nesting.
-
-    An alias of a list or table is refused, since a few lines of them expand to any size, or without end.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        alias = self.peek_event()
-        node = super().compose_node(parent, index)
-        if isinstance(alias, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="an alias of a list or a table", problem_mark=alias.start_mark)
-        return node
-
-
 def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
-        facts: Any = yaml.load(read_text(file), Loader=_Loader)
+        facts: Any = yaml.load(read_text(file), Loader=Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):

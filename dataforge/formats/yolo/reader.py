@@ -62,7 +62,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
         for name, paths in images.items():
             for path in paths:
                 folder, picture = os.path.split(path)
-                place, held = labels[folder]
+                place, held = labels[folder or "."]
                 yield from _item(name, path, place / (picture[: picture.rindex(".")] + ".txt"), held, dataset)
 
     total = sum(map(len, images.values()))
@@ -101,15 +101,14 @@ def _item(
             continue
         parsed = _line(fields, dataset.keypoints)
         if isinstance(parsed, str):
-            code, reason, xyxy = "line-broken", f"{parsed}; left out", None
+            code, reason, xyxy = "line-broken", parsed, None
         elif parsed[0] in dataset.names:
             item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
             continue
         else:
-            code, reason, xyxy = "unknown-class", "the class is not in names; left out", as_xyxy(parsed[1])
+            code, reason, xyxy = "unknown-class", "the class is not in names", as_xyxy(parsed[1])
         value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
-        item.findings.append(Finding("refused", code, str(labels), "", value, reason, box=item.count, xyxy=xyxy))
-        item.count += 1
+        item.note("refused", code, value, reason, xyxy)
     yield split, key, path, item
 
 
