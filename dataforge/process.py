@@ -39,10 +39,12 @@ def module_json(module: str, *arguments: object) -> dict[str, Any]:
 
 
 def start_module(module: str, *arguments: object, stderr: IO[str]) -> subprocess.Popen[str]:
-    """Start `python -m MODULE ARGUMENTS` with this Python; its input and output are pipes.
+    """Start `python -m MODULE ARGUMENTS` with this Python; its input and output are pipes of UTF-8.
 
     Args:
         stderr: a file for its errors, which cannot fill up as a pipe can that nobody reads.
     """
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", errors="replace"
+    )

@@ -53,6 +53,7 @@ WARM = 2  # warm-up steps that are not measured
 LEAST = 3  # minimum number of measured steps
 
 
+@distributed.memory_kept()  # as in a training
 def time_steps(config: Config, detector: str, seconds: float) -> dict[str, Any]:
     """Time training on one repeated batch, then on the loader's batches.
 

@@ -163,8 +163,7 @@ class Config:
             raise ConfigError(f"budget is {self.budget}; expected 0 with auto_batch")
         if self.patience and not self.val_split:
             raise ConfigError(f"patience is {self.patience}; expected 0, or a val_split to evaluate")
-        if self.shuffle != "full":
-            window_of(self.shuffle)
+        window_of(self.shuffle)
         check_logger(self.logger)
         self.shapes()
         if not self.shards:

@@ -20,9 +20,9 @@ from torch import Tensor
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from trainers.config import Config
-from trainers.watchdog import Watchdog
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # mallopt(3)
+LEAST_LIMIT = 1800.0  # seconds of torch's limit, which also bounds the start: torch's own default
 
 
 def device_of(name: str) -> torch.device:
@@ -78,10 +78,12 @@ def joined(name: str, timeout: float = 600.0) -> Iterator[tuple[int, int, torch.
     if count == 1:
         yield rank, count, device
         return
+    from trainers.watchdog import Watchdog  # needs torch.distributed, which some builds lack
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # torch's own limit, which names no rank, is for what the watchdog does not see
-    limit = timedelta(seconds=2 * timeout)
+    # torch's own limit, which names no rank, is for what the watchdog does not see, and for finding each other
+    limit = timedelta(seconds=max(2 * timeout, LEAST_LIMIT))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
     failed = True
     try:
@@ -189,9 +191,10 @@ def memory_kept() -> Iterator[None]:
     libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # type: ignore[union-attr]
     try:
         yield
-    finally:  # glibc's defaults
+    finally:  # glibc no longer adapts its thresholds: what it would have raised them to, by freed tensors
         libc.mallopt(_MMAP_MAX, 65536)  # type: ignore[union-attr]
-        libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)  # type: ignore[union-attr]
+        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # type: ignore[union-attr]
+        libc.mallopt(_TRIM_THRESHOLD, 64 * 2**20)  # type: ignore[union-attr]
         libc.malloc_trim(0)  # type: ignore[union-attr]
 
 

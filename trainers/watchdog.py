@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Self
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from dataforge.command import TROUBLE, echo
 
@@ -29,6 +28,8 @@ class Watchdog(threading.Thread):
     """
 
     def __init__(self, limit: float) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
         super().__init__(name="watchdog", daemon=True)
         self.limit, self.pause = limit, min(limit / BEATS, LONGEST)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -51,14 +52,16 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         before: Posts = {}
-        last, waited = -1, 0.0  # the sum of pauses: no clock, since all processes may be suspended together
+        last, waited, silent = -1, 0.0, 0  # the sum of pauses: no clock, since all processes may be suspended together
         while not self.ended.wait(self.pause):
             waited += self.pause
             if (count := self._post()) != last:
                 before, last, waited = {}, count, 0.0
             elif waited > self.limit / 2:
                 posts = self._posts()
-                if waited > self.limit and (ranks := late(self.rank, before, posts)):
+                silent = 0 if posts else silent + 1
+                known = posts or silent >= BEATS // 2  # a single answer may be slow
+                if waited > self.limit and known and (ranks := late(self.rank, before, posts)):
                     names = f"rank {', '.join(map(str, ranks))} of {self.world}"
                     echo(f"error: {names}: did not arrive within {self.limit:g} s; stopped, blocked or slow", err=True)
                     # the others are about to see the same, and the store may be in rank 0's process

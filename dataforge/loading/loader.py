@@ -72,8 +72,8 @@ class Loader:
     Selection and order of records:
         seed: together with the epoch and the record's number it determines everything random.
         rank, world: this process's number, and how many processes share the epoch. All take the same number of steps.
-        shuffle: shuffle the records. "window:N" shuffles within windows of about N records, which hold random blocks of
-            64 successive ones, so that reading is local: docs/scale.md.
+        shuffle: shuffle the records; "full" is True. "window:N" shuffles within windows of about N records, which hold
+            random blocks of 64 successive ones, so that reading is local: docs/scale.md.
         drop_last: leave out records that do not fill a step.
         sampling: "none" takes every record once per epoch; "repeat-factor" takes those of rare classes more often
             (LVIS); (N,) numbers give how often an epoch takes each record on average.
@@ -156,6 +156,7 @@ class Loader:
         else:
             self.shards = Shards(shards, split or "train", verify=verify)
         self.local = window_of(shuffle) is not None
+        shuffle = shuffle == "full" or shuffle
         self.device = torch.device(device)
         if decode == "device":
             nvjpeg.check(self.device)

@@ -16,16 +16,16 @@ BLOCKS = 64  # in a window, at least
 
 
 def window_of(shuffle: bool | str) -> int | None:
-    """Return N of "window:N"; None for the other values that `shuffle` may have.
+    """Return N of "window:N"; None for the other values that `shuffle` may have: "full", True and False.
 
     Raises:
-        ConfigError: it is no such text.
+        ConfigError: it is none of these.
     """
-    if isinstance(shuffle, bool):
+    if isinstance(shuffle, bool) or shuffle == "full":
         return None
-    kind, _, size = shuffle.partition(":")
+    kind, _, size = str(shuffle).partition(":")
     if kind != "window" or not size.isdecimal() or not size.isascii() or int(size) < 1:
-        raise ConfigError(f"shuffle is {shuffle!r}; expected window:N, such as window:16384")
+        raise ConfigError(f"shuffle is {shuffle!r}; expected full, or window:N such as window:16384")
     return int(size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 import threading
@@ -52,7 +53,7 @@ class Model:
         Raises:
             DataforgeError: the model cannot be loaded, its process died twice, or it was stopped.
         """
-        request = msgspec.json.encode([str(file) for file in files]).decode()
+        request = json.dumps([str(file) for file in files])
         for _ in range(2):
             if self._process is None:
                 self._start()
@@ -81,7 +82,8 @@ class Model:
             options = ("--conf", LEAST_SCORE)
             self._process = start_module("trainers.propose", self._path, *options, stderr=self._errors)
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        lines = iter(self._process.stdout.readline, "")
+        line = next((line for line in lines if line.startswith("{")), "")  # others are what an import printed
         if not line:
             raise self._failure(self._end())
         self.embeds = msgspec.json.decode(line)["embeds"]

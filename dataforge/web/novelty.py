@@ -104,7 +104,10 @@ def farthest_first(
     placed = np.zeros(count, bool)
     placed[known] = True
     for n in known:
-        np.minimum(least, distance(n), out=least)
+        if stopped():
+            return []
+        if least[n] > 0:  # else it is a copy of an earlier one
+            np.minimum(least, distance(n), out=least)
     order: list[int] = []
     while len(order) < min(count - len(known), PLACED) and not stopped():
         n = int(np.where(placed, -np.inf, least).argmax())

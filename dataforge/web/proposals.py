@@ -140,8 +140,8 @@ class Proposals:
                     continue
                 try:
                     self._detect(rows)
-                except (DataforgeError, OSError) as error:
-                    self.error = str(error)
+                except Exception as error:  # any other would end the thread, and all boxes be pending for ever
+                    self.error = str(error) or type(error).__name__
 
     def _detect(self, rows: list[int]) -> None:
         """Have the model see some images."""

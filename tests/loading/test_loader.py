@@ -124,6 +124,7 @@ def test_a_state_of_other_settings_is_refused(many, tiny_shards):
     for other in (Loader(many, batch_size=6, size=SIZE), Loader(many, batch_size=7, size=SIZE, shuffle="window:14")):
         with pytest.raises(ConfigError, match="saved with other"):
             other.load_state_dict(state)
+    Loader(many, batch_size=7, size=SIZE, shuffle="full").load_state_dict(state)
     with pytest.raises(ConfigError, match="saved with other"):
         Loader(tiny_shards, batch_size=7, size=SIZE).load_state_dict(state)
 

@@ -230,9 +230,11 @@ def test_a_window_mixes_records_from_everywhere_and_others_in_each_epoch():
         assert len(blocks) <= 2 * (64 // 4 + 1)
 
 
-@pytest.mark.parametrize("shuffle", ["window", "window:", "window:0", "window:-4", "window:1e3", "windows:9", "full"])
+@pytest.mark.parametrize(
+    "shuffle", ["window", "window:", "window:0", "window:-4", "window:1e3", "windows:9", "Full", "", 1, None]
+)
 def test_a_shuffle_of_another_name_is_refused(shuffle):
-    with pytest.raises(ConfigError, match=f"shuffle is '{shuffle}'; expected window:N"):
+    with pytest.raises(ConfigError, match=f"shuffle is {shuffle!r}; expected full, or window:N such as window:16384"):
         plan(*sizes(9, 0), SHAPES, 2, shuffle=shuffle)
 
 

@@ -92,7 +92,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
         (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
-        (["--shards", "{shards}", "--shuffle", "windows"], "shuffle is 'windows'; expected window:N"),
+        (["--shards", "{shards}", "--shuffle", "windows"], "shuffle is 'windows'; expected full, or window:N"),
         (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_voc$"),
         (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from trainers.watchdog import late
+from trainers.watchdog import BEATS, Posts, Watchdog, late
 
 LATE = ("0,stop", "2,stop", "1,block")
 
@@ -17,7 +21,13 @@ LATE = ("0,stop", "2,stop", "1,block")
 def test_the_others_end_and_name_the_late_one(tmp_path: Path) -> None:
     """Rank 0 keeps the store. One that is only slow ends nothing."""
     command = [sys.executable, "-m", "tests.trainers.stopped", str(tmp_path), *LATE, "1,slow"]
-    subprocess.run(command, check=True, timeout=120)
+    groups = subprocess.Popen(command, start_new_session=True)
+    try:
+        assert groups.wait(timeout=120) == 0
+    finally:
+        with suppress(ProcessLookupError):  # none is left
+            os.killpg(groups.pid, signal.SIGKILL)
+        groups.wait()
     for case in LATE:
         for rank in {0, 1, 2} - {int(case[0])}:
             lines = (tmp_path / f"{case},{rank}").read_text().splitlines()
@@ -42,3 +52,33 @@ def test_who_is_late() -> None:
     ):
         assert late(1, before, after) == ranks
     assert late(1, {}, after) == []
+
+
+class Answered(Watchdog):
+    """Rank 1 of 2, which waits; `answers` are those of the store, and it ends with them."""
+
+    def __init__(self, answers: list[Posts]) -> None:
+        threading.Thread.__init__(self)
+        self.limit, self.pause, self.rank, self.world = 0.001 * BEATS, 0.001, 1, 2
+        self.ended = threading.Event()
+        self.answers = answers
+
+    def _post(self) -> int:
+        return 5
+
+    def _posts(self) -> Posts:
+        if len(self.answers) == 1:
+            self.ended.set()
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(("empty", "blamed"), [(1, False), (BEATS // 2 - 1, False), (BEATS // 2, True)])
+def test_a_slow_answer_is_no_late_rank(
+    empty: int, blamed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But several in a row are: rank 0, which keeps the store, is stopped."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    beats: list[Posts] = [{0: (5, beat), 1: (5, beat)} for beat in range(2 * BEATS)]
+    Answered([*beats[:BEATS], *[{} for _ in range(empty)], *beats[BEATS:]]).run()
+    assert codes == [2] * blamed and ("rank 0 of 2" in capsys.readouterr().err) == blamed

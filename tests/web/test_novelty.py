@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dataforge.images.decode import decode
 from dataforge.images.hashing import hash_of
@@ -46,6 +47,18 @@ def test_cosine_distance_and_images_that_cannot_be_read() -> None:
     order = farthest_first(cosine(embeddings), 5, [])
     assert order == [0, 1, 3, 4, 2], "of the first nothing is known"
     assert farthest_first(cosine(embeddings), 5, [1])[-2:] == [0, 1]
+
+
+def test_images_that_are_known_are_compared_once_and_until_it_is_stopped() -> None:
+    hashes, calls = np.array([3, 3, 3, 8, 9], np.uint64), []
+
+    def distance(n: int) -> NDArray[np.float32]:
+        calls.append(n)
+        return bits(hashes)(n)
+
+    assert farthest_first(distance, 5, [0, 1, 2], lambda: True) == [] == calls
+    assert sorted(farthest_first(distance, 5, [0, 1, 2])) == [0, 1, 2, 3, 4]
+    assert calls[0] == 0 and set(calls[1:]) == {3, 4}, "one of the three copies"
 
 
 def test_near_duplicates_come_last_by_a_model(shared_data: Path) -> None:

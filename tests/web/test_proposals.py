@@ -29,16 +29,20 @@ from tests.web.photos import HERE, PORT, TOKEN, add, photos, post
 PROPOSE = """
 import json, sys, time
 from pathlib import Path
+sys.stdout.reconfigure(encoding="utf-8")
 model = Path(sys.argv[1])
 if model.name == "broken.onnx":
     sys.exit("error: broken.onnx: is no model")
 if model.name == "slow.onnx":
     time.sleep(60)
+print("What a library prints when it is imported, \u00e9")
 print('{"embeds": false}', flush=True)
 for line in sys.stdin:
     if model.name == "dying.onnx" or (model.name == "once.onnx" and not model.exists()):
         model.touch()
         sys.exit("Killed: it had too little memory")
+    if model.name == "nonsense.onnx":
+        print("[[]]", flush=True)
     answer = {"boxes": [[1, 2, 4, 6]] * 2, "scores": [0.5, 0.5], "names": ["dog", "cow"], "embedding": None}
     print(json.dumps([answer] * len(json.loads(line))), flush=True)
 """
@@ -61,7 +65,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
         assert module == "trainers.propose"
         words = [sys.executable, "-c", PROPOSE, str(model), *map(str, arguments)]
         pipe = subprocess.PIPE
-        calls.processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=stderr, text=True))
+        calls.processes.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=stderr, encoding="utf-8"))
         return calls.processes[-1]
 
     def noted(self: Model, files: Sequence[Path]) -> list[Answer]:
@@ -228,6 +232,11 @@ def test_a_model_that_fails(session: Session, started: Started) -> None:
         == {"boxes": [], "pending": False, "error": "--model broken.onnx: error: broken.onnx: is no model"}
     )
     assert len(started.processes) == 1
+
+
+def test_a_model_whose_answer_is_none(session: Session, started: Started) -> None:
+    first, second = ask(session, "nonsense.onnx", 0, 7)
+    assert first == second and "Expected `object`" in first["error"] and not first["pending"]
 
 
 def test_a_model_that_dies_is_started_again(session: Session, started: Started, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def make_loaders(
         seed=config.seed,
         scales=_scales(config),
         buckets=config.shapes(),
-        shuffle=config.shuffle == "full" or config.shuffle,
+        shuffle=config.shuffle,
         sampling=config.sampling,
         repeat_threshold=config.repeat_threshold,
         **common,

@@ -37,7 +37,8 @@ class Log(ExitStack):
         self.first = training.progress.epoch
         self.steps = 0  # of the first epoch; 0 once the time left is printed
         self.warm: dict[str, float] = {}  # sums after the first step, which takes longer
-        self.stepped = self.evaluation = 0.0  # time of the last step's end; seconds of the last evaluation
+        self.stepped = time.perf_counter()  # end of the last step; a resumed run may evaluate before it takes any
+        self.evaluation = 0.0  # seconds of the last one
 
     def __enter__(self) -> Self:
         super().__enter__()

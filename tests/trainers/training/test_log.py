@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from trainers.training import log as log_module
 from trainers.training.log import Log
 
 
@@ -56,3 +60,21 @@ def test_later_it_is_the_last_epochs_steps_and_evaluation(done: int, evaluation:
     log = made(epochs=5, eval_every=2, done=done)
     log.evaluation = evaluation
     assert log._left({"seconds": 100.0, "steps": 100.0}) == words
+
+
+def test_a_run_resumed_at_the_end_of_an_epoch_has_an_evaluation_before_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = time.perf_counter()
+    monkeypatch.setattr(time, "perf_counter", lambda: now + 1e6)  # since the machine was started
+    log = made(epochs=3, done=1)
+    monkeypatch.setattr(time, "perf_counter", lambda: now + 1e6 + 60)
+    monkeypatch.setattr(log_module.plots, "results", lambda table, path: None)
+    monkeypatch.setattr(log_module.monitor, "due", lambda epoch, epochs: False)
+    board: Any = SimpleNamespace(add_scalar=lambda name, value, step: None)
+    training: Any = log.training
+    log.board, training.folder, training.progress.step = board, tmp_path, 100
+    training.learner = SimpleNamespace(device=torch.device("cpu"))
+    sums = {"seconds": 100.0, "steps": 100.0, "images": 100.0, "waited": 0.0, "loss": 1.0}
+    log.end_epoch(sums, 0.1, {"AP50": 0.5, "AP": 0.3}, [])
+    assert "; about 0 h 05 min left" in capsys.readouterr().out, "200 steps and two evaluations of a minute"
