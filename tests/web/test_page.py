@@ -417,6 +417,7 @@ def test_filters(context: Any, server: Server) -> None:
     shown = "document.querySelector('#image-rows [aria-selected=true]:not([hidden])')?.title"
     tab.wait(shown, rows[wanted[-1]]["key"])  # the list scrolls to the image that is open
     tab.page.locator("#image-rows").evaluate("(list) => (list.scrollTop = 0)")
+    tab.painted()  # rows take other images as the list scrolls
     tab.page.click(f"#image-rows [title={json.dumps(rows[10]['key'])}]:visible")
     tab.wait_text("#position", "11 / 30")
     tab.keys("Enter")

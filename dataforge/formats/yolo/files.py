@@ -13,7 +13,7 @@ import yaml
 from dataforge.errors import FormatError
 from dataforge.files import circles, exists, files_below, inside, listed, read_text
 from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
-from dataforge.formats.yolo.loader import Loader
+from dataforge.formats.yolo.loader import TextLoader
 from dataforge.record import Finding
 
 EXPECTED = (
@@ -99,7 +99,7 @@ def _yaml_file(root: Path) -> Path | None:
 
 def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool) -> YoloSet:
     try:
-        facts: Any = yaml.load(read_text(file), Loader=Loader)
+        facts: Any = yaml.load(read_text(file), Loader=TextLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise FormatError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):

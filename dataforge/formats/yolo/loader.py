@@ -7,7 +7,7 @@ import yaml
 MOST = 100_000  # values that aliases stand for; a text counts one more for every 100 characters
 
 
-class Loader(yaml.BaseLoader):
+class TextLoader(yaml.BaseLoader):
     """The base loader keeps every scalar as text: a class named `no` or `007` is unchanged. libyaml's is ten times as
     fast, but reads other texts, and crashes the process on deep nesting.
 
