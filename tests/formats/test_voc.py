@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats import coco, voc
+from dataforge.formats.boxes import include_last
 from dataforge.formats.voc.files import find_unions
 from dataforge.formats.voc.forms import Forms
 from dataforge.formats.voc.parser import CORNERS, Parser
@@ -433,3 +434,11 @@ def test_wrong_folders(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg", b"")
     with pytest.raises(ConfigError, match="--voc-offset 2: expected 1 or 0"):
         read(tmp_path, voc_offset=2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[st.integers(-3, 6) | st.floats(-3, 6)] * 4), st.sampled_from([0, 1]))
+def test_one_box_has_the_edges_that_include_last_gives(corners: tuple[float, ...], offset: int) -> None:
+    """The parser's scalar rule is the one of all formats."""
+    expected = include_last(np.array([corners], np.float64), -offset, 0)[0]
+    np.testing.assert_array_equal(Parser(offset)._edges(*corners), expected)
