@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import lmdb
+import pytest
 
+from dataforge.errors import ShardError
 from dataforge.shards.stores.lmdb import LmdbStore
 from dataforge.testing import BlobStoreSuite, blob
 
@@ -25,3 +27,12 @@ class TestLmdb(BlobStoreSuite):
             store._flush()  # one commit each, so that the map is outgrown in mid-file as well
         store.close()
         assert [store.open(tmp_path)[i][:2] for i in range(3)] == [b"\0\0", b"\1\1", b"\2\2"]
+
+    def test_a_count_that_the_file_cannot_hold(self, made: Path) -> None:
+        path = made / "blobs.mdb"
+        data = bytearray(path.read_bytes())
+        for start in (0, 4096):  # the field of the main database in both meta pages
+            data[start + 120 : start + 128] = b"\xff" * 8
+        path.write_bytes(data)
+        with pytest.raises(ShardError, match="is damaged: 18446744073709551615 blobs in"):
+            len(LmdbStore.open(made))

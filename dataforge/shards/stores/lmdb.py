@@ -172,6 +172,8 @@ def _open_tree(file: FileBytes) -> _Tree:
     depth, entries, root, last = meta[14], meta[18], meta[19], meta[20]
     if file.size < (last + 1) * page_size:
         raise ShardError(f"{file.path}: is cut short, {file.size} of {(last + 1) * page_size} bytes")
+    if entries > file.size:
+        raise ShardError(f"{file.path}: is damaged: {entries} blobs in {file.size} bytes")
     if entries == 0:
         return _Tree(file, page_size, 0, [], [])
     if not 1 <= depth <= _MOST_DEPTH:
