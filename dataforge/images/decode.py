@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ImageError
 from dataforge.images.header import FORMATS, check_size, decode_jxl, is_jxl
+
+STRIP = 1 << 18  # pixels that are converted at a time
 
 
 def decode(
@@ -148,12 +151,32 @@ def _pillow(data: bytes | memoryview, depth: str) -> NDArray[np.uint8]:
         image: PIL.Image.Image = opened
         check_size(image.height, image.width)
         if image.mode.startswith("I") or image.mode == "F":
-            return cv2.cvtColor(eight_bits(np.asarray(image), depth), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = PIL.Image.new("RGBA", rgba.size, "white")
-            image.alpha_composite(rgba)
-        return np.array(image.convert("RGB"))
+            return cv2.cvtColor(eight_bits(_array(image), depth), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+        return _array(image, _rgb)
+
+
+def _array(
+    image: PIL.Image.Image, convert: Callable[[PIL.Image.Image], PIL.Image.Image] = lambda strip: strip
+) -> NDArray[Any]:
+    """Return the samples of an image, converted in strips: whole copies would take several times the memory."""
+    image.load()
+    rows = max(1, STRIP // max(1, image.width))
+    pixels: NDArray[Any] | None = None
+    for y in range(0, max(1, image.height), rows):
+        strip = np.asarray(convert(image.crop((0, y, image.width, min(y + rows, image.height)))))
+        if pixels is None:
+            pixels = np.empty((image.height, *strip.shape[1:]), strip.dtype)
+        pixels[y : y + rows] = strip
+    assert pixels is not None
+    return pixels
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = PIL.Image.new("RGBA", rgba.size, "white")
+        image.alpha_composite(rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _opened(data: bytes | memoryview) -> PIL.Image.Image:
@@ -177,17 +200,30 @@ def eight_bits(deep: NDArray[Any], depth: str = "scale") -> NDArray[np.uint8]:
     Returns:
         (H, W).
     """
+    scaled = np.empty(deep.shape, np.uint8)
+    convert = _scaling(deep, depth)
+    rows = max(1, STRIP // max(1, deep.shape[1]))
+    for y in range(0, deep.shape[0], rows):
+        scaled[y : y + rows] = convert(deep[y : y + rows])
+    return scaled
+
+
+def _scaling(deep: NDArray[Any], depth: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return what scales rows of an image, from what the whole image holds."""
     if depth == "percentile":
-        finite = np.nan_to_num(deep.astype(np.float64), posinf=0, neginf=0)
-        low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)
-        high = high if high > low else max(float(finite.max(initial=0)), low + 1)  # nearly all samples are equal
+        finite = np.nan_to_num(deep.astype(np.float64), copy=False, posinf=0, neginf=0)
+        top = float(finite.max(initial=0))
+        low, high = np.percentile(finite, (1, 99), overwrite_input=True) if finite.size else (0.0, 1.0)
+        high = high if high > low else max(top, low + 1)  # nearly all samples are equal
         reach = high - low or 1.0  # beyond 2**53, adding 1 changes nothing
-        return ((finite.clip(low, high) - low) / reach * 255).round().astype(np.uint8)
+        return lambda rows: (
+            (np.nan_to_num(rows.astype(np.float64), posinf=0, neginf=0).clip(low, high) - low) / reach * 255
+        ).round()
     if deep.dtype.kind in "iu":
         bits = int(deep.max(initial=0)).bit_length()
         whole = (16, 32) if depth == "high-byte" else (8, 10, 12, 14, 16, bits)
-        return (deep.clip(0) >> next(width for width in whole if bits <= width) - 8).astype(np.uint8)
-    positive = np.nan_to_num(deep, posinf=0, neginf=0).clip(0)
-    top = float(positive.max(initial=0))
+        shift = next(width for width in whole if bits <= width) - 8
+        return lambda rows: rows.clip(0) >> shift
+    top = float(deep.max(initial=0, where=np.isfinite(deep)))
     scale = 255.0 if top <= 1 else min(1.0, 255 / top)
-    return (positive * scale).round().clip(0, 255).astype(np.uint8)
+    return lambda rows: (np.nan_to_num(rows, posinf=0, neginf=0).clip(0) * scale).round().clip(0, 255)
