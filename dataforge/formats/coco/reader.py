@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +17,6 @@ from dataforge.files import check_root
 from dataforge.formats.annotated import hull
 from dataforge.formats.boxes import FORMS, UNITS, as_xyxy, check_form, check_reading, edges, ranks, rotated
 from dataforge.formats.classes import by_number, unique_ids, unite
-from dataforge.formats.coco import is_coco
 from dataforge.formats.coco.file import (
     Annotation,
     Attributes,
@@ -30,23 +28,9 @@ from dataforge.formats.coco.file import (
     read_coco,
     rings_of,
 )
+from dataforge.formats.coco.layout import EXPECTED, SplitFiles, discover, folders, split_name
 from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
-from dataforge.formats.splits import NO_SPLIT, split_word
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
-
-ROBOFLOW = "_annotations.coco.json"
-EXPECTED = (
-    "annotations/instances_<split>.json with <split>/, images/<split>/, images/ or data/; <split>/<name>.json beside "
-    "its pictures; or one JSON file (--annotations FILE --images DIR)"
-)
-# files that COCO's sets have beside those of boxes
-SIBLINGS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
-PICTURES = ("data", "images")  # folders of pictures in a split's folder: FiftyOne's and others'
-
-
-class _SplitFiles(NamedTuple):
-    path: Path
-    folders: list[Path]  # candidate folders of its images, likeliest first
 
 
 def read(
@@ -80,10 +64,10 @@ def read(
         check_root(root, EXPECTED)
     annotations, images = given(root, annotations, "--annotations"), given(root, images, "--images")
     if annotations:
-        name = split[0] if split and len(split) == 1 else _split_name(annotations, root)
-        splits = {name: _SplitFiles(annotations, _folders(root, name, annotations))}
+        name = split[0] if split and len(split) == 1 else split_name(annotations, root)
+        splits = {name: SplitFiles(annotations, folders(root, name, annotations))}
     else:
-        splits = _discover(root)
+        splits = discover(root)
     chosen = pick_splits(split, splits)
     files = {name: read_coco(splits[name].path) for name in chosen}
     total = sum(len(file.images) for file in files.values())
@@ -102,81 +86,6 @@ def read(
     frequencies = {one.name: one.frequency for file in files.values() for one in file.categories if one.frequency}
     used = [splits[name].path for name in chosen]
     return Source(classes, records(), class_ids, total=total, files=used, frequencies=frequencies)
-
-
-def _split_name(path: Path, root: Path) -> str:
-    """Return what a file's name, or its folder's, says about its split; "train" if nothing."""
-    return (
-        _clue(path, root) or (path.parent.name if split_word(path.parent.name) == path.parent.name else "") or "train"
-    )
-
-
-def _clue(path: Path, root: Path) -> str:
-    found = re.fullmatch(r"(?:instances|person_keypoints)_(.+)", path.stem)
-    if found:
-        return found[1]
-    is_folder = (root / path.stem).is_dir() or (root / "images" / path.stem).is_dir()
-    return path.stem if is_folder and path.stem.lower() not in NO_SPLIT else split_word(path.stem)
-
-
-def _folders(root: Path, name: str, path: Path) -> list[Path]:
-    places = (root / name, root / "images" / name, *(root / sub for sub in PICTURES), path.parent, root)
-    return [place for place in places if place.is_dir()]
-
-
-def _discover(root: Path) -> dict[str, _SplitFiles]:
-    found: dict[str, _SplitFiles] = {}
-    if not any(root.glob(f"*/{ROBOFLOW}")):
-        for folder in (root / "annotations", root):
-            files = _json_files(folder)
-            if files:
-                names = _by_split(root, folder, files)
-                return {name: _SplitFiles(path, _folders(root, name, path)) for name, path in names.items()}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        files = [folder / ROBOFLOW] if (folder / ROBOFLOW).is_file() else _json_files(folder)
-        files = [path for path in files if path.name == ROBOFLOW or is_coco(path)]
-        if len(files) > 1:
-            raise _several(folder, files)
-        if files:
-            places = [place for place in (*(folder / sub for sub in PICTURES), folder) if place.is_dir()]
-            found[folder.name] = _SplitFiles(files[0], places)
-    if not found:
-        raise FormatError(f"{root}: no COCO annotations found; expected {EXPECTED}")
-    return found
-
-
-def _json_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.glob("*") if path.suffix.lower() == ".json" and path.name[0] != ".")
-    return sorted(path for path in files if path.is_file())
-
-
-def _by_split(root: Path, folder: Path, files: list[Path]) -> dict[str, Path]:
-    """Return the files of boxes of one folder by split: `instances*.json` if there are any.
-
-    Raises:
-        FormatError: there are several, and their names do not tell the splits.
-    """
-    boxes = [path for path in files if re.match(r"instances(?![a-z0-9])", path.name)]
-    boxes = boxes or [path for path in files if not path.name.startswith(SIBLINGS)] or files
-    if len(boxes) == 1:
-        return {_split_name(boxes[0], root): boxes[0]}
-    named: dict[str, list[Path]] = {}
-    for path in boxes:
-        named.setdefault(_clue(path, root), []).append(path)
-    unclear = [path for path in named.pop("", []) if is_coco(path)]
-    if unclear or not named or max(map(len, named.values())) > 1:
-        if len(unclear) == 1 and not named:
-            return {_split_name(unclear[0], root): unclear[0]}
-        raise _several(folder, boxes)
-    return {name: paths[0] for name, paths in sorted(named.items())}
-
-
-def _several(folder: Path, files: list[Path]) -> FormatError:
-    names = ", ".join(file.name for file in files)
-    return FormatError(
-        f"{folder}: several JSON files ({names}), and no telling their splits; "
-        "say which with --annotations FILE --images DIR"
-    )
 
 
 def _classes(files: dict[Path, CocoFile]) -> tuple[dict[str, int], list[Finding]]:
