@@ -22,8 +22,9 @@ from dataforge.augment.move import move_boxes
 from dataforge.augment.operations.geometry import fit_matrix
 from dataforge.bench.measure import machine, measure
 from dataforge.errors import ConfigError
+from dataforge.loading.ahead import READ_AHEAD
 from dataforge.loading.batch import Batch, pad
-from dataforge.loading.loader import READ_AHEAD, Loader
+from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads, workers
 

@@ -23,7 +23,7 @@ from dataforge.augment import recipes
 from dataforge.augment.operations.geometry import FITS
 from dataforge.augment.operations.registry import Recipe
 from dataforge.errors import ConfigError
-from dataforge.loading import nvjpeg
+from dataforge.loading import ahead, nvjpeg
 from dataforge.loading.batch import Batch
 from dataforge.loading.buckets import Shape, shapes_of
 from dataforge.loading.collate import Collate, Pending
@@ -36,9 +36,6 @@ from dataforge.shards.reader import Shards
 from dataforge.threads import cores, opencv_threads, ordered, workers
 
 AHEAD = 3  # batches being made while one is in use
-FETCHED = 512  # records at a URL, at most, that are fetched before their batches are begun
-WHOLE = 256  # records of a window that are announced together, so that most blocks are whole
-READ_AHEAD = 128  # records that the disk reads before their batches are begun
 
 
 class Loader:
@@ -275,7 +272,7 @@ class Loader:
             pool = workers(self.threads, "dataforge-decode")
             transfer = None if self.collate.on_cpu else Transfer(self.device)
             try:
-                todo = self._read_ahead(chain.from_iterable(laid))
+                todo = ahead.read_ahead(self.shards, chain.from_iterable(laid))
                 begun = deque(self._begin(pool, transfer, plan, epoch) for plan in islice(todo, AHEAD))
                 while begun:
                     if os.getpid() != process:
@@ -297,45 +294,12 @@ class Loader:
                     transfer.end()
 
     def announced(self, first: int = 0) -> Iterator[Step]:
-        """Yield the steps from `first` on. Their records are announced a group of steps ahead, also those of the next
-        epoch: those of a window of the shuffle in the order of the files, whose neighbours are then read together."""
-        groups = self._groups(self.steps(), first)
-        if not self.shards.remote and not (self.local and self.shards.reads_ahead):
-            yield from chain.from_iterable(groups)
-            return
-        later = (self.order.steps(self.shards.table, epoch) for epoch in (self.epoch + 1,))
-        following = (group for epoch in later for group in islice(self._groups(epoch), 1))
-        now: list[Step] = []
-        for then in chain(groups, following):
-            index = np.concatenate([step.index for step in then])
-            index = np.sort(index) if self.local else index
-            if not now:
-                self.shards.prefetch(index.tolist())
-            ends = np.linspace(0, len(index), len(now) + 1).astype(int)
-            together = 1 + WHOLE // len(then[0].index) if self.local else 1
-            for n, step in enumerate(now):
-                if n % together == 0:
-                    self.shards.prefetch(index[ends[n] : ends[min(n + together, len(now))]].tolist())
-                yield step
-            now = then
+        """Yield the steps from `first` on, and announce their records to a store at a URL."""
 
-    def _groups(self, epoch: Epoch, first: int = 0) -> Iterator[list[Step]]:
-        """Yield the steps of an epoch from `first` on: those of a window together, else those of half of `FETCHED`
-        records."""
-        for steps in epoch.dealt(first):
-            size = len(steps) if self.local else 1 + FETCHED // 2 // len(steps[0].index)
-            yield from (steps[start : start + size] for start in range(0, len(steps), size))
+        def following() -> Epoch:
+            return self.order.steps(self.shards.table, self.epoch + 1)
 
-    def _read_ahead(self, plans: Iterator[Plan]) -> Iterator[Plan]:
-        """Yield the plans; a disk begins to read their records some steps before. `announced` does it for URLs."""
-        waiting: deque[Plan] = deque()
-        for plan in plans:
-            waiting.append(plan)
-            if self.shards.reads_ahead:
-                self.shards.prefetch(plan.record.tolist())
-            if not self.shards.reads_ahead or len(waiting) * len(plan.index) > READ_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
+        return ahead.announced(self.shards, self.steps(), following, first=first, local=self.local)
 
     def _begin(
         self, pool: ThreadPoolExecutor, transfer: Transfer | None, plan: Plan, epoch: int

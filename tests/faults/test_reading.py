@@ -130,7 +130,7 @@ def test_a_file_that_fails(
     fault: Callable[[list[Path]], None],
     after: int,
 ) -> None:
-    monkeypatch.setattr("dataforge.loading.loader.READ_AHEAD", 0)  # with more, all files of a small set are open
+    monkeypatch.setattr("dataforge.loading.ahead.READ_AHEAD", 0)  # with more, all files of a small set are open
     root = tmp_path / name
     shutil.copytree(sets / name, root)
     expected = [batch.images.clone() for batch in batches(root)]
