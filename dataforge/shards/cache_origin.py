@@ -54,7 +54,7 @@ class Origin:
             height=self.height,
             width=self.width,
             boxes=boxes.reshape(-1, 4).astype(np.float32),
-            areas=(table.areas / scale.prod(1)).astype(np.float32),
+            areas=(table.areas / scale.prod(1)).clip(max=np.finfo(np.float32).max).astype(np.float32),
         )
 
     def records(self, index: NDArray[np.int64]) -> Origin:

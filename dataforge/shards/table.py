@@ -240,7 +240,7 @@ def check_values(table: Table, classes: int, folder: Path) -> None:
         "size": table.size < 0,
         "labels": (table.labels < 0) | (table.labels >= classes),
         "boxes": ~np.isfinite(table.boxes).all(1),
-        "areas": ~np.isfinite(table.areas),
+        "areas": ~np.isfinite(table.areas) | (table.areas < 0),
     }
     for name, mask in wrong.items():
         if mask.any():

@@ -85,7 +85,7 @@ def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
         if areas is None or all(0 <= area < math.inf for area in areas.tolist()):
             return record, []
         stated = np.isfinite(areas) & (areas >= 0)
-        return replace(record, areas=np.where(stated, areas, box_areas(boxes))), []
+        return replace(record, areas=np.where(stated, areas, box_areas(boxes))), _impossible_areas(record)
     size = np.array([width, height], np.float32)
     finite = np.isfinite(boxes).all(1)
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
@@ -108,10 +108,20 @@ def repair_boxes(record: Record) -> tuple[Record, list[Finding]]:
         for n in np.nonzero(rows)[0].tolist()
     ]
     if areas is not None:
+        findings += _impossible_areas(record)
         full = box_areas(inner)
         wrong = ~np.isfinite(areas) | (areas < 0) | ((inverted | over) & (areas > full))
         areas = np.where(wrong, full, areas)
     return replace(record, boxes=inner, areas=areas).pick(kept), findings
+
+
+def _impossible_areas(record: Record) -> list[Finding]:
+    """Return a finding for each stated area that none can have. NaN states none."""
+    return [
+        replace(of_box(record, n, "repaired", "box-area", "no area; that of the box is taken"), value=f"area {area:g}")
+        for n, area in enumerate([] if record.areas is None else record.areas.tolist())
+        if area < 0 or area == math.inf
+    ]
 
 
 def of_box(record: Record, n: int, action: Literal["refused", "repaired", "noted"], code: str, reason: str) -> Finding:

@@ -197,6 +197,15 @@ def test_areas_follow_repaired_boxes_only() -> None:
     assert mended.areas is not None and mended.areas.tolist() == [100, 50, 500, 100]
 
 
+@pytest.mark.parametrize("left", [-10, 0])  # clipped, and as it is
+def test_areas_that_none_can_have_are_listed(left: int) -> None:
+    boxes = [[left, 0, 10, 10]] * 4
+    mended, findings = repair_boxes(record(boxes, areas=[-1, float("inf"), float("nan"), 7]))
+    assert mended.areas is not None and mended.areas.tolist() == [100, 100, 100, 7]
+    listed = [(finding.box, finding.value) for finding in findings if finding.code == "box-area"]
+    assert listed == [(0, "area -1"), (1, "area inf")]
+
+
 def test_refused_images_are_counted_and_nothing_is_published(tmp_path: Path) -> None:
     out = tmp_path / "out"
     good = [r for r in tiny.records() if r.key == "a.jpg"]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataforge.errors import ShardError
+from dataforge.shards.cache_origin import Origin
 from dataforge.shards.reader import Shards
-from dataforge.shards.table import Jagged, Table, read_tables, write_table
+from dataforge.shards.table import Jagged, Table, check_values, read_tables, write_table
 from tests import tiny
 
 OBJECTS = ("boxes", "labels", "flags", "areas")
@@ -141,6 +142,24 @@ def test_damaged_and_foreign_files_are_errors(tmp_path: Path) -> None:
         writer.write_table(other)
     with pytest.raises(ShardError, match=r"columns \['key', 'height'\]; expected \['key', 'id'"):
         read_tables([file])
+
+
+@pytest.mark.parametrize("area", [-1.0, float("inf"), float("nan")])
+def test_an_area_that_none_can_have(tmp_path: Path, area: float) -> None:
+    rows = jagged([2, 1])
+    rows.areas[2] = area
+    write_table(tmp_path / "table.arrow", facts(2), rows)
+    with pytest.raises(ShardError, match=rf"record 1 \(ordner/bild äöü 1.jpg\) has areas {area}"):
+        check_values(read_tables([tmp_path / "table.arrow"]), 9, tmp_path)
+
+
+def test_the_largest_area_stays_finite_in_source_pixels(tmp_path: Path) -> None:
+    rows = jagged([1])
+    rows.areas[0] = np.finfo(np.float32).max
+    write_table(tmp_path / "table.arrow", facts(1), rows)
+    size, halved = np.array([1000], np.int32), np.diag([0.5, 0.5, 1.0])[None]
+    table = Origin(size, size, halved).home(read_tables([tmp_path / "table.arrow"]))
+    assert np.isfinite(table.areas).all()
 
 
 def test_shards_of_one_set_hold_the_same_as_one_shard(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "size-wrong": ("warning", "the annotations state another size than the image has; boxes may be displaced"),
     "size-unrotated": ("info", "the boxes refer to the image before EXIF rotation; they were rotated with it"),
     "box-nan": ("error", "the box contains NaN or infinity"),
+    "box-area": ("warning", "the area that is stated for the box is negative or infinite"),
     "box-empty": ("error", "the box has no area"),
     "box-outside": ("error", "the box lies outside its image"),
     "box-inverted": ("warning", "the box's corners are in the wrong order"),
