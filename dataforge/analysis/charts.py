@@ -165,7 +165,7 @@ def boxes_per_image(axis: Axes, facts: Mapping[str, Any]) -> None:
     """Draw the distribution of boxes per image."""
     _histogram(axis, facts["boxes_per_image"], "images")
     empty = sum(split["empty"] for split in facts["splits"].values())
-    axis.set(xlabel="boxes an image", title=f"boxes an image ({empty:,} images have none)")
+    axis.set(xlabel="boxes per image", title=f"boxes per image ({empty:,} images have none)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
+from dataforge.command import echo
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores
 from trainers import distributed, registry
@@ -91,7 +91,7 @@ def choose(config: Config, stated: Names[str], detector: str) -> Config:
     config = take(config, values)
     if int(os.environ.get("RANK", "0")) == 0:
         for line in explained(config, summary, device, name, weights):
-            click.echo(line)
+            echo(line)
     return config
 
 
