@@ -117,7 +117,8 @@ def test_photos_without_annotations_are_answered_with_the_annotator(tmp_path: Pa
     (tmp_path / "my photos/a.JPG").write_bytes(b"x")
     line = ["ingest", name, str(tmp_path / "my photos"), "--out", str(tmp_path / "out")]
     text = CliRunner().invoke(main, line).stderr
-    assert text.endswith(f"without annotations: dataforge annotate '{tmp_path}/my photos' --classes NAME,NAME\n")
+    advice = f"to draw boxes on them: dataforge annotate '{tmp_path}/my photos' --classes NAME,NAME"
+    assert text == f"error: {tmp_path}/my photos: pictures without annotations; {advice}\n"
     (tmp_path / "my photos/notes.txt").write_text("x")
     assert "annotate" not in CliRunner().invoke(main, line).stderr
 

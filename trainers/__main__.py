@@ -6,7 +6,7 @@ import click
 
 from dataforge.command import command
 
-# Millions of parameters with --defaults paper, for 20 classes; and processor minutes an epoch of
+# Millions of parameters with --defaults paper, for 20 classes; and processor minutes per epoch of
 # configs/NAME_bccd.toml (292 images, a pretrained EfficientNet-Lite0), from the rows of whole runs in
 # bench/results/2026-11-21.jsonl and 2026-11-26-vit.jsonl; yolov2's is by the clock, on two cores.
 TRAINERS = {
@@ -24,11 +24,11 @@ TRAINERS = {
 
 @command()
 def main() -> None:
-    """List the trainers: millions of parameters, minutes an epoch on a CPU, and when to take which."""
+    """List the trainers: millions of parameters, minutes per epoch on a CPU, and when to take which."""
     for name, (parameters, minutes, words) in TRAINERS.items():
         click.echo(f"python -m trainers.{name:<12} {parameters:>4} M {minutes:>4} min  {words}")
     click.echo(
-        "M: million parameters with --defaults paper, for 20 classes. min: an epoch of 292 images on a CPU, by "
+        "M: million parameters with --defaults paper, for 20 classes. min: per epoch of 292 images on a CPU, by "
         "--config bccd with a small pretrained backbone. Options: python -m trainers.NAME --help"
     )
 

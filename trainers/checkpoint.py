@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import zipfile
 import zlib
@@ -110,6 +111,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a damaged file makes torch raise errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load what may run code
+            reason = "expected tensors and plain values alone, as these trainers write"
         raise ConfigError(f"{path}: not a checkpoint that can be read: {reason}") from None
     if not isinstance(checkpoint, dict) or "detector" not in checkpoint:
         raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")

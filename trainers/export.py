@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import command, natural, real
+from dataforge.command import command, echo, natural, real
 from trainers.exporting import FORMATS
 
 
@@ -121,7 +121,7 @@ def export(
     with folder:
         temporary = Path(folder.name) / target.name
         graph = Graph(network, tuple(how["size"]), None if size else how["fit"])
-        click.echo(f"tracing {name} and writing {format_name} ...", err=True)
+        echo(f"tracing {name} and writing {format_name} ...", err=True)
         _save(form, graph, how, temporary, checkpoint)
         model = Exported(how, form.running(temporary))
         how["certificate"] = certify(detector, model, records, images, form, Path(folder.name))
@@ -145,16 +145,16 @@ def export(
                     os.replace(file, target.with_name(file.name))
     done = how["certificate"]
     size_of_files = sum(f.stat().st_size for f in {target, target.with_suffix(".bin")} if f.exists())
-    click.echo(
+    echo(
         f"{target}: {size_of_files / 2**20:.1f} MiB; {done['detections']} detections on "
         f"{len(done['images'])} pictures are those of {checkpoint}, to {done['box_difference']:.2g} pixels and "
         f"{done['score_difference']:.2g} in score; {done['excused']} at a threshold; AP {done['map_exported']:.4f} "
         f"({done['map_pytorch']:.4f})"
     )
     if int8:
-        click.echo(told(done["int8"]))
+        echo(told(done["int8"]))
     if not done["detections"]:
-        click.echo("note: nothing is detected on these pictures, so that nothing was compared", err=True)
+        echo("note: nothing is detected on these pictures, so that nothing was compared", err=True)
 
 
 def told(report: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ def told(report: dict[str, Any]) -> str:
         for attempt in report["attempts"]
     ]
     lines += [
-        f"{row['precision']}: {row['bytes'] / 2**20:.1f} MiB, {row['latency_ms']:.1f} ms an image, AP {row['map']:.4f}"
+        f"{row['precision']}: {row['bytes'] / 2**20:.1f} MiB, {row['latency_ms']:.1f} ms per image, AP {row['map']:.4f}"
         for row in report["table"]
     ]
     return "\n".join(lines)

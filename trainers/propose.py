@@ -2,8 +2,8 @@
 
 Each line of standard input is a JSON list of image files. The answer to it is a line of JSON on standard output: a list
 of {"boxes": [[x1, y1, x2, y2], ...], "scores": [...], "names": [...], "embedding": base64 of float32 or null}, in the
-same order. Once the model is loaded, a first line says {"embeds": whether there are embeddings}. The end of the input
-ends the process.
+same order. Once the model is loaded, a first line says {"embeds": whether there are embeddings, "classes": names}. The
+end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(checkpoint: Path, conf: float, device: str) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     detector = load_detector(checkpoint, device)
-    print(json.dumps({"embeds": detector.detect_and_embed is not None}), file=answers, flush=True)
+    loaded = {"embeds": detector.detect_and_embed is not None, "classes": list(detector.classes)}
+    print(json.dumps(loaded), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(propose(detector, [Path(file) for file in json.loads(line)], conf)), file=answers, flush=True)
 

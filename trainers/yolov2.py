@@ -31,14 +31,15 @@ class YOLOv2Config(Config):
 if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
     command("yolov2", YOLOv2Config)(prog_name="python -m trainers.yolov2")
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dataforge.command import echo
 from dataforge.loading.batch import Batch
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
@@ -123,7 +124,8 @@ class YOLOv2(Detector):
             size = (config.size[0], config.size[1])
             anchors, mean_iou = anchor_sets.from_shards(shards, size, config.fit, config.num_anchors, config.seed)
             shown = ", ".join(f"{w:.2f}x{h:.2f}" for w, h in anchors)
-            click.echo(f"anchors: {shown}; mean IoU with the boxes {mean_iou:.3f}")
+            if not config.auto_batch and os.environ.get("RANK", "0") == "0":  # once: the batch is found before
+                echo(f"anchors: {shown}; mean IoU with the boxes {mean_iou:.3f}")
         else:
             anchors = anchor_sets.parse(config.anchors)
         return {

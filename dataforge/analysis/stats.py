@@ -123,7 +123,7 @@ def spread_rows(facts: Mapping[str, Any]) -> Rows:
         ("box_side", "√ box area, px"),
         ("box_side_share", "√ (box area / image area)"),
         ("box_aspect", "box width / height"),
-        ("boxes_per_image", "boxes an image"),
+        ("boxes_per_image", "boxes per image"),
     ):
         rows.append([words, *(f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in facts[name]["spread"])])
     return ("", "min", "5 %", "25 %", "median", "75 %", "95 %", "max"), rows

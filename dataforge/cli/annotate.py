@@ -8,6 +8,7 @@ import tomllib
 import webbrowser
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,10 @@ from dataforge.command import command, echo, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
+if TYPE_CHECKING:
+    from dataforge.web.proposals import Proposals
+    from dataforge.web.session import Session
+
 
 @command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -25,7 +30,7 @@ from dataforge.files import reading
     "--format", "format_name", default="auto", show_default=True, type=FORMAT, help="Of PATH: shards, photos, coco, ..."
 )
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
-@click.option("--model", type=click.Path(path_type=Path), help="Checkpoint or exported .onnx that proposes boxes.")
+@click.option("--model", type=click.Path(path_type=Path), help="Checkpoint, run or exported .onnx that proposes boxes.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
 @click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the overlay keeps).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
@@ -63,25 +68,35 @@ def annotate(
     if base.left_out:
         echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
     folder = overlay or overlay_of(base.path)
-    if model is not None and not model.is_file():
-        raise ConfigError(f"--model {model}: no such file; expected a checkpoint or an exported .onnx")
+    if model is not None and not model.exists():
+        raise ConfigError(f"--model {model}: no such file; expected a checkpoint, a run's folder or an exported .onnx")
     with (
         listen(port, folder) as listening,
         closing(Session(base, folder, names(classes) or ())) as session,
         polite_kill(),
+        closing(Proposals(session, model)) if model else nullcontext() as proposals,
+        closing(Novelty(session, proposals)) as novelty,
     ):
+        if proposals:
+            _load(proposals, session)
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
         echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
         echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
-        with (
-            closing(Proposals(session, model)) if model else nullcontext() as proposals,
-            closing(Novelty(session, proposals)) as novelty,
-        ):
-            serve(application(session, token, port, rebound, proposals, novelty), listening)
+        serve(application(session, token, port, rebound, proposals, novelty), listening)
     echo(f"{session.edits.version} edits in {folder}")
+
+
+def _load(proposals: Proposals, session: Session) -> None:
+    """Load the model, and print which of its classes the set lacks: their boxes are not proposed."""
+    echo("loading the model ...", err=True)
+    known = set(session.edits.classes().values())
+    lacking = [name for name in proposals.load() if name not in known]
+    if lacking:
+        shown = ",".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
+        echo(f"note: the model also knows {shown}; add them by --classes to have their boxes proposed", err=True)
 
 
 def _read_keys(path: Path) -> dict[str, list[str]]:

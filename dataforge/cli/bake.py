@@ -125,10 +125,10 @@ def bake(
 
                 choice = tune(shards, target, form, out, threads=jobs)
                 measured = {"target": choice.facts()}
-                click.echo(choice.text(), err=as_json)
+                echo(choice.text(), err=as_json)
                 if choice.chosen.form is None:
                     why = "no cache is needed" if choice.reached else "no cache is faster"
-                    click.echo(json.dumps(measured) if as_json else f"{why}; nothing was written")
+                    echo(json.dumps(measured) if as_json else f"{why}; nothing was written")
                     return
                 form = choice.chosen.form
             with progress_bar(len(shards), hidden=as_json) as progress:

@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import RECIPE, TRAINER
 from dataforge.cli.options import json_option
-from dataforge.command import command, echo_json, natural, real
+from dataforge.command import command, echo, echo_json, natural, real
 
 _OWN = "default: {}, or the value of --trainer"
 
@@ -83,13 +83,13 @@ def bench(
         rows = stages.rows(given, repeats=repeats, sweep=sweep, with_cold=cold)
         facts: dict[str, Any] = {"rows": rows}
         if not as_json:
-            click.echo(show.describe(rows))
+            echo(show.describe(rows))
         if plot:
             show.plot(rows, plot)
         if trained:
             weighed = training.figures(given, rows, trained, repeats)
             facts["verdict"] = {"name": "verdict", "text": verdict(weighed), **vars(weighed)} | machine()
             if not as_json:
-                click.echo(facts["verdict"]["text"])
+                echo(facts["verdict"]["text"])
         if as_json:
             echo_json(facts)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import command
+from dataforge.command import command, echo
 from dataforge.errors import ConfigError, DataError
 from dataforge.process import run_module
 
@@ -58,14 +58,14 @@ def run(out: Path) -> dict[str, Any]:
         seconds[name] = round(time.perf_counter() - started, 1)
         if name == "evaluate":
             numbers = json.loads(printed)
-            click.echo(", ".join(f"{key} {value:.4f}" for key, value in numbers.items() if key != "best"))
+            echo(", ".join(f"{key} {value:.4f}" for key, value in numbers.items() if key != "best"))
         elif name == "predict":
-            click.echo(printed.splitlines()[-1])
+            echo(printed.splitlines()[-1])
     result = {"mAP50": numbers["AP50"], "seconds": round(sum(seconds.values()), 1), "steps": seconds}
     (out / RESULT).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     if not numbers["AP50"] >= NEEDED_MAP50:
         raise DataError(f"{weights}: mAP50 on the held-out pictures is {numbers['AP50']:.4f}; expected {NEEDED_MAP50}")
-    click.echo(
+    echo(
         f"\nmAP50 {numbers['AP50']:.4f} on the held-out pictures, {result['seconds']} s in all. Look at\n"
         f"  {predictions}  the held-out pictures with what was found\n"
         f"  {weights.parents[1]}  curves, confusion matrix, batches and the weights\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dataforge.cli.options import json_option
-from dataforge.command import command, echo_json
+from dataforge.command import command, echo, echo_json
 
 COLOURS = {"ok": "green", "missing": "yellow", "failed": "red"}
 
@@ -35,9 +35,8 @@ def doctor(directories: tuple[Path, ...], as_json: bool) -> None:
         results.append(check)
         if not as_json:
             advice = f"; next: {check.next}" if check.next else ""
-            click.echo(
-                f"{click.style(f'{check.status:<7}', COLOURS[check.status])}  {check.name}: {check.text}{advice}"
-            )
+            click.secho(f"{check.status:<7}", fg=COLOURS[check.status], nl=False)
+            echo(f"  {check.name}: {check.text}{advice}")
     statuses = [check.status for check in results]
     counts = {status: statuses.count(status) for status in COLOURS}
     if as_json:

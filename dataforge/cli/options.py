@@ -288,19 +288,19 @@ def named(format_name: str, root: Path) -> str:
 
 @contextmanager
 def _advice_on_photos(root: Path) -> Iterator[None]:
-    """Add to a FormatError about a folder of pictures alone, as its first 1,000 files show, how to annotate them."""
+    """Replace a FormatError of a folder of pictures alone, as its first 1,000 files show, by how to annotate them."""
     from dataforge.files import walk
     from dataforge.images.header import SUFFIXES
 
     try:
         yield
-    except FormatError as error:
+    except FormatError:
         files = list(itertools.islice((name for _, _, files in walk(root) for name in files), 1000))
         if not files or any(Path(name).suffix.lower() not in SUFFIXES for name in files):
             raise
         raise FormatError(
-            f"{error}\nTo draw boxes on photos without annotations: dataforge annotate {shlex.quote(str(root))} "
-            "--classes NAME,NAME"
+            f"{root}: pictures without annotations; to draw boxes on them: "
+            f"dataforge annotate {shlex.quote(str(root))} --classes NAME,NAME"
         ) from None
 
 

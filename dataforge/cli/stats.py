@@ -19,9 +19,7 @@ from dataforge.files import writing
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("stats"),
-    show_default=True,
-    help="Output folder of the pages.",
+    help="Output folder of the page and the charts (default: stats; with --json, they are not written).",
 )
 @click.option(
     "--size",
@@ -33,7 +31,9 @@ from dataforge.files import writing
 )
 @click.option("--batch-size", type=natural(), default=32, show_default=True, help="Of the padding's plan.")
 @json_option
-def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], batch_size: int, as_json: bool) -> None:
+def stats(
+    directory: Path, split: str | None, out: Path | None, size: tuple[int, int], batch_size: int, as_json: bool
+) -> None:
     """Compute statistics of a shard folder: classes, sizes, shapes, positions, and the share of padding.
 
     Prints tables, and writes index.html with tables and charts, and the charts as SVG, to --out.
@@ -47,6 +47,10 @@ def stats(directory: Path, split: str | None, out: Path, size: tuple[int, int], 
     parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
     facts = statistics(shards.table, shards.classes, parts)
     facts["padding"] = padding(shards.table, size, batch_size)
+    if out is None and as_json:
+        echo_json(facts)
+        return
+    out = out or Path("stats")
     charts = draw(facts)
 
     plan = (

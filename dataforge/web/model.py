@@ -27,18 +27,20 @@ class Answer(msgspec.Struct):
 
 
 class Model:
-    """Runs a model on image files. The process is started by the first `detect`, and again if it has died.
+    """Runs a model on image files. The process is started by `load` or the first `detect`, and again if it has died.
 
-    One thread calls all but `stop`.
+    One thread at a time calls all but `stop`.
 
     Args:
         path: a checkpoint of a trainer, or an exported ONNX model, which needs no torch.
 
     Attributes:
         embeds: whether its answers have embeddings; None until it is loaded.
+        classes: the names of its classes, once it is loaded.
     """
 
     embeds: bool | None = None
+    classes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,6 +48,25 @@ class Model:
         self._lock = threading.Lock()  # of `_process` and `_stopped`
         self._stopped = False
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (until `close`)
+
+    def load(self) -> None:
+        """Start the process, and wait until it has loaded the model.
+
+        Raises:
+            DataforgeError: the model cannot be loaded, or was stopped.
+        """
+        with self._lock:
+            if self._stopped:
+                raise self._failure("it was stopped")
+            options = ("--conf", LEAST_SCORE)
+            self._process = start_module("trainers.propose", self._path, *options, stderr=self._errors)
+        assert self._process.stdout is not None
+        lines = iter(self._process.stdout.readline, "")
+        line = next((line for line in lines if line.startswith("{")), "")  # others are what an import printed
+        if not line:
+            raise self._failure(self._end())
+        facts = msgspec.json.decode(line)
+        self.embeds, self.classes = facts["embeds"], tuple(facts["classes"])
 
     def detect(self, files: Sequence[Path]) -> list[Answer]:
         """Detect on image files; one that cannot be read has no boxes.
@@ -56,7 +77,7 @@ class Model:
         request = json.dumps([str(file) for file in files])
         for _ in range(2):
             if self._process is None:
-                self._start()
+                self.load()
             line = self._ask(request)
             if line:
                 return msgspec.json.decode(line, type=list[Answer])
@@ -74,19 +95,6 @@ class Model:
         """End the process, and wait for it."""
         self._end()
         self._errors.close()
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._stopped:
-                raise self._failure("it was stopped")
-            options = ("--conf", LEAST_SCORE)
-            self._process = start_module("trainers.propose", self._path, *options, stderr=self._errors)
-        assert self._process.stdout is not None
-        lines = iter(self._process.stdout.readline, "")
-        line = next((line for line in lines if line.startswith("{")), "")  # others are what an import printed
-        if not line:
-            raise self._failure(self._end())
-        self.embeds = msgspec.json.decode(line)["embeds"]
 
     def _ask(self, request: str) -> str:
         """Return the answer to a request, "" if the process died."""
@@ -110,7 +118,7 @@ class Model:
         lines = self._errors.read().strip().splitlines()
         self._errors.seek(0)
         self._errors.truncate()
-        return lines[-1] if lines else "it ended without a message"
+        return lines[-1].removeprefix("error: ") if lines else "it ended without a message"
 
     def _failure(self, text: str) -> DataforgeError:
         return DataforgeError(f"--model {self._path}: {text}")

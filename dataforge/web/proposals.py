@@ -44,6 +44,15 @@ class Proposals:
         self._thread = threading.Thread(target=self._work, name="proposals", daemon=True)
         self._thread.start()
 
+    def load(self) -> tuple[str, ...]:
+        """Wait until the model is loaded, before anything is asked for; return the names of its classes.
+
+        Raises:
+            DataforgeError: it cannot be loaded.
+        """
+        self._model.load()
+        return self._model.classes
+
     def of(self, n: int) -> dict[str, Any]:
         """Return the boxes that are proposed for image n, or that they are still to come."""
         with self._changed:

@@ -100,7 +100,7 @@ def test_names_that_a_chart_can_show() -> None:
     assert len(shown("a" * 200)) < 40 and shown("a" * 200).startswith("aaa")
 
 
-def test_the_command(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_command(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a" / "stats"
     run = CliRunner().invoke
     done = run(main, ["stats", str(tiny_shards), "--out", str(out), "--split", "train"])
@@ -109,9 +109,9 @@ def test_the_command(tiny_shards: Path, tmp_path: Path) -> None:
     assert {file.name for file in out.iterdir()} == {f"{name}.svg" for name in CHARTS} | {"index.html"}
     assert (out / "index.html").read_text("utf-8").count("<svg ") == len(CHARTS)
 
-    done = run(
-        main, ["stats", str(tiny_shards), "--out", str(out), "--json", "--size", "64", "96", "--batch-size", "4"]
-    )
+    monkeypatch.chdir(tmp_path)
+    done = run(main, ["stats", str(tiny_shards), "--json", "--size", "64", "96", "--batch-size", "4"])
+    assert not (tmp_path / "stats").exists(), "a program asked for JSON alone"
     facts = json.loads(done.stdout)
     assert facts["images"] == 20 and facts["padding"]["1 size"]["shapes"] == [[64, 96]]
     assert facts["padding"]["1 size"]["steps"] == 5 and facts["splits"]["train"]["crowd"] > 0

@@ -12,8 +12,10 @@ from typing import IO, Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from dataforge.cli.main import main
 from dataforge.images import synth
 from dataforge.images.header import SUFFIXES
 from dataforge.transform.edited import open_base
@@ -36,7 +38,7 @@ if model.name == "broken.onnx":
 if model.name == "slow.onnx":
     time.sleep(60)
 print("What a library prints when it is imported, \u00e9")
-print('{"embeds": false}', flush=True)
+print('{"embeds": false, "classes": ["dog", "cow"]}', flush=True)
 for line in sys.stdin:
     if model.name == "dying.onnx" or (model.name == "once.onnx" and not model.exists()):
         model.touch()
@@ -226,11 +228,7 @@ def test_the_queue_sees_every_image_once(session: Session, started: Started) -> 
 
 def test_a_model_that_fails(session: Session, started: Started) -> None:
     first, second = ask(session, "broken.onnx", 0, 7)
-    assert (
-        first
-        == second
-        == {"boxes": [], "pending": False, "error": "--model broken.onnx: error: broken.onnx: is no model"}
-    )
+    assert first == second == {"boxes": [], "pending": False, "error": "--model broken.onnx: broken.onnx: is no model"}
     assert len(started.processes) == 1
 
 
@@ -245,6 +243,22 @@ def test_a_model_that_dies_is_started_again(session: Session, started: Started, 
     started.processes.clear()
     [answer] = ask(session, str(tmp_path / "dying.onnx"), 0)
     assert answer["error"].endswith("dying.onnx: Killed: it had too little memory") and len(started.processes) == 2
+
+
+def test_a_wrong_model_and_classes_that_the_set_lacks_are_told_at_the_start(
+    tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[None] = []
+    monkeypatch.setattr("dataforge.cli.annotate.serve", lambda *_: served.append(None))
+    words = ["annotate", str(photos(tmp_path / "photos")), "--no-browser", "--classes", "cat,dog"]
+    (tmp_path / "broken.onnx").touch()
+    done = CliRunner().invoke(main, [*words, "--model", str(tmp_path / "broken.onnx")])
+    assert done.exit_code == 2 and not served and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: --model {tmp_path}/broken.onnx: broken.onnx: is no model"
+    (tmp_path / "run").mkdir()  # of a run
+    done = CliRunner().invoke(main, [*words, "--model", str(tmp_path / "run")])
+    assert done.exit_code == 0 and len(served) == 1
+    assert "note: the model also knows cow; add them by --classes" in done.stderr and "dog" not in done.stderr
 
 
 def test_closing_ends_the_model(session: Session, started: Started) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dataforge.cli.main import main
 from dataforge.formats import reader
 from dataforge.images import synth
 from dataforge.ingest.run import ingest
@@ -402,4 +404,22 @@ def test_a_narrow_window(browser: Any, server: Server) -> None:
     tab.page.click(".tile >> nth=0")
     tab.wait("import('/static/view/main.js').then(({inside}) => inside.single.stage.hasPicture)")
     assert tab.page.is_visible("#back") and tab.page.is_visible("#box-rows")
+    context.close()
+
+
+def test_the_page_of_statistics_is_whole_and_legible_on_a_phone(browser: Any, shards: Shards, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["stats", str(shards.path), "--out", str(tmp_path / "stats")])
+    assert done.exit_code == 0, done.output
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto((tmp_path / "stats/index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    cut = "[...document.querySelectorAll('.wide')].filter((part) => part.scrollWidth > part.clientWidth).length"
+    assert page.evaluate(cut) == 0, "tables"
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll('td, th, figcaption, text')].map((part) => {
+        const matrix = part.ownerSVGElement ? part.getScreenCTM() : { a: 1, b: 0 };
+        return parseFloat(getComputedStyle(part).fontSize) * Math.hypot(matrix.a, matrix.b); })"""
+    )
+    assert len(sizes) > 100 and min(sizes) >= 11
     context.close()

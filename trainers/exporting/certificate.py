@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from dataforge.bench.measure import machine
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.images.draw import Pixels
 from dataforge.shards.reader import Shards
@@ -56,7 +56,7 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, for
         [expected] = detect(detector, [pixels], size, fit, torch.device("cpu"), LOW_CONF, LOW_IOU, top)
         return expected, model.detect([pixels], LOW_CONF, LOW_IOU, top)[0]
 
-    click.echo(f"comparing on {len(shards)} images of {shards.split or 'all'} and 4 of unusual sizes ...", err=True)
+    echo(f"comparing on {len(shards)} images of {shards.split or 'all'} and 4 of unusual sizes ...", err=True)
     every = [both(picture(shards, i)) for i in tqdm(range(len(shards)), "certify", disable=None)]
     extra = comparison.awkward(picture(shards, chosen[0]))
     answers = {str(shards.table.key[i]): every[i] for i in chosen} | {key: both(x) for key, x in extra.items()}

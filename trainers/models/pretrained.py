@@ -116,7 +116,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (pretrained)") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be read as weights: {first_line(error)}") from None
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load what may run code
+            reason = "expected tensors and plain values alone, such as a state dict"
+        raise ConfigError(f"{path}: cannot be read as weights: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainers.models.detector import Detector
 
 PROTOCOLS = {
-    "coco": "COCO: IoU 0.50:0.05:0.95, 101 recall points, at most 100 detections an image and class, matched greedily "
+    "coco": "COCO: IoU 0.50:0.05:0.95, 101 recall points, at most 100 detections per image and class, matched greedily "
     "by score to the free box of highest IoU; crowd boxes take any number of detections and count neither way; "
     "difficult boxes count as any other; size bins by object area in source pixels: small up to 32^2, medium to 96^2, "
     "large above; -1 where there is no such object",

@@ -154,6 +154,7 @@ def results(table: Path, file: Path) -> None:
         axis.set(title=charts.shown(names[i]), xlabel=charts.shown(names[0]))
         if best is not None and i == score:
             axis.set_title(f"{SELECTS}, best {np.nanmax(values[:, i]):.3f} at {names[0]} {best:g}")
+        axis.set_xlim(values[0, 0] - 0.5, values[-1, 0] + 0.5)  # the same for all, also for one that is known once
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if values[finite, i].min() >= 0:
             axis.set_ylim(0, None)

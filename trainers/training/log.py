@@ -17,7 +17,7 @@ from trainers.results.report import trace
 from trainers.training import run
 from trainers.training.state import Training
 
-FEW, SETTLED = 3, 10.0  # steps, or seconds, of training after which the time left is estimated
+FEW, SETTLED = 3, 10.0  # steps, or seconds if they were at least two steps, after which the time left is estimated
 LISTED = 10  # maximum number of damaged images listed after an epoch; each was also reported by a warning
 COUNTS = ("images", "seconds", "waited", "steps")  # the sums of `Progress` that are not losses
 
@@ -57,7 +57,7 @@ class Log(ExitStack):
         parameters = sum(weight.numel() for weight in training.learner.model.parameters())
         echo(
             f"{training.detector} on {training.learner.device}: {parameters / 1e6:.2f} M parameters, "
-            f"{len(training.loader.shards)} images, {len(training.loader)} steps an epoch, "
+            f"{len(training.loader.shards)} images, {len(training.loader)} steps per epoch, "
             f"epochs {progress.epoch + 1}..{config.epochs}; {training.folder}"
         )
         return self
@@ -97,9 +97,10 @@ class Log(ExitStack):
     def _estimate(self, sums: dict[str, float]) -> None:
         """Print the time left, once, in the first epoch: after `FEW` steps, after `SETTLED` seconds, or at its end.
 
-        They are steps of the training itself: others, before it, would come no sooner and change what is random.
+        They are steps of the training itself: others, before it, would come no sooner and change what is random. The
+        first step is no measure: it may take ten times as long as the others.
         """
-        if self.steps and (sums["steps"] >= min(FEW, self.steps) or sums["seconds"] >= SETTLED):
+        if self.steps and (sums["steps"] >= min(FEW, self.steps) or (self.warm and sums["seconds"] >= SETTLED)):
             seconds, steps = (sums[name] - self.warm.get(name, 0.0) for name in ("seconds", "steps"))
             left = self.steps * (self.training.config.epochs - self.training.progress.epoch) - sums["steps"]
             tqdm.write(f"{duration(left * seconds / steps)} left, without evaluations (estimated from the first steps)")
@@ -164,7 +165,8 @@ class Log(ExitStack):
 
 def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"about {minutes // 60} h {minutes % 60:02} min" if minutes else "less than a minute"
+    hours = f"{minutes // 60} h " if minutes >= 60 else ""
+    return f"about {hours}{minutes % 60} min" if minutes else "less than a minute"
 
 
 def summary(losses: dict[str, float], sums: dict[str, float], device: torch.device) -> str:

@@ -173,7 +173,7 @@ def test_state_dicts_that_do_not_fit(trained: dict[str, Tensor], tmp_path: Path)
         with pytest.raises(ConfigError, match=reason):
             pretrained.load(backbone, str(path))
     path.write_bytes(b"not weights")
-    with pytest.raises(ConfigError, match="cannot be read as weights"):
+    with pytest.raises(ConfigError, match="cannot be read as weights: expected tensors and plain values alone"):
         pretrained.load(backbone, str(path))
     with pytest.raises(ConfigError, match="no such file"):
         pretrained.load(backbone, str(tmp_path / "absent.pth"))

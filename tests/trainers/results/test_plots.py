@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -141,3 +142,13 @@ def test_results(tmp_path: Path) -> None:
             plots.results(table, tmp_path / "results.png")
         assert pixels_of(tmp_path / "results.png").size > 0
     assert pixels_of(tmp_path / "results.png").std() > 5
+
+
+def test_all_curves_of_a_run_have_one_range_of_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, file: figures.append(figure))
+    (tmp_path / "results.csv").write_text("epoch,loss,mAP50-95\n1,3,\n2,2,\n3,1,0.5\n")
+    plots.results(tmp_path / "results.csv", tmp_path / "results.png")
+    loss, score = figures[0].axes[:2]
+    assert loss.get_xlim() == score.get_xlim() == (0.5, 3.5)
+    assert all(tick == round(tick) for tick in score.get_xticks()), "epochs are whole"

@@ -240,6 +240,7 @@ def test_auto_batch_is_written_as_a_number(twenty: Path, tmp_path: Path, capsys:
     values = read_toml(type(config), folder / "args.toml")
     assert values["batch_size"] == 1 and values["auto_batch"] is False  # of 20 images, 16 steps
     *lines, left, epoch, _ = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("anchors: ") for line in lines) == 1, "the network is made twice"
     assert any(line.startswith("batch 1: ") for line in lines) and epoch.startswith("epoch 1/1: ")
     assert left == "less than a minute left, without evaluations (estimated from the first steps)"
     with pytest.raises(ConfigError, match="budget is 9; expected 0 with auto_batch"):

@@ -15,7 +15,7 @@ from trainers.training.log import Log
 
 
 def made(epochs: int, eval_every: int = 1, done: int = 0) -> Log:
-    """A log of a training with 100 steps an epoch."""
+    """A log of a training with 100 steps per epoch."""
     config = SimpleNamespace(epochs=epochs, eval_every=eval_every)
     training: Any = SimpleNamespace(
         config=config, progress=SimpleNamespace(epoch=done), loader=range(100), val_loader=range(1)
@@ -26,11 +26,12 @@ def made(epochs: int, eval_every: int = 1, done: int = 0) -> Log:
 @pytest.mark.parametrize(
     ("before", "seconds", "epochs", "step", "words"),
     [
-        (0, [5, 1, 1, 9, 9], 3, 3, "about 0 h 05 min left"),  # the first step does not count
-        (0, [12, 1, 1], 3, 1, "about 1 h 00 min left"),
-        (0, [5, 6, 1], 3, 2, "about 0 h 30 min left"),
-        (50, [7, 1], 2, 1, "about 0 h 03 min left"),  # resumed within an epoch, whose earlier steps took a second
-        (1, [7, 1], 2, 2, "about 0 h 03 min left"),
+        (0, [5, 1, 1, 9, 9], 3, 3, "about 5 min left"),  # the first step does not count
+        (0, [12, 1, 1], 3, 2, "about 5 min left"),  # however long it takes
+        (0, [60, 60, 1], 3, 2, "about 4 h 58 min left"),
+        (0, [5, 6, 1], 3, 2, "about 30 min left"),
+        (50, [7, 1], 2, 1, "about 3 min left"),  # resumed within an epoch, whose earlier steps took a second
+        (1, [7, 1], 2, 2, "about 3 min left"),
         (0, [0.01] * 3, 3, 3, "less than a minute left"),
     ],
 )
@@ -50,9 +51,9 @@ def test_it_is_printed_once_after_few_steps(
 @pytest.mark.parametrize(
     ("done", "evaluation", "words"),
     [
-        (1, 0.0, "; about 0 h 07 min left, without evaluations"),
-        (2, 60.0, "; about 0 h 07 min left"),  # 300 steps, evaluations after epochs 4 and 5
-        (4, 60.0, "; about 0 h 03 min left"),
+        (1, 0.0, "; about 7 min left, without evaluations"),
+        (2, 60.0, "; about 7 min left"),  # 300 steps, evaluations after epochs 4 and 5
+        (4, 60.0, "; about 3 min left"),
         (5, 60.0, ""),
     ],
 )
@@ -77,4 +78,4 @@ def test_a_run_resumed_at_the_end_of_an_epoch_has_an_evaluation_before_any_step(
     training.learner = SimpleNamespace(device=torch.device("cpu"))
     sums = {"seconds": 100.0, "steps": 100.0, "images": 100.0, "waited": 0.0, "loss": 1.0}
     log.end_epoch(sums, 0.1, {"AP50": 0.5, "AP": 0.3}, [])
-    assert "; about 0 h 05 min left" in capsys.readouterr().out, "200 steps and two evaluations of a minute"
+    assert "; about 5 min left" in capsys.readouterr().out, "200 steps and two evaluations of a minute"

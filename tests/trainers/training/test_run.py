@@ -56,6 +56,15 @@ def test_an_edited_checkpoint_is_refused(tmp_path: Path, change: dict) -> None:
         checkpoint.load(tmp_path / "a.pt")
 
 
+def test_a_file_that_is_no_checkpoint_is_not_advised_to_be_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("# Notes\n")
+    torch.save({"model": Path("an object")}, tmp_path / "object.pt")
+    for name in ("notes.pt", "object.pt"):
+        with pytest.raises(ConfigError, match="expected tensors and plain values alone") as raised:
+            checkpoint.load(tmp_path / name)
+        assert name in str(raised.value) and "weights_only" not in str(raised.value)
+
+
 def test_a_checkpoint_without_digest_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(state(), tmp_path / "a.pt")
     assert checkpoint.load(tmp_path / "a.pt")["classes"] == ["cat", "dog"]
