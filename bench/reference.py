@@ -67,10 +67,7 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 SETTINGS: dict[str, tuple[type[Config], dict[str, Any]]] = {
     "ssd": (ssd.SSDConfig, {"size": [288, 288], "fit": "stretch"}),
-    "dense": (
-        dense.DenseConfig,
-        {"size": [144, 192], "channels": 3, "levels": 3, "width": 64, "depth": 4, "lr": 3e-4},
-    ),
+    "dense": (dense.DenseConfig, {"size": [144, 192], "channels": 3, "levels": 3, "width": 64, "depth": 4, "lr": 3e-4}),
     "faster_rcnn": (faster_rcnn.FasterRCNNConfig, {"size": [144, 192], "width": 64, "regions": 64, "lr": 3e-4}),
 }
 
@@ -199,11 +196,7 @@ def training(detector: str, loop: str, config: Config) -> dict[str, Any]:
 
 
 def rows(detector: str, runs: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a detector.
-
-    Args:
-        runs: the results of `training` by loop, in the order of the seeds.
-    """
+    """Yield the rows of a detector, of the results of `training` by loop, in the order of the seeds."""
     same = {"runs": len(runs["ours"]), "data": DATA, "recipe": COMMON | SETTINGS[detector][1]}
     for unit in ("mAP50", "mAP50-95", "img/s", "img/processor s"):
         for loop in LOOPS:
@@ -236,7 +229,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the results of trainings")
     parser.add_argument("--detectors", default=",".join(SETTINGS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data", default="bccd, train to test", help="what they are trained and tested on, in words")
     parser.add_argument("--results", type=Path, help="file that the rows are added to")
     parser.add_argument("--plot", type=Path, help="picture of the losses")
     given = parser.parse_args()
