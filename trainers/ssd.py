@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import click
+
 from dataforge.command import natural
 from trainers.command import command
 from trainers.config import Config, default, value
@@ -30,6 +32,12 @@ class SSDConfig(Config):
     pretrained: str = value("", "a file (VGG16's or SSD's state dict, or the backbone's), true or a tag for timm's own")
     freeze: int = value(0, "number of the backbone's first layers and blocks that stay frozen", natural(0))
     style: str = value("paper", "paper, or torchvision for the priors and pixels that its weights were trained with")
+    priors: str = value(
+        "fixed", "fixed: sides by style; auto: smaller if the training boxes are", click.Choice(["fixed", "auto"])
+    )
+    top_down: int = value(
+        0, "channels of a top-down path over the backbone's maps, for small objects; 0 for none", natural(0)
+    )
 
 
 if __name__ == "__main__":  # before torch is imported: help and wrong options are answered at once
@@ -40,6 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -96,18 +105,28 @@ class SSD(Detector):
         backbone: "vgg16" or a timm model's name.
         freeze: number of the backbone's first units that are not trained.
         style: "paper" or "torchvision": priors and pixel scaling.
+        scales: sides of the square priors, as in `SCALES`; those of the style if empty.
+        top_down: channels of a feature pyramid (arXiv 1612.03144) between the backbone's maps and their heads, or 0.
     """
 
     stride = 1
     least = 257  # otherwise the last map would be empty
 
     def __init__(
-        self, classes: int, *, maps: int = 6, backbone: str = "vgg16", freeze: int = 0, style: str = "paper"
+        self,
+        classes: int,
+        *,
+        maps: int = 6,
+        backbone: str = "vgg16",
+        freeze: int = 0,
+        style: str = "paper",
+        scales: Sequence[float] = (),
+        top_down: int = 0,
     ) -> None:
         super().__init__()
         if (style, maps) not in SCALES:
             raise ConfigError(f"style is {style!r} with {maps} maps; expected paper, or torchvision with 6 maps")
-        self.classes, self.style = classes, style
+        self.classes, self.style, self.sides = classes, style, scales
         extra = list(_EXTRA[maps])
         if backbone == "vgg16":
             self.backbone = backbones.build(backbone, strides=(8, 16))
@@ -127,13 +146,16 @@ class SSD(Detector):
         self.backbone.freeze(freeze)
         # of VGG16 the fine map alone differs in scale (section 3.1), of other backbones any may; each of their values
         # becomes as large as one of VGG16's 512 channels, whose vector gets the length 20
-        normed = channels[:1] if backbone == "vgg16" else channels
+        normed = channels[:1] if backbone == "vgg16" else channels[:]
         self.scales = nn.ParameterList(torch.full((count,), 20 * (count / 512) ** 0.5) for count in normed)
         self.extra = nn.ModuleList()
         for inner, outer, kernel, stride, padding in extra:
             narrow, wide = nn.Conv2d(channels[-1], inner, 1), nn.Conv2d(inner, outer, kernel, stride, padding)
             self.extra.append(nn.Sequential(narrow, nn.ReLU(inplace=True), wide, nn.ReLU(inplace=True)))
             channels.append(outer)
+        self.pyramid = backbones.Pyramid(channels[: len(normed)], top_down, None) if top_down else None
+        if top_down:
+            channels[: len(normed)] = [top_down] * len(normed)
         counts = [2 + 2 * len(ratios) for ratios in RATIOS[maps]]
         self.regress = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in zip(channels, counts, strict=True))
         self.classify = nn.ModuleList(
@@ -148,8 +170,9 @@ class SSD(Detector):
     @classmethod
     def configure(cls, config: SSDConfig, shards: Shards) -> dict[str, Any]:
         maps = 7 if min(config.size) >= 512 else 6
-        given = {"backbone": config.backbone, "freeze": config.freeze, "style": config.style}
-        return {"classes": len(shards.classes), "maps": maps, **given}
+        keys = ("backbone", "freeze", "style", "top_down")
+        scales = scales_of(shards, config, SCALES[config.style, maps]) if config.priors == "auto" else ()
+        return {"classes": len(shards.classes), "maps": maps, "scales": scales, **{k: getattr(config, k) for k in keys}}
 
     def pretrain(self, config: SSDConfig) -> str:
         if not config.pretrained:
@@ -199,6 +222,9 @@ class SSD(Detector):
                     f"{narrow.shape[3]} that is too small for the next; expected {32 * 9} pixels or more"
                 )
             maps.append(block(narrow))
+        if self.pyramid:
+            fine = len(self.scales)
+            maps[:fine] = [functional.relu(level) for level in self.pyramid(maps[:fine])]
         return maps
 
     def forward(self, images: Tensor) -> Raw:
@@ -212,7 +238,7 @@ class SSD(Detector):
             offsets.append(offset.reshape(x.shape[0], -1, 4))
             logits.append(logit.reshape(x.shape[0], -1, 1 + self.classes))
         sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        fixed = priors((images.shape[2], images.shape[3]), sizes, self.style).to(images.device)
+        fixed = priors((images.shape[2], images.shape[3]), sizes, self.style, self.sides).to(images.device)
         return Raw(torch.cat(offsets, 1), torch.cat(logits, 1), fixed, limit(images))
 
     def loss(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
@@ -253,19 +279,34 @@ def _own_name(name: str) -> str:
     return re.sub(r"backbone\.extra\.(\d)", lambda match: f"extra.{int(match[1]) - 1}", name)
 
 
-def priors(size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper") -> Tensor:
+def scales_of(shards: Shards, config: SSDConfig, fixed: Sequence[float]) -> list[float]:
+    """Return the sides of square priors as shares of the input, for a training split's boxes.
+
+    The smallest is the 10th percentile of the square roots of the boxes' areas. The sides double from map to map, up to
+    the fixed ones.
+    """
+    sizes = anchors.fitted_sizes(shards, (config.size[0], config.size[1]), config.fit)
+    shares = np.sqrt(sizes.prod(1) / np.prod(config.size))
+    least = float(np.percentile(shares, 10)) if len(shares) else fixed[0]
+    return [min(least * 2**level, side) for level, side in enumerate(fixed)]
+
+
+def priors(
+    size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper", scales: Sequence[float] = ()
+) -> Tensor:
     """Return boxes of several shapes at every cell of every map (section 2.2, "Choosing scales and aspect ratios").
 
     Boxes are not clipped, except that torchvision's sides are at most the image's.
 
     Args:
         size: (height, width) of the network's input; maps: (rows, columns) of each map.
+        scales: as in `SCALES`; those of the style if empty.
 
     Returns:
         (P, 4) xyxy pixels, in the order map, row, column, shape: square, larger square, then each ratio wide and tall.
     """
     height, width = size
-    scales, boxes = SCALES[style, len(maps)], []
+    scales, boxes = scales or SCALES[style, len(maps)], []
     for level, (rows, columns) in enumerate(maps):
         side, larger = scales[level], (scales[level] * scales[level + 1]) ** 0.5
         shapes = [(side, side), (larger, larger)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -177,3 +178,33 @@ def test_extra_positive_needs_no_overlap_above_half() -> None:
     eligible, _ = assign.targets(batch)
     found = assign.match(fixed, batch.boxes, eligible, high=0.5, low=0.5, force="best")
     assert int((found >= 0).sum()) == 1
+
+
+def test_auto_priors_follow_the_boxes(tiny_shards: Path) -> None:
+    from dataforge import Shards
+    from dataforge.sources.view import View
+
+    shards, fixed = Shards(tiny_shards), ssd.SCALES["paper", 6]
+    config = ssd.SSDConfig(size=[320, 288], priors="auto")
+    scales = ssd.SSD.configure(config, shards)["scales"]
+    assert len(scales) == len(fixed) and sorted(set(scales)) == scales
+    assert all(side <= paper for side, paper in zip(scales, fixed, strict=True))
+    table = shards.table
+    areas = (table.boxes[:, 2:] - table.boxes[:, :2]).prod(1) / (table.height * table.width)[table.image]
+    shares = areas[table.flags & CROWD == 0] ** 0.5
+    assert scales[0] == pytest.approx(min(fixed[0], np.percentile(shares, 10)), rel=1e-5)
+    assert ssd.SSD.configure(config, Shards(tiny_shards, view=View(side=(1e6, 2e6))))["scales"] == list(fixed)
+
+
+def test_small_priors_and_the_top_down_path_find_small_boxes_and_learn() -> None:
+    torch.manual_seed(0)
+    model = ssd.SSD(3, backbone="test_efficientnet", scales=[0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 1.0], top_down=8).train()
+    boxes = [(100 + 3 * k, 40 + 31 * k, 114 + 4 * k, 55 + 31 * k, k % 3) for k in range(6)]
+    batch = make_batch(torch.rand(1, 3, 288, 288), [boxes])
+    raw = model(batch.images)
+    eligible, _ = assign.targets(batch)
+    owner = assign.match(raw.priors, batch.boxes, eligible, high=0.5, low=0.5)
+    assert set(owner[owner >= 0].tolist()) == set(range(6))
+    torch.stack(list(model.loss(raw, batch).values())).sum().backward()
+    coarse = [p.grad for name, p in model.named_parameters() if name.startswith(("pyramid.inner", "scales"))]
+    assert len(coarse) == 9 and all(grad is not None and grad.any() for grad in coarse)

@@ -159,6 +159,18 @@ def _lloyd(sizes: Sizes, count: NDArray[np.int64], centres: Sizes, rounds: int =
     return centres
 
 
+def fitted_sizes(shards: Shards, size: tuple[int, int], fit: str) -> Sizes:
+    """Return the widths and heights (n, 2) of boxes after resizing, pixels, without crowds. No image is opened.
+
+    Args:
+        size: (height, width) of the network's input; fit: "letterbox" or "stretch".
+    """
+    table = shards.table
+    matrix = fit_matrix(table.height, table.width, size, fit)
+    sizes = (table.boxes[:, 2:] - table.boxes[:, :2]) * matrix[:, [0, 1], [0, 1]][table.image]
+    return sizes[(table.flags & CROWD == 0) & (sizes > 0).all(1)]
+
+
 def from_shards(
     shards: Shards, size: tuple[int, int], fit: str = "letterbox", k: int = 5, seed: int = 0
 ) -> tuple[list[tuple[float, float]], float]:
@@ -173,11 +185,7 @@ def from_shards(
     Raises:
         ConfigError: the shards contain no usable box.
     """
-    table = shards.table
-    matrix = fit_matrix(table.height, table.width, size, fit)
-    scale = matrix[:, [0, 1], [0, 1]][table.image]
-    sizes = (table.boxes[:, 2:] - table.boxes[:, :2]) * scale / STRIDE
-    sizes = sizes[(table.flags & CROWD == 0) & (sizes > 0).all(1)]
+    sizes = fitted_sizes(shards, size, fit) / STRIDE
     if not len(sizes):
         raise ConfigError(
             f"anchors = auto: {shards.path} (split {shards.split or 'all'}) holds no box to take them from"
