@@ -7,6 +7,7 @@ import platform
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -70,12 +71,26 @@ def test_two_processes_evaluate_as_one(by_two: Path, twenty: Path, detector: str
     assert float(row["mAP50-95"]) == pytest.approx(numbers["AP"], abs=1e-6)
 
 
+def test_processes_that_are_started_again_do_not_meet_those_before() -> None:
+    """torchrun's store is kept: starts of three processes, of which one had ended early before, then of two."""
+    store, names = dist.HashStore(), list[set[str]]()
+    store.set("start of 2", "a process that ended before it was answered")
+    for count in (3, 3, 2):
+        with ThreadPoolExecutor(count) as pool:
+            names.append(set(pool.map(lambda rank: processes._name_of_start(store, rank, count), range(count))))  # noqa: B023
+    assert [len(of_start) for of_start in names] == [1, 1, 1] and len(set.union(*names)) == 3
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_process_group_ends_with_its_block(monkeypatch: pytest.MonkeyPatch, device: str, fails: bool) -> None:
     """Except NCCL's after an error: the other ranks may wait for this one, and it would wait for them."""
     calls: list[str] = []
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: calls.append(f"{backend} {timeout}"))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout, **_: calls.append(f"{backend} {timeout}"))
+    monkeypatch.setattr(
+        sys.modules["torch.distributed.rendezvous"], "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 1, 2)])
+    )
+    monkeypatch.setattr(processes, "_name_of_start", lambda *_: "start")
     monkeypatch.setattr(watchdog, "Watchdog", lambda limit: nullcontext())
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -94,7 +109,7 @@ def test_one_process_needs_no_torch_distributed(monkeypatch: pytest.MonkeyPatch)
     """Which some builds of torch lack; the watchdog imports it."""
     monkeypatch.setitem(sys.modules, "trainers.watchdog", None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with runpy.run_path(processes.__file__)["joined"]("cpu") as joined:
+    with runpy.run_path(processes.__file__)["joined"]("cpu", 1) as joined:
         assert joined == (0, 1, torch.device("cpu"))
 
 
@@ -111,15 +126,19 @@ def test_every_process_names_the_runs_folder(twenty: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_from_the_command_line(finished: Path, twenty: Path) -> None:
-    weights = [str(finished / "weights/last.pt"), "--shards", str(twenty), "--split", "val", "--json"]
-    one, two = (
+@pytest.mark.parametrize(("processes", "words"), [("2", []), ("3", ["--tile", "40"])])
+def test_processes_evaluate_from_the_command_line(
+    finished: Path, twenty: Path, processes: str, words: list[str]
+) -> None:
+    """20 images for 3 processes are unequal parts."""
+    weights = [str(finished / "weights/last.pt"), "--shards", str(twenty), "--split", "val", "--json", *words]
+    one, all_ = (
         subprocess.run(
             [*start, "-m", "trainers.evaluate", *weights], check=True, timeout=300, env=ENVIRONMENT, stdout=-1
         )
-        for start in ([sys.executable], LAUNCH)
+        for start in ([sys.executable], [*LAUNCH[:-1], processes])
     )
-    assert one.stdout == two.stdout and b"AP50" in one.stdout
+    assert one.stdout == all_.stdout and b"AP50" in one.stdout
 
 
 @pytest.mark.parametrize(
