@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import runpy
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from dataforge.loading.loader import Loader
 from tests.trainers import distributed, runs
 from trainers import checkpoint, registry, watchdog
 from trainers import distributed as processes
-from trainers.config import Config, write_toml
+from trainers.config import Config, read_toml, write_toml
 from trainers.results.report import score
 from trainers.training import engine, run
 
@@ -30,6 +32,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def config(detector: str, shards: Path, folder: Path) -> Config:
     """20 images in steps of 6 and what is left: the two processes have unequal shares of the last ones."""
     given = {"batch_size": 6, "ema": 0.0, "lr": 1e-4, "threads": 1, "name": "run", "logger": "tensorboard"}
+    given |= {"save_steps": 2} if detector == "vit" else {}
     return runs.config(detector, shards, folder, **given)
 
 
@@ -69,6 +72,49 @@ def test_two_processes_evaluate_as_one(by_two: Path, twenty: Path, detector: str
     [row] = runs.rows(folder / run.RESULTS)
     assert float(row["mAP50"]) == pytest.approx(numbers["AP50"], abs=1e-6)
     assert float(row["mAP50-95"]) == pytest.approx(numbers["AP"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_divided_weights_train_as_whole_ones(by_two: Path, tmp_path: Path) -> None:
+    """Two processes with FSDP2, and one, continue from a checkpoint of two with DDP; one continues from FSDP2's."""
+    rows = [{k: float(v) for k, v in row.items()} for row in runs.steps(by_two / "vit/run")]
+    folders = [tmp_path / name for name in ("fsdp", "alone")]
+    for folder in folders:
+        shutil.copytree(by_two / "vit/run", folder)
+        for newer in ("last", "best", "step-0000004"):
+            (folder / f"weights/{newer}.pt").unlink()
+        args = (folder / "args.toml").read_text()
+        (folder / "args.toml").write_text(args.replace("ema = 0.0", "ema = 0.9").replace("steps = 2", "steps = 1"))
+    program = ["-m", "trainers.vit", "--fsdp", "--resume", str(folders[0])]
+    subprocess.run([*LAUNCH, *program], check=True, timeout=300, env=ENVIRONMENT)
+    kind = registry.config_class("vit")
+    given = kind(**read_toml(kind, folders[1] / "args.toml"))
+    engine.train(given, "vit", folders[1])
+    for folder in folders:
+        for row, expected in zip(runs.steps(folder), rows, strict=True):
+            assert {k: float(v) for k, v in row.items()} == pytest.approx(expected, rel=1e-5)
+    divided, alone = (checkpoint.load(folder / "weights/last.pt") for folder in folders)
+    same(divided, alone)
+    for newer in ("last", "best", "step-0000004"):
+        (folders[0] / f"weights/{newer}.pt").unlink()
+    engine.train(given, "vit", folders[0])
+    same(checkpoint.load(folders[0] / "weights/last.pt"), alone)
+
+
+def same(one: Any, other: Any) -> None:
+    """Compare checkpoints: names, types and shapes, and the values of tensors, which were summed in another order."""
+    assert isinstance(one, dict) == isinstance(other, dict)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in set(one) - {"rng", "progress"}:
+            same(one[name], other[name])
+    elif isinstance(one, list):
+        for parts in zip(one, other, strict=True):
+            same(*parts)
 
 
 def test_processes_that_are_started_again_do_not_meet_those_before() -> None:
