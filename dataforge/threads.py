@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,6 +91,12 @@ def ordered(
                 raise failed
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class Spread(Protocol):
+    """`ordered`, or what does the same by other means, such as `dataforge.cluster.ordered`."""
+
+    def __call__(self, work: Callable[[Item], Result], items: Iterable[Item], threads: int, /) -> Generator[Result]: ...
 
 
 @contextmanager

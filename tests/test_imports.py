@@ -26,6 +26,7 @@ FLOORS = (
         "dataforge.command",
         "dataforge.registry",
         "dataforge.process",
+        "dataforge.cluster",
     },
     {"dataforge.cloud"},
     {"dataforge.images"},

@@ -11,7 +11,15 @@ from dataforge.command import Command
 from dataforge.errors import ConfigError
 from trainers.config import Config, options, read_toml
 
-RESUME = {"shards", "device", "threads", "timeout", "decode", "on_error"}  # what may differ from the stopped run
+RESUME = {
+    "shards",
+    "device",
+    "threads",
+    "timeout",
+    "decode",
+    "on_error",
+    "fsdp",
+}  # what may differ from the stopped run
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:
@@ -37,7 +45,7 @@ def command(detector: str, kind: type[Config]) -> click.Command:
 
             if toml or given.keys() - RESUME:
                 raise ConfigError(
-                    "--resume goes with shards, device, timeout, threads, decode, on-error; the run keeps its values"
+                    "--resume goes with shards, device, timeout, threads, decode, on-error, fsdp; others are the run's"
                 )
             toml = run.arguments(resume)
             if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:

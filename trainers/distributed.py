@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,7 +59,7 @@ def _mps_computes() -> bool:
 
 
 @contextmanager
-def joined(name: str, timeout: float = 600.0) -> Iterator[tuple[int, int, torch.device]]:
+def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]:
     """Join the process group that torchrun started, if any, for the duration of the block.
 
     A CUDA device becomes the process's current device. After an error, NCCL's group is kept until the process ends:
@@ -78,13 +80,19 @@ def joined(name: str, timeout: float = 600.0) -> Iterator[tuple[int, int, torch.
     if count == 1:
         yield rank, count, device
         return
-    from trainers.watchdog import Watchdog  # needs torch.distributed, which some builds lack
+    from torch.distributed.distributed_c10d import PrefixStore  # some builds lack them
+    from torch.distributed.rendezvous import rendezvous
+
+    from trainers.watchdog import Watchdog
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # torch's own limit, which names no rank, is for what the watchdog does not see, and for finding each other
     limit = timedelta(seconds=max(2 * timeout, LEAST_LIMIT))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
+    store, rank, count = next(rendezvous("env://", timeout=limit))
+    store = PrefixStore(_name_of_start(store, rank, count), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
     failed = True
     try:
         with Watchdog(timeout):
@@ -93,6 +101,27 @@ def joined(name: str, timeout: float = 600.0) -> Iterator[tuple[int, int, torch.
     finally:
         if not failed or device.type != "cuda":
             dist.destroy_process_group()
+
+
+def _name_of_start(store: Any, rank: int, count: int) -> str:
+    """Return a name that this start's processes have in common and earlier ones had not.
+
+    torchrun keeps one store for all its restarts, with the addresses of the processes before. So each rank posts a name
+    of its own under its number, and rank 0 answers each name with its own until all have confirmed that one.
+    """
+    own = uuid.uuid4().hex
+    store.set(f"start of {rank}", own)
+    if rank:
+        name: str = store.get(f"answer to {own}").decode()
+        store.set(f"{name}, {rank}", "")
+        return name
+    waiting = list(range(1, count))
+    while waiting:
+        for other in waiting:
+            store.set(f"answer to {store.get(f'start of {other}').decode()}", own)
+        time.sleep(0.05)
+        waiting = [other for other in waiting if not store.check([f"{own}, {other}"])]
+    return own
 
 
 def world_size() -> int:

@@ -21,11 +21,12 @@ from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
+from trainers.config import Config
 from trainers.results.calibration import calibrate as calibration_of
 from trainers.results.calibration import calibration_text, stored
 from trainers.results.evaluation import by_name, report, run
 from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
-from trainers.results.exported import evaluate, load_onnx, picture, predictions_of
+from trainers.results.exported import Boxes, evaluate, load_onnx, picture, predictions_of
 from trainers.results.tiling import Tiling, tiling_options
 from trainers.results.truth import (
     Predictions,
@@ -37,6 +38,8 @@ from trainers.results.truth import (
     write_json,
 )
 from trainers.results.yolo_predictions import read_yolo_predictions
+
+TIMEOUT = Config.__dataclass_fields__["timeout"]
 
 
 @command()
@@ -55,6 +58,7 @@ from trainers.results.yolo_predictions import read_yolo_predictions
 @click.option("--iou", type=real(least=0, most=1), default=0.5, show_default=True, help="Overlap for NMS.")
 @click.option("--batch-size", "--batch", "batch_size", type=natural(), default=16, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@click.option("--timeout", default=TIMEOUT.default, show_default=True, **TIMEOUT.metadata)
 @tiling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--calibrate", is_flag=True, help="Print the temperature of the scores and the thresholds of best F1.")
@@ -77,6 +81,7 @@ def main(
     iou: float,
     batch_size: int,
     device: str,
+    timeout: int,
     tiling: Tiling | None,
     as_json: bool,
     calibrate: bool,
@@ -93,12 +98,13 @@ def main(
     if checkpoint and shards and not truth and len(predictions) < 2:
         part = Shards(shards, split or "val")
         others = [_predictions(path, truth_of_shards(part)) for path in predictions]  # errors show before a model runs
+        ranks = device, timeout
         if tiling:
-            known, detections = _of_tiles(checkpoint, part, replace(tiling, batch=batch_size), conf, iou, device)
+            known, detections = _of_tiles(checkpoint, part, replace(tiling, batch=batch_size), conf, iou, ranks)
         elif checkpoint.suffix.lower() == ".onnx":
             known, detections = _of_onnx(checkpoint, part, conf, iou, device)
         else:
-            known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, device)
+            known, detections = _of_checkpoint(checkpoint, shards, split or "val", conf, iou, batch_size, ranks)
         if int(os.environ.get("RANK", "0")):
             return
     elif tiling:
@@ -175,14 +181,14 @@ def _truth(path: Path, split: str | None) -> Truth:
 
 
 def _of_checkpoint(
-    file: Path, shards: Path, split: str, conf: float, iou: float, batch_size: int, device_name: str
+    file: Path, shards: Path, split: str, conf: float, iou: float, batch_size: int, ranks: tuple[str, int]
 ) -> tuple[Truth, Predictions]:
     from dataforge.loading.loader import Loader
     from trainers.checkpoint import load_detector
     from trainers.distributed import joined
 
     detector, checkpoint = load_detector(file)
-    with joined(device_name) as (rank, world, device):
+    with joined(*ranks) as (rank, world, device):
         loader = Loader(
             shards,
             split=split,
@@ -196,7 +202,7 @@ def _of_checkpoint(
         )
         truth = truth_of_shards(loader.shards)
         predictions = run(detector.to(device), loader, device, conf=conf, iou=iou)
-    return truth, _by_name(predictions, tuple(checkpoint["classes"]), truth, quiet=rank > 0)
+    return truth, _by_name(predictions, tuple(checkpoint["classes"]), truth)
 
 
 def _of_onnx(file: Path, shards: Shards, conf: float, iou: float, device: str) -> tuple[Truth, Predictions]:
@@ -205,18 +211,30 @@ def _of_onnx(file: Path, shards: Shards, conf: float, iou: float, device: str) -
 
 
 def _of_tiles(
-    file: Path, shards: Shards, tiling: Tiling, conf: float, iou: float, device: str
+    file: Path, shards: Shards, tiling: Tiling, conf: float, iou: float, ranks: tuple[str, int]
 ) -> tuple[Truth, Predictions]:
-    """Detect as `trainers.predict --tile` does. Under torchrun, each rank does the work of all."""
+    """Detect as `trainers.predict --tile` does. Under torchrun, each rank does its part."""
     from trainers.predict import load_detector
 
-    detector, truth = load_detector(file, device), truth_of_shards(shards)
-    every = [detector.predict([picture(shards, i)], conf, iou, tiling)[0] for i in range(len(shards))]
+    detector, truth = load_detector(file, ranks[0]), truth_of_shards(shards)
+
+    def detect(i: int) -> Boxes:
+        return detector.predict([picture(shards, i)], conf, iou, tiling)[0]
+
+    count = len(shards)
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # an exported model needs no torch
+        every = [detect(i) for i in range(count)]
+    else:
+        from trainers.distributed import gathered, joined
+
+        with joined(*ranks) as (rank, world, _):
+            parts = gathered([detect(i) for i in range(rank, count, world)])
+        every = [parts[i % world][i // world] for i in range(count)]
+    return truth, _by_name(predictions_of(shards, every), detector.classes, truth)
+
+
+def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
     quiet = int(os.environ.get("RANK", "0")) > 0
-    return truth, _by_name(predictions_of(shards, every), detector.classes, truth, quiet)
-
-
-def _by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth, quiet: bool = False) -> Predictions:
     for owner, names, others in (("checkpoint", classes, truth.classes), ("shards", truth.classes, classes)):
         alone = [name for name in names if name not in others]
         if alone and not quiet:

@@ -61,6 +61,9 @@ class ViTConfig(Config):
     lora: str = value("r=8,alpha=16", "rank and scale of the adapters of train lora")
     freeze: int = value(0, "with train all, how many of the backbone's first units keep their weights", natural(0))
     frozen_norm: bool = value(False, "with train all, keep the pretrained batch norms of a convolutional backbone")
+    fsdp: bool = value(
+        False, "under torchrun, divide weights, gradients and optimizer state among the processes (FSDP2)"
+    )
     teacher: str = value("", "checkpoint of a larger vit with the same classes and strides, to learn from as well")
 
     def check(self) -> None:

@@ -50,6 +50,9 @@ class ArchivePath(PosixPath):
     __slots__ = ()
     archive: ClassVar[Archive]
 
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return opened, (Path(self),)
+
     @property
     def _name(self) -> str | None:
         """The path in the archive, "" for the archive itself; None outside of it."""

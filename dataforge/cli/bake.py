@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from dataforge.cli.info import describe
 from dataforge.cli.ingest import publish
 from dataforge.cli.options import (
     Directory,
+    engine_options,
     json_option,
     max_bad_option,
     out_option,
     polite_kill,
     progress_bar,
+    spreading,
     store_option,
     view_options,
 )
@@ -29,6 +32,7 @@ from dataforge.errors import ConfigError, StoppedError
 if TYPE_CHECKING:
     from dataforge.record import Source
     from dataforge.sources.view import View
+    from dataforge.threads import Spread
     from dataforge.transform.form import Form
 
 
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
 @max_bad_option
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option("--jobs", type=natural(), help="Threads [default: one per core].")
+@engine_options("Decode and encode on the nodes of a Ray cluster, which all see DIRECTORY; --jobs are tasks at a time.")
 @store_option
 @functools.partial(view_options, side="--box-side")
 @json_option
@@ -97,6 +102,8 @@ def bake(
     empty_tiles: float | None,
     max_bad: int,
     jobs: int | None,
+    engine: str | None,
+    address: str | None,
     store_name: str,
     as_json: bool,
     **given: Any,
@@ -107,7 +114,9 @@ def bake(
     """
     if tile is not None:
         how = {"overlap": overlap, "empty": empty_tiles, "quality": given["quality"]}
-        _tiles(directory, split, view, tile, how, out, as_json, max_bad, jobs, store_name)
+        with spreading(engine, address) as (spread, most):
+            make = _tiles(directory, split, view, tile, how, jobs or most, spread, out)
+            publish(make, out, as_json, max_bad=max_bad, jobs=None if engine else jobs, store_name=store_name)
         return
     if overlap is not None or empty_tiles is not None or max_bad:
         raise ConfigError("--overlap, --empty-tiles and --max-bad are for tiles; expected --tile as well")
@@ -116,14 +125,13 @@ def bake(
     from dataforge.transform.bake import bake as run
 
     measured: dict[str, Any] = {}
-    jobs = jobs or cores()
     try:
         with polite_kill():
             shards, form = Shards(directory, split, view), _form(target=target, **given)
             if target is not None:
                 from dataforge.transform.tune import tune
 
-                choice = tune(shards, target, form, out, threads=jobs)
+                choice = tune(shards, target, form, out, threads=jobs or cores())
                 measured = {"target": choice.facts()}
                 echo(choice.text(), err=as_json)
                 if choice.chosen.form is None:
@@ -131,8 +139,9 @@ def bake(
                     echo(json.dumps(measured) if as_json else f"{why}; nothing was written")
                     return
                 form = choice.chosen.form
-            with progress_bar(len(shards), hidden=as_json) as progress:
-                run(shards, out, form, store_name=store_name, jobs=jobs, progress=progress)
+            with spreading(engine, address) as (spread, most), progress_bar(len(shards), hidden=as_json) as progress:
+                jobs = jobs or most
+                run(shards, out, form, store_name=store_name, jobs=jobs, progress=progress, spread=spread)
     except KeyboardInterrupt:
         raise StoppedError("interrupted; nothing was published") from None
     cache = Shards(out)
@@ -154,15 +163,13 @@ def _tiles(
     view: View,
     side: int,
     how: dict[str, float | None],
+    jobs: int,
+    spread: Spread,
     out: Path,
-    as_json: bool,
-    max_bad: int,
-    jobs: int | None,
-    store_name: str,
-) -> None:
+) -> Callable[[], tuple[Source, str]]:
+    """Return what opens the tiles as a source, for `publish`."""
     from dataforge.shards.out_folder import check_outside
     from dataforge.shards.reader import Shards
-    from dataforge.threads import cores
     from dataforge.transform.tile import Cutting, tiles
 
     context = click.get_current_context()
@@ -175,9 +182,9 @@ def _tiles(
         shards = Shards(directory, split, view, trust=False)
         check_outside(out, shards.path)
         given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
-        return tiles(shards, Cutting(side, **given), jobs or cores()), shards.index["source"]
+        return tiles(shards, Cutting(side, **given), jobs, spread), shards.index["source"]
 
-    publish(make, out, as_json, max_bad=max_bad, jobs=jobs, store_name=store_name)
+    return make
 
 
 def _form(

@@ -15,6 +15,7 @@ from dataforge.cli.complete import FORMAT
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
     SourceCommand,
+    engine_options,
     json_option,
     max_bad_option,
     names,
@@ -89,19 +90,7 @@ class Part(click.ParamType):
     metavar="I/N",
     help="Write only the shards of part I of N, such as 3/8; `dataforge merge --parts` publishes all N.",
 )
-@click.option(
-    "--engine",
-    cls=Option,
-    group="Several machines",
-    type=click.Choice(["ray"]),
-    help="Write parts on the nodes of a Ray cluster, which all see ROOT and OUT, and publish them.",
-)
-@click.option(
-    "--address",
-    cls=Option,
-    group="Several machines",
-    help="Of the Ray cluster [default: RAY_ADDRESS, that of this machine, or a new one].",
-)
+@engine_options("Write parts on the nodes of a Ray cluster, which all see ROOT and OUT, and publish them.")
 @click.option(
     "--parts",
     cls=Option,

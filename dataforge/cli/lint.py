@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.complete import FORMAT
-from dataforge.cli.options import SourceCommand, json_option, named, names, open_source, progress_bar, source_options
+from dataforge.cli.options import (
+    SourceCommand,
+    engine_options,
+    json_option,
+    named,
+    names,
+    open_source,
+    progress_bar,
+    source_options,
+    spreading,
+)
 from dataforge.command import echo, echo_json
 from dataforge.errors import ConfigError
 from dataforge.files import writing
@@ -43,6 +53,7 @@ SHOWN = 3  # examples per kind
     show_default=True,
     help="Exit with code 1 if there are findings of this or a higher severity.",
 )
+@engine_options("Check the images on the nodes of a Ray cluster, which all see ROOT.")
 @json_option
 def lint(
     root: Path,
@@ -50,6 +61,8 @@ def lint(
     splits: tuple[str, ...],
     report: Path | None,
     fail_on: str,
+    engine: str | None,
+    address: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -74,13 +87,13 @@ def lint(
         if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
             raise ConfigError(f"{root}: is a shard folder; options for reading a source do not apply to it")
         shards = Shards(root, trust=False)
-        with progress_bar(len(shards), hidden=as_json) as progress:
-            result = lint_shards(shards, progress)
+        with spreading(engine, address) as how, progress_bar(len(shards), hidden=as_json) as progress:
+            result = lint_shards(shards, progress, spread=how[0], jobs=how[1])
     else:
         format_name = named(format_name, root)
         opened = source()
-        with progress_bar(opened.total, hidden=as_json) as progress:
-            result = check(opened, str(root), progress=progress)
+        with spreading(engine, address) as how, progress_bar(opened.total, hidden=as_json) as progress:
+            result = check(opened, str(root), progress=progress, spread=how[0], jobs=how[1])
     if report is not None:
         _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
     echo_json(result.facts()) if as_json else echo(text(result))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dataforge.formats import Option as FormatOption
     from dataforge.record import Source
     from dataforge.sources.view import View
+    from dataforge.threads import Spread
 
 
 class Directory(click.ParamType):
@@ -62,6 +63,37 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Store for the images.",
     )
     return option(command)
+
+
+def engine_options(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds `--engine` and `--address`.
+
+    Args:
+        text: help of `--engine`.
+    """
+    option = functools.partial(click.option, cls=Option, group="Several machines")
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        address = "Of the Ray cluster [default: RAY_ADDRESS, that of this machine, or a new one]."
+        return option("--engine", type=click.Choice(["ray"]), help=text)(option("--address", help=address)(command))
+
+    return decorate
+
+
+@contextmanager
+def spreading(engine: str | None, address: str | None) -> Iterator[tuple[Spread, int]]:
+    """Yield what spreads work over threads, or with `engine` over a cluster, and the number of jobs by default."""
+    from dataforge.threads import cores, ordered
+
+    if engine is None:
+        if address:
+            raise ConfigError("--address: is for --engine ray")
+        yield ordered, cores()
+        return
+    from dataforge.cluster import spreading as over_cluster
+
+    with over_cluster(address) as spread:
+        yield spread
 
 
 def store_or_link_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dataforge.cli.complete import SPLIT
-from dataforge.cli.options import Directory, json_option
+from dataforge.cli.options import Directory, engine_options, json_option, spreading
 from dataforge.command import command, echo, echo_json, natural
 from dataforge.errors import ConfigError
 from dataforge.files import writing
@@ -30,9 +30,17 @@ from dataforge.files import writing
     help="Of the padding's plan.",
 )
 @click.option("--batch-size", type=natural(), default=32, show_default=True, help="Of the padding's plan.")
+@engine_options("Compute the statistics on the nodes of a Ray cluster.")
 @json_option
 def stats(
-    directory: Path, split: str | None, out: Path | None, size: tuple[int, int], batch_size: int, as_json: bool
+    directory: Path,
+    split: str | None,
+    out: Path | None,
+    size: tuple[int, int],
+    batch_size: int,
+    engine: str | None,
+    address: str | None,
+    as_json: bool,
 ) -> None:
     """Compute statistics of a shard folder: classes, sizes, shapes, positions, and the share of padding.
 
@@ -45,7 +53,8 @@ def stats(
 
     shards = Shards(directory, split)
     parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
-    facts = statistics(shards.table, shards.classes, parts)
+    with spreading(engine, address) as how:
+        facts = statistics(shards.table, shards.classes, parts, *how)
     facts["padding"] = padding(shards.table, size, batch_size)
     if out is None and as_json:
         echo_json(facts)

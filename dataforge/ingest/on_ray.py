@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dataforge.cloud.path import RemotePath
+from dataforge.cluster import RETRIES, connected, cpus_of, result_of
 from dataforge.errors import ConfigError, DataforgeError, ShardError
 from dataforge.files import writing
 from dataforge.ingest.parts import merge_parts
@@ -25,7 +21,6 @@ from dataforge.record import Source
 from dataforge.shards.index import JOURNAL, REPORT
 from dataforge.shards.out_folder import BusyError, check_free, locked
 
-RETRIES = 5  # of a part whose process or node is lost
 LOCK = "lock"  # of the folder of parts, while a command runs
 INTERVAL = 1.0  # seconds between reports of progress
 ORPHAN = 120.0  # seconds for which a task waits for the end of the one that it replaces, whose node may only be cut off
@@ -62,8 +57,8 @@ def ingest_on_ray(
         raise ConfigError(f"{out}: --engine ray writes to a folder that all nodes see")
     check_free(out)
     with _held(parts_of(out)) as root:
-        with _connected(address) as ray:
-            cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        with connected(address) as ray:
+            cpus = cpus_of(ray)
             jobs = jobs or min(filter(None, cpus), default=1)
             if jobs > max(cpus, default=0):
                 raise ConfigError(f"--jobs {jobs}: no node of the cluster has more than {max(cpus, default=0)} CPUs")
@@ -95,28 +90,6 @@ def _held(root: Path) -> Iterator[Path]:
                 root.rmdir()
 
 
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Connect to a cluster for the block, and yield the module of Ray."""
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("--engine ray needs ray: pip install 'dataforge-detection[ray]'") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to nodes; stdout is for results
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--address {address}: {error}") from None
-        try:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray has set its own, which ends the process
-            yield ray
-        finally:
-            ray.shutdown()
-
-
 def parts_of(out: Path) -> Path:
     """Return the folder of the parts."""
     return out.absolute().with_name(f"{out.name}.parts")
@@ -144,14 +117,7 @@ def _run(
         while running:
             ready, _ = ray.wait(list(running), timeout=INTERVAL)
             for reference in ready:
-                folder = running.pop(reference)
-                try:
-                    error = ray.get(reference)
-                except ray.exceptions.RayTaskError:  # a bug
-                    raise
-                except ray.exceptions.RayError as lost:
-                    raise ShardError(f"{folder}: its task was lost {RETRIES + 1} times: {lost}") from None
-                if error:
+                if error := result_of(ray, reference, f"{running.pop(reference)}: its task"):
                     raise error
             if progress:
                 with contextlib.suppress(ray.exceptions.RayError):  # the actor is lost, which counts alone

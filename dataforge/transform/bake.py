@@ -36,7 +36,7 @@ from dataforge.cloud.upload import staged
 from dataforge.errors import ConfigError, DataError, ImageError, ShardError
 from dataforge.files import writing
 from dataforge.images.header import ImageInfo
-from dataforge.record import Record, box_areas
+from dataforge.record import box_areas
 from dataforge.shards.cache_origin import ORIGIN, Origin
 from dataforge.shards.index import INDEX, PIXELS, REPORT
 from dataforge.shards.out_folder import check_outside
@@ -44,7 +44,7 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
 from dataforge.sources.view import View
-from dataforge.threads import opencv_threads, ordered
+from dataforge.threads import Spread, opencv_threads, ordered
 from dataforge.transform import lossless
 from dataforge.transform.form import Form
 
@@ -57,8 +57,9 @@ def bake(
     store_name: str = "lmdb",
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
+    spread: Spread = ordered,
 ) -> None:
-    """Write a cache of the records in the view of shards. The bytes do not depend on the number of jobs.
+    """Write a cache of the records in the view of shards. The bytes depend neither on `jobs` nor on `spread`.
 
     The cache is published only on success: an error or an interruption leaves no cache behind.
 
@@ -67,6 +68,7 @@ def bake(
         store_name: the store for JPEGs; raw pixels have their own store.
         jobs: number of threads that decode and encode.
         progress: called after each image with the number of images done.
+        spread: runs the jobs.
 
     Raises:
         ConfigError: there is no image, `out` is inside the shards, or the form cannot be made of them. ShardError:
@@ -94,13 +96,15 @@ def bake(
     stored = [name for name in shards.splits if name not in shards.index["unions"]]
     split_of = np.concatenate([np.full(len(shards.splits[name]), n) for n, name in enumerate(stored)])
 
-    def make(i: int) -> tuple[Record, bytes | memoryview, ImageInfo]:
-        height, width = sizes[i].tolist()
-        record = row(moved, i, stored[split_of[i]])
+    turned = table.orientation if form.lossless else np.ones_like(table.orientation)
+
+    def make(i: int) -> bytes | NDArray[np.uint8]:
         if form.lossless:
-            return record, *_rewritten(shards, i)
-        blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
-        return record, blob, ImageInfo("", height, width, 1, "")
+            blob = _rewritten(shards, i)
+        else:
+            height, width = sizes[i].tolist()
+            blob = form.encode(form.render(shards.pixels(i), (height, width), matrix[i]))
+        return blob if isinstance(blob, bytes) else np.asarray(blob)  # a memoryview cannot be sent to another process
 
     most = 1 << 62 if form.raw else SHARD_BYTES  # so that all pixels of one shape in a split form one array
     with (
@@ -128,10 +132,12 @@ def bake(
             send=send,
         ) as writer,
     ):
-        for done, made in enumerate(ordered(make, range(len(table)), jobs), 1):
-            writer.add(*made)
+        for i, blob in enumerate(spread(make, range(len(table)), jobs)):
+            height, width = sizes[i].tolist()
+            info = ImageInfo("", height, width, int(turned[i]), "")
+            writer.add(row(moved, i, stored[split_of[i]]), blob if isinstance(blob, bytes) else blob.data, info)
             if progress:
-                progress(done)
+                progress(i + 1)
         with writing(out, ShardError):
             (folder / ORIGIN).write_bytes(origin)
             summary = {"out": str(out), "images": len(table), "boxes": len(table.boxes), "baked": form.text()}
@@ -139,10 +145,9 @@ def bake(
         writer.publish()
 
 
-def _rewritten(shards: Shards, i: int) -> tuple[bytes | memoryview, ImageInfo]:
-    height, width, turned = (int(getattr(shards.table, name)[i]) for name in ("height", "width", "orientation"))
+def _rewritten(shards: Shards, i: int) -> bytes | memoryview:
     try:
-        return lossless.rewrite(shards.blob(i), turned), ImageInfo("", height, width, turned, "")
+        return lossless.rewrite(shards.blob(i), int(shards.table.orientation[i]))
     except ImageError as error:
         raise DataError(f"{shards.place(i)}: {error}") from None
 

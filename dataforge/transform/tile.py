@@ -22,7 +22,7 @@ from dataforge.rng import uniform
 from dataforge.shards.as_source import source_of
 from dataforge.shards.reader import Shards
 from dataforge.sources.repair import of_box
-from dataforge.threads import ordered
+from dataforge.threads import Spread, ordered
 
 QUALITY = 95
 
@@ -43,7 +43,7 @@ class Cutting:
     quality: int = QUALITY
 
 
-def tiles(shards: Shards, cutting: Cutting, jobs: int = 1) -> Source:
+def tiles(shards: Shards, cutting: Cutting, jobs: int = 1, spread: Spread = ordered) -> Source:
     """Return the tiles of the images of shards as a source; `ingest` makes a set of them.
 
     An image that is no larger than a tile is kept as it is. The boxes of a tile are those of which `MIN_VISIBLE` lie in
@@ -52,7 +52,7 @@ def tiles(shards: Shards, cutting: Cutting, jobs: int = 1) -> Source:
     `a_x512_y0.jpg`; it has no id.
 
     Args:
-        jobs: threads that decode, cut and encode.
+        jobs: threads that decode, cut and encode; spread: runs the jobs.
 
     Raises:
         ShardError: the shards are a cache.
@@ -64,14 +64,13 @@ def tiles(shards: Shards, cutting: Cutting, jobs: int = 1) -> Source:
 
     def records() -> Iterator[Record | Finding]:
         counts: Counter[str] = Counter()
-
-        taken = frozenset(table.key)
+        taken, depth = frozenset(table.key), shards.depth
 
         def cut(record: Record | Finding) -> tuple[list[Record | Finding], Counter[str]]:
             assert isinstance(record, Record)
-            return _cut(record, cutting, source.depth, taken)
+            return _cut(record, cutting, depth, taken)
 
-        for cuts, counted in ordered(cut, source.records, jobs):
+        for cuts, counted in spread(cut, source.records, jobs):
             yield from cuts
             counts += counted
         yield Finding("noted", "tiles-cut", "", "", _summary(counts, cutting), _RULES, "set")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -24,23 +23,12 @@ from dataforge.shards.reader import Shards
 from tests.ingest.test_ingest import HOW
 from tests.ingest.test_parts import MADE, comparable, items, source
 
-ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a loaded machine starts nodes slowly
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
-
-
-def test_a_node_that_is_killed_loses_nothing(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_node_that_is_killed_loses_nothing(
+    ray_cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stocked = items(tmp_path / "in")
     whole = ingest(source(stocked), tmp_path / "whole", made=MADE, **HOW)
     log = tmp_path / "log"
@@ -60,13 +48,19 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, tmp_path: Path, capsy
     def kill() -> None:
         while not list(tmp_path.glob("out.parts/*/resume.jsonl")):
             time.sleep(0.05)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        ray_cluster.remove_node(next(iter(ray_cluster.worker_nodes)), allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
     seen: list[int] = []
     summary = ingest_on_ray(
-        slow, tmp_path / "out", address=cluster.address, parts=3, progress=seen.append, made=MADE, **HOW | {"jobs": 1}
+        slow,
+        tmp_path / "out",
+        address=ray_cluster.address,
+        parts=3,
+        progress=seen.append,
+        made=MADE,
+        **HOW | {"jobs": 1},
     )
     killer.join()
     assert comparable(tmp_path / "out") == comparable(tmp_path / "whole")
@@ -76,7 +70,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster: Any, tmp_path: Path, capsy
     )
 
 
-def test_errors_of_tasks_are_those_of_an_ingest(cluster: Any, tmp_path: Path) -> None:
+def test_errors_of_tasks_are_those_of_an_ingest(ray_cluster: Any, tmp_path: Path) -> None:
     stocked = [item for item in items(tmp_path / "in") if isinstance(item, Record)][:9]
     broken = [replace(stocked[0], image=tmp_path / "gone.jpg"), *stocked]
 
@@ -84,22 +78,22 @@ def test_errors_of_tasks_are_those_of_an_ingest(cluster: Any, tmp_path: Path) ->
         return source(list(broken)), ""
 
     with pytest.raises(ShardError, match=r"part 1: refused images: \d+, --max-bad allows 0"):
-        ingest_on_ray(make, tmp_path / "out", address=cluster.address, parts=1)
+        ingest_on_ray(make, tmp_path / "out", address=ray_cluster.address, parts=1)
     assert (tmp_path / "out.parts/1/ingest.jsonl").exists() and not (tmp_path / "out").exists()
     (tmp_path / "mine.parts/1").mkdir(parents=True)
     with pytest.raises(ShardError, match=r"mine\.parts/1: was not made by `dataforge ingest`"):
-        ingest_on_ray(make, tmp_path / "mine", address=cluster.address, parts=1)
+        ingest_on_ray(make, tmp_path / "mine", address=ray_cluster.address, parts=1)
     with pytest.raises(ConfigError, match=r"--address nowhere: "):
         ingest_on_ray(make, tmp_path / "none", address="nowhere")
 
 
-def test_the_command(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths are those of the folder in which the command runs."""
     write(tmp_path / "set", images=9, seed=0, size=(64, 96))
     monkeypatch.chdir(tmp_path)
     words = ["ingest", "auto", "set", "--class-map", "names.toml", "--add", "coco:set", "--json"]
     Path("names.toml").write_text('ball = "sphere"')
-    ray_words = ["--out", "out", "--engine", "ray", "--address", cluster.address, "--parts", "3"]
+    ray_words = ["--out", "out", "--engine", "ray", "--address", ray_cluster.address, "--parts", "3"]
     for more in (ray_words, ["--out", "whole"]):
         result = CliRunner().invoke(main, [*words, *more])
         assert result.exit_code == 0, result.output

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-import torch.distributed as dist
 from torch import nn
 
 from trainers import registry
@@ -28,9 +27,6 @@ def fix_norms(patch: Any = setattr) -> None:
 
 if __name__ == "__main__":
     fix_norms()
-    dist.init_process_group("gloo")  # once: a second group would meet the first one's addresses in torchrun's store
-    for name in ("init_process_group", "destroy_process_group"):
-        setattr(dist, name, lambda *_, **__: None)
     for detector in sys.argv[2:]:
         kind = registry.config_class(detector)
         engine.train(kind(**read_toml(kind, Path(sys.argv[1]) / f"{detector}.toml")), detector)

@@ -1,6 +1,7 @@
 """A training whose last process is killed in the middle of a step: what `test_elastic` runs under torchrun.
 
-python -m torch.distributed.run ... -m tests.trainers.elastic FILE STEP: the arguments; the step, 0 for none.
+python -m torch.distributed.run ... -m tests.trainers.elastic FILE STEP: the arguments; the step, 0 for none. When
+torchrun has started the processes again, it is the step after that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from trainers.yolov2 import YOLOv2Config
 if __name__ == "__main__":
     fix_norms()
     update = Learner.update
+    killed_at = int(sys.argv[2]) and int(sys.argv[2]) + int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
     def killed(self: Learner, rate: float, step: int) -> None:
-        if step + 1 == int(sys.argv[2]) and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+        if step + 1 == killed_at and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
             os.kill(os.getpid(), signal.SIGKILL)
         update(self, rate, step)
 

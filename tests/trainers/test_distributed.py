@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import runpy
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from dataforge.loading.loader import Loader
 from tests.trainers import distributed, runs
 from trainers import checkpoint, registry, watchdog
 from trainers import distributed as processes
-from trainers.config import Config, write_toml
+from trainers.config import Config, read_toml, write_toml
 from trainers.results.report import score
 from trainers.training import engine, run
 
@@ -29,6 +32,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def config(detector: str, shards: Path, folder: Path) -> Config:
     """20 images in steps of 6 and what is left: the two processes have unequal shares of the last ones."""
     given = {"batch_size": 6, "ema": 0.0, "lr": 1e-4, "threads": 1, "name": "run", "logger": "tensorboard"}
+    given |= {"save_steps": 2} if detector == "vit" else {}
     return runs.config(detector, shards, folder, **given)
 
 
@@ -70,12 +74,69 @@ def test_two_processes_evaluate_as_one(by_two: Path, twenty: Path, detector: str
     assert float(row["mAP50-95"]) == pytest.approx(numbers["AP"], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_divided_weights_train_as_whole_ones(by_two: Path, tmp_path: Path) -> None:
+    """Two processes with FSDP2, and one, continue from a checkpoint of two with DDP; one continues from FSDP2's."""
+    rows = [{k: float(v) for k, v in row.items()} for row in runs.steps(by_two / "vit/run")]
+    folders = [tmp_path / name for name in ("fsdp", "alone")]
+    for folder in folders:
+        shutil.copytree(by_two / "vit/run", folder)
+        for newer in ("last", "best", "step-0000004"):
+            (folder / f"weights/{newer}.pt").unlink()
+        args = (folder / "args.toml").read_text()
+        (folder / "args.toml").write_text(args.replace("ema = 0.0", "ema = 0.9").replace("steps = 2", "steps = 1"))
+    program = ["-m", "trainers.vit", "--fsdp", "--resume", str(folders[0])]
+    subprocess.run([*LAUNCH, *program], check=True, timeout=300, env=ENVIRONMENT)
+    kind = registry.config_class("vit")
+    given = kind(**read_toml(kind, folders[1] / "args.toml"))
+    engine.train(given, "vit", folders[1])
+    for folder in folders:
+        for row, expected in zip(runs.steps(folder), rows, strict=True):
+            assert {k: float(v) for k, v in row.items()} == pytest.approx(expected, rel=1e-5)
+    divided, alone = (checkpoint.load(folder / "weights/last.pt") for folder in folders)
+    same(divided, alone)
+    for newer in ("last", "best", "step-0000004"):
+        (folders[0] / f"weights/{newer}.pt").unlink()
+    engine.train(given, "vit", folders[0])
+    same(checkpoint.load(folders[0] / "weights/last.pt"), alone)
+
+
+def same(one: Any, other: Any) -> None:
+    """Compare checkpoints: names, types and shapes, and the values of tensors, which were summed in another order."""
+    assert isinstance(one, dict) == isinstance(other, dict)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in set(one) - {"rng", "progress"}:
+            same(one[name], other[name])
+    elif isinstance(one, list):
+        for parts in zip(one, other, strict=True):
+            same(*parts)
+
+
+def test_processes_that_are_started_again_do_not_meet_those_before() -> None:
+    """torchrun's store is kept: starts of three processes, of which one had ended early before, then of two."""
+    store, names = dist.HashStore(), list[set[str]]()
+    store.set("start of 2", "a process that ended before it was answered")
+    for count in (3, 3, 2):
+        with ThreadPoolExecutor(count) as pool:
+            names.append(set(pool.map(lambda rank: processes._name_of_start(store, rank, count), range(count))))  # noqa: B023
+    assert [len(of_start) for of_start in names] == [1, 1, 1] and len(set.union(*names)) == 3
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_process_group_ends_with_its_block(monkeypatch: pytest.MonkeyPatch, device: str, fails: bool) -> None:
     """Except NCCL's after an error: the other ranks may wait for this one, and it would wait for them."""
     calls: list[str] = []
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: calls.append(f"{backend} {timeout}"))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout, **_: calls.append(f"{backend} {timeout}"))
+    monkeypatch.setattr(
+        sys.modules["torch.distributed.rendezvous"], "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 1, 2)])
+    )
+    monkeypatch.setattr(processes, "_name_of_start", lambda *_: "start")
     monkeypatch.setattr(watchdog, "Watchdog", lambda limit: nullcontext())
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -94,7 +155,7 @@ def test_one_process_needs_no_torch_distributed(monkeypatch: pytest.MonkeyPatch)
     """Which some builds of torch lack; the watchdog imports it."""
     monkeypatch.setitem(sys.modules, "trainers.watchdog", None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with runpy.run_path(processes.__file__)["joined"]("cpu") as joined:
+    with runpy.run_path(processes.__file__)["joined"]("cpu", 1) as joined:
         assert joined == (0, 1, torch.device("cpu"))
 
 
@@ -111,15 +172,19 @@ def test_every_process_names_the_runs_folder(twenty: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_from_the_command_line(finished: Path, twenty: Path) -> None:
-    weights = [str(finished / "weights/last.pt"), "--shards", str(twenty), "--split", "val", "--json"]
-    one, two = (
+@pytest.mark.parametrize(("processes", "words"), [("2", []), ("3", ["--tile", "40"])])
+def test_processes_evaluate_from_the_command_line(
+    finished: Path, twenty: Path, processes: str, words: list[str]
+) -> None:
+    """20 images for 3 processes are unequal parts."""
+    weights = [str(finished / "weights/last.pt"), "--shards", str(twenty), "--split", "val", "--json", *words]
+    one, all_ = (
         subprocess.run(
             [*start, "-m", "trainers.evaluate", *weights], check=True, timeout=300, env=ENVIRONMENT, stdout=-1
         )
-        for start in ([sys.executable], LAUNCH)
+        for start in ([sys.executable], [*LAUNCH[:-1], processes])
     )
-    assert one.stdout == two.stdout and b"AP50" in one.stdout
+    assert one.stdout == all_.stdout and b"AP50" in one.stdout
 
 
 @pytest.mark.parametrize(

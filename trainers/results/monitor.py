@@ -46,23 +46,27 @@ def write(board: Board, detector: Detector, batch: Batch, names: Sequence[str], 
         board.add_image(name.replace(" ", "_"), pixels, step)
 
 
-def gradients(board: Board, model: nn.Module, step: int, scale: float = 1.0) -> None:
+def gradients(board: Board, norms: dict[str, float], step: int, scale: float = 1.0) -> None:
     """Send the norm of the gradient of each of a detector's parts to the board.
 
     Args:
-        scale: the factor that the loss was multiplied by.
+        norms: of `gradient_norms`; scale: the factor that the loss was multiplied by.
     """
-    for name, norm in gradient_norms(model).items():
+    for name, norm in norms.items():
         board.add_scalar(f"gradient/{name}", norm / scale, step)
 
 
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Return the norm of the gradient as one vector, for each direct child that is trained."""
+    """Return the norm of the gradient as one vector, for each direct child that is trained.
+
+    All ranks must call it if FSDP2 has divided the weights.
+    """
     norms = {}
     for name, part in model.named_children():
         grads = [weight.grad for weight in part.parameters() if weight.grad is not None]
         if grads:
-            norms[name] = torch.stack(torch._foreach_norm(grads)).norm()
+            norm = torch.stack(torch._foreach_norm(grads)).norm()
+            norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
 
 

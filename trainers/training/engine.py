@@ -167,6 +167,7 @@ def end_epoch(training: Training, log: Log) -> None:
     rate = learning_rate(config, progress.step - 1, progress.epoch + 1 - 1 / len(training.loader))
     sums, progress.sums = progress.sums, {}
     progress.epoch += 1
+    training.learner.gather()
     scores = evaluate(training)
     better = progress.judge(scores["AP"]) if scores else training.val_loader is None
     damaged = skipped(training.loader, training.val_loader)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dataforge.errors import DataError
+from dataforge.errors import ConfigError, DataError
 from dataforge.loading.batch import Batch
 from trainers import distributed
 from trainers.config import Config
@@ -28,12 +28,28 @@ class Learner:
         config: of which `amp` is not "auto".
         model: moved to the device.
         world: number of processes that share each step.
+
+    Raises:
+        ConfigError: `fsdp` does not go with another value.
     """
 
     def __init__(self, config: Config, model: Detector, device: torch.device, world: int = 1) -> None:
         self.config, self.device, self.world = config, device, world
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sharded: Any = None
+        if world > 1 and getattr(config, "fsdp", False):
+            from trainers.training import sharded  # imports what some builds of torch lack
+
+            self.sharded = sharded
+            self.plain = copy.deepcopy(model).requires_grad_(False).eval()  # stays on the host
+            self.gathered: Detector | None = None
+        layout = torch.contiguous_format if self.sharded else torch.channels_last  # FSDP2 takes no other
+        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        if self.sharded:
+            if config.compile or config.amp == "fp16":
+                raise ConfigError("fsdp: goes neither with compile nor with amp fp16; expected --amp bf16 or none")
+            for part in (self.model, self.average):
+                self.sharded.divide(part, device)
         self.optimizer = optim.make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         if config.compile:
@@ -41,7 +57,7 @@ class Learner:
             # compiled again for a square shape, or one smaller than some stride.
             self.model.compile(dynamic=False)
         self.net: nn.Module = self.model
-        if world > 1:
+        if world > 1 and not self.sharded:
             devices = [device.index] if device.type == "cuda" else None
             self.net = DistributedDataParallel(self.model, device_ids=devices)
         self.model.train()
@@ -49,7 +65,18 @@ class Learner:
     @property
     def judged(self) -> Detector:
         """Return the detector to evaluate and save: the average of the weights if `ema` is set, otherwise `model`."""
+        if self.sharded:
+            assert self.gathered is not None, "gather() comes first"
+            return self.gathered
         return self.average if self.config.ema else self.model
+
+    def gather(self) -> None:
+        """Put `judged` together from all ranks, which must call it; nothing is done if each has all weights."""
+        if self.sharded and self.gathered is None:
+            state = self.sharded.whole((self.average if self.config.ema else self.model).state_dict(), everywhere=True)
+            whole = copy.deepcopy(self.plain)
+            whole.load_state_dict(state)
+            self.gathered = whole.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def gradients(self, batch: Batch) -> dict[str, float]:
         """Compute the gradients of a step from this rank's part of the batch; all ranks must call it.
@@ -71,7 +98,7 @@ class Learner:
             parts = torch.tensor_split(batch, min(count, int(images) // self.world))  # type: ignore[call-overload]
         sums: Tensor | None = None
         for part in parts:
-            with nullcontext() if part is parts[-1] or self.world == 1 else self.net.no_sync():  # type: ignore[operator]
+            with self._synchronised(part is parts[-1]):
                 with self._compiling(), self._autocast():
                     raw = self.net(part.images)
                 losses = self.model.loss(raw, part)
@@ -91,6 +118,7 @@ class Learner:
 
     def update(self, rate: float, step: int) -> None:
         """Take an optimizer step (0, 1, ...)."""
+        self.gathered = None
         optim.set_rate(self.optimizer, rate)
         self.scaler.unscale_(self.optimizer)
         if self.config.clip:
@@ -102,24 +130,41 @@ class Learner:
             optim.update_average(self.average, self.model, self.config.ema, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that `load_state_dict` needs to continue exactly, except the average's weights."""
-        return {
+        """Return the state that `load_state_dict` needs to continue exactly, except the average's weights.
+
+        With FSDP2 all ranks must call it, and rank 0 gets the tensors.
+        """
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
+        return self.sharded.whole(state) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
         """Continue from another learner's state."""
-        self.average.load_state_dict(average)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded:
+            self.sharded.load(self.average, average)
+            self.sharded.load(self.model, state["model"])
+            self.sharded.load_optimizer(self.optimizer, state["optimizer"])
+        else:
+            self.average.load_state_dict(average)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Have the ranks share the gradients in the last part of a step alone."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        elif self.world > 1 and not last:
+            return self.net.no_sync()  # type: ignore[operator, no-any-return]
+        return nullcontext()
 
     def _compiling(self) -> AbstractContextManager[Any]:
         """Raise torch's limit of graphs while the network may be compiled."""

@@ -70,10 +70,12 @@ class Log(ExitStack):
             self.bar = tqdm(total=steps, initial=done, desc=title, disable=None, leave=False)
 
     def gradients(self) -> None:
-        """Log the norms of the gradients, before their step."""
-        if self.board:
-            learner = self.training.learner
-            monitor.gradients(self.board, learner.model, self.training.progress.step + 1, learner.scaler.get_scale())
+        """Log the norms of the gradients, before their step; all ranks must call it."""
+        learner = self.training.learner
+        if self.board or learner.sharded:
+            norms = monitor.gradient_norms(learner.model)
+            if self.board:
+                monitor.gradients(self.board, norms, self.training.progress.step + 1, learner.scaler.get_scale())
 
     def step(self, losses: dict[str, float], rate: float) -> None:
         """Write the row of the last step.

@@ -66,9 +66,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Update the moving average of weights and buffers; the decay grows from 0, so that early steps are forgotten."""
     decay *= 1 - math.exp(-(step + 1) / 500)
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    pairs = list(zip(_local(average), _local(model), strict=True))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]
     torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
     for mean, value in pairs:
         if not mean.is_floating_point():
             mean.copy_(value)
+
+
+def _local(model: nn.Module) -> list[Tensor]:
+    """Return weights and buffers; of those that FSDP2 divides, this rank's part."""
+    return [getattr(tensor, "to_local", lambda tensor=tensor: tensor)() for tensor in model.state_dict().values()]

@@ -98,13 +98,14 @@ class Training:
                 run.rewind(self.folder / name, self.progress.step)
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint on rank 0.
+        """Write a checkpoint on rank 0; all ranks must call it.
 
         Args:
             best: also write `weights/best.pt`, without "train".
         """
+        self.learner.gather()
+        state = self.state_dict()
         if self.rank == 0:
-            state = self.state_dict()
             if best:  # first: a run that resumes from the last checkpoint does not write the best one again
                 part = {name: value for name, value in state.items() if name != "train"}
                 checkpoint.save(self.folder / "weights" / "best.pt", part)

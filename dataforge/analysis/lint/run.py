@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from dataforge.shards.as_source import source_of
 from dataforge.shards.index import REPORT
 from dataforge.shards.reader import Shards
 from dataforge.sources.checks import CODES as NOTED
-from dataforge.threads import cores, ordered
+from dataforge.threads import Spread, cores, ordered
 
 EXAMPLES = 100  # findings per code that are kept; all are counted
 SEEN_AGAIN = NOTED | {"image-suffix"}  # notes of ingest that checking the shards finds again
@@ -93,6 +93,8 @@ def lint(
     known: Iterable[Finding] = (),
     progress: Callable[[int], None] | None = None,
     examples: int = EXAMPLES,
+    spread: Spread = ordered,
+    jobs: int | None = None,
 ) -> Report:
     """Check a source. Images are read and decoded in threads, at reduced size where that is sufficient.
 
@@ -101,6 +103,7 @@ def lint(
         known: findings from elsewhere to include.
         progress: called after each record with the number of records processed.
         examples: findings per code that are kept; all are counted.
+        spread: runs the jobs; jobs: number of threads, by default one per available core.
 
     Raises:
         FormatError: the source cannot continue after an error.
@@ -119,21 +122,21 @@ def lint(
 
     for finding in known:
         add(finding)
-    for item, findings, record, hashes in ordered(_examine, _checked(source), cores()):
-        for finding in findings:
+    for examined in spread(_examine, _checked(source), jobs or cores()):
+        for finding in examined.findings:
             add(finding)
-        if isinstance(item, Record):
-            done += 1
-            if progress:
-                progress(done)
+        done += examined.records
+        if progress and examined.records:
+            progress(done)
+        record = examined.record
         if record is None:
             continue
         splits.setdefault(record.split, SplitCounts(np.zeros(len(source.classes), np.int64))).add(record)
         report.boxes += len(record.boxes)
         outlined += 0 if record.polygons is None else int((record.polygons.counts > 0).sum())
-        if hashes is not None:
-            images.append(_Image(record.key, record.file, record.split, *hashes))
-        if isinstance(item, Record) and not len(item.boxes):
+        if examined.hashes is not None:
+            images.append(_Image(record.key, record.file, record.split, *examined.hashes))
+        if examined.empty:
             empty.append(_noted(record, "image-empty", "", "no box; kept"))
     report.images = sum(split.images for split in splits.values())
     for finding in empty:
@@ -150,8 +153,11 @@ def lint(
     return report
 
 
-def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None, examples: int = EXAMPLES) -> Report:
-    """Check a shard folder, and include the findings of its ingest. The arguments are those of `lint`.
+def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None, **how: Any) -> Report:
+    """Check a shard folder, and include the findings of its ingest.
+
+    Args:
+        progress: as in `lint`; how: further arguments of it.
 
     Raises:
         ShardError: it is a cache, or an image or the report is damaged.
@@ -159,7 +165,7 @@ def lint_shards(shards: Shards, progress: Callable[[int], None] | None = None, e
     if shards.codec != "keep":
         parent = shards.index["baked"]["parent"]
         raise ShardError(f"{shards.path}: is a cache; lint the shards that it was baked from, {parent}")
-    return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress, examples)
+    return lint(source_of(shards), str(shards.path), _at_ingest(shards.path / REPORT), progress, **how)
 
 
 def _at_ingest(path: Path) -> Iterator[Finding]:
@@ -177,7 +183,23 @@ def _at_ingest(path: Path) -> Iterator[Finding]:
 
 
 Checked = tuple[Record | Finding, Finding | None]
-Examined = tuple[Record | Finding, list[Finding], Record | None, tuple[int, int] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """What is known of an item.
+
+    Attributes:
+        records: 1, or 0 for a finding; empty: whether its annotations have no box.
+        record: as ingest would store it, without the image's bytes; None if it is refused, or no record.
+        hashes: the digest and hash of its image, unless damaged.
+    """
+
+    findings: list[Finding]
+    records: int = 0
+    empty: bool = False
+    record: Record | None = None
+    hashes: tuple[int, int] | None = None
 
 
 def _checked(source: Source) -> Iterator[Checked]:
@@ -187,21 +209,25 @@ def _checked(source: Source) -> Iterator[Checked]:
         yield item, item if isinstance(item, Finding) else check_key(item, keys)
 
 
-def _examine(checked: Checked) -> Examined:
-    """Return an item, its findings, the record as ingest would store it, unless refused, and the digest and hash of
-    its image, unless damaged."""
+def _examine(checked: Checked) -> _Examined:
     item, finding = checked
-    if isinstance(item, Finding) or finding is not None:
-        return item, [finding] if finding else [], None, None
+    if isinstance(item, Finding):
+        return _Examined([item])
+    if finding is not None:
+        return _Examined([finding], 1)
     findings, stored = take(item)
     if stored is None:
-        return item, findings, None, None
+        return _Examined(findings, 1)
     record, blob, info = stored
+    hashes = None
     try:
         pixels = decode(blob, info.orientation, reduction(info.height, info.width))
+        hashes = digest(blob), hash_of(pixels)
     except ImageError as error:
-        return item, [*findings, _noted(record, "image-damaged", "", str(error))], record, None
-    return item, findings, record, (digest(blob), hash_of(pixels))
+        findings.append(_noted(record, "image-damaged", "", str(error)))
+    if isinstance(record.image, bytes):
+        record = replace(record, image=b"")
+    return _Examined(findings, 1, not len(item.boxes), record, hashes)
 
 
 def _noted(record: Record, code: str, value: str, reason: str) -> Finding:

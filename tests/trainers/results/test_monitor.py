@@ -63,7 +63,7 @@ def test_gradient_norms_are_those_of_each_part_as_one_vector() -> None:
     expected = float(torch.cat([weight.grad.flatten() for weight in model["a"].parameters()]).norm())
     assert monitor.gradient_norms(model) == {"a": pytest.approx(expected)}
     board = Shelf()
-    monitor.gradients(board, model, 1, scale=4.0)
+    monitor.gradients(board, monitor.gradient_norms(model), 1, scale=4.0)
     assert board.scalars == {"gradient/a": pytest.approx(expected / 4)}
     assert monitor.gradient_norms(nn.ModuleDict({"still": nn.Linear(2, 2)})) == {}
 
