@@ -545,7 +545,7 @@ def test_fiftyones_open_images(tmp_path: Path) -> None:
         put(tmp_path / split / "labels/detections.csv", head + "a,x,/m/1,1,0.25,0.5,0.125,1,0,0,1\n")
         put(tmp_path / split / "labels/classifications.csv", "ImageID,Source,LabelName,Confidence\na,x,/m/1,1\n")
         put(tmp_path / split / "metadata/classes.csv", "/m/1,Person\n/m/2,Car\n")
-        put(tmp_path / split / "metadata/hierarchy.json", "{}")
+        put(tmp_path / split / "metadata/hierarchy.json", json.dumps(TREE))
     source = read(tmp_path)
     records, findings = drain(source)
     boxes = [[16, 6, 32, 48]]

@@ -5,7 +5,7 @@ See https://github.com/tensorflow/models/blob/master/research/object_detection/g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,9 +28,9 @@ class _Node(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """`ancestors`: of each class in the file, without the root, which stands for all classes."""
+    """`ancestors`: of each class in the files, without the root, which stands for all classes."""
 
-    path: Path
+    paths: Sequence[Path]
     ancestors: Mapping[str, list[str]]
 
     def extend(self, labels: Iterable[str], table: Path) -> dict[str, None]:
@@ -43,7 +43,7 @@ class Hierarchy:
         unknown = [label for label in labels if label not in self.ancestors]
         if unknown:
             raise FormatError(
-                f"{table}: {len(unknown)} of {len(labels)} classes are not in --hierarchy {self.path}: "
+                f"{table}: {len(unknown)} of {len(labels)} classes are not in --hierarchy {self.paths[0]}: "
                 f"{', '.join(unknown[:3])}; expected the hierarchy of this table's classes"
             )
         return dict.fromkeys([*labels, *(above for label in labels for above in self.ancestors[label])])
@@ -57,24 +57,25 @@ class Hierarchy:
         return [sorted(labels) for labels in above]
 
 
-def read_hierarchy(path: Path) -> Hierarchy:
-    """Read the file. A class may be at several places; a part is no kind of its whole.
+def read_hierarchy(paths: Sequence[Path]) -> Hierarchy:
+    """Read the files. A class may be at several places; a part is no kind of its whole.
 
     Raises:
-        FormatError: the file is no hierarchy, or a class is below itself.
+        FormatError: a file is no hierarchy, or a class is below itself.
     """
-    root = read_json(path, _Node, EXPECTED)
     ancestors: dict[str, dict[str, None]] = {}
-    nodes: list[tuple[_Node, tuple[str, ...]]] = [(root, ())]
-    while nodes:
-        node, above = nodes.pop()
-        if node.label in above:
-            raise FormatError(f"{path}: {node.label} is below itself: {' > '.join((*above, node.label))}")
-        ancestors.setdefault(node.label, {}).update(dict.fromkeys(above[1:]))
-        nodes += [(child, (*above, node.label)) for child in node.below]
-        nodes += [(part, (root.label,)) for part in node.parts]
-    del ancestors[root.label]
-    return Hierarchy(path, {label: list(above) for label, above in ancestors.items()})
+    for path in paths:
+        root = read_json(path, _Node, EXPECTED)
+        nodes: list[tuple[_Node, tuple[str, ...]]] = [(root, ())]
+        while nodes:
+            node, above = nodes.pop()
+            if node.label in above:
+                raise FormatError(f"{path}: {node.label} is below itself: {' > '.join((*above, node.label))}")
+            if above:
+                ancestors.setdefault(node.label, {}).update(dict.fromkeys(above[1:]))
+            nodes += [(child, (*above, node.label)) for child in node.below]
+            nodes += [(part, (root.label,)) for part in node.parts]
+    return Hierarchy(paths, {label: list(above) for label, above in ancestors.items()})
 
 
 def expanded(items: Iterable[Record | Finding], above: list[list[int]], path: Path) -> Iterator[Record | Finding]:
