@@ -167,7 +167,6 @@ def main() -> None:
 
     from dataforge.bench.measure import record_rows
 
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dataforge-bench-") as folder:
         Image.new("RGB", (WIDE, HIGH)).save(Path(folder, "picture.jpg"))
         picture = Path(folder, "picture.jpg").read_bytes()
@@ -184,6 +183,7 @@ def main() -> None:
                 for side, how in sides.items():
                     runs[side].append(run(*how))
                     assert runs[side][-1]["boxes"] == given.images * BOXES, (side, runs[side][-1])
+            rows: list[dict[str, Any]] = []
             for side, each in runs.items():
                 median = {key: statistics.median(one[key] for one in each) for key in ("time", "cpu", "memory")}
                 row = {"name": f"label_files, {name}, {side}", "value": round(given.images / median["cpu"])}
@@ -194,7 +194,7 @@ def main() -> None:
                 print(
                     f"{row['name']:<64}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)"
                 )
-    record_rows(rows, given.results)
+            record_rows(rows, given.results)
 
 
 if __name__ == "__main__":
