@@ -3,14 +3,15 @@
     python bench/label_files.py --peers PYTHON [--images 100000] [--repeats 3] [--formats yolo,voc] [--results FILE]
 
 Each set has so many small pictures with five boxes each, in a temporary folder. PYTHON is an environment with
-labelformat, tfrecord (both MIT) and Pillow. For LabelMe's JSON and Ultralytics' NDJSON only their own reader was found;
-their row is a plain loop over Python's json. Each side is a process of its own, in turn, on a warm page cache: from the
+labelformat, globox, datumaro, tfrecord (all MIT) and Pillow. Of Ultralytics' NDJSON, which only its own package (AGPL)
+reads, and as a limit of LabelMe's, there is a plain loop over Python's json, which is no reader. datumaro's reader of
+TFRecord needs TensorFlow and has no row. Each side is a process of its own, in turn, on a warm page cache: from the
 call to the last box, imports apart. `--before` adds another checkout of dataforge.
 
-The peers do less: labelformat opens the images of YOLO, but looks for none of VOC's and takes the names of the classes
-from its caller; tfrecord compares no checksum; the loops over json check and convert nothing. dataforge finds each
-image, the sizes that fractions are of, checks every number, names files that belong to nothing, and returns arrays. So
-a second row of a peer does the main part of that as well: "+ ...".
+The peers do less: labelformat opens the images of YOLO, but looks for none of VOC's or Labelbox's and takes the names
+of the classes from its caller; globox looks for no image of LabelMe's; tfrecord compares no checksum; the loops over
+json check and convert nothing. dataforge finds each image, the sizes that fractions are of, checks every number, names
+files that belong to nothing, and returns arrays. So a second row of a peer does the main part of that as well: "+ ...".
 """
 
 from __future__ import annotations
@@ -18,19 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-BOXES, WIDE, HIGH = 5, 64, 48
-CLASSES = ("cat", "dog", "owl", "cow")
+from bench.label_sets import BOXES, CLASSES, HIGH, MAKERS, WIDE  # noqa: E402
+
 START = """
 import sys, time, glob, json, resource
 root = sys.argv[1]
@@ -80,6 +79,10 @@ PEERS: dict[str, dict[str, tuple[str, str]]] = {
             "from pathlib import Path\nfrom labelformat.formats.yolov8 import YOLOv8ObjectDetectionInput as Input",
             LABELFORMAT.format(how="Path(root, 'data.yaml'), 'train'", checks=""),
         ),
+        "datumaro": (
+            "from datumaro import Dataset",
+            "boxes = sum(len(one.annotations) for one in Dataset.import_from(root, 'yolo'))",
+        ),
     },
     "voc": {
         "labelformat" + name: (
@@ -93,8 +96,18 @@ PEERS: dict[str, dict[str, tuple[str, str]]] = {
         )
     },
     "labelme": {
+        "globox": (
+            "from globox import AnnotationSet",
+            "boxes = sum(len(one.boxes) for one in AnnotationSet.from_labelme(root))",
+        ),
         "json.load": ("", PLAIN.format(files="*.json", count="boxes += len(json.load(file)['shapes'])")),
         "json.load + images found, arrays": (ARRAYS, LABELME),
+    },
+    "labelbox": {
+        "labelformat": (
+            "from pathlib import Path\nfrom labelformat.formats.labelbox import LabelboxObjectDetectionInput as Input",
+            LABELFORMAT.format(how=f"Path(root, 'export.ndjson'), {','.join(CLASSES)!r}", checks=""),
+        ),
     },
     "ultralytics": {
         "json.loads": (
@@ -132,116 +145,6 @@ if sys.argv[2] == "table":
 """
 
 
-def unit(n: int, box: int) -> tuple[float, float, float, float]:
-    """The corners of a box, in fractions."""
-    x, y = (n % 7 + box) / 20, (n % 5 + box) / 16
-    return x, y, x + 0.25, y + 0.125
-
-
-def make_yolo(root: Path, images: int, picture: bytes) -> None:
-    for name in ("images/train", "labels/train"):
-        (root / name).mkdir(parents=True)
-    (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nnames: {json.dumps([*CLASSES])}\n")
-    for n in range(images):
-        (root / f"images/train/{n:06d}.jpg").write_bytes(picture)
-        corners = (unit(n, box) for box in range(BOXES))
-        lines = (f"{n % 4} {x1 + 0.125:.6f} {y1 + 0.0625:.6f} 0.25 0.125\n" for x1, y1, _, _ in corners)
-        (root / f"labels/train/{n:06d}.txt").write_text("".join(lines))
-
-
-def make_voc(root: Path, images: int, picture: bytes) -> None:
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / name).mkdir(parents=True)
-    (root / "ImageSets/Main/train.txt").write_text("".join(f"{n:06d}\n" for n in range(images)))
-    for n in range(images):
-        (root / f"JPEGImages/{n:06d}.jpg").write_bytes(picture)
-        parts = []
-        for x1, y1, x2, y2 in (unit(n, box) for box in range(BOXES)):
-            corners = zip(
-                ("xmin", "ymin", "xmax", "ymax"), (x1 * WIDE + 1, y1 * HIGH + 1, x2 * WIDE, y2 * HIGH), strict=True
-            )
-            bndbox = "".join(f"<{name}>{int(value)}</{name}>" for name, value in corners)
-            parts.append(
-                f"<object><name>{CLASSES[n % 4]}</name><pose>Left</pose><truncated>0</truncated>"
-                f"<difficult>0</difficult><bndbox>{bndbox}</bndbox></object>"
-            )
-        (root / f"Annotations/{n:06d}.xml").write_text(
-            f"<annotation><folder>VOC</folder><filename>{n:06d}.jpg</filename><size><width>{WIDE}</width><height>{HIGH}"
-            f"</height><depth>3</depth></size><segmented>0</segmented>{''.join(parts)}</annotation>"
-        )
-
-
-def make_labelme(root: Path, images: int, picture: bytes) -> None:
-    root.mkdir()
-    for n in range(images):
-        (root / f"{n:06d}.jpg").write_bytes(picture)
-        shapes = []
-        for x1, y1, x2, y2 in (unit(n, box) for box in range(BOXES)):
-            points = [[x1 * WIDE, y1 * HIGH], [x2 * WIDE, y2 * HIGH]]
-            shapes.append({"label": CLASSES[n % 4], "points": points, "shape_type": "rectangle", "flags": {}})
-        facts = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{n:06d}.jpg", "imageData": None}
-        (root / f"{n:06d}.json").write_text(json.dumps({**facts, "imageHeight": HIGH, "imageWidth": WIDE}, indent=2))
-
-
-def make_ultralytics(root: Path, images: int, picture: bytes) -> None:
-    (root / "images").mkdir(parents=True)
-    with open(root / "set.ndjson", "w") as file:
-        names = dict(enumerate(CLASSES))
-        file.write(json.dumps({"type": "dataset", "task": "detect", "name": "set", "class_names": names}) + "\n")
-        for n in range(images):
-            (root / f"images/{n:06d}.jpg").write_bytes(picture)
-            boxes = [
-                [n % 4, x1 + 0.125, y1 + 0.0625, 0.25, 0.125] for x1, y1, _, _ in (unit(n, b) for b in range(BOXES))
-            ]
-            facts = {"type": "image", "file": f"{n:06d}.jpg", "width": WIDE, "height": HIGH, "split": "train"}
-            file.write(json.dumps({**facts, "annotations": {"boxes": boxes}}) + "\n")
-
-
-def make_table(root: Path, images: int, picture: bytes) -> None:
-    import google_crc32c
-
-    def sized(tag: int, data: bytes) -> bytes:
-        length = len(data)
-        return bytes([tag << 3 | 2, *([length] if length < 128 else [length & 127 | 128, length >> 7])]) + data
-
-    def feature(name: str, kind: int, data: bytes) -> bytes:
-        return sized(1, sized(1, name.encode()) + sized(2, sized(kind, data)))
-
-    def masked(data: bytes) -> bytes:
-        crc = google_crc32c.value(data)
-        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    root.mkdir()
-    with open(root / "train.tfrecord", "wb") as file:
-        for n in range(images):
-            parts = [feature("image/encoded", 1, sized(1, picture))]
-            parts += [feature("image/filename", 1, sized(1, f"{n:06d}.jpg".encode()))]
-            parts += [
-                feature(f"image/{name}", 3, sized(1, bytes([side])))
-                for name, side in (("height", HIGH), ("width", WIDE))
-            ]
-            corners = list(zip(*(unit(n, box) for box in range(BOXES)), strict=True))
-            for name, values in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
-                parts.append(feature(f"image/object/bbox/{name}", 2, sized(1, struct.pack(f"<{BOXES}f", *values))))
-            text = b"".join(sized(1, CLASSES[n % 4].encode()) for _ in range(BOXES))
-            parts += [
-                feature("image/object/class/text", 1, text),
-                feature("image/object/class/label", 3, sized(1, bytes([1 + n % 4] * BOXES))),
-            ]
-            data = sized(1, b"".join(parts))
-            head = struct.pack("<Q", len(data))
-            file.write(head + masked(head) + data + masked(data))
-
-
-MAKERS: dict[str, Callable[[Path, int, bytes], None]] = {
-    "yolo": make_yolo,
-    "voc": make_voc,
-    "labelme": make_labelme,
-    "ultralytics": make_ultralytics,
-    "table": make_table,
-}
-
-
 def run(python: str, imports: str, code: str, *arguments: str) -> dict[str, float]:
     """What one process says of itself."""
     command = [python, "-c", START.format(imports=imports) + code + END, *arguments]
@@ -264,7 +167,6 @@ def main() -> None:
 
     from dataforge.bench.measure import record_rows
 
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dataforge-bench-") as folder:
         Image.new("RGB", (WIDE, HIGH)).save(Path(folder, "picture.jpg"))
         picture = Path(folder, "picture.jpg").read_bytes()
@@ -281,6 +183,7 @@ def main() -> None:
                 for side, how in sides.items():
                     runs[side].append(run(*how))
                     assert runs[side][-1]["boxes"] == given.images * BOXES, (side, runs[side][-1])
+            rows: list[dict[str, Any]] = []
             for side, each in runs.items():
                 median = {key: statistics.median(one[key] for one in each) for key in ("time", "cpu", "memory")}
                 row = {"name": f"label_files, {name}, {side}", "value": round(given.images / median["cpu"])}
@@ -291,7 +194,7 @@ def main() -> None:
                 print(
                     f"{row['name']:<64}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)"
                 )
-    record_rows(rows, given.results)
+            record_rows(rows, given.results)
 
 
 if __name__ == "__main__":

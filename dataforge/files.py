@@ -7,15 +7,17 @@ import errno
 import io
 import mmap
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from dataforge.archives.path import ArchivePath
 from dataforge.errors import DataforgeError, FormatError
 
 _ON_DISK = type(Path())
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+FEW, SMALL = 32, 1 << 18  # paths in a folder; bytes
 
 
 @contextmanager
@@ -84,6 +86,34 @@ def exists(path: Path) -> bool:
         return False
 
 
+def existing() -> Callable[[Path], bool]:
+    """Return a function as `exists` for many paths: a folder on disk is listed once it was asked for `FEW` of them."""
+    asked: Counter[str] = Counter()
+    names: dict[str, set[str]] = {}
+
+    def known(path: Path) -> bool:
+        if type(path) is not _ON_DISK:
+            return exists(path)
+        folder, name = os.path.split(path)
+        if folder not in names:
+            asked[folder] += 1
+            if asked[folder] < FEW:
+                return exists(path)
+            names[folder] = _files_in(folder)
+        return name in names[folder] or exists(path)  # a link, or a system that ignores case
+
+    return known
+
+
+def _files_in(folder: str) -> set[str]:
+    """Return the names of the files in a folder that are no links; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except (OSError, ValueError):
+        return set()
+
+
 def inside(name: str) -> str | None:
     """Normalize a relative path, with forward slashes, or return None if it is empty, absolute or leaves its folder."""
     path = os.path.normpath(name.replace("\\", "/"))
@@ -112,7 +142,7 @@ def check_root(root: Path, expected: str) -> None:
 
 def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
     """Return the sorted files below a folder whose names match. Links are followed, except circular ones."""
-    found = []
+    found: list[list[Path]] = []
     seen = set()
     for place, folders, names in walk(folder):
         real = os.path.realpath(place)
@@ -120,8 +150,9 @@ def files_below(folder: Path, fits: Callable[[str], bool]) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        found += [place / name for name in names if fits(name)]
-    return in_order(found)
+        if own := sorted(filter(fits, names)):
+            found.append([place / name for name in own])
+    return found[0] if len(found) == 1 else in_order(path for paths in found for path in paths)
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
@@ -177,19 +208,41 @@ def circles(folder: Path) -> bool:
     return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
 
 
-def unbuffered(path: Path) -> BinaryIO:
-    """Open a file to read its bytes, in half the time that `Path.open` takes for one on disk.
+def read_start(path: Path, count: int) -> bytes:
+    """Return the first `count` bytes of a file, or all if there are fewer.
 
     Raises:
         OSError, ValueError: as `open`.
     """
-    return io.FileIO(str(path)) if type(path) is _ON_DISK else path.open("rb")  # type: ignore[return-value]
+    if type(path) is not _ON_DISK:
+        with path.open("rb") as file:
+            return file.read(count)
+    handle = os.open(str(path), _READ)
+    try:
+        data = os.read(handle, count)
+        while len(data) < count and (more := os.read(handle, count - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(handle)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes, as `Path.read_bytes` does in twice the time for a small file on disk."""
-    with unbuffered(path) as file:
-        return file.read()
+    """Return a file's bytes, as `Path.read_bytes` does in three times the processor time for a small file on disk.
+
+    Raises:
+        OSError, ValueError: as `open`.
+    """
+    if type(path) is not _ON_DISK:
+        with path.open("rb") as file:
+            return file.read()
+    handle = os.open(str(path), _READ)
+    try:
+        size = os.fstat(handle).st_size
+        data = os.read(handle, size + 1) if size < SMALL else b""
+        return data if len(data) == size else data + io.FileIO(handle, closefd=False).readall()
+    finally:
+        os.close(handle)
 
 
 def read_text(path: Path) -> str:

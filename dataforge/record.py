@@ -160,6 +160,7 @@ class Source:
         files: the files that were read besides those that records and findings name, such as lists of classes.
         depth: how samples of more than 8 bits become 8 when the images are decoded; see `DEPTHS` of `images.header`.
         frequencies: class name -> "r" (rare), "c" (common) or "f" (frequent), as LVIS states them.
+        ancestors: class name -> the classes that are above it, as Open Images' hierarchy states them.
     """
 
     classes: tuple[str, ...]
@@ -170,6 +171,21 @@ class Source:
     files: Collection[Path] = ()
     depth: str = "scale"
     frequencies: Mapping[str, str] = field(default_factory=dict)
+    ancestors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def among(ancestors: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return `Source.ancestors` of some classes, with new names.
+
+    Args:
+        names: old -> new name; other classes are left out. Several may become one.
+    """
+    renamed: dict[str, dict[str, None]] = {}
+    for name, above in ancestors.items():
+        if name in names:
+            renamed.setdefault(names[name], {}).update(dict.fromkeys(names[one] for one in above if one in names))
+    kept = {name: [one for one in above if one != name] for name, above in renamed.items()}
+    return {name: above for name, above in kept.items() if above}
 
 
 def relabelled(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:

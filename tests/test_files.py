@@ -13,7 +13,19 @@ import pytest
 
 from dataforge.archives.path import opened
 from dataforge.errors import FormatError
-from dataforge.files import flush, in_order, listed, lock_file, read_bytes, read_text
+from dataforge.files import (
+    FEW,
+    SMALL,
+    existing,
+    exists,
+    flush,
+    in_order,
+    listed,
+    lock_file,
+    read_bytes,
+    read_start,
+    read_text,
+)
 
 WINDOWS = """
 import errno, fcntl, os, sys
@@ -91,3 +103,43 @@ def test_folders_and_texts_are_read_as_by_pathlib(tmp_path: Path) -> None:
         read_text(folder / "a.txt")
     paths = [Path("a/b"), Path("a.txt"), Path("a/b.txt"), Path("a"), Path("B")]
     assert in_order(paths) == sorted(paths)
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1])
+def test_a_file_is_read_whole_or_its_start(tmp_path: Path, size: int) -> None:
+    path, data = tmp_path / "x", bytes(range(256)) * (size // 256 + 1)
+    path.write_bytes(data[:size])
+    assert read_bytes(path) == data[:size]
+    assert [read_start(path, count) for count in (1, size, size + 1)] == [
+        data[: min(size, 1)],
+        data[:size],
+        data[:size],
+    ]
+    for read in (read_bytes, lambda path: read_start(path, 9)):
+        with pytest.raises(OSError):
+            read(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "none")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    """Its size is 0, and its bytes come in parts."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"(printf a; sleep 0.05; printf bc) > '{pipe}'"]):
+        assert read_bytes(pipe) == b"abc"
+
+
+def test_whether_many_files_exist(tmp_path: Path) -> None:
+    """As `exists`, before and after the folder is listed: files, folders, links, and what is missing."""
+    names = [f"{n}.jpg" for n in range(FEW)]
+    for name in names[:-3]:
+        (tmp_path / name).touch()
+    (tmp_path / names[-3]).mkdir()
+    (tmp_path / names[-2]).symlink_to(names[0])
+    (tmp_path / names[-1]).symlink_to("nowhere")
+    paths = [tmp_path / name for name in [*names, "none.jpg", "no/folder.jpg", "0.jpg/x", "x" * 300]]
+    known = existing()
+    for _ in range(FEW + 1):
+        assert [known(path) for path in paths] == [exists(path) for path in paths]

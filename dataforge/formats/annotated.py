@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -81,7 +82,7 @@ class Annotated:
             self.refuse("unknown-class", "", "expected a class's name", xyxy)
         else:
             self.rings.append(() if ring is None else (ring,))
-            self.names.append(name)
+            self.names.append(intern(name))  # a file's text is new each time
             self.boxes.extend(xyxy if None not in xyxy else [math.nan if number is None else number for number in xyxy])
             self.flags.append(flag)
             self.count += 1

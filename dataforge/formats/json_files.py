@@ -6,9 +6,10 @@ import codecs
 import functools
 import gc
 import json
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from dataforge.files import circles, files_below, listed, read_bytes, reading
 from dataforge.formats.splits import NO_SPLIT, WORD
 
 T = TypeVar("T")
+SMALL = 1 << 16  # bytes of a file
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
@@ -30,7 +32,7 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     """
     with reading(path):
         data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-    with uncollected():
+    with uncollected() if len(data) > SMALL else nullcontext():
         return decode(data, _decoder(kind), str(path), expected)  # type: ignore[arg-type]
 
 
@@ -159,7 +161,8 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
         names = (root.stem, root.absolute().parent.name)
         return {next(filter(WORD.fullmatch, names), "train"): [root]}
     folders, files = listed(root)
-    own = [root / name for name in files if fits(name)]
+    own = [name for name in files if fits(name)]
+    stems = [os.path.splitext(name)[0] for name in own]  # noqa: PTH122
     by_split: dict[str, list[Path]] = {}
     for folder in (path for path in (root / name for name in folders) if not circles(path)):
         plain = folder.name.lower() in NO_SPLIT
@@ -171,8 +174,8 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
         for name, paths in parts.items():
             if paths:
                 by_split.setdefault(name, []).extend(paths)
-    if own and all(WORD.fullmatch(path.stem) for path in own):
-        return {path.stem: [path] for path in own}
+    if own and all(map(WORD.fullmatch, stems)):
+        return {stem: [root / name] for stem, name in zip(stems, own, strict=True)}
     if own and not any(WORD.fullmatch(name) for name in by_split):
         return {"train": files_below(root, fits)}
     return by_split

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from dataforge.errors import ConfigError, FormatError, ImageError
-from dataforge.files import exists, files_below, inside
+from dataforge.files import existing, exists, files_below, inside
+from dataforge.formats.json_files import uncollected
 from dataforge.images.header import SUFFIXES, probe
 from dataforge.record import Finding, Record
 
@@ -99,6 +100,7 @@ def find(
     return pictures, refused, noted
 
 
+@uncollected()
 def locate(
     names: Iterable[str],
     folders: Sequence[Path],
@@ -124,11 +126,13 @@ def locate(
     first = likeliest([*folders, below], names, allow_outside)
     searched = [first, *(folder for folder in (*folders, below) if folder != first)]
     pictures: dict[str, tuple[str, Path]] = {}
+    present = existing()
     for name in names:
-        tries = (resolve(name, folder, allow_outside) for folder in searched)
-        picture = next((candidate for candidate in tries if candidate and exists(candidate[1])), None)
-        if picture:
-            pictures[name] = picture
+        for folder in searched:
+            picture = resolve(name, folder, allow_outside)
+            if picture and present(picture[1]):
+                pictures[name] = picture
+                break
     known: Index = {} if index is None else index
     if len(pictures) < len(names) and not known:
         for path in files_below(below, is_picture):

@@ -127,6 +127,7 @@ def merge_parts(folders: Sequence[Path], out: Path) -> Summary:
             source=index["source"],
             depth=index.get("depth", "scale"),
             frequencies=index.get("frequencies"),
+            ancestors=index.get("ancestors"),
             send=send,
         ) as writer,
     ):

@@ -13,7 +13,7 @@ from dataforge.errors import ShardError
 from dataforge.images.header import ImageInfo
 from dataforge.ingest.report import line_safe
 from dataforge.ingest.take import check_key, take
-from dataforge.record import Finding, Record, Source, object_areas, polygons_of
+from dataforge.record import Finding, Record, Source, among, object_areas, polygons_of
 from dataforge.shards.reader import Shards
 
 
@@ -52,11 +52,13 @@ def first_difference(
     class_ids = source.class_ids or tuple(range(len(source.classes)))
     unions = {name: list(parts) for name, parts in source.unions.items()}
     frequencies = {name: one for name, one in source.frequencies.items() if name in source.classes}
+    ancestors = among(source.ancestors, dict(zip(source.classes, source.classes, strict=True)))
     facts: tuple[tuple[str, object, object], ...] = (
         ("classes", shards.classes, source.classes),
         ("class_ids", shards.class_ids, class_ids),
         ("unions", shards.index["unions"], unions),
         ("frequencies", shards.frequencies, frequencies),
+        ("ancestors", shards.ancestors, ancestors),
     )
     for what, ours, theirs in facts:
         if ours != theirs:

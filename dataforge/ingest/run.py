@@ -114,6 +114,7 @@ def ingest(
             source=source_name,
             depth=source.depth,
             frequencies=source.frequencies,
+            ancestors=source.ancestors,
             closed=journal.shards,
             send=send,
             lock=lock,

@@ -41,6 +41,7 @@ def source_of(shards: Shards, split: tuple[str, ...] | None = None, *, allow_cac
         total,
         depth=shards.depth,
         frequencies=shards.frequencies,
+        ancestors=shards.ancestors,
     )
 
 

@@ -61,6 +61,7 @@ class _Index(msgspec.Struct):
     splits: dict[str, list[_Shard]]
     unions: dict[str, list[str]]
     frequencies: dict[str, str] = {}
+    ancestors: dict[str, list[str]] = {}
     baked: _Baked | None = None
     parents: list[_Parent] = []
 

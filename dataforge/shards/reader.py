@@ -47,7 +47,7 @@ class Shards:
             mapped it.
 
     Attributes:
-        classes: names by label; class_ids: the source's number for each; frequencies: as in `Source`.
+        classes: names by label; class_ids: the source's number for each; frequencies, ancestors: as in `Source`.
         table: the `Table` of all records; `blob(i)`: the encoded image of record i.
         folder: the folder with the tables and images: `path`, except for an overlay.
         parents: the folders with the images of linked shards, which have none of their own; else empty.
@@ -90,6 +90,7 @@ class Shards:
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
         self.frequencies: dict[str, str] = self.index.get("frequencies", {})
+        self.ancestors: dict[str, list[str]] = self.index.get("ancestors", {})
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
         # a split left without images by a view during ingest is not stored
         self._unions = {

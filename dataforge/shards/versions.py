@@ -14,7 +14,7 @@ from dataforge.errors import ShardError
 from dataforge.overlay.boxes import edited_record
 from dataforge.overlay.versions import is_version, open_version
 from dataforge.polygons import Polygons, offsets_of
-from dataforge.record import merged, polygons_of, relabelled
+from dataforge.record import among, merged, polygons_of, relabelled
 from dataforge.shards.index import INDEX, fingerprint, read_index
 from dataforge.shards.judged import judged_rows
 from dataforge.shards.table import Table, read_tables, row
@@ -58,6 +58,9 @@ class ShardsVersion:
         if "frequencies" in base:
             stated = {n: base["frequencies"].get(name) for n, name in enumerate(base["classes"])}
             self.index["frequencies"] = {name: stated[label] for label, name in names.items() if stated.get(label)}
+        if "ancestors" in base:
+            renamed = {name: names[self.edits.label(n)] for n, name in enumerate(base["classes"])}
+            self.index["ancestors"] = among(base["ancestors"], renamed)
 
     @property
     def content(self) -> str:

@@ -16,7 +16,7 @@ from dataforge.errors import ShardError
 from dataforge.files import flush, writing
 from dataforge.images.header import ImageInfo
 from dataforge.polygons import Polygons
-from dataforge.record import Record, object_areas, polygons_of
+from dataforge.record import Record, among, object_areas, polygons_of
 from dataforge.shards.index import FORMAT_VERSION, INDEX, JOURNAL, LINK, PART, POLYGONS_FILE, write_index
 from dataforge.shards.judged import write_judged
 from dataforge.shards.links import Parents
@@ -37,7 +37,7 @@ class ShardWriter:
         store_name: of `stores.registry.BLOBS`; or "link", to refer to images that are in shards already.
         shard_bytes: a shard is closed once it contains this many bytes of images.
         codec, depth, baked: as in the index; the images are stored as `codec` states.
-        frequencies: as in `Source`.
+        frequencies, ancestors: as in `Source`.
         send: called with the folder of each shard when it is closed, which it may remove.
         closed: split -> rows of the index for shards already in `out`, which are kept. If given, even empty, closed
             shards stay when a `with` block raises.
@@ -61,6 +61,7 @@ class ShardWriter:
         depth: str = "scale",
         baked: Mapping[str, Any] | None = None,
         frequencies: Mapping[str, str] | None = None,
+        ancestors: Mapping[str, Sequence[str]] | None = None,
         closed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         send: Callable[[Path], None] | None = None,
         lock: BinaryIO | None = None,
@@ -87,6 +88,8 @@ class ShardWriter:
         known = {name: frequency for name, frequency in (frequencies or {}).items() if name in classes}
         if known:
             self._index["frequencies"] = known
+        if above := among(ancestors or {}, dict(zip(classes, classes, strict=True))):
+            self._index["ancestors"] = above
         if baked is not None:
             self._index["baked"] = dict(baked)
         self._lock = lock or claim(out)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.files import reading
-from dataforge.record import Finding, Record, Source, merged, relabelled
+from dataforge.record import Finding, Record, Source, among, merged, relabelled
 
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
@@ -82,8 +82,9 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
         stated = ", ".join(f"{name}: {depth}" for depth, name in depths.items())
         raise ConfigError(f"the sets turn images of more than 8 bits into 8 in different ways ({stated}); ingest again")
     frequencies = {name: one for _, source in reversed(sources) for name, one in source.frequencies.items()}
+    ancestors = {name: above for _, source in reversed(sources) for name, above in source.ancestors.items()}
     depth = next(iter(depths), "scale")
-    return Source(classes, records(), ids, unions, total, depth=depth, frequencies=frequencies)
+    return Source(classes, records(), ids, unions, total, depth=depth, frequencies=frequencies, ancestors=ancestors)
 
 
 def unite_classes(lists: Iterable[tuple[Sequence[str], Sequence[int]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -150,7 +151,9 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             )
 
     frequencies = {names.get(name, name): one for name, one in source.frequencies.items()}
-    return replace(source, classes=classes, class_ids=ids, records=records(), frequencies=frequencies)
+    ancestors = among(source.ancestors, {old: name for old, name in zip(source.classes, new, strict=True) if name})
+    changed = replace(source, classes=classes, class_ids=ids, records=records())
+    return replace(changed, frequencies=frequencies, ancestors=ancestors)
 
 
 def rename_splits(source: Source, names: Mapping[str, str]) -> Source:

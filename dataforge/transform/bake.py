@@ -121,6 +121,7 @@ def bake(
             codec=form.codec,
             depth=shards.depth if form.lossless else "scale",
             frequencies=shards.frequencies,
+            ancestors=shards.ancestors,
             baked={
                 "parent": str(shards.path.resolve()),
                 "fingerprint": shards.content,

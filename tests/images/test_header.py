@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import pytest
 
 from dataforge.errors import ImageError, TruncatedImageError
+from dataforge.files import read_start
 from dataforge.images.header import HEAD, ImageInfo, probe, read_size
 from tests import tiny
 
@@ -50,12 +49,12 @@ def test_of_a_plain_jpeg_only_the_start_is_read(
     assert path.stat().st_size > 2 * HEAD
     asked: list[int] = []
 
-    class Counted(io.FileIO):
-        def read(self, size: int | None = -1, /) -> Any:
-            asked.append(-1 if size is None else size)
-            return super().read(size)
+    def start(path: Path, count: int) -> bytes:
+        asked.append(count)
+        return read_start(path, count)
 
-    monkeypatch.setattr("dataforge.images.header.unbuffered", lambda path: Counted(path))
+    monkeypatch.setattr("dataforge.images.header.read_start", start)
+    monkeypatch.delattr("dataforge.images.header.read_bytes")
     assert read_size(path) == (480, 640) and asked == [HEAD]
 
 

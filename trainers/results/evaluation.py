@@ -121,6 +121,8 @@ _EMPTY: tuple[NDArray[Any], ...] = (
 def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
     """Map labels from a detector's classes to the truth's by name; classes that the truth lacks are skipped.
 
+    A class that the detector lacks, as does one trained on the leaves of a hierarchy, has the boxes of all below it.
+
     Raises:
         ConfigError: there is no common name.
     """
@@ -132,7 +134,15 @@ def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) ->
             "in common"
         )
     labels = label[predictions.labels]
-    return replace(predictions, labels=labels).where(labels >= 0)
+    own = replace(predictions, labels=labels).where(labels >= 0)
+    if not truth.above:
+        return own
+    more = [
+        [n, *(above for above in truth.above[n] if truth.classes[above] not in classes)] for n in range(len(label_of))
+    ]
+    index = np.repeat(np.arange(len(own.labels)), np.array([*map(len, more)])[own.labels])
+    expanded = np.array([one for n in own.labels.tolist() for one in more[n]], np.int64)
+    return replace(own.where(index), labels=expanded)
 
 
 def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[str, Any], str]:

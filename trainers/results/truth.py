@@ -54,6 +54,7 @@ class Truth:
     names: tuple[str, ...] = ()  # (I,) the images' keys or file names
     sizes: Ints | None = None  # (I, 2) (height, width) in pixels, 0 where unknown
     judged: NDArray[np.int32] | None = None  # (P, 3) the classes looked for, as in `Table`; None if all in every image
+    above: tuple[tuple[int, ...], ...] = ()  # (C,) labels of each class's ancestors; () if no class has any
     frequencies: tuple[str, ...] = ()  # (C,) LVIS's r, c or f of each class, "" if unknown; () if of none
 
 
@@ -83,6 +84,10 @@ def truth_of_shards(shards: Shards) -> Truth:
     The image ids are those of the source if all records have unique ones, otherwise the record numbers.
     """
     table = shards.source
+    label_of = {name: label for label, name in enumerate(shards.classes)}
+    above = tuple(
+        tuple(label_of[one] for one in shards.ancestors.get(name, ()) if one in label_of) for name in shards.classes
+    )
     own = len(table) > 0 and table.id.min() >= 0 and len(np.unique(table.id)) == len(table)
     return Truth(
         image_ids=table.id.astype(np.int64) if own else np.arange(len(table)),
@@ -97,6 +102,7 @@ def truth_of_shards(shards: Shards) -> Truth:
         sizes=np.stack([table.height, table.width], 1).astype(np.int64),
         judged=table.judged,
         frequencies=tuple(shards.frequencies.get(name, "") for name in shards.classes) if shards.frequencies else (),
+        above=above if any(above) else (),
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.annotated import Annotated, by_split, files_of, hull, ring_of, source, xywh
-from dataforge.formats.json_files import read_lines
+from dataforge.formats.json_files import read_lines, uncollected
 from dataforge.formats.labelbox import is_export
 from dataforge.formats.pictures import as_size, is_picture, path_of
 from dataforge.record import Finding, Source
@@ -112,8 +112,9 @@ def read(
         FormatError: no such files, or a line is not Labelbox's. ConfigError: no such split, or no telling the project.
     """
     splits = files_of(root, is_export, EXPECTED, ".ndjson", ".jsonl", ".json")
-    items = [(_split(row, where) or name, item) for name, paths in splits.items() for path in paths
-             for where, row, item in _rows(path, project)]  # fmt: skip
+    with uncollected():
+        items = [(_split(row, where) or name, item) for name, paths in splits.items() for path in paths
+                 for where, row, item in _rows(path, project)]  # fmt: skip
     files = [path for paths in splits.values() for path in paths]
     return source(root, by_split(items), split, images, allow_outside, files=files)
 
@@ -121,8 +122,9 @@ def read(
 def _rows(path: Path, project: str | None) -> Iterator[tuple[str, Row, Annotated | Finding]]:
     for number, row in read_lines(path, Row, EXPECTED):
         where = f"{path}: line {number}"
-        names = [row.data_row.external_id, row.data_row.global_key, path_of(row.data_row.row_data or "")]
-        name = next((one for one in names if one and is_picture(one)), row.data_row.external_id or row.data_row.id)
+        facts = row.data_row
+        names = (facts.external_id, facts.global_key, path_of(facts.row_data or ""))
+        name = next((one for one in names if one and is_picture(one)), facts.external_id or facts.id)
         item = Annotated(name, path)
         if row.media_attributes:
             item.width, item.height = as_size(row.media_attributes.width), as_size(row.media_attributes.height)
@@ -144,7 +146,8 @@ def _rows(path: Path, project: str | None) -> Iterator[tuple[str, Row, Annotated
             raise FormatError(f"{where}: annotations of a video's frames; expected those of images")
         for one in label.annotations.objects:
             if one.bounding_box:
-                item.add(one.name, xywh(*(getattr(one.bounding_box, k) for k in ("left", "top", "width", "height"))))
+                box = one.bounding_box
+                item.add(one.name, xywh(box.left, box.top, box.width, box.height))
             elif one.polygon:
                 xs, ys = [p.x for p in one.polygon], [p.y for p in one.polygon]
                 item.add(one.name, hull(xs, ys), ring=ring_of(xs, ys))

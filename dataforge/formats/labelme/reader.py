@@ -73,26 +73,28 @@ def read(
     chosen = pick_splits(split, splits)
     broken: dict[Path, str] = {}
     with uncollected():
-        parsed = {path: _parse(path, broken) for paths in splits.values() for path in paths}
-    if len(broken) == len(parsed):
+        parsed = {name: [_parse(path, broken) for path in paths] for name, paths in splits.items()}
+    if len(broken) == sum(map(len, parsed.values())):
         raise FormatError(next(iter(broken.values()), f"{root}: no JSON found; expected {EXPECTED}"))
     listed = read_text(root / NAMES).splitlines() if exists(root / NAMES) else []
     listed = [name for name in listed if name.strip() and name not in NO_CLASS]
-    classes = tuple(dict.fromkeys([*listed, *sorted({name for item in parsed.values() for name in item.names})]))
+    used = {name for items in parsed.values() for item in items for name in item.names}
+    classes = tuple(dict.fromkeys([*listed, *sorted(used)]))
     label_of = {name: label for label, name in enumerate(classes)}
 
     def items() -> Iterator[Finding | tuple[str, str, Path | bytes, Annotated]]:
-        wanted = {path: _picture(parsed[path].name, path, root) for name in chosen for path in splits[name]}
+        wanted = [_picture(item.name, item.origin, root) for name in chosen for item in parsed[name]]
         below = images or root
-        named, anywhere = filter(None, wanted.values()), images is not None
+        named, anywhere = filter(None, wanted), images is not None
         pictures, findings = locate(named, [below], below, root, anywhere=anywhere, allow_outside=allow_outside)
         yield from (finding for finding in findings if finding.action != "refused")
         refused = {finding.key: finding for finding in findings}
+        each = iter(wanted)
         for name in chosen:
-            for path in splits[name]:
-                item, picture = parsed[path], wanted[path]
+            for item in parsed[name]:
+                path, picture = item.origin, next(each)
                 image: Path | bytes
-                if path in broken:
+                if broken and path in broken:
                     reason = broken[path].removeprefix(f"{path}: ")
                     yield Finding("refused", "annotation-broken", str(path), "", "", reason, "image")
                     continue
@@ -110,7 +112,7 @@ def read(
                     key, image = inside(picture) or same, embedded
                 yield name, key if images else key.removeprefix(f"{name}/"), image, item
 
-    total = sum(len(splits[name]) for name in chosen)
+    total = sum(len(parsed[name]) for name in chosen)
     return Source(classes, records_of(items(), label_of), total=total, files=[root / NAMES])
 
 
@@ -174,6 +176,10 @@ def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
 def _box(shape: _Shape) -> Edges | str:
     """Return the bounding box of a shape, or a description of the error."""
     kind, points = shape.shape_type or "polygon", shape.points
+    if kind == "rectangle" and len(points) == 2:  # nearly all, so it is worth a line of its own
+        (x1, y1), (x2, y2) = points
+        if math.isfinite(x1 + x2) and math.isfinite(y1 + y2):
+            return x1 if x1 < x2 else x2, y1 if y1 < y2 else y2, x2 if x1 < x2 else x1, y2 if y1 < y2 else y1
     needed = POINTS.get(kind)
     if needed is None:
         return f"is a {kind}; expected a rectangle, a rotation, a polygon or a circle"

@@ -17,12 +17,16 @@ OPTIONS = (
     Option("map", "Which columns hold what.", metavar="FIELD=COLUMN,...|FILE.toml"),
     BOXES,
     UNIT,
+    Option(
+        "hierarchy", "Open Images' file of its classes: boxes are added for the ancestors of a class.", Path, "FILE"
+    ),
     Option("inclusive", "xmax and ymax are the numbers of the last pixels.", bool),
     ALLOW_OUTSIDE,
 )
 CODES: Codes = {
     "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
     "row-uneven": ("error", "the lists of a row have different lengths"),
+    "boxes-expanded": ("info", "boxes were added for the ancestors of their classes"),
     "looks-unit": ("warning", "boxes look like fractions of the image size but are read as pixels"),
 }
 

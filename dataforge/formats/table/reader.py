@@ -20,6 +20,7 @@ from dataforge.formats.table import cells, open_images
 from dataforge.formats.table import columns as col
 from dataforge.formats.table.arrow_files import ARROW, CSV, PARQUET, SUFFIXES, TFRECORD, open_file, reading, suffix_of
 from dataforge.formats.table.check import check_boxes
+from dataforge.formats.table.hierarchy import Hierarchy, expanded, read_hierarchy
 from dataforge.formats.table.rows import TableFile, folder_of
 from dataforge.formats.table.rows import records as records_of
 from dataforge.formats.table.samples import TAR
@@ -41,6 +42,7 @@ def read(
     map: str | None = None,
     boxes: str | None = None,
     unit: str | None = None,
+    hierarchy: Path | None = None,
     inclusive: bool = False,
     allow_outside: bool = False,
 ) -> Source:
@@ -52,6 +54,7 @@ def read(
         images: the folder that file names are relative to, or that contains one folder per split.
         map: `file=COLUMN,label=COLUMN,...`, or the path of a TOML file of such lines; a nested column is "a.b".
         boxes: "xyxy", "xywh" or "cxcywh"; unit: "pixel" or "unit"; each for headers that do not state it.
+        hierarchy: Open Images' JSON file of its classes: boxes count for the ancestors of their class, too.
         inclusive: xmax and ymax are the 0-based indices of the last pixels.
         allow_outside: allow names that point outside the folder: absolute paths, or paths with `..`.
 
@@ -59,7 +62,8 @@ def read(
         FormatError: no table, a damaged table, or missing columns. ConfigError: invalid options.
     """
     images = given(root, images, "--images")
-    how: dict[str, Any] = {"map": map, "boxes": boxes, "unit": unit, "inclusive": inclusive}
+    hierarchy = given(base_of(root), hierarchy, "--hierarchy")
+    how: dict[str, Any] = {"map": map, "boxes": boxes, "unit": unit, "inclusive": inclusive, "hierarchy": hierarchy}
     return read_files(_files(root), base_of(root), split=split, images=images, allow_outside=allow_outside, **how)
 
 
@@ -72,6 +76,7 @@ def read_files(
     map: str | None = None,
     boxes: str | None = None,
     unit: str | None = None,
+    hierarchy: Path | None = None,
     inclusive: bool = False,
     allow_outside: bool = False,
 ) -> Source:
@@ -92,7 +97,11 @@ def read_files(
     label_maps = _label_maps(tables)
     known = {text: name for names in known_names.values() for text, name in names.items()}
     numbered = by_number((pair for names in label_maps.values() for pair in names.items()), "the label maps: id")
-    classes, class_ids = _classes(tables, known, numbered)
+    is_open_images = any(table.mapping.suffix for table in tables)
+    trees = [hierarchy] if hierarchy else open_images.beside(base, "*hierarchy*.json") if is_open_images else []
+    tree = read_hierarchy(trees)
+    classes, class_ids = _classes(tables, known, numbered, tree if hierarchy else None)
+    above = tree.above([table.label_of for table in tables], len(classes))
     verified = [path for table in tables if table.mapping.suffix for path in open_images.read_absent(table)]
     countable = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
@@ -104,10 +113,15 @@ def read_files(
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
+    stream = records()
+    if hierarchy:
+        stream = expanded(stream, above, hierarchy)
+
     total = sum(table.count for table in tables) if countable else 0
     used = [file for table in tables for file in (table.file.path, *table.file.members)]
-    used += [*known_names, *label_maps, *verified]
-    return Source(classes, records(), class_ids, total=total, files=used)
+    used += [*known_names, *label_maps, *verified, *trees]
+    ancestors = {classes[n]: [classes[label] for label in labels] for n, labels in enumerate(above) if labels}
+    return Source(classes, stream, class_ids, total=total, files=used, ancestors=ancestors)
 
 
 def _items(table: TableFile) -> Iterator[Record | Finding]:
@@ -202,13 +216,14 @@ def _folders(table: TableFile) -> list[str]:
 
 
 def _classes(
-    tables: list[TableFile], known: dict[str, str], numbered: dict[int, str]
+    tables: list[TableFile], known: dict[str, str], numbered: dict[int, str], tree: Hierarchy | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return classes and class ids: in the files' order, else sorted (numerically if all are numbers). Set `labels`.
 
     Args:
         known: OpenImages' names of its labels.
         numbered: the names of TFRecord's label maps; a file may use them or their numbers.
+        tree: the ancestors of the classes become classes.
     """
     numbers: dict[str, int] = {}
     stated = True
@@ -222,6 +237,8 @@ def _classes(
                 table.count += len(array)
                 array = array.flatten() if table.mapping.per_image else array
                 found |= dict.fromkeys(text for text in pc.unique(cells.texts(array)).to_pylist() if text)
+        if tree:
+            found = tree.extend(found, table.file.path)
         both = {str(number): name for number, name in numbered.items()} | {name: name for name in numbered.values()}
         if suffix_of(table.file.path) in TFRECORD and numbered and found.keys() <= both.keys():
             table.labels = both

@@ -70,20 +70,21 @@ class Parser:
 
     def _add(self, item: Annotated, fields: Fields, rotation: str) -> None:
         """Add a box, given by the texts of `OBJECT`, or the finding why it is left out."""
-        name, *texts, difficult, truncated = fields
-        name = name.strip()
+        name, left, top, right, bottom, difficult, truncated = fields
+        name, texts = name.strip(), (left, top, right, bottom)
         try:
-            corners = [float(text) for text in texts]
+            corners = [float(left), float(top), float(right), float(bottom)]
         except ValueError:
             value = ", ".join(f"{corner} {text.strip()!r}" for corner, text in zip(CORNERS, texts, strict=True))
             item.note("refused", "box-missing", value, "expected four numbers in <bndbox>")
             return
         edges, ring = self._edges(*corners), None
-        try:
-            ring = rotated(edges, rotation) if rotation else None
-        except ValueError:
-            item.note("refused", "box-rotated", name, f"rotated by {rotation!r}; expected degrees")
-            return
+        if rotation:
+            try:
+                ring = rotated(edges, rotation)
+            except ValueError:
+                item.note("refused", "box-rotated", name, f"rotated by {rotation!r}; expected degrees")
+                return
         if not name:
             item.note("refused", "unknown-class", "", "has no <name>", edges)
             return
@@ -91,14 +92,16 @@ class Parser:
             x1, y1, x2, y2 = hull(ring[0::2], ring[1::2])
             corners = [x1 + self.offset, y1 + self.offset, x2, y2]
             edges = self._edges(*corners)
-        flag = DIFFICULT * _flag(item, "difficult", difficult, edges)
-        flag |= TRUNCATED * _flag(item, "truncated", truncated, edges)
+        flag = 0
+        if difficult or truncated:
+            flag = DIFFICULT * _flag(item, "difficult", difficult, edges)
+            flag |= TRUNCATED * _flag(item, "truncated", truncated, edges)
         if self.offset:
             if corners[0] == corners[2] or corners[1] == corners[3]:
                 value = "xmin, ymin, xmax, ymax " + ", ".join(f"{number:g}" for number in corners)
                 reason = "first and last pixel are the same; kept, one pixel wide or high"
                 item.note("noted", "box-one-pixel", value, reason, edges)
-            if min(corners[:2]) == 0:
+            if min(corners[0], corners[1]) == 0:
                 self.zeros[item.origin] = self.zeros.get(item.origin, 0) + 1
         item.add(name, edges, flag, ring=ring)
 
