@@ -134,6 +134,15 @@ def test_help_and_wrong_options_import_no_torch(name: str, option: str, tmp_path
     assert done.stdout.startswith("Usage: ") if option == "--help" else done.stderr.startswith("error: No such option")
 
 
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_folder_that_is_missing_is_told_without_torch(name: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    words = [sys.executable, "-m", f"trainers.{name}", "--shards", str(tmp_path / "none")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/none: does not exist"), done.stderr
+
+
 def test_progress_lines_end_at_the_total(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))

@@ -53,6 +53,9 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         stated = (read_toml(kind, toml, detector) if toml else {}) | given
         config = kind(**stated)
         config.check()
+        from dataforge.shards.reader import Shards
+
+        Shards(config.shards)  # a wrong folder is told before torch is imported
         from trainers import distributed
         from trainers.training import engine
 
