@@ -14,18 +14,16 @@ import click
 from dataforge.cli.complete import FORMAT
 from dataforge.cli.info import describe
 from dataforge.cli.options import (
-    SourceCommand,
     engine_options,
     json_option,
     max_bad_option,
     names,
-    open_source,
     out_option,
     polite_kill,
     progress_bar,
-    source_options,
     store_option,
 )
+from dataforge.cli.source import SourceCommand, open_source, source_options
 from dataforge.cloud.path import RemotePath
 from dataforge.command import Option, echo, echo_json, invocation, natural
 from dataforge.errors import ConfigError, DataforgeError, StoppedError

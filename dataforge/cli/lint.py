@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.complete import FORMAT
-from dataforge.cli.options import (
-    SourceCommand,
-    engine_options,
-    json_option,
-    named,
-    names,
-    open_source,
-    progress_bar,
-    source_options,
-    spreading,
-)
+from dataforge.cli.options import engine_options, json_option, names, progress_bar, spreading
+from dataforge.cli.source import SourceCommand, named, open_source, source_options
 from dataforge.command import echo, echo_json
 from dataforge.errors import ConfigError
 from dataforge.files import writing

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dataforge.cli.options import (
-    Directory,
-    SourceCommand,
-    format_and_root,
-    json_option,
-    open_source,
-    progress_bar,
-    source_options,
-)
+from dataforge.cli.options import Directory, json_option, progress_bar
+from dataforge.cli.source import SourceCommand, format_and_root, open_source, source_options
 from dataforge.command import echo, echo_json
 from dataforge.errors import ConfigError
 
