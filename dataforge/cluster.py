@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -64,6 +65,27 @@ def result_of(ray: Any, reference: Any, name: str) -> Any:
         raise
     except ray.exceptions.RayError as lost:
         raise ShardError(f"{name} was lost {RETRIES + 1} times: {lost}") from None
+
+
+@contextlib.contextmanager
+def in_folder(current: Path) -> Iterator[None]:
+    """Run the block in the folder in which the command runs, so that relative paths are those of the command.
+
+    Raises:
+        ShardError: this node has no such folder.
+    """
+    before = Path.cwd()
+    try:
+        os.chdir(current)
+    except OSError as error:
+        raise ShardError(
+            f"{current}: {error.strerror} on node {platform.node()}; expected the folder in which the command runs on "
+            "every node"
+        ) from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def cpus_of(ray: Any) -> list[int]:
@@ -151,7 +173,7 @@ def _results(given: list[Any], current: Path) -> tuple[list[Any], DataforgeError
 
     results: list[Any] = []
     try:
-        with contextlib.chdir(current), opencv_threads(1):
+        with in_folder(current), opencv_threads(1):
             work = _received(given[0])
             results.extend(map(work, ray.get(given[1])))
     except DataforgeError as error:

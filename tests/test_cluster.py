@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from click.testing import CliRunner
 
 from dataforge import cluster
 from dataforge.cli.main import main
-from dataforge.errors import DataError
+from dataforge.errors import DataError, ShardError
 from dataforge.images.synth import write
 from tests.ingest.test_ingest import files
 
@@ -60,6 +62,15 @@ def test_a_process_that_is_killed_in_mid_task_loses_nothing(ray_cluster: Any, tm
             next(results)
 
 
+def test_a_node_without_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = types.SimpleNamespace(get=lambda reference: reference)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    before = Path.cwd()
+    results, error = cluster._results([str, [1, 2]], tmp_path / "none")
+    assert not results and isinstance(error, ShardError) and f"{tmp_path}/none: No such file" in str(error)
+    assert cluster._results([str, [1, 2]], tmp_path) == (["1", "2"], None) and Path.cwd() == before
+
+
 BAKES = ("--size 48 64 --raw", "--lossless", "--tile 40 --overlap 0")
 
 
@@ -84,8 +95,11 @@ def test_commands_give_the_results_of_one_machine(
     assert run(f"stats shards --out a --json {ray}") == run("stats shards --out b --json")
     assert files(tmp_path / "a") == files(tmp_path / "b")
     for n, words in enumerate(BAKES):
-        for out, more in ((f"r{n}", ray), (f"o{n}", "")):
-            run(f"bake shards --out {out} {words} {more}")
+        printed = [
+            run(f"bake shards --out {out} {words} {more}").replace(out, "OUT")
+            for out, more in ((f"r{n}", ray), (f"o{n}", ""))
+        ]
+        assert printed[0] == printed[1] != ""
         alone, together = files(tmp_path / f"o{n}"), files(tmp_path / f"r{n}")
         reports = [made.pop("ingest.jsonl") for made in (alone, together)]
         assert alone == together and len(alone) >= 3

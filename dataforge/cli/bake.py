@@ -13,7 +13,7 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.info import describe
-from dataforge.cli.ingest import publish
+from dataforge.cli.ingest import ingested, report
 from dataforge.cli.options import (
     Directory,
     engine_options,
@@ -116,7 +116,9 @@ def bake(
         how = {"overlap": overlap, "empty": empty_tiles, "quality": given["quality"]}
         with spreading(engine, address) as (spread, most):
             make = _tiles(directory, split, view, tile, how, jobs or most, spread, out)
-            publish(make, out, as_json, max_bad=max_bad, jobs=None if engine else jobs, store_name=store_name)
+            cut = {"max_bad": max_bad, "jobs": None if engine else jobs, "store_name": store_name}
+            summary = ingested(make, out, as_json, **cut)
+        report(summary, as_json)  # after the block, in which a cluster's stdout is stderr
         return
     if overlap is not None or empty_tiles is not None or max_bad:
         raise ConfigError("--overlap, --empty-tiles and --max-bad are for tiles; expected --tile as well")

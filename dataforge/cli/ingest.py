@@ -147,10 +147,24 @@ def ingest(
 def publish(
     make: Callable[[], tuple[Source, str]], out: Path, as_json: bool, dealt: Sequence[Dealt] = (), **how: Any
 ) -> None:
-    """Ingest the source that `make` returns with its name, and print the result. Also used by `split` and `merge`.
+    """Ingest a source, as `ingested` does, and print the result. Also used by `split` and `merge`.
 
     Args:
         dealt: printed instead of the contents of the shards; filled by `make`.
+    """
+    summary = ingested(make, out, as_json, **how)
+    if part := how.get("part"):
+        facts = {"part": f"{part[0]}/{part[1]}"} | summary.facts()
+        echo_json(facts) if as_json else echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
+    else:
+        report(summary, as_json, dealt)
+
+
+def ingested(make: Callable[[], tuple[Source, str]], out: Path, quiet: bool, **how: Any) -> Summary:
+    """Ingest the source that `make` returns with its name.
+
+    Args:
+        quiet: show no progress.
         how: further arguments of `dataforge.ingest.run.ingest`.
     """
     from dataforge.ingest.run import ingest as run
@@ -158,13 +172,8 @@ def publish(
 
     with publishing(out, out / JOURNAL):
         source, source_name = make()
-        with progress_bar(0 if how.get("part") else source.total, hidden=as_json) as progress:
-            summary = run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
-    if part := how.get("part"):
-        facts = {"part": f"{part[0]}/{part[1]}"} | summary.facts()
-        echo_json(facts) if as_json else echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
-    else:
-        report(summary, as_json, dealt)
+        with progress_bar(0 if how.get("part") else source.total, hidden=quiet) as progress:
+            return run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def read_source(format_name: str, root: Path, splits: tuple[str, ...] | None, gi
     options = {name: value for name, value in given.items() if value is not None}
     for name in options.keys() - inspect.signature(read).parameters.keys():
         raise ConfigError(f"--{name.replace('_', '-')}: format {format_name!r} does not take it")
-    with _advice_on_photos(root):
+    with nullcontext() if splits or options else _advice_on_photos(root, "{error}; it holds "):
         source = read(root, split=splits, **options)
     return source if splits or format_name not in FORMATS else account(source, root)
 
@@ -148,18 +148,22 @@ def named(format_name: str, root: Path) -> str:
 
 
 @contextmanager
-def _advice_on_photos(root: Path) -> Iterator[None]:
-    """Replace a FormatError of a folder of pictures alone, as its first 1,000 files show, by how to annotate them."""
+def _advice_on_photos(root: Path, before: str = "{root}: ") -> Iterator[None]:
+    """Have a FormatError of a folder of pictures alone, as its first 1,000 files show, say how to annotate them.
+
+    Args:
+        before: what stands before the advice.
+    """
     from dataforge.files import walk
     from dataforge.images.header import SUFFIXES
 
     try:
         yield
-    except FormatError:
+    except FormatError as error:
         files = list(itertools.islice((name for _, _, files in walk(root) for name in files), 1000))
         if not files or any(Path(name).suffix.lower() not in SUFFIXES for name in files):
             raise
         raise FormatError(
-            f"{root}: pictures without annotations; to draw boxes on them: "
+            f"{before.format(error=error, root=root)}pictures without annotations; to draw boxes on them: "
             f"dataforge annotate {shlex.quote(str(root))} --classes NAME,NAME"
         ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.cloud.path import RemotePath
-from dataforge.cluster import RETRIES, connected, cpus_of, result_of
+from dataforge.cluster import RETRIES, connected, cpus_of, in_folder, result_of
 from dataforge.errors import ConfigError, DataforgeError, ShardError
 from dataforge.files import writing
 from dataforge.ingest.parts import merge_parts
@@ -152,16 +152,16 @@ def _write(given: Any, folder: Path, part: tuple[int, int], images: Any) -> Data
             images.count.remote(part[0], count)
 
     deadline = time.monotonic() + ORPHAN
-    with contextlib.chdir(current):
-        while True:
-            try:
+    while True:
+        try:
+            with in_folder(current):
                 source, name = make()
                 summary = ingest(source, folder, part=part, resume=True, source_name=name, progress=progress, **how)
-                break
-            except DataforgeError as error:
-                if not isinstance(error, BusyError) or time.monotonic() > deadline:
-                    return ShardError(f"part {part[0]}: {error}")
-            time.sleep(INTERVAL)
+            break
+        except DataforgeError as error:
+            if not isinstance(error, BusyError) or time.monotonic() > deadline:
+                return ShardError(f"part {part[0]}: {error}")
+        time.sleep(INTERVAL)
     images.count.remote(part[0], summary.images + summary.refused_images)
     return None
 
