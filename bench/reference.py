@@ -11,7 +11,8 @@ the order of images, initial weights of what is new, assignment, sampling, losse
 with its preset "hflip" and `--opt adamw`, since SGD learns little in so few steps. Neither averages weights or clips
 gradients.
 
-Trainings take turns, ours and theirs, and are kept in DIR: those that are there are not run again. The exit code is 1
+Trainings take turns, ours and theirs, and are kept in DIR: those that are there, of the same data and values, are not
+run again. The exit code is 1
 if our mean mAP50 over the seeds is more than 0.01 below theirs.
 """
 
@@ -24,6 +25,7 @@ import math
 import sys
 import tempfile
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -58,7 +60,7 @@ from trainers.training import engine
 LOOPS = ("ours", "torchvision")
 MARGIN = 0.01  # of mAP50
 LIMITS = {"conf": 0.001, "iou": 0.5, "top": 300}  # of the evaluation: score, NMS, detections of an image
-TEST, DATA = "test", "bccd, train to test"
+TEST = "test"
 SMOOTHED = 25  # steps over which the plot takes means
 COMMON: dict[str, Any] = {
     "train_split": "train", "val_split": "", "augment": "flip", "batch_size": 2, "epochs": 3, "milestones": [2],
@@ -195,9 +197,13 @@ def training(detector: str, loop: str, config: Config) -> dict[str, Any]:
             "img/s": images / clock, "img/processor s": images / processor}  # fmt: skip
 
 
-def rows(detector: str, runs: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def recipe(detector: str) -> dict[str, Any]:
+    return COMMON | SETTINGS[detector][1]
+
+
+def rows(detector: str, data: str, runs: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a detector, of the results of `training` by loop, in the order of the seeds."""
-    same = {"runs": len(runs["ours"]), "data": DATA, "recipe": COMMON | SETTINGS[detector][1]}
+    same = {"runs": len(runs["ours"]), "data": f"{data}, train to {TEST}", "recipe": recipe(detector)}
     for unit in ("mAP50", "mAP50-95", "img/s", "img/processor s"):
         for loop in LOOPS:
             each = [round(result[unit], 4) for result in runs[loop]]
@@ -238,14 +244,15 @@ def main() -> None:
         runs = results.setdefault(detector, {loop: [] for loop in LOOPS})
         for seed in range(given.seeds):
             for loop in LOOPS:
-                file = given.work / f"{detector}-{loop}-{seed}.json"
+                same = json.dumps([Shards(given.shards).fingerprint, recipe(detector)])
+                file = given.work / f"{detector}-{loop}-{seed}-{zlib.crc32(same.encode()):08x}.json"
                 if not file.exists():
                     config = settings(detector, given.shards, given.pretrained, seed)
                     file.write_text(json.dumps(training(detector, loop, config)))
                 runs[loop].append(json.loads(file.read_text()))
                 shown = {key: round(number, 3) for key, number in runs[loop][-1].items() if key != "losses"}
                 print(detector, loop, "seed", seed, shown, flush=True)
-    found = [row for detector, runs in results.items() for row in rows(detector, runs)]
+    found = [row for detector, runs in results.items() for row in rows(detector, given.shards.name, runs)]
     record_rows(found, given.results)
     if given.plot:
         draw(results, given.plot)

@@ -31,9 +31,12 @@ def announced(
     if not shards.remote and not (local and shards.reads_ahead):
         yield from chain.from_iterable(groups)
         return
-    later = (group for call in (following,) for group in islice(_groups(call(), 0, local), 1))
+
+    def first_of_following() -> Iterator[list[Step]]:
+        yield from islice(_groups(following(), 0, local), 1)
+
     now: list[Step] = []
-    for then in chain(groups, later):
+    for then in chain(groups, first_of_following()):
         index = np.concatenate([step.index for step in then])
         index = np.sort(index) if local else index
         if not now:

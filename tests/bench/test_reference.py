@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,15 @@ def test_flips_move_the_boxes_with_the_image(script: ModuleType, tiny_shards: Pa
 
 @pytest.mark.parametrize(("ours", "worse"), [(0.5, False), (0.395, False), (0.38, True)])
 def test_rows_and_verdict(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: float, worse: bool
+    script: ModuleType, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: float, worse: bool
 ) -> None:
-    for loop, score in (("ours", ours), ("torchvision", 0.4)):
-        for seed in range(2):
-            result = {"losses": [2.0] * 40, "mAP50": score + 0.01 * seed, "mAP50-95": 0.2, "img/s": 2.0}
-            file = tmp_path / f"dense-{loop}-{seed}.json"
-            file.write_text(json.dumps(result | {"img/processor s": 4.0}))
-    flags = ["--shards", "none", "--pretrained", "none", "--work", tmp_path, "--detectors", "dense", "--seeds", 2]
+    def training(detector: str, loop: str, seed: int) -> dict[str, Any]:
+        score = (ours if loop == "ours" else 0.4) + 0.01 * seed
+        return {"losses": [2.0] * 40, "mAP50": score, "mAP50-95": 0.2, "img/s": 2.0, "img/processor s": 4.0}
+
+    monkeypatch.setattr(script, "settings", lambda *given: given[-1])
+    monkeypatch.setattr(script, "training", training)
+    flags = ["--shards", tiny_shards, "--pretrained", "none", "--work", tmp_path, "--detectors", "dense", "--seeds", 2]
     flags += ["--results", tmp_path / "rows.jsonl", "--plot", tmp_path / "losses.png"]
     monkeypatch.setattr(sys, "argv", ["reference.py", *map(str, flags)])
     with pytest.raises(SystemExit) as end:
