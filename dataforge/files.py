@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from dataforge.archives.path import ArchivePath
 from dataforge.errors import DataforgeError, FormatError
 
+T = TypeVar("T")
 _ON_DISK = type(Path())
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 FEW, SMALL = 32, 1 << 18  # paths in a folder; bytes
@@ -208,21 +210,24 @@ def circles(folder: Path) -> bool:
     return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))
 
 
-def read_start(path: Path, count: int) -> bytes:
-    """Return the first `count` bytes of a file, or all if there are fewer.
+def parse_start(path: Path, count: int, start: Callable[[bytes], T | None], whole: Callable[[bytes], T]) -> T:
+    """Return what `start` makes of a file's first `count` bytes; if that is None, what `whole` makes of all.
+
+    The file is opened once, and no byte is read twice.
 
     Raises:
         OSError, ValueError: as `open`.
     """
     if type(path) is not _ON_DISK:
         with path.open("rb") as file:
-            return file.read(count)
+            data = file.read(count)
+            return start(data) or whole(data + file.read())
     handle = os.open(str(path), _READ)
     try:
         data = os.read(handle, count)
         while len(data) < count and (more := os.read(handle, count - len(data))):
             data += more
-        return data
+        return start(data) or whole(data + io.FileIO(handle, closefd=False).readall())
     finally:
         os.close(handle)
 

@@ -160,7 +160,8 @@ class Source:
         files: the files that were read besides those that records and findings name, such as lists of classes.
         depth: how samples of more than 8 bits become 8 when the images are decoded; see `DEPTHS` of `images.header`.
         frequencies: class name -> "r" (rare), "c" (common) or "f" (frequent), as LVIS states them.
-        ancestors: class name -> the classes that are above it, as Open Images' hierarchy states them.
+        ancestors: class name -> the classes for which its boxes count, too, as its ancestors in Open Images' hierarchy:
+            they are among the boxes of those.
     """
 
     classes: tuple[str, ...]
@@ -178,14 +179,13 @@ def among(ancestors: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> d
     """Return `Source.ancestors` of some classes, with new names.
 
     Args:
-        names: old -> new name; other classes are left out. Several may become one.
+        names: old -> new name; other classes are left out. Several may become one, below what is above all of them.
     """
-    renamed: dict[str, dict[str, None]] = {}
-    for name, above in ancestors.items():
-        if name in names:
-            renamed.setdefault(names[name], {}).update(dict.fromkeys(names[one] for one in above if one in names))
-    kept = {name: [one for one in above if one != name] for name, above in renamed.items()}
-    return {name: above for name, above in kept.items() if above}
+    renamed: dict[str, list[str]] = {}
+    for old, name in names.items():
+        above = [*dict.fromkeys(names[one] for one in ancestors.get(old, ()) if one in names)]
+        renamed[name] = [one for one in renamed.get(name, above) if one in above and one != name]
+    return {name: above for name, above in renamed.items() if above}
 
 
 def relabelled(judged: NDArray[np.int32] | None, label_of: NDArray[np.int32]) -> NDArray[np.int32] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from dataforge.files import (
     in_order,
     listed,
     lock_file,
+    parse_start,
     read_bytes,
-    read_start,
     read_text,
 )
 
@@ -110,16 +111,35 @@ def test_a_file_is_read_whole_or_its_start(tmp_path: Path, size: int) -> None:
     path, data = tmp_path / "x", bytes(range(256)) * (size // 256 + 1)
     path.write_bytes(data[:size])
     assert read_bytes(path) == data[:size]
-    assert [read_start(path, count) for count in (1, size, size + 1)] == [
-        data[: min(size, 1)],
-        data[:size],
-        data[:size],
-    ]
-    for read in (read_bytes, lambda path: read_start(path, 9)):
+    for count in (1, size, size + 1):
+        assert parse_start(path, count, lambda start: ("start", start), lambda whole: ("whole", whole)) == (
+            "start",
+            data[: min(size, count)],
+        )
+        assert parse_start(path, count, lambda start: None, bytes) == data[:size]
+    for read in (read_bytes, lambda path: parse_start(path, 9, bytes, bytes)):
         with pytest.raises(OSError):
             read(tmp_path)
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "none")
+
+
+def test_a_file_elsewhere_is_opened_once(tmp_path: Path) -> None:
+    """As in an archive or at a URL, where each opening is a fetch."""
+    asked: list[tuple[str, int]] = []
+
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(("read", -1 if size is None else size))
+            return super().read(size)
+
+    class Elsewhere(type(tmp_path)):  # type: ignore[misc]
+        def open(self, *how: object) -> File:
+            asked.append(("open", 1))
+            return File(b"abcdef")
+
+    assert parse_start(Elsewhere("x"), 2, lambda start: None, bytes) == b"abcdef"
+    assert asked == [("open", 1), ("read", 2), ("read", -1)]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")

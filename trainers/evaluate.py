@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError
@@ -24,7 +25,7 @@ from dataforge.shards.reader import Shards
 from trainers.config import Config
 from trainers.results.calibration import calibrate as calibration_of
 from trainers.results.calibration import calibration_text, stored
-from trainers.results.evaluation import by_name, report, run
+from trainers.results.evaluation import by_name, report, run, with_ancestors
 from trainers.results.explain import comparison, comparison_text, explanation, explanation_text
 from trainers.results.exported import Boxes, evaluate, load_onnx, picture, predictions_of
 from trainers.results.tiling import Tiling, tiling_options
@@ -134,7 +135,8 @@ def main(
         )
     if save_json:
         write_json(save_json, coco_rows(detections, known.image_ids, known.class_ids))
-    facts, text = report(known, detections, protocol)
+    counted, *others = (with_ancestors(known, one) for one in (detections, *others))
+    facts, text = report(known, counted, protocol)
     parts = [text]
     if calibrate or save_calibration:
         facts["calibration"] = calibration_of(known, detections)
@@ -142,17 +144,17 @@ def main(
     if checkpoint and save_calibration:
         parts.append(f"stored in {_stored(checkpoint, facts['calibration'], iou, tiling)}")
     if explain:
-        facts["explanation"] = explanation(known, detections)
+        facts["explanation"] = explanation(known, counted)
         parts.append(explanation_text(facts["explanation"]))
     for other in others:
-        facts["comparison"] = comparison(known, detections, other, protocol, explain)
+        facts["comparison"] = comparison(known, counted, other, protocol, explain)
         parts.append(comparison_text(facts["comparison"]))
     if report_file:
         from trainers.results.evaluation_page import evaluation_page  # which imports matplotlib
 
         folder = truth or shards
         pixels = Shards(folder, split if truth else split or "val") if folder and folder.is_dir() else None
-        page = evaluation_page(f"{checkpoint or predictions[0]} on {folder}", known, detections, pixels)
+        page = evaluation_page(f"{checkpoint or predictions[0]} on {folder}", known, counted, pixels)
         with writing(report_file, ConfigError):
             report_file.write_text(page, encoding="utf-8")
     echo_json(facts) if as_json else echo("\n\n".join(parts))
@@ -169,7 +171,8 @@ def _stored(file: Path, facts: dict[str, Any], iou: float, tiling: Tiling | None
 
 
 def _predictions(path: Path, truth: Truth) -> Predictions:
-    return read_yolo_predictions(path, truth) if path.is_dir() else read_predictions(path, truth)
+    detections = (read_yolo_predictions if path.is_dir() else read_predictions)(path, truth)
+    return replace(detections, known=np.unique(detections.labels))
 
 
 def _truth(path: Path, split: str | None) -> Truth:

@@ -18,9 +18,12 @@ import msgspec
 from dataforge.errors import FormatError
 from dataforge.files import circles, files_below, listed, read_bytes, reading
 from dataforge.formats.splits import NO_SPLIT, WORD
+from dataforge.threads import lock
 
 T = TypeVar("T")
 SMALL = 1 << 16  # bytes of a file
+_lock = lock()
+_blocks: list[bool] = []  # one for each open block of `uncollected`; the first: whether garbage was collected before
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
@@ -38,14 +41,19 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Create objects without searches for garbage, which scan a million lists again and again: a third of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
+    """Create objects without searches for garbage, which scan a million lists again and again: a third of the time.
+
+    Blocks of several threads may overlap: the last one that ends has garbage collected again.
+    """
+    with _lock:
+        _blocks.append(gc.isenabled())
+        gc.disable()
     try:
         yield
     finally:
-        if collecting:
-            gc.enable()
+        with _lock:
+            if _blocks.pop() and not _blocks:
+                gc.enable()
 
 
 @functools.lru_cache(64)

@@ -14,7 +14,7 @@ import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 
 from dataforge.errors import ImageError, TruncatedImageError
-from dataforge.files import read_bytes, read_start
+from dataforge.files import parse_start
 
 MAX_PIXELS = 1 << 28  # 268 megapixels: a larger image is treated as an attack or a mistake
 HEAD = 1 << 13  # bytes in which the header of a plain JPEG ends
@@ -159,8 +159,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: as `probe`, except that the end may not be checked. OSError, ValueError: as `open`.
     """
-    head = read_start(path, HEAD)
-    info = _plain_jpeg(head) or probe(head if len(head) < HEAD else read_bytes(path))
+    info = parse_start(path, HEAD, _plain_jpeg, probe)
     return info.height, info.width
 
 

@@ -16,7 +16,7 @@ from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.files import reading
 from dataforge.polygons import offsets_of
-from dataforge.record import relabelled, resolve_split
+from dataforge.record import among, relabelled, resolve_split
 from dataforge.shards import ahead, cache_origin
 from dataforge.shards.index import INDEX, LINK, PIXELS, read_index
 from dataforge.shards.judged import read_judged
@@ -90,7 +90,9 @@ class Shards:
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
         self.frequencies: dict[str, str] = self.index.get("frequencies", {})
-        self.ancestors: dict[str, list[str]] = self.index.get("ancestors", {})
+        self.ancestors: dict[str, list[str]] = among(
+            self.index.get("ancestors", {}), {name: name for name in self.classes}
+        )
         stored: dict[str, list[dict[str, Any]]] = self.index["splits"]
         # a split left without images by a view during ingest is not stored
         self._unions = {

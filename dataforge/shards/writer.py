@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zlib
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataforge.errors import ShardError
 from dataforge.files import flush, writing
@@ -26,6 +28,7 @@ from dataforge.shards.stores.registry import BlobStore, store
 from dataforge.shards.table import Jagged, write_table
 
 SHARD_BYTES = 1 << 30
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class ShardWriter:
@@ -116,8 +119,11 @@ class ShardWriter:
             number: of its shard, which stays open until `end`; by default shards are closed by `shard_bytes`.
 
         Raises:
-            ShardError: the record could not be written. ConfigError: it is to be linked, and its image is in no shards.
+            ShardError: a box, a label or an area is impossible, or the record could not be written. ConfigError: it is
+                to be linked, and its image is in no shards.
         """
+        areas = object_areas(record)
+        _check(record, areas, len(self._index["classes"]))
         shard = self._open.get(record.split)
         if shard is None:
             rows = self.open_split(record.split)
@@ -125,7 +131,7 @@ class ShardWriter:
             with writing(folder, ShardError):
                 folder.mkdir(parents=True)
             shard = self._open[record.split] = _Shard(folder, self._store.create(folder))
-        shard.add(record, blob, info, self._parents.link(record, blob) if self._parents else blob)
+        shard.add(record, areas, blob, info, self._parents.link(record, blob) if self._parents else blob)
         if number is None and shard.bytes >= self._shard_bytes:
             self.end(record.split)
 
@@ -205,6 +211,22 @@ class ShardWriter:
                 clear(self.out, self._paths() if self._resumable else ())
 
 
+def _check(record: Record, areas: NDArray[np.float32], classes: int) -> None:
+    """Raise ShardError for values that readers take for damage: see `check_values` of `shards.table`."""
+    # for the few boxes of an image Python is faster than NumPy
+    rows = zip(record.boxes.tolist(), record.labels.tolist(), areas.tolist(), strict=True)
+    for n, (box, label, area) in enumerate(rows):
+        if not math.isfinite(sum(box)):
+            wrong = f"box {n} is {box}; expected finite numbers"
+        elif not 0 <= label < classes:
+            wrong = f"label of box {n} is {label}; expected 0 to {classes - 1}"
+        elif not 0 <= area <= LARGEST:
+            wrong = f"area of box {n} is {area:g}; expected 0 or more, and finite"
+        else:
+            continue
+        raise ShardError(f"{record.split}: {record.key}: {wrong}")
+
+
 class _Shard:
     """A shard being written: blobs are written immediately, table columns are kept in memory until it closes."""
 
@@ -217,15 +239,22 @@ class _Shard:
         self.polygons: list[Polygons] = []
         self.judged: list[Any] = []
 
-    def add(self, record: Record, blob: bytes | memoryview, info: ImageInfo, stored: bytes | memoryview) -> None:
-        """Append a record with its image, which the store holds as `stored`."""
+    def add(
+        self,
+        record: Record,
+        areas: NDArray[np.float32],
+        blob: bytes | memoryview,
+        info: ImageInfo,
+        stored: bytes | memoryview,
+    ) -> None:
+        """Append a record, with the areas of its objects, and its image, which the store holds as `stored`."""
         self.blobs.append(stored)
         size = memoryview(blob).nbytes
         self.bytes += size
         row = (record.key, record.id, info.height, info.width, info.orientation, size, zlib.crc32(blob))
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
-        self.objects.append((record.boxes, record.labels, record.flags, object_areas(record)))
+        self.objects.append((record.boxes, record.labels, record.flags, areas))
         self.polygons.append(polygons_of(record))
         self.judged.append(record.judged)
 

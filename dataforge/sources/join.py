@@ -82,7 +82,7 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
         stated = ", ".join(f"{name}: {depth}" for depth, name in depths.items())
         raise ConfigError(f"the sets turn images of more than 8 bits into 8 in different ways ({stated}); ingest again")
     frequencies = {name: one for _, source in reversed(sources) for name, one in source.frequencies.items()}
-    ancestors = {name: above for _, source in reversed(sources) for name, above in source.ancestors.items()}
+    ancestors = _unite_ancestors([source for _, source in sources])
     depth = next(iter(depths), "scale")
     return Source(classes, records(), ids, unions, total, depth=depth, frequencies=frequencies, ancestors=ancestors)
 
@@ -104,6 +104,21 @@ def unite_classes(lists: Iterable[tuple[Sequence[str], Sequence[int]]]) -> tuple
             numbers.setdefault(name, number)
     own = tuple(numbers[name] for name in classes if name in numbers)
     return tuple(classes), own if len(set(own)) == len(classes) else ()
+
+
+def _unite_ancestors(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """Unite what each source states, except where the boxes of another with both classes do not count for both."""
+    united: dict[str, list[str]] = {}
+    for source in sources:
+        for name, above in source.ancestors.items():
+            known = united.setdefault(name, [])
+            known += [
+                one
+                for one in above
+                if one not in known
+                and all(one in s.ancestors.get(name, ()) for s in sources if {name, one} <= {*s.classes})
+            ]
+    return {name: above for name, above in united.items() if above}
 
 
 def _apart(split: str, key: str, *taken: set[tuple[str, str]]) -> str:

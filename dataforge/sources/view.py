@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dataforge.errors import ConfigError, ImageError, unknown
 from dataforge.images.header import probe, probe_file
-from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, object_areas, relabelled
+from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, among, object_areas, relabelled
 from dataforge.rng import uniform
 from dataforge.sources.repair import repair
 from dataforge.threads import cores, ordered
@@ -237,6 +237,7 @@ class View:
             classes=self.names(source.classes),
             class_ids=self.numbers(source.classes, source.class_ids),
             records=records(),
+            ancestors=among(source.ancestors, {name: name for name in self.names(source.classes)}),
             total=0 if self.chooses_images else source.total,
         )
 

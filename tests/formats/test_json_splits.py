@@ -1,12 +1,15 @@
-"""What folders and names of JSON files say about splits is taken."""
+"""What folders and names of JSON files say about splits is taken; and the garbage collector while they are read."""
 
 from __future__ import annotations
 
+import gc
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dataforge.formats.json_files import json_splits
+from dataforge.formats.json_files import json_splits, uncollected
 from tests.formats.sets import put
 
 
@@ -36,3 +39,34 @@ def test_splits(tmp_path: Path, names: list[str], expected: dict[str, list[str]]
 def test_a_file(tmp_path: Path) -> None:
     assert [*json_splits(put(tmp_path / "val.json", ""))] == ["val"]
     assert [*json_splits(put(tmp_path / "a.json", ""))] == ["train"]
+
+
+def test_garbage_is_collected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an exception; once all blocks have ended, also where one ends while another begins; if it was before."""
+    with suppress(ValueError), uncollected():
+        assert not gc.isenabled()
+        raise ValueError
+    first, enabled = uncollected(), gc.isenabled
+    assert enabled()
+    first.__enter__()
+    ending = threading.Thread(target=first.__exit__, args=(None, None, None))
+
+    def overtaken() -> bool:
+        before = enabled()
+        ending.start()
+        ending.join(0.1)
+        return before
+
+    monkeypatch.setattr(gc, "isenabled", overtaken)
+    with uncollected():
+        ending.join()
+        assert not enabled()
+    monkeypatch.undo()
+    assert enabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not enabled()
+    finally:
+        gc.enable()

@@ -56,6 +56,30 @@ def test_areas_are_the_sources_or_the_boxes(tmp_path: Path) -> None:
     np.testing.assert_allclose(areas[len(first.boxes) :], (x2 - x1) * (y2 - y1), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("areas", -1, "area of box 0 is -1; expected 0 or more, and finite"),
+        ("areas", np.inf, "area of box 0 is inf"),
+        ("areas", np.nan, "area of box 0 is nan"),
+        ("boxes", np.nan, r"box 0 is \[nan, .*; expected finite numbers"),
+        ("labels", -1, "label of box 0 is -1; expected 0 to 2"),
+        ("labels", 3, "label of box 0 is 3"),
+    ],
+)
+def test_what_readers_take_for_damage_is_not_written(tmp_path: Path, name: str, value: float, reason: str) -> None:
+    record = tiny.records()[0]
+    record = replace(record, areas=np.ones(len(record.boxes), np.float32))
+    column = getattr(record, name).copy()
+    column[0] = value
+    with ShardWriter(tmp_path / "s", tiny.CLASSES) as writer:
+        with pytest.raises(ShardError, match=f"{record.split}: {record.key}: {reason}"):
+            add(writer, replace(record, **{name: column}))
+        add(writer, record)
+        writer.publish()
+    assert len(Shards(tmp_path / "s").table) == 1
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
 def test_nothing_is_published_on_an_exception(tmp_path: Path, kind: type[BaseException]) -> None:
     out = tmp_path / "s"

@@ -30,7 +30,7 @@ from trainers.exporting.certificate import LOW_CONF, LOW_IOU
 from trainers.exporting.graph import SLOTS
 from trainers.exporting.onnx_file import quiet
 from trainers.results import metrics
-from trainers.results.evaluation import by_name
+from trainers.results.evaluation import by_name, with_ancestors
 from trainers.results.exported import Exported, evaluate, picture, run_of, session_of
 from trainers.results.truth import Truth, truth_of_shards
 
@@ -265,7 +265,7 @@ def quantise(
 def precision_of(model: Exported, shards: Shards, truth: Truth) -> float:
     """Return a model's average precision on a split."""
     detections = by_name(evaluate(model, shards, LOW_CONF, LOW_IOU, SLOTS), model.classes, truth)
-    return metrics.coco(truth, detections)["AP"]
+    return metrics.coco(truth, with_ancestors(truth, detections))["AP"]
 
 
 def latency(models: Sequence[Exported], shards: Shards) -> list[float]:

@@ -121,8 +121,6 @@ _EMPTY: tuple[NDArray[Any], ...] = (
 def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) -> Predictions:
     """Map labels from a detector's classes to the truth's by name; classes that the truth lacks are skipped.
 
-    A class that the detector lacks, as does one trained on the leaves of a hierarchy, has the boxes of all below it.
-
     Raises:
         ConfigError: there is no common name.
     """
@@ -134,15 +132,20 @@ def by_name(predictions: Predictions, classes: tuple[str, ...], truth: Truth) ->
             "in common"
         )
     labels = label[predictions.labels]
-    own = replace(predictions, labels=labels).where(labels >= 0)
-    if not truth.above:
-        return own
-    more = [
-        [n, *(above for above in truth.above[n] if truth.classes[above] not in classes)] for n in range(len(label_of))
-    ]
-    index = np.repeat(np.arange(len(own.labels)), np.array([*map(len, more)])[own.labels])
-    expanded = np.array([one for n in own.labels.tolist() for one in more[n]], np.int64)
-    return replace(own.where(index), labels=expanded)
+    return replace(predictions, labels=labels, known=np.unique(label[label >= 0])).where(labels >= 0)
+
+
+def with_ancestors(truth: Truth, predictions: Predictions) -> Predictions:
+    """Repeat detections for the classes above theirs for which true boxes count, too, and that the detector lacks.
+
+    A detector that was trained on the leaves of a hierarchy is evaluated so on the whole of it.
+    """
+    if not truth.above or predictions.known is None:
+        return predictions
+    lacking = [{*above}.difference(predictions.known.tolist()) for above in truth.above]
+    labels = [[label, *sorted(lacking[label])] for label in predictions.labels.tolist()]
+    index = np.repeat(np.arange(len(labels)), np.array([*map(len, labels)], np.int64))
+    return replace(predictions.where(index), labels=np.array([one for each in labels for one in each], np.int64))
 
 
 def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[str, Any], str]:

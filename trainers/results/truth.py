@@ -54,7 +54,7 @@ class Truth:
     names: tuple[str, ...] = ()  # (I,) the images' keys or file names
     sizes: Ints | None = None  # (I, 2) (height, width) in pixels, 0 where unknown
     judged: NDArray[np.int32] | None = None  # (P, 3) the classes looked for, as in `Table`; None if all in every image
-    above: tuple[tuple[int, ...], ...] = ()  # (C,) labels of each class's ancestors; () if no class has any
+    above: tuple[tuple[int, ...], ...] = ()  # (C,) labels for which a class's boxes count, too; () if for none
     frequencies: tuple[str, ...] = ()  # (C,) LVIS's r, c or f of each class, "" if unknown; () if of none
 
 
@@ -66,16 +66,19 @@ class Predictions:
         image: (K,) rows in `Truth.image_ids`.
         boxes: (K, 4) xyxy pixels of the source images, edge coordinates.
         scores: (K,); labels: (K,) 0..C-1.
+        known: the labels that the detector has; None if all.
     """
 
     image: Ints
     boxes: Floats
     scores: Floats
     labels: Ints
+    known: Ints | None = None
 
     def where(self, keep: NDArray[np.bool_] | Ints) -> Predictions:
         """Return the detections that `keep` selects, a mask (K,) or indices."""
-        return Predictions(self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+        columns = (self.image[keep], self.boxes[keep], self.scores[keep], self.labels[keep])
+        return Predictions(*columns, self.known)
 
 
 def truth_of_shards(shards: Shards) -> Truth:

@@ -27,6 +27,7 @@ CODES: Codes = {
     "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
     "row-uneven": ("error", "the lists of a row have different lengths"),
     "boxes-expanded": ("info", "boxes were added for the ancestors of their classes"),
+    "absent-boxed": ("warning", "a class that was verified as absent has boxes in its image"),
     "looks-unit": ("warning", "boxes look like fractions of the image size but are read as pixels"),
 }
 

@@ -5,7 +5,7 @@ See https://github.com/tensorflow/models/blob/master/research/object_detection/g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,9 +28,9 @@ class _Node(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """`ancestors`: of each class in the files, without the root, which stands for all classes."""
+    """`ancestors`: of each class in the file, without the root, which stands for all classes."""
 
-    paths: Sequence[Path]
+    path: Path
     ancestors: Mapping[str, list[str]]
 
     def extend(self, labels: Iterable[str], table: Path) -> dict[str, None]:
@@ -43,7 +43,7 @@ class Hierarchy:
         unknown = [label for label in labels if label not in self.ancestors]
         if unknown:
             raise FormatError(
-                f"{table}: {len(unknown)} of {len(labels)} classes are not in --hierarchy {self.paths[0]}: "
+                f"{table}: {len(unknown)} of {len(labels)} classes are not in --hierarchy {self.path}: "
                 f"{', '.join(unknown[:3])}; expected the hierarchy of this table's classes"
             )
         return dict.fromkeys([*labels, *(above for label in labels for above in self.ancestors[label])])
@@ -57,52 +57,57 @@ class Hierarchy:
         return [sorted(labels) for labels in above]
 
 
-def read_hierarchy(paths: Sequence[Path]) -> Hierarchy:
-    """Read the files. A class may be at several places; a part is no kind of its whole.
+def read_hierarchy(path: Path) -> Hierarchy:
+    """Read the file. A class may be at several places; a part is no kind of its whole.
 
     Raises:
-        FormatError: a file is no hierarchy, or a class is below itself.
+        FormatError: the file is no hierarchy, or a class is below itself.
     """
     ancestors: dict[str, dict[str, None]] = {}
-    for path in paths:
-        root = read_json(path, _Node, EXPECTED)
-        nodes: list[tuple[_Node, tuple[str, ...]]] = [(root, ())]
-        while nodes:
-            node, above = nodes.pop()
-            if node.label in above:
-                raise FormatError(f"{path}: {node.label} is below itself: {' > '.join((*above, node.label))}")
-            if above:
-                ancestors.setdefault(node.label, {}).update(dict.fromkeys(above[1:]))
-            nodes += [(child, (*above, node.label)) for child in node.below]
-            nodes += [(part, (root.label,)) for part in node.parts]
-    return Hierarchy(paths, {label: list(above) for label, above in ancestors.items()})
+    root = read_json(path, _Node, EXPECTED)
+    nodes: list[tuple[_Node, tuple[str, ...]]] = [(root, ())]
+    while nodes:
+        node, above = nodes.pop()
+        if node.label in above:
+            raise FormatError(f"{path}: {node.label} is below itself: {' > '.join((*above, node.label))}")
+        if above:
+            ancestors.setdefault(node.label, {}).update(dict.fromkeys(above[1:]))
+        nodes += [(child, (*above, node.label)) for child in node.below]
+        nodes += [(part, (root.label,)) for part in node.parts]
+    return Hierarchy(path, {label: list(above) for label, above in ancestors.items()})
 
 
 def expanded(items: Iterable[Record | Finding], above: list[list[int]], path: Path) -> Iterator[Record | Finding]:
     """Yield records with each box once more for each ancestor of its class, after the boxes of the annotation.
 
     A box that the image has already with the ancestor's label is not added. Where a class is absent, so are those
-    below it.
+    below it; a class that has a box is not absent.
 
     Args:
         above: the ancestors of each label.
-        path: of the hierarchy, for the finding that counts the added boxes.
+        path: of the hierarchy, for the findings that count the added boxes and the contradictions.
     """
     below = [[n for n, labels in enumerate(above) if label in labels] for label in range(len(above))]
-    total = 0
+    added = contradicted = 0
     for item in items:
         if isinstance(item, Record):
             record = _with_boxes(item, above)
-            total += len(record.labels) - len(item.labels)
+            added += len(record.labels) - len(item.labels)
             if item.judged is not None:
-                absent = dict.fromkeys(item.judged[:, 0].tolist())
+                stated = {*item.judged[:, 0].tolist()}
+                absent = dict.fromkeys(sorted(stated - {*record.labels.tolist()}))
+                contradicted += len(stated) - len(absent)
                 absent |= dict.fromkeys(lower for label in [*absent] for lower in below[label])
                 record = replace(record, judged=np.array([(label, 0) for label in absent], np.int32).reshape(-1, 2))
             yield record
         else:
             yield item
-    reason = "added: a box counts for the ancestors of its class, too"
-    yield Finding("noted", "boxes-expanded", str(path), "", f"{total} boxes", reason, "set")
+    for code, count, what, reason in (
+        ("boxes-expanded", added, "boxes", "added: a box counts for the ancestors of its class, too"),
+        ("absent-boxed", contradicted, "classes", "are stated to be absent from an image with a box of them; ignored"),
+    ):
+        if count:
+            yield Finding("noted", code, str(path), "", f"{count} {what}", reason, "set")
 
 
 def _with_boxes(record: Record, above: list[list[int]]) -> Record:

@@ -22,17 +22,12 @@ VERIFIED = ["ImageID", "LabelName", "Confidence"]
 def descriptions(base: Path) -> dict[Path, dict[str, str]]:
     """Read the names of the classes: two columns, LabelName and DisplayName, with or without this header."""
     found = {}
-    for path in beside(base, "*class-descriptions*.csv", "classes.csv"):
-        with reading(path):
-            rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
-        found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
+    for place in (base, *(base / name for name in (*NO_SPLIT, "metadata")), *sorted(base.glob("*/metadata"))):
+        for path in sorted([*place.glob("*class-descriptions*.csv"), *place.glob("classes.csv")]):
+            with reading(path):
+                rows = [row for row in csv.reader(read_text(path).splitlines()) if len(row) == 2]
+            found[path] = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
     return found
-
-
-def beside(base: Path, *patterns: str) -> list[Path]:
-    """Return the files of these names about all of a set's images."""
-    places = (base, *(base / name for name in (*NO_SPLIT, "metadata")), *sorted(base.glob("*/metadata")))
-    return [path for place in places for path in sorted(found for one in patterns for found in place.glob(one))]
 
 
 def read_absent(table: TableFile) -> list[Path]:

@@ -97,11 +97,9 @@ def read_files(
     label_maps = _label_maps(tables)
     known = {text: name for names in known_names.values() for text, name in names.items()}
     numbered = by_number((pair for names in label_maps.values() for pair in names.items()), "the label maps: id")
-    is_open_images = any(table.mapping.suffix for table in tables)
-    trees = [hierarchy] if hierarchy else open_images.beside(base, "*hierarchy*.json") if is_open_images else []
-    tree = read_hierarchy(trees)
-    classes, class_ids = _classes(tables, known, numbered, tree if hierarchy else None)
-    above = tree.above([table.label_of for table in tables], len(classes))
+    tree = read_hierarchy(hierarchy) if hierarchy else None
+    classes, class_ids = _classes(tables, known, numbered, tree)
+    above = tree.above([table.label_of for table in tables], len(classes)) if tree else []
     verified = [path for table in tables if table.mapping.suffix for path in open_images.read_absent(table)]
     countable = all(table.mapping.per_image and table.splits == [table.split] for table in tables)
 
@@ -113,13 +111,10 @@ def read_files(
                     if isinstance(item, Finding) or item.split in chosen:
                         yield item
 
-    stream = records()
-    if hierarchy:
-        stream = expanded(stream, above, hierarchy)
-
+    stream = expanded(records(), above, tree.path) if tree else records()
     total = sum(table.count for table in tables) if countable else 0
     used = [file for table in tables for file in (table.file.path, *table.file.members)]
-    used += [*known_names, *label_maps, *verified, *trees]
+    used += [*known_names, *label_maps, *verified, *([tree.path] if tree else [])]
     ancestors = {classes[n]: [classes[label] for label in labels] for n, labels in enumerate(above) if labels}
     return Source(classes, stream, class_ids, total=total, files=used, ancestors=ancestors)
 
