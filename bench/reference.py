@@ -51,7 +51,7 @@ from dataforge.shards.reader import Shards
 from trainers import dense, faster_rcnn, ssd
 from trainers.checkpoint import load_detector
 from trainers.config import Config
-from trainers.models import backbones, pretrained
+from trainers.models import backbones, pretrained, priors
 from trainers.results import metrics
 from trainers.results.evaluation import run
 from trainers.results.truth import Predictions, truth_of_shards
@@ -116,8 +116,8 @@ def torchvision_model(detector: str, config: Any, classes: int) -> nn.Module:
         channels = [head.in_channels for head in ours.regress]
         ours.forward = ours.features  # type: ignore[method-assign]
         ours.regress, ours.classify = nn.ModuleList(), nn.ModuleList()
-        ratios = [list(ratio) for ratio in ssd.RATIOS[6]]
-        boxes = DefaultBoxGenerator(ratios, scales=list(ssd.SCALES["paper", 6]))
+        ratios = [list(ratio) for ratio in priors.RATIOS[6]]
+        boxes = DefaultBoxGenerator(ratios, scales=list(priors.SCALES["paper", 6]))
         return detection.ssd.SSD(Maps(ours, None, channels), boxes, (width, height), classes + 1, **plain, **kept)  # type: ignore[arg-type]
     plain |= {"min_size": height, "max_size": width}
     strides = (8, 16, 32) if detector == "dense" else (4, 8, 16, 32)

@@ -11,15 +11,8 @@ from dataforge.command import Command
 from dataforge.errors import ConfigError
 from trainers.config import Config, options, read_toml
 
-RESUME = {
-    "shards",
-    "device",
-    "threads",
-    "timeout",
-    "decode",
-    "on_error",
-    "fsdp",
-}  # what may differ from the stopped run
+# what may differ from the stopped run
+RESUME = {"shards", "device", "threads", "timeout", "decode", "on_error", "fsdp"}
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:

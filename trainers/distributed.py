@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, DataforgeError
 from dataforge.loading.batch import Batch
 from trainers.config import Config
 
@@ -73,7 +73,7 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
         This process's rank, the number of processes (more than one under torchrun), and its device.
 
     Raises:
-        ConfigError: the device is not available.
+        ConfigError: the device is not available. DataforgeError: other processes do not start.
     """
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = device_of(name)
@@ -90,7 +90,7 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
     # torch's own limit, which names no rank, is for what the watchdog does not see, and for finding each other
     limit = timedelta(seconds=max(2 * timeout, LEAST_LIMIT))
     store, rank, count = next(rendezvous("env://", timeout=limit))
-    store = PrefixStore(_name_of_start(store, rank, count), store)
+    store = PrefixStore(_name_of_start(store, rank, count, limit), store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
     failed = True
@@ -103,22 +103,33 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
             dist.destroy_process_group()
 
 
-def _name_of_start(store: Any, rank: int, count: int) -> str:
+def _name_of_start(store: Any, rank: int, count: int, limit: timedelta) -> str:
     """Return a name that this start's processes have in common and earlier ones had not.
 
     torchrun keeps one store for all its restarts, with the addresses of the processes before. So each rank posts a name
     of its own under its number, and rank 0 answers each name with its own until all have confirmed that one.
+
+    Raises:
+        DataforgeError: other processes do not start within the limit.
     """
     own = uuid.uuid4().hex
     store.set(f"start of {rank}", own)
     if rank:
+        try:
+            store.wait([f"answer to {own}"], limit)
+        except RuntimeError:  # torch's classes for it differ by store
+            raise DataforgeError(f"rank {rank}: rank 0 has not started within {limit} h; see its output") from None
         name: str = store.get(f"answer to {own}").decode()
         store.set(f"{name}, {rank}", "")
         return name
-    waiting = list(range(1, count))
+    waiting, end = list(range(1, count)), time.monotonic() + limit.total_seconds()
     while waiting:
+        if time.monotonic() > end:
+            ranks = ", ".join(map(str, waiting))
+            raise DataforgeError(f"rank 0: these ranks have not started within {limit} h: {ranks}; see their output")
         for other in waiting:
-            store.set(f"answer to {store.get(f'start of {other}').decode()}", own)
+            if store.check([f"start of {other}"]):
+                store.set(f"answer to {store.get(f'start of {other}').decode()}", own)
         time.sleep(0.05)
         waiting = [other for other in waiting if not store.check([f"{own}, {other}"])]
     return own

@@ -48,7 +48,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,15 +59,9 @@ from trainers.distributed import shared
 from trainers.models import anchors, assign, backbones, losses, pretrained
 from trainers.models.convolution import conv3x3
 from trainers.models.detector import Detections, Detector, limit, select, unit
+from trainers.models.priors import RATIOS, SCALES, priors, scales_of
 
 VARIANCES = (10.0, 10.0, 5.0, 5.0)  # 1/.1 on the centre, 1/.2 on the size
-RATIOS = {6: ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)), 7: ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))}
-SCALES = {  # sides of the square priors as shares of the image, and one more for the last map's second square
-    ("paper", 6): (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.0),
-    ("torchvision", 6): (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
-    ("paper", 7): (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
-}
-STEPS = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)  # pixels between torchvision's priors
 PIXELS = {  # mean and standard deviation for normalisation
     "paper": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "torchvision": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
@@ -153,9 +146,10 @@ class SSD(Detector):
             narrow, wide = nn.Conv2d(channels[-1], inner, 1), nn.Conv2d(inner, outer, kernel, stride, padding)
             self.extra.append(nn.Sequential(narrow, nn.ReLU(inplace=True), wide, nn.ReLU(inplace=True)))
             channels.append(outer)
-        self.pyramid = backbones.Pyramid(channels[: len(normed)], top_down, None) if top_down else None
+        fine = len(self.backbone.channels)
+        self.pyramid = backbones.Pyramid(channels[:fine], top_down, None) if top_down else None
         if top_down:
-            channels[: len(normed)] = [top_down] * len(normed)
+            channels[:fine] = [top_down] * fine
         counts = [2 + 2 * len(ratios) for ratios in RATIOS[maps]]
         self.regress = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in zip(channels, counts, strict=True))
         self.classify = nn.ModuleList(
@@ -171,7 +165,9 @@ class SSD(Detector):
     def configure(cls, config: SSDConfig, shards: Shards) -> dict[str, Any]:
         maps = 7 if min(config.size) >= 512 else 6
         keys = ("backbone", "freeze", "style", "top_down")
-        scales = scales_of(shards, config, SCALES[config.style, maps]) if config.priors == "auto" else ()
+        scales: Sequence[float] = ()
+        if config.priors == "auto":
+            scales = scales_of(shards, (config.size[0], config.size[1]), config.fit, SCALES[config.style, maps])
         return {"classes": len(shards.classes), "maps": maps, "scales": scales, **{k: getattr(config, k) for k in keys}}
 
     def pretrain(self, config: SSDConfig) -> str:
@@ -185,7 +181,8 @@ class SSD(Detector):
         """Load the weights of torchvision's `ssd300_vgg16` or `vgg16`; return a description of what was loaded.
 
         VGG16's two large layers are subsampled to convolutions (arXiv 1512.02325, section 3; "a trous", every third
-        position of 7 x 7 and every fourth channel). Class weights are skipped if their number differs.
+        position of 7 x 7 and every fourth channel). Class weights are skipped if their number differs, and all
+        heads if `scales` or `top_down` is given: they were trained for other priors or maps.
 
         Raises:
             ConfigError: the state is neither.
@@ -201,10 +198,17 @@ class SSD(Detector):
         else:
             raise ConfigError(f"{path}: holds neither torchvision's ssd300_vgg16 nor its vgg16 with the classifier")
         own = self.state_dict()
-        fitting = {name: tensor for name, tensor in renamed.items() if name in own and own[name].shape == tensor.shape}
+        heads = [name for name in renamed if name.startswith(("classify", "regress"))]
+        others = set(heads if self.sides or self.pyramid else ())
+        fitting = {
+            name: tensor
+            for name, tensor in renamed.items()
+            if name in own and own[name].shape == tensor.shape and name not in others
+        }
         self.load_state_dict(fitting, strict=False)
-        left = sorted(renamed.keys() - fitting.keys())
-        return f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
+        left = sorted(renamed.keys() - fitting.keys() - others)
+        words = f"{path}: {len(fitting)} tensors" + (f"; left out, for their shape: {', '.join(left)}" if left else "")
+        return words + ("; left out, for priors = auto or top_down: classify, regress" if others else "")
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the input maps of the heads, finest first."""
@@ -223,7 +227,7 @@ class SSD(Detector):
                 )
             maps.append(block(narrow))
         if self.pyramid:
-            fine = len(self.scales)
+            fine = len(self.backbone.channels)
             maps[:fine] = [functional.relu(level) for level in self.pyramid(maps[:fine])]
         return maps
 
@@ -277,44 +281,3 @@ def _own_name(name: str) -> str:
         name = re.sub(theirs, ours, name)
     name = re.sub(r"backbone\.extra\.0\.(\d)", lambda match: f"backbone.features.{23 + int(match[1])}", name)
     return re.sub(r"backbone\.extra\.(\d)", lambda match: f"extra.{int(match[1]) - 1}", name)
-
-
-def scales_of(shards: Shards, config: SSDConfig, fixed: Sequence[float]) -> list[float]:
-    """Return the sides of square priors as shares of the input, for a training split's boxes.
-
-    The smallest is the 10th percentile of the square roots of the boxes' areas. The sides double from map to map, up to
-    the fixed ones.
-    """
-    sizes = anchors.fitted_sizes(shards, (config.size[0], config.size[1]), config.fit)
-    shares = np.sqrt(sizes.prod(1) / np.prod(config.size))
-    least = float(np.percentile(shares, 10)) if len(shares) else fixed[0]
-    return [min(least * 2**level, side) for level, side in enumerate(fixed)]
-
-
-def priors(
-    size: tuple[int, int], maps: Sequence[tuple[int, int]], style: str = "paper", scales: Sequence[float] = ()
-) -> Tensor:
-    """Return boxes of several shapes at every cell of every map (section 2.2, "Choosing scales and aspect ratios").
-
-    Boxes are not clipped, except that torchvision's sides are at most the image's.
-
-    Args:
-        size: (height, width) of the network's input; maps: (rows, columns) of each map.
-        scales: as in `SCALES`; those of the style if empty.
-
-    Returns:
-        (P, 4) xyxy pixels, in the order map, row, column, shape: square, larger square, then each ratio wide and tall.
-    """
-    height, width = size
-    scales, boxes = scales or SCALES[style, len(maps)], []
-    for level, (rows, columns) in enumerate(maps):
-        side, larger = scales[level], (scales[level] * scales[level + 1]) ** 0.5
-        shapes = [(side, side), (larger, larger)]
-        for ratio in RATIOS[len(maps)][level]:
-            long, short = side * ratio**0.5, side / ratio**0.5
-            shapes += [(long, short), (short, long)]
-        limit = 1.0 if style == "torchvision" else float("inf")
-        pixels = torch.tensor(shapes).clamp(max=limit) * torch.tensor([width, height])
-        step = (height / rows, width / columns) if style == "paper" else (STEPS[level], STEPS[level])
-        boxes.append(anchors.grid(pixels, rows, columns, step, 0.5))
-    return torch.cat(boxes)

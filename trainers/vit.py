@@ -42,9 +42,7 @@ class ViTConfig(Config):
     )
     window: int = value(14, "side of the attention windows, in patches of 16 pixels", natural())
     global_blocks: int = value(4, "how many blocks attend to the whole image, evenly spaced", natural(0))
-    drop_path: float = value(
-        0.1, "how likely a branch of the last block is left out in training", real(least=0, below=1)
-    )
+    drop_path: float = value(0.1, "how likely a branch of the last block is left out", real(least=0, below=1))
     recompute: bool = value(False, "compute blocks again in the backward pass instead of keeping their activations")
     strides: list[int] = value([4, 8, 16, 32], "of the pyramid's levels: some of 4, 8, 16, 32", natural())
     width: int = value(256, "channels of the pyramid and the heads, a multiple of 8", natural(8))
@@ -61,9 +59,7 @@ class ViTConfig(Config):
     lora: str = value("r=8,alpha=16", "rank and scale of the adapters of train lora")
     freeze: int = value(0, "with train all, how many of the backbone's first units keep their weights", natural(0))
     frozen_norm: bool = value(False, "with train all, keep the pretrained batch norms of a convolutional backbone")
-    fsdp: bool = value(
-        False, "under torchrun, divide weights, gradients and optimizer state among the processes (FSDP2)"
-    )
+    fsdp: bool = value(False, "under torchrun, divide weights, gradients and optimizer state (FSDP2)")
     teacher: str = value("", "checkpoint of a larger vit with the same classes and strides, to learn from as well")
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from trainers.yolov2 import YOLOv2Config
 
 SMALL: dict[str, dict[str, Any]] = {
     "yolov2": {"size": [64, 64], "width": 0.125, "num_anchors": 2, "multiscale": []},
-    "ssd": {"size": [260, 288], "backbone": "test_efficientnet"},
+    "ssd": {"size": [260, 288], "backbone": "test_efficientnet", "priors": "auto", "top_down": 8},
     "dense": {"size": [64, 128], "width": 8},
     "faster_rcnn": {"size": [64, 96], "backbone": "test_resnet", "neck": "c4", "regions": 32},
     "vit": {  # drop-path draws from each process's own state, so that two could not do what one does

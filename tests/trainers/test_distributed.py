@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dataforge.errors import DataforgeError
 from dataforge.loading.loader import Loader
 from tests.trainers import distributed, runs
 from trainers import checkpoint, registry, watchdog
@@ -25,6 +27,7 @@ from trainers.config import Config, read_toml, write_toml
 from trainers.results.report import score
 from trainers.training import engine, run
 
+HOUR = timedelta(hours=1)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -102,12 +105,11 @@ def test_divided_weights_train_as_whole_ones(by_two: Path, tmp_path: Path) -> No
 
 
 def same(one: Any, other: Any) -> None:
-    """Compare checkpoints: names, types and shapes, and the values of tensors, which were summed in another order."""
+    """Compare checkpoints: exactly, except the values of floating-point tensors, which were summed in another order."""
     assert isinstance(one, dict) == isinstance(other, dict)
     if isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype and one.shape == other.shape
-        if one.is_floating_point():
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-3 if one.is_floating_point() else 0, atol=1e-5)
     elif isinstance(one, dict):
         assert list(one) == list(other)
         for name in set(one) - {"rng", "progress"}:
@@ -115,6 +117,8 @@ def same(one: Any, other: Any) -> None:
     elif isinstance(one, list):
         for parts in zip(one, other, strict=True):
             same(*parts)
+    else:
+        assert type(one) is type(other) and one == other
 
 
 def test_processes_that_are_started_again_do_not_meet_those_before() -> None:
@@ -123,8 +127,20 @@ def test_processes_that_are_started_again_do_not_meet_those_before() -> None:
     store.set("start of 2", "a process that ended before it was answered")
     for count in (3, 3, 2):
         with ThreadPoolExecutor(count) as pool:
-            names.append(set(pool.map(lambda rank: processes._name_of_start(store, rank, count), range(count))))  # noqa: B023
+            names.append(set(pool.map(lambda rank: processes._name_of_start(store, rank, count, HOUR), range(count))))  # noqa: B023
     assert [len(of_start) for of_start in names] == [1, 1, 1] and len(set.union(*names)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [(0, "ranks have not started within 0:00:00.200000 h: 1, 2;"), (2, "rank 0 has not started within")],
+)
+def test_processes_that_do_not_start_are_named(rank: int, words: str) -> None:
+    """Rank 1 posted its name and then ended; the other one never came."""
+    store = dist.HashStore()
+    store.set("start of 1", "a process that ended")
+    with pytest.raises(DataforgeError, match=words):
+        processes._name_of_start(store, rank, 3, timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -37,10 +37,11 @@ onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
+SIDES = [0.05, 0.1, 0.2, 0.4, 0.725, 0.9, 1.0]  # as of priors = auto
 MODELS: dict[str, tuple[dict[str, Any], tuple[int, int], str]] = {
     "dense": ({"width": 8, "sizes": [[16, 32], [32, 64]]}, (64, 128), "stretch"),
     "yolov2": ({"width": 0.125}, (64, 96), "letterbox"),
-    "ssd": ({"backbone": "test_efficientnet"}, (288, 320), "stretch"),
+    "ssd": ({"backbone": "test_efficientnet", "scales": SIDES, "top_down": 8}, (288, 320), "stretch"),
     "faster_rcnn": ({"backbone": "test_resnet", "width": 16}, (64, 96), "stretch"),
     "vit": ({"backbone": "test_vit", "width": 16, "depth": 1, "window": 3, "global_blocks": 2}, (64, 96), "letterbox"),
 }

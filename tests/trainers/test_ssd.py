@@ -18,7 +18,7 @@ from dataforge.errors import ConfigError
 from dataforge.record import CROWD, DIFFICULT
 from tests.trainers.suite import DetectorSuite, make_batch
 from trainers import ssd
-from trainers.models import assign
+from trainers.models import assign, priors
 from trainers.models.boxes import iou
 
 # one of each size, so that every map has something to learn
@@ -58,7 +58,7 @@ def ours_like(theirs: Any) -> ssd.SSD:
 
 def test_the_paper_has_8732_priors_unclipped() -> None:
     maps = [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]
-    found = ssd.priors((300, 300), maps)
+    found = priors.priors((300, 300), maps)
     assert found.shape == (8732, 4) and found.min() < 0 and found.max() > 300
     centre, side = (found[:, :2] + found[:, 2:]) / 600, (found[:, 2:] - found[:, :2]) / 300
     # the first cell's four, and the last map's six: scales .1 and .9, the next scale .2 and 1
@@ -156,6 +156,16 @@ def test_vgg16s_large_layers_are_thinned_out() -> None:
         model.load({"conv.weight": torch.zeros(1)}, "other.pth")
 
 
+@pytest.mark.parametrize("options", [{"scales": [0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 1.0]}, {"top_down": 512}])
+def test_heads_for_other_priors_or_maps_are_not_loaded(theirs: Any, options: dict[str, Any]) -> None:
+    model = ssd.SSD(3, style="torchvision", **options)
+    heads = {k: weight.clone() for k, weight in model.state_dict().items() if k.startswith(("regress", "classify"))}
+    said = model.load(theirs.state_dict(), "theirs")
+    count = len(theirs.state_dict()) - len(heads)
+    assert said == f"theirs: {count} tensors; left out, for priors = auto or top_down: classify, regress"
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in heads.items())
+
+
 def test_other_class_counts_leave_the_heads_out(theirs: Any) -> None:
     said = ssd.SSD(7, style="torchvision").load(theirs.state_dict(), "theirs")
     assert "left out, for their shape: classify.0.bias" in said and "regress" not in said
@@ -174,7 +184,7 @@ def test_configure(tiny_shards: Path, size: list[int], maps: int) -> None:
 def test_extra_positive_needs_no_overlap_above_half() -> None:
     """A box that no prior overlaps by half still has one (section 2.2)."""
     batch = make_batch(torch.zeros(1, 3, 300, 300), [[(0, 148, 300, 152, 0)]])
-    fixed: Tensor = ssd.priors((300, 300), [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)])
+    fixed: Tensor = priors.priors((300, 300), [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)])
     eligible, _ = assign.targets(batch)
     found = assign.match(fixed, batch.boxes, eligible, high=0.5, low=0.5, force="best")
     assert int((found >= 0).sum()) == 1
@@ -184,7 +194,7 @@ def test_auto_priors_follow_the_boxes(tiny_shards: Path) -> None:
     from dataforge import Shards
     from dataforge.sources.view import View
 
-    shards, fixed = Shards(tiny_shards), ssd.SCALES["paper", 6]
+    shards, fixed = Shards(tiny_shards), priors.SCALES["paper", 6]
     config = ssd.SSDConfig(size=[320, 288], priors="auto")
     scales = ssd.SSD.configure(config, shards)["scales"]
     assert len(scales) == len(fixed) and sorted(set(scales)) == scales
@@ -196,9 +206,37 @@ def test_auto_priors_follow_the_boxes(tiny_shards: Path) -> None:
     assert ssd.SSD.configure(config, Shards(tiny_shards, view=View(side=(1e6, 2e6))))["scales"] == list(fixed)
 
 
-def test_small_priors_and_the_top_down_path_find_small_boxes_and_learn() -> None:
+@pytest.mark.parametrize("maps", [6, 7])
+@pytest.mark.parametrize("tiny", [0.005, 0.02, 0.045])
+def test_auto_priors_keep_those_of_large_boxes(monkeypatch: pytest.MonkeyPatch, maps: int, tiny: float) -> None:
+    """The set has 10 % tiny boxes and 90 % large ones."""
+    rng, fixed, side = np.random.default_rng(0), priors.SCALES["paper", maps], {6: 300, 7: 512}[maps]
+    sizes = rng.uniform(0.4, 0.9, (90, 1)) * side * rng.uniform(0.8, 1.1, (90, 2))
+    corner = rng.uniform(0, 1, (90, 2)) * (side - sizes)
+    large = torch.tensor(np.concatenate([corner, corner + sizes], 1), dtype=torch.float32)
+    sets = np.concatenate([np.full((11, 2), tiny * side), sizes])
+    monkeypatch.setattr(priors.anchors, "fitted_sizes", lambda *_: sets)
+    auto = priors.scales_of(None, (side, side), "stretch", fixed)  # type: ignore[arg-type]
+    assert auto[0] == pytest.approx(tiny) and auto == sorted(auto)
+    cells = {6: [38, 19, 10, 5, 3, 1], 7: [64, 32, 16, 8, 4, 2, 1]}[maps]
+    shares = [
+        (iou(large, priors.priors((side, side), [(n, n) for n in cells], scales=scales)).amax(1) >= 0.5).float().mean()
+        for scales in (auto, fixed)
+    ]
+    assert shares[0] >= shares[1] - 0.05
+
+
+def test_auto_priors_double_where_that_reaches_the_fixed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sides of the measurement on deeppcb_200 at 512 pixels, in docs/small_objects.md."""
+    monkeypatch.setattr(priors.anchors, "fitted_sizes", lambda *_: np.full((9, 2), 23.0))
+    sides = priors.scales_of(None, (512, 512), "stretch", priors.SCALES["paper", 7])  # type: ignore[arg-type]
+    assert sides == [23 / 512, 46 / 512, 92 / 512, 184 / 512, 0.6, 0.75, 0.9, 1.05]
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("test_efficientnet", 9), ("vgg16", 5)])
+def test_small_priors_and_the_top_down_path_find_small_boxes_and_learn(backbone: str, parameters: int) -> None:
     torch.manual_seed(0)
-    model = ssd.SSD(3, backbone="test_efficientnet", scales=[0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 1.0], top_down=8).train()
+    model = ssd.SSD(3, backbone=backbone, scales=[0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 1.0], top_down=8).train()
     boxes = [(100 + 3 * k, 40 + 31 * k, 114 + 4 * k, 55 + 31 * k, k % 3) for k in range(6)]
     batch = make_batch(torch.rand(1, 3, 288, 288), [boxes])
     raw = model(batch.images)
@@ -207,4 +245,4 @@ def test_small_priors_and_the_top_down_path_find_small_boxes_and_learn() -> None
     assert set(owner[owner >= 0].tolist()) == set(range(6))
     torch.stack(list(model.loss(raw, batch).values())).sum().backward()
     coarse = [p.grad for name, p in model.named_parameters() if name.startswith(("pyramid.inner", "scales"))]
-    assert len(coarse) == 9 and all(grad is not None and grad.any() for grad in coarse)
+    assert len(coarse) == parameters and all(grad is not None and grad.any() for grad in coarse)

@@ -91,6 +91,7 @@ class Learner:
         Raises:
             DataError: the loss is not finite.
         """
+        self.gathered = None  # before the step needs its memory
         images = distributed.total(torch.tensor(float(len(batch)), device=self.device if self.world > 1 else None))
         count = self.config.accumulate
         parts: tuple[Batch, ...] = (batch,)
@@ -118,7 +119,6 @@ class Learner:
 
     def update(self, rate: float, step: int) -> None:
         """Take an optimizer step (0, 1, ...)."""
-        self.gathered = None
         optim.set_rate(self.optimizer, rate)
         self.scaler.unscale_(self.optimizer)
         if self.config.clip:

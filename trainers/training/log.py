@@ -100,10 +100,10 @@ class Log(ExitStack):
         """Print the time left, once, in the first epoch: after `FEW` steps, after `SETTLED` seconds, or at its end.
 
         They are steps of the training itself: others, before it, would come no sooner and change what is random. The
-        first step is no measure: it may take ten times as long as the others.
+        first step is no measure: it may take ten times as long as the others. Nothing is printed after it alone.
         """
-        if self.steps and (sums["steps"] >= min(FEW, self.steps) or (self.warm and sums["seconds"] >= SETTLED)):
-            seconds, steps = (sums[name] - self.warm.get(name, 0.0) for name in ("seconds", "steps"))
+        if self.steps and self.warm and (sums["steps"] >= min(FEW, self.steps) or sums["seconds"] >= SETTLED):
+            seconds, steps = (sums[name] - self.warm[name] for name in ("seconds", "steps"))
             left = self.steps * (self.training.config.epochs - self.training.progress.epoch) - sums["steps"]
             tqdm.write(f"{duration(left * seconds / steps)} left, without evaluations (estimated from the first steps)")
             self.steps = 0

@@ -15,11 +15,14 @@ SHAPE = 1, 32, 24, 32  # of the map on which a CPU is measured: images, channels
 BUDGET = 0.2  # seconds after which no further round is measured
 
 
-def resolved(amp: str, device: torch.device) -> tuple[str, str]:
+def resolved(amp: str, device: torch.device, fp16: bool = True) -> tuple[str, str]:
     """Return the mixed precision to train with, and a line that says why, or warns.
 
     "auto" is bf16, or fp16 where it is not supported, on a CUDA device; bf16 on a CPU that computes it faster, of which
     short steps are measured; else none. Other values stay; one that is slower than float32 on a CPU has a warning.
+
+    Args:
+        fp16: whether "auto" may be fp16, which FSDP2 does not take.
 
     Returns:
         "none", "bf16" or "fp16"; the line is empty if there is nothing to say.
@@ -33,8 +36,10 @@ def resolved(amp: str, device: torch.device) -> tuple[str, str]:
             return chosen, f"amp {chosen}: {words}, measured on a few layers"
         return amp, f"warning: amp {amp}: {words}; --amp auto chooses the faster one" if factor > 1 else ""
     if amp == "auto" and device.type == "cuda":
-        chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return chosen, f"amp {chosen}: the fastest that {torch.cuda.get_device_name(device)} supports"
+        half = "fp16" if fp16 else "none"
+        chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else half
+        why = "" if fp16 else " with fsdp"
+        return chosen, f"amp {chosen}: the fastest that {torch.cuda.get_device_name(device)} supports{why}"
     if amp == "auto":
         return "none", f"amp none: mixed precision is not chosen on {device.type}"
     return amp, ""

@@ -32,13 +32,17 @@ def whole(value: Any, everywhere: bool = False) -> Any:
     """Return a state with whole tensors in place of divided ones; all ranks must call it.
 
     Args:
-        everywhere: also on other ranks than 0, which otherwise get None for each.
+        everywhere: also on other ranks than 0, which otherwise get None for each. Tensors that are not divided, such as
+            the statistics of batch norm, are then rank 0's, as with DDP.
     """
     if isinstance(value, DTensor):
         full = value.full_tensor()
         return full.cpu() if everywhere or dist.get_rank() == 0 else None
     if isinstance(value, Mapping):
         return {name: whole(part, everywhere) for name, part in value.items()}
+    if everywhere and isinstance(value, Tensor):
+        value = value.clone()
+        dist.broadcast(value, 0)
     return value
 
 

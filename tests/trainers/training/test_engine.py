@@ -24,6 +24,7 @@ from tests.trainers.runs import config, rows, small, steps
 from trainers import checkpoint, distributed
 from trainers.command import command as trainer
 from trainers.config import read_toml, write_toml
+from trainers.ssd import SSDConfig
 from trainers.training import engine, log, optim, run
 from trainers.yolov2 import YOLOv2, YOLOv2Config
 
@@ -168,6 +169,21 @@ def test_a_run_that_was_stopped_goes_on_exactly(
     keys = ("epoch", "step", "loss", "lr", "mAP50", "mAP50-95")
     ours, theirs = (rows(folder / run.RESULTS) for folder in (tmp_path / "yolov2/whole", finished))
     assert [[row[key] for key in keys] for row in ours] == [[row[key] for key in keys] for row in theirs]
+
+
+@pytest.mark.slow
+def test_a_run_of_an_ssd_with_fitted_priors_goes_on_exactly(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"batch_size": 10, "val_split": "", "save_steps": 1}
+    whole = engine.train(config("ssd", twenty, tmp_path, name="whole", **given), "ssd")
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed.Stop, "everywhere", lambda *_: True)
+        with pytest.raises(StoppedError, match="stopped after step 1"):
+            engine.train(config("ssd", twenty, tmp_path, name="stopped", **given), "ssd")
+    folder = tmp_path / "ssd/stopped"
+    engine.train(SSDConfig(**read_toml(SSDConfig, folder / "args.toml")), "ssd", resume=folder)
+    assert steps(folder) == steps(whole) and len(steps(whole)) == 2
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

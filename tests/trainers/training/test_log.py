@@ -30,7 +30,7 @@ def made(epochs: int, eval_every: int = 1, done: int = 0) -> Log:
         (0, [12, 1, 1], 3, 2, "about 5 min left"),  # however long it takes
         (0, [60, 60, 1], 3, 2, "about 4 h 58 min left"),
         (0, [5, 6, 1], 3, 2, "about 30 min left"),
-        (50, [7, 1], 2, 1, "about 3 min left"),  # resumed within an epoch, whose earlier steps took a second
+        (50, [7, 1], 2, 2, "about 2 min left"),  # resumed within an epoch: the first step of this process
         (1, [7, 1], 2, 2, "about 3 min left"),
         (0, [0.01] * 3, 3, 3, "less than a minute left"),
     ],
@@ -46,6 +46,13 @@ def test_it_is_printed_once_after_few_steps(
         log._estimate(sums)
         printed = capsys.readouterr().out
         assert printed.startswith(words) if count == step else not printed
+
+
+def test_an_epoch_of_one_step_has_no_estimate_before_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    log = made(3)
+    log.start_epoch(1, 0)
+    log._estimate({"seconds": 60.0, "steps": 1.0})
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

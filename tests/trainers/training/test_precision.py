@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_supported, chosen in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: is_supported)  # noqa: B023
         assert precision.resolved("auto", CUDA)[0] == chosen
+        assert precision.resolved("auto", CUDA, fp16=False)[0] == {"fp16": "none"}.get(chosen, chosen)
     assert precision.resolved("auto", MPS)[0] == "none"
     for device in (CPU, CUDA, MPS):
         assert precision.resolved("none", device) == ("none", "")
@@ -69,3 +71,16 @@ def test_a_run_keeps_what_it_chose(
     assert [config.amp for config in taken] == ["bf16", "bf16"]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("amp bf16: ") and second.startswith("warning: amp bf16: ")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_fsdp_of_one_process_is_told_and_of_several_takes_no_fp16(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: int
+) -> None:
+    monkeypatch.setattr(engine.distributed, "joined", lambda *_: nullcontext((0, world, CPU)))
+    monkeypatch.setattr(precision, "resolved", lambda amp, device, fp16: ("none", f"fp16: {fp16}"))
+    monkeypatch.setattr(engine, "start", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.train(runs.config("vit", twenty, tmp_path, fsdp=True), "vit")
+    words = ["fsdp: has no effect on one process; several are started by torchrun"] if world == 1 else []
+    assert capsys.readouterr().out.splitlines() == [*words, f"fp16: {world == 1}"]
