@@ -145,14 +145,14 @@ def test_an_included_configuration_by_the_rest_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("detector", list(registry.DETECTORS))
-def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags(detector: str, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value has a flag, a switch has two; a flag that is not given leaves the default."""
     kind, taken = registry.config_class(detector), []
     monkeypatch.setattr(engine, "train", lambda config, *_: taken.append(config))
     command = trainer(detector, kind)
     flags = ["--compile", "--buckets", "64,96,96,64", "--accumulate", "2", "--patience", "5", "--size", "300"]
     flags += ["--no-cache", "--defaults", "paper"]
-    assert CliRunner().invoke(command, ["--data", "x", *flags]).exit_code == 0
+    assert CliRunner().invoke(command, ["--data", str(tiny_shards), *flags]).exit_code == 0
     [config] = taken
     values = {
         "defaults": "paper",
@@ -162,7 +162,7 @@ def test_flags(detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "patience": 5,
         "size": [300],
     }
-    expected = kind(shards="x", **values)
+    expected = kind(shards=str(tiny_shards), **values)
     expected.check()
     assert config == expected and config.size == [300, 300]
     shown = CliRunner().invoke(command, ["--help"]).output
