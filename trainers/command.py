@@ -12,7 +12,7 @@ from dataforge.errors import ConfigError
 from trainers.config import Config, options, read_toml
 
 # what may differ from the stopped run
-RESUME = {"shards", "device", "threads", "timeout", "decode", "on_error", "fsdp"}
+RESUME = {"shards", "device", "threads", "timeout", "decode", "on_error", "checkpoints", "fsdp"}
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:
@@ -34,12 +34,15 @@ def command(detector: str, kind: type[Config]) -> click.Command:
     def run_it(toml: Path | None, resume: Path | None, **flags: Any) -> None:
         given = {key: value for key, value in flags.items() if value is not None}
         if resume:
-            from trainers.training import run
+            from trainers.training import remote, run
 
             if toml or given.keys() - RESUME:
                 raise ConfigError(
-                    "--resume goes with shards, device, timeout, threads, decode, on-error, fsdp; others are the run's"
+                    "--resume goes with shards, device, timeout, threads, decode, on-error, checkpoints, fsdp; "
+                    "others are the run's"
                 )
+            if flags["checkpoints"]:
+                remote.arguments(flags["checkpoints"], resume, detector)
             toml = run.arguments(resume)
             if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")

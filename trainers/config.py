@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import click
 
+from dataforge.cloud.path import located
 from dataforge.command import NEAR, Number, Option, natural, real
 from dataforge.errors import TRAIN, ConfigError, unknown
 from dataforge.files import exists, reading
@@ -136,6 +137,11 @@ class Config:
     cache: bool = value(False, "train from a cache beside the shards with images shrunk to the training size")
     keep: int = value(4, "number of newest checkpoints to keep", natural())
     save_steps: int = value(0, "also save every N steps; 0 saves at the end of an epoch only", natural(0))
+    checkpoints: str = value(
+        "",
+        "URL (s3://, gs://, az://, file://) or folder to which checkpoints are also sent, while training continues; "
+        "with --resume DIR, a lost DIR is fetched from there: docs/scale.md",
+    )
     eval_every: int = value(1, "epochs between evaluations; the last epoch is always evaluated", natural())
     patience: int = value(
         0, "stop after this many evaluations without a better mAP50-95; 0 never stops early", natural(0)
@@ -165,6 +171,7 @@ class Config:
             raise ConfigError(f"patience is {self.patience}; expected 0, or a val_split to evaluate")
         window_of(self.shuffle)
         check_logger(self.logger)
+        located(self.checkpoints)
         self.shapes()
         if not self.shards:
             raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")
@@ -263,12 +270,16 @@ def read_toml(kind: type[Config], path: Path, detector: str = "") -> dict[str, A
     return values
 
 
-def write_toml(config: Config, path: Path) -> None:
-    """Write all values to a file that `--config` can read."""
+def to_toml(config: Config) -> str:
+    """Return all values as the text of a file that `--config` can read."""
     plain = {key: json.dumps(value, ensure_ascii=False) for key, value in vars(config).items()}
     plain |= {key: str(getattr(config, key)) for key in RANGES}  # JSON spells inf differently
-    lines = [f"{key} = {value}" for key, value in plain.items()]
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return "".join(f"{key} = {value}\n" for key, value in plain.items())
+
+
+def write_toml(config: Config, path: Path) -> None:
+    """Write all values to a file that `--config` can read."""
+    path.write_text(to_toml(config), "utf-8")
 
 
 class _List(click.ParamType):

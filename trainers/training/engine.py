@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Set as Names
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, read_toml
 from trainers.results.report import draw_inputs, score
-from trainers.training import auto_batch, defaults, precision, run
+from trainers.training import auto_batch, defaults, precision, remote, run
 from trainers.training.data import make_loaders, skipped, timed
 from trainers.training.learner import Learner
 from trainers.training.log import Log
@@ -48,7 +48,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
             damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
-    if not resume and (resume := run.restarted(config, detector)):
+    if not resume and (resume := run.restarted(config, detector) or remote.restarted(config, detector)):
         config = type(config)(**read_toml(type(config), run.arguments(resume)))
         config.check()
     with distributed.joined(config.device, config.timeout) as (rank, world, device), ExitStack() as held:
@@ -67,7 +67,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)
-        with distributed.Stop() as stop, Log(training) as log:
+        with distributed.Stop() as stop, training.remote or nullcontext(), Log(training) as log:
             stopped = False
             while not stopped and not training.finished:
                 stopped = train_epoch(training, log, stop)
@@ -93,6 +93,11 @@ def start(
     torch.manual_seed(config.seed)
     kind = registry.detector_class(detector)
     loader, val_loader = make_loaders(config, kind, rank, world, device)
+    place = None
+    if config.checkpoints and rank == 0:
+        place = remote.Remote(config, detector, resume)
+    if config.checkpoints:
+        distributed.gathered(None)  # all read what rank 0 may have fetched
     state = run.last(resume) if resume else None
     model_config = state["config"] if state else kind.configure(config, loader.shards)
     model = kind(**model_config)
@@ -108,7 +113,9 @@ def start(
         run.begin(folder, detector, loader.state_dict())
         draw_inputs(folder, loader)
     folder = distributed.gathered(folder)[0]
-    training = Training(config, detector, model_config, loader, val_loader, learner, folder, rank, world)
+    training = Training(config, detector, model_config, loader, val_loader, learner, folder, rank, world, remote=place)
+    if place:
+        place.begin(folder)
     if state:
         training.load_state_dict(state)
     return training

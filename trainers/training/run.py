@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -183,18 +184,29 @@ def save(folder: Path, state: dict[str, Any], step: int, keep: int) -> None:
     weights = folder / "weights"
     file = weights / f"step-{step:07d}.pt"
     checkpoint.save(file, state)
-    link = weights / "last.pt.tmp"
-    try:
-        link.unlink(missing_ok=True)
-        link.hardlink_to(file)
-        os.replace(link, weights / "last.pt")
-        link.unlink(missing_ok=True)  # rename of two links to one file leaves both
-    except OSError:  # a file system without hard links
-        checkpoint.save(weights / "last.pt", state)
+    point(file)
     cut = weights.glob("*.tmp")  # by a kill
     with writing(weights, ConfigError):
         for old in (*sorted(weights.glob("step-*.pt"))[:-keep], *cut):
             old.unlink(missing_ok=True)
+
+
+def point(file: Path) -> None:
+    """Make `last.pt` beside a checkpoint a link to it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    last = file.with_name("last.pt")
+    link = file.with_name("last.pt.tmp")
+    with writing(last, ConfigError):
+        link.unlink(missing_ok=True)
+        try:
+            link.hardlink_to(file)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, link)
+        os.replace(link, last)
+        link.unlink(missing_ok=True)  # rename of two links to one file leaves both
 
 
 def newest(folder: Path) -> Path | None:

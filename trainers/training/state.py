@@ -12,6 +12,7 @@ from trainers import checkpoint
 from trainers.config import Config
 from trainers.training import run
 from trainers.training.learner import Learner
+from trainers.training.remote import Remote
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Training:
         val_loader: None without a validation split.
         folder: of the run, the same on all ranks.
         rank, world: of this process, and the number of processes.
+        remote: where rank 0 sends checkpoints, or None.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class Training:
     rank: int
     world: int
     progress: Progress = field(default_factory=Progress)
+    remote: Remote | None = None
 
     @property
     def finished(self) -> bool:
@@ -110,3 +113,5 @@ class Training:
                 part = {name: value for name, value in state.items() if name != "train"}
                 checkpoint.save(self.folder / "weights" / "best.pt", part)
             run.save(self.folder, state, self.progress.step, self.config.keep)
+            if self.remote:
+                self.remote.save(self.folder, self.progress.step)
