@@ -1,4 +1,4 @@
-"""Epochs from a bucket on this machine by dataforge and WebDataset, with an empty and with a full cache.
+"""Epochs from a bucket on this machine by dataforge and its peers, with an empty and with a full cache.
 
     python bench/cloud.py DIR [--images 1024] [--repeats 5] [--latency 0.02] [--python PYTHON] [--results FILE]
 
@@ -24,19 +24,21 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-BATCH, SIDE, BUCKET = 32, 320, "bucket"
-PEERS = ("dataforge", "webdataset")
+from cloud_peers import WRITERS, batches_of, images_of, write
+
+BUCKET = "bucket"
+PEERS = ("dataforge", *WRITERS)
 
 
 class Bucket(BaseHTTPRequestHandler):
     """The part of S3 that readers use. `/count` returns the numbers of requests and of bytes since the last time."""
 
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
     root, latency, lock, count = Path(), 0.0, threading.Lock(), [0, 0]
 
     def log_message(self, *_: object) -> None:
@@ -77,6 +79,10 @@ class Bucket(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # with 5, the default, half of 32 clients that connect at once wait for a second
+
+
 def store(out: Path, files: list[Path], count: int) -> None:
     """Write shards of `count` images, in an order that mixes the files."""
     import numpy as np
@@ -94,65 +100,17 @@ def store(out: Path, files: list[Path], count: int) -> None:
         writer.publish()
 
 
-def images_of(root: Path) -> list[bytes]:
-    from dataforge import Shards
-
-    shards = Shards(root / "dataforge", "train")
-    return [bytes(shards.blob(i)) for i in range(len(shards))]
-
-
-def decode(data: bytes) -> Any:
-    import cv2
-    import simplejpeg
-    import torch
-
-    return torch.from_numpy(cv2.resize(simplejpeg.decode_jpeg(data), (SIDE, SIDE)))
-
-
-def write(root: Path, peer: str) -> None:
-    """Write the images in a peer's own form, in pieces of about 8 MB."""
-    import webdataset
-
-    (root / peer).mkdir()
-    with webdataset.ShardWriter(str(root / peer / "%04d.tar"), maxsize=8 << 20, verbose=0) as shards:
-        for i, blob in enumerate(images_of(root)):
-            shards.write({"__key__": f"{i:06d}", "img": blob})
-
-
-def webdataset_batches(root: Path, url: str, cache: Path) -> Iterable[Any]:
-    import torch
-    import webdataset
-
-    count = len(list((root / "webdataset").glob("*.tar")))
-    pieces = [f"{url.replace('s3://', os.environ['AWS_ENDPOINT_URL'] + '/')}/{n:04d}.tar" for n in range(count)]
-    data = webdataset.WebDataset(pieces, shardshuffle=count, cache_dir=str(cache)).shuffle(512)
-    data = data.map(lambda sample: decode(sample["img"])).batched(BATCH, collation_fn=torch.stack, partial=True)
-    return webdataset.WebLoader(data, batch_size=None, shuffle=False, num_workers=2, prefetch_factor=3)
-
-
-def batches_of(peer: str, root: Path, url: str, cache: Path) -> Iterable[Any]:
-    cache.mkdir(parents=True, exist_ok=True)
-    if peer in ("dataforge", "local") or peer.startswith("window:"):
-        from dataforge import Loader
-
-        os.environ["DATAFORGE_CACHE"] = str(cache)
-        place = str(root / "dataforge") if peer == "local" else f"s3://{BUCKET}/dataforge"
-        shuffle: bool | str = peer if peer.startswith("window:") else True
-        loader = Loader(place, "train", BATCH, (SIDE, SIDE), threads=2, fit="stretch", shuffle=shuffle)
-        return (batch.images for batch in loader)
-    return webdataset_batches(root, url, cache)
-
-
 def epoch(peer: str, root: Path, url: str, cache: Path) -> None:
-    """Run an epoch and print its images and seconds."""
+    """Run an epoch and print its images, seconds, and seconds of processor time, that of its workers included."""
     batches = batches_of(peer, root, url, cache)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), sum(os.times()[:4])
     images = sum(len(batch) for batch in batches)
-    print(json.dumps({"images": images, "seconds": time.perf_counter() - start}))
+    seconds = time.perf_counter() - start
+    print(json.dumps({"images": images, "seconds": seconds, "cpu": sum(os.times()[:4]) - before}))
 
 
 def run(python: str, *words: object) -> dict[str, Any]:
-    done = subprocess.run([python, __file__, *map(str, words)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([python, __file__, *map(str, words)], capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise SystemExit(f"{words}: {done.stderr[-3000:]}")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -168,12 +126,9 @@ def turns(
             cache = root.parent / f"cache-{peer}"
             for state in states[1:] if peer == "local" else states:
                 urllib.request.urlopen(f"{endpoint}/count").read()
-                before = os.times()
                 done = run(python, "epoch", peer, root, f"s3://{BUCKET}/{peer}", cache)
-                after = os.times()
                 requests, size = json.loads(urllib.request.urlopen(f"{endpoint}/count").read())
-                cpu = after.children_user + after.children_system - before.children_user - before.children_system
-                yield peer, state, done | {"requests": requests, "bytes": size, "cpu": cpu}
+                yield peer, state, done | {"requests": requests, "bytes": size}
                 print(n, peer, state, done, requests, size, flush=True)
             shutil.rmtree(cache, ignore_errors=True)
 
@@ -217,11 +172,11 @@ def main() -> None:
         store(root / "dataforge", sorted(given.data.rglob("*.jpg")), given.images)
         peers, states = given.peers.split(","), ["cold"] if given.cold else ["cold", "warm"]
         for peer in peers:
-            if peer == "webdataset":
+            if peer in WRITERS:
                 run(given.python, "write", root, peer)
         Bucket.root, Bucket.latency = root, given.latency
         serve: Callable[[], int] = os.fork
-        with ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
+        with Server(("127.0.0.1", 0), Bucket) as server:
             child = serve()
             if not child:
                 server.serve_forever()
