@@ -55,10 +55,11 @@ class Log(ExitStack):
                 self.profiler = opened.enter_context(trace(training.folder))
             self.push(opened.pop_all())
         parameters = sum(weight.numel() for weight in training.learner.model.parameters())
+        epochs = "no epoch left" if training.finished else f"epochs {progress.epoch + 1}..{config.epochs}"
         echo(
             f"{training.detector} on {training.learner.device}: {parameters / 1e6:.2f} M parameters, "
             f"{len(training.loader.shards)} images, {len(training.loader)} steps per epoch, "
-            f"epochs {progress.epoch + 1}..{config.epochs}; {training.folder}"
+            f"{epochs}; {training.folder}"
         )
         return self
 
