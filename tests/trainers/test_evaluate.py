@@ -98,7 +98,7 @@ def _rank(rank: int, world: int, shards: Path, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=world)
     loader = Loader(shards, "val", batch_size=2, shuffle=False, rank=rank, world=world, threads=1)
     found = run(fake.Painted(), loader, "cpu")
-    np.savez(folder / f"{rank}.npz", **vars(found))
+    np.savez(folder / f"{rank}.npz", **{name: value for name, value in vars(found).items() if value is not None})
     dist.destroy_process_group()
 
 
@@ -109,7 +109,7 @@ def test_two_ranks_give_what_one_gives(shards: Path, tmp_path: Path) -> None:
     for rank in range(2):
         two = np.load(tmp_path / f"{rank}.npz")
         for name, value in vars(one).items():
-            np.testing.assert_array_equal(value, two[name])
+            np.testing.assert_array_equal(value, two.get(name))
 
 
 def test_checkpoint_on_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
