@@ -89,6 +89,12 @@ def without_extra(error: BaseException) -> str:
     return f"needs {name}, which is not installed: pip install 'dataforge-detection[train]'" if name in TRAIN else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def unknown(kind: str, name: str, known: object) -> UnknownNameError:
     """Return the error for a name that is not in a registry; it lists the known names.
 

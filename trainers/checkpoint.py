@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, first_line
 from dataforge.files import flush
 from trainers.models.detector import Detector
 from trainers.registry import detector_class
@@ -110,7 +110,7 @@ def load(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a damaged file makes torch raise errors of many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load what may run code
             reason = "expected tensors and plain values alone, as these trainers write"
         raise ConfigError(f"{path}: not a checkpoint that can be read: {reason}") from None

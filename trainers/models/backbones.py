@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, first_line
 from trainers.models import darknet_files
 from trainers.models.convolution import Conv3x3
 
@@ -255,10 +255,6 @@ def timm_model(name: str, *, pretrained: bool, **options: Any) -> Any:
     except Exception as error:  # timm raises various exceptions: no such tag, no feature maps, no network
         what = "its pretrained weights cannot be had" if pretrained else "cannot be built"
         raise ConfigError(f"backbone {name!r}: {what}: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def build(name: str = "darknet19", width: float = 1.0, strides: Sequence[int] = (16, 32)) -> Backbone:

@@ -15,9 +15,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, first_line
 from trainers.models import darknet_files
-from trainers.models.backbones import Backbone, Timm, build, first_line, timm_model
+from trainers.models.backbones import Backbone, Timm, build, timm_model
 
 _KINDS = ("weight", "bias", "running_mean", "running_var")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, first_line
 from trainers.models import pretrained
-from trainers.models.backbones import Backbone, Timm, first_line
+from trainers.models.backbones import Backbone, Timm
 
 PATCH = 16
 _MODULES = {"vision_transformer", "deit"}  # timm modules whose models have the layers used here

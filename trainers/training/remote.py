@@ -83,8 +83,8 @@ class Remote:
             names = self._objects.names()
             found = sorted(int(name[5:-5]) for name in names if re.fullmatch(r"step-\d+\.json", name))
             self._parts = {step: self._checkpoint(step)["weights"] for step in found}  # of each checkpoint
-            named = {part["name"] for parts in self._parts.values() for part in parts.values()}
-            self._objects.delete([name for name in names if re.fullmatch(r"\w{32}\.pt", name) and name not in named])
+            used = _objects_of(self._parts)
+            self._objects.delete([name for name in names if re.fullmatch(r"\w{32}\.pt", name) and name not in used])
             if resume:
                 self._note(resume)
                 self._fetch(resume)
@@ -162,8 +162,7 @@ class Remote:
 
     def _send(self, step: int, files: dict[str, IO[bytes]], rows: dict[str, str]) -> None:
         try:
-            sent = {part["name"] for parts in self._parts.values() for part in parts.values()}
-            parts = {}
+            sent, parts = _objects_of(self._parts), {}
             for name, file in files.items():
                 digest = file_digest(file)
                 parts[name] = {"name": f"{digest}.pt", "size": file.tell()}
@@ -181,8 +180,7 @@ class Remote:
 
     def _remove_old(self) -> None:
         old = {step: self._parts.pop(step) for step in sorted(self._parts)[: -self._keep]}
-        kept = {part["name"] for parts in self._parts.values() for part in parts.values()}
-        names = {part["name"] for parts in old.values() for part in parts.values()} - kept
+        names = _objects_of(old) - _objects_of(self._parts)
         with contextlib.suppress(OSError):  # the next process tries again
             self._objects.delete([_name(step) for step in old])
             self._objects.delete(sorted(names))
@@ -194,6 +192,11 @@ class Remote:
         if self._waiting and not self._waiting.done():
             echo(f"{self._path}: sending the newest checkpoint")
         self._sender.shutdown()
+
+
+def _objects_of(checkpoints: dict[int, Any]) -> set[str]:
+    """Return the names of the objects that hold the weights of checkpoints."""
+    return {part["name"] for parts in checkpoints.values() for part in parts.values()}
 
 
 def _close(files: dict[str, IO[bytes]]) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dataforge.augment.executors.upload import send
-from dataforge.augment.operations.kornia import first_line, module
+from dataforge.augment.operations.kornia import module
 from dataforge.augment.parameters import KorniaStep
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, first_line
 
 _RANDOM = {
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like, torch.randint_like),

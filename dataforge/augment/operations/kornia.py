@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from dataforge.errors import ConfigError, unknown
+from dataforge.errors import ConfigError, first_line, unknown
 
 PREFIX = "kornia."
 REFUSED = {
@@ -100,9 +100,3 @@ def _as_declared(value: Any, parameter: inspect.Parameter) -> Any:
 
         return torch.tensor(value, dtype=torch.float32)
     return tuple(value)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
