@@ -3,12 +3,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import tiny
+
+if TYPE_CHECKING:
+    from tests.cloud.double import Double
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and what it starts does, too
 
@@ -41,3 +45,32 @@ def ray_cluster() -> Iterator[Any]:
         cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Double]:
+    from tests.cloud.double import Double
+
+    double = Double()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def s3(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
+    """The double with a bucket, without faults; the environment that names it; and an empty cache."""
+    from dataforge.cloud import requests
+    from tests.cloud.double import ENVIRONMENT
+
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DATAFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(requests, "DEADLINE", timedelta(seconds=30))
+    monkeypatch.setattr(requests, "STALLED", timedelta(seconds=3))
+    monkeypatch.setattr(
+        requests, "BACKOFF", {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.1)}
+    )
+    requests.bucket_of.cache_clear()
+    yield server
+    server.fault = None
+    requests.bucket_of.cache_clear()

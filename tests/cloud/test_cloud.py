@@ -18,15 +18,25 @@ from dataforge.cloud import chunks, requests
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.upload import LOCK, staged
 from dataforge.errors import ConfigError, DataError, DataforgeError, ShardError
+from dataforge.ingest.run import ingest
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
+from dataforge.record import Source
 from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from dataforge.transform.bake import Form, bake
-from tests.cloud.conftest import put
+from tests import tiny
 from tests.cloud.double import BUCKET, SECRET, Double
 
 numbers = count()
+
+
+def put(out: str | Path, store_name: str = "lmdb", shard_bytes: int = 30_000) -> str | Path:
+    """Ingest the tiny set."""
+    records = [record for split in ("train", "val") for record in tiny.records(split)]
+    source = Source(tiny.CLASSES, iter(records), tiny.CLASS_IDS, {}, len(records))
+    ingest(source, out, store_name=store_name, source_name="tiny", shard_bytes=shard_bytes, jobs=1)
+    return out
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 
 from dataforge.errors import ConfigError, StoppedError
-from tests.cloud.conftest import s3, server  # noqa: F401
 from tests.cloud.double import BUCKET, SECRET, Double
 from tests.trainers.runs import small, steps
 from tests.trainers.training.test_engine import go_on
@@ -227,7 +226,7 @@ def test_the_folder_is_followed_where_it_is_newer(memory: str, tmp_path: Path) -
 
 
 def test_a_wrong_place_is_one_line_before_the_first_step(
-    s3: Double,  # noqa: F811
+    s3: Double,
     twenty: Path,
     tmp_path: Path,
 ) -> None:
@@ -245,7 +244,7 @@ def test_a_wrong_place_is_one_line_before_the_first_step(
 
 
 def test_a_store_that_fails_does_not_end_training(
-    s3: Double,  # noqa: F811
+    s3: Double,
     twenty: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
