@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import cv2
 from corpus import BATCH, SIDE, Corpus, make
 
 from dataforge.bench.measure import machine, record_rows
@@ -137,7 +138,7 @@ def _row(corpus: Corpus, workload: str, name: str, found: list[float]) -> dict[s
     facts = machine()
     for package in next(packages for called, packages in PEERS.values() if name.startswith(called)):
         try:
-            facts["versions"][package] = version(package)
+            facts["versions"][package] = cv2.__version__ if package.startswith("opencv") else version(package)
         except PackageNotFoundError:
             continue
     return row | facts
@@ -151,7 +152,7 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         known = ("dataforge", "bare limit")
         peers = [row for row in rows if row["workload"] == workload and not row["peer"].startswith(known)]
         others = [max(peers, key=lambda row: row["value"])] if peers else []
-        others += [row for row in rows if row["peer"] == "bare limit" and row["workload"] in LIMITS[workload]]
+        others += [row for row in rows if row["peer"].startswith("bare limit") and row["workload"] in LIMITS[workload]]
         for row in ours:
             for other in others:
                 name = f"{row['peer']} / {other['peer']}: {WORKLOADS[workload]}"

@@ -59,30 +59,34 @@ def move_boxes(
         kept.
     """
     limit = np.tile(np.array([0.0, 0.0, out[1], out[0]]), (len(matrix), 1)) if region is None else region.astype(float)
-    limit, moved = limit[image], matrix[image]
-    straight = (matrix[:, [0, 1, 2, 2], [1, 0, 0, 1]] == 0).all(1)[image]
-    whole = _moved_straight(boxes, moved) if straight.all() else hull(project(corners_of(boxes), moved))
-    inside = np.concatenate([whole[:, :2].clip(limit[:, :2]), whole[:, 2:].clip(max=limit[:, 2:])], 1)
+    limit, straight = limit[image], (matrix[:, [0, 1, 2, 2], [1, 0, 0, 1]] == 0).all(1)
+    if straight.all():
+        whole = _moved_straight(boxes, matrix, image)
+    else:
+        straight, moved = straight[image], matrix[image]
+        whole = hull(project(corners_of(boxes), moved))
+    inside = np.concatenate([np.maximum(whole[:, :2], limit[:, :2]), np.minimum(whole[:, 2:], limit[:, 2:])], 1)
     if not straight.all():
         inside[~straight] = _clipped(boxes[~straight], moved[~straight], limit[~straight])
     side = (inside[:, 2:] - inside[:, :2]).T
     stored = inside.astype(np.float32)
     # as rounded: a sliver at the edge has no area any more
-    seen = (stored[:, 2:] - stored[:, :2]).min(1, initial=np.inf) > 0
+    seen = (stored[:, 2] > stored[:, 0]) & (stored[:, 3] > stored[:, 1])
     stored = np.where(seen[:, None], stored, np.float32(0))
-    keep = seen & (side.min(0, initial=np.inf) >= min_size)
+    keep = seen & (np.minimum(*side) >= min_size)
     if min_visible > 0:
         with np.errstate(invalid="ignore"):
             keep &= side.prod(0) >= min_visible * (whole[:, 2:] - whole[:, :2]).T.prod(0)
     if centre:
-        middle = project(((boxes[:, None, :2] + boxes[:, None, 2:]) / 2).astype(np.float64), moved)[:, 0]
+        middle = project(((boxes[:, None, :2] + boxes[:, None, 2:]) / 2).astype(np.float64), matrix[image])[:, 0]
         keep &= (middle >= limit[:, :2]).all(1) & (middle <= limit[:, 2:]).all(1)
     return stored, keep
 
 
-def _moved_straight(boxes: NDArray[np.float32], matrix: Floats) -> Floats:
+def _moved_straight(boxes: NDArray[np.float32], matrix: Floats, image: NDArray[np.int64]) -> Floats:
     """Return boxes (s, 4) moved by matrices without rotation, from two corners only, which is many times as fast."""
     factor, shift = matrix[:, [0, 1], [0, 1]] / matrix[:, 2, 2:], matrix[:, :2, 2] / matrix[:, 2, 2:]
+    factor, shift = factor[image], shift[image]
     first, second = boxes[:, :2] * factor + shift, boxes[:, 2:] * factor + shift
     return np.concatenate([np.minimum(first, second), np.maximum(first, second)], 1)
 
