@@ -113,6 +113,13 @@ def _version(requirement: Any) -> str:
         raise ConfigError("not installed") from None
     if not requirement.specifier.contains(installed, prereleases=True):
         raise ConfigError(f"{installed}; expected {requirement.specifier}")
+    if requirement.name == "opencv-python-headless":
+        import cv2
+
+        if not requirement.specifier.contains(cv2.__version__):
+            raise ConfigError(
+                f"opencv-python has put its version {cv2.__version__} in the place of {installed}; uninstall both"
+            )
     return installed
 
 

@@ -52,6 +52,14 @@ def test_this_machine(tmp_path: Path) -> None:
     assert checks["devices agree"]["status"] == (MISSING if no_device else OK), checks["devices agree"]
 
 
+def test_a_module_cv2_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packages of OpenCV write the same folder, and metadata names both versions."""
+    assert by_name(doctor.versions())["opencv-python-headless"].status == OK
+    monkeypatch.setattr("cv2.__version__", "5.0.0")
+    check = by_name(doctor.versions())["opencv-python-headless"]
+    assert check.status == FAILED and "5.0.0 in the place of 4." in check.text and "pip install" in check.next
+
+
 @pytest.mark.parametrize(
     ("checks", "code", "line"),
     [
