@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,15 @@ from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.files import reading
 from dataforge.polygons import offsets_of
 from dataforge.record import among, relabelled, resolve_split
-from dataforge.shards import ahead, cache_origin
+from dataforge.shards import cache_origin
+from dataforge.shards.blobs import Blobs
 from dataforge.shards.index import INDEX, LINK, PIXELS, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
-from dataforge.shards.stores.registry import BlobStore, store
-from dataforge.shards.stores.rows import RowsStore
 from dataforge.shards.table import Table, check_values, read_tables
 from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
-from dataforge.threads import cached_property, lock
+from dataforge.threads import cached_property
 
 ALTERED = "the image's bytes are not those that were ingested (size or CRC-32 differs)"
 
@@ -104,12 +104,10 @@ class Shards:
             self.split = resolve_split(split, [*stored, *self._unions])
             parts = self._unions.get(self.split, [self.split])
         self._shards = [shard for part in parts for shard in stored[part]]
-        self._starts = np.cumsum([0, *(shard["images"] for shard in self._shards)])
-        self._stores: list[BlobStore | LinkedStore | None] = [None] * len(self._shards)
+        open_parents = partial(_open_parents, self.path, self.parents, trust)
+        self._blobs = Blobs(self.folder, self._shards, self.index["store"], trust, open_parents)
         self.remote = isinstance(self.path, RemotePath)
         self.reads_ahead = not self.remote and self.codec not in PIXELS
-        self._lock, self._opening = lock(), dict[int, Any]()
-        self._read_again: set[int] = set()  # shards that were damaged, or whose copies in the cache were
         if isinstance(self.path, RemotePath):
             rows = [shard for shards in stored.values() for shard in shards]
             expect(self.path, sum(shard["bytes"] for shard in rows))
@@ -123,7 +121,7 @@ class Shards:
         return Shards, (self.path, self.split, self.view, self.verify, self.trust)
 
     def __len__(self) -> int:
-        return int(self._starts[-1]) if self._rows is None else len(self._rows)
+        return int(self._blobs.starts[-1]) if self._rows is None else len(self._rows)
 
     def __repr__(self) -> str:
         view = f", view={self.view}" if self.view != View() else ""
@@ -150,14 +148,15 @@ class Shards:
         crcs = [shard["table_crc"] for shard in self._shards]
         polygons = [shard.get("polygons_crc") for shard in self._shards]
         table = read_tables(files, crcs, polygons)
-        if len(table) != self._starts[-1]:
-            raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {self._starts[-1]}")
+        images = int(self._blobs.starts[-1])
+        if len(table) != images:
+            raise ShardError(f"{self.path}: tables hold {len(table)} records, {INDEX} says {images}")
         classes = len((self._version.base if self._version else self.index)["classes"])
         if self._checks_values:
             check_values(table, classes, self.folder)
-        images = [shard["images"] for shard in self._shards]
+        counts = [shard["images"] for shard in self._shards]
         crcs = [shard.get("judged_crc") for shard in self._shards]
-        table = replace(table, judged=read_judged(folders, images, crcs, classes))
+        table = replace(table, judged=read_judged(folders, counts, crcs, classes))
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
@@ -213,16 +212,14 @@ class Shards:
         with reading(self.path / INDEX, ShardError):
             return cache_origin.content(self.path)
 
-    def _place(self, i: int) -> tuple[int, int]:
-        """Return the shard of record i, and its number in the shard."""
-        stored = i if self._rows is None else int(self._rows[i])
-        shard = int(np.searchsorted(self._starts, stored, "right")) - 1
-        return shard, stored - int(self._starts[shard])
+    def _number(self, i: int) -> int:
+        """Return the stored number of record i."""
+        return i if self._rows is None else int(self._rows[i])
 
     def place(self, i: int) -> str:
         """Return the location of record i for messages: its shard, its number in the shard and its key."""
-        shard, number = self._place(i)
-        return f"{self.folder / self._shards[shard]['path']} record {number} ({self.table.key[i]})"
+        shard, number = self._blobs.place(self._number(i))
+        return f"{self._blobs.path(shard)} record {number} ({self.table.key[i]})"
 
     def blob(self, i: int) -> memoryview:
         """Return the encoded image of record i.
@@ -234,11 +231,11 @@ class Shards:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
-        shard, number = self._place(i)
-        blob = self._read(shard, number)
+        number = self._number(i)
+        blob = self._blobs.read(number)
         if self.verify and not self._verified[i]:
             if self.remote and zlib.crc32(blob) != self.table.crc[i]:
-                blob = ahead.read_again(self._store(shard), number)
+                blob = self._blobs.read_again(number)
             self._check(i, blob)
         return blob
 
@@ -249,8 +246,8 @@ class Shards:
             as `blob`.
         """
         image = StoredImage(self.blob(i))
-        shard, number = self._place(i)
-        opened = self._store(shard)
+        shard, number = self._blobs.place(self._number(i))
+        opened = self._blobs.store(shard)
         if isinstance(opened, LinkedStore):
             parent, image.number = opened.link(number)
             image.folder = self.parents[parent]
@@ -271,25 +268,12 @@ class Shards:
             start += row["images"]
         return [first[shard["path"]] for shard in self._shards]
 
-    def _read(self, shard: int, number: int) -> memoryview:
-        try:
-            return self._store(shard)[number]
-        except ShardError as error:
-            if not self.remote or isinstance(error.__context__, OSError):  # a request failed, with all its retries
-                raise
-        with self._lock:
-            if shard not in self._read_again:
-                ahead.forget(self.folder / self._shards[shard]["path"])
-                self._stores[shard] = None
-                self._read_again.add(shard)
-        return self._store(shard)[number]
-
     def prefetch(self, index: Iterable[int]) -> None:
         """Announce records that will be read soon, those that come first at the front. A thread fetches those at a URL,
         and has the system read others from the disk, except pixels that are mapped.
         """
         if self.remote or self.reads_ahead:
-            ahead.prefetch(self._store, map(self._place, index))
+            self._blobs.prefetch(map(self._number, index))
 
     def check_unchanged(self) -> None:
         """Compare the index at a URL with what it was when it was opened.
@@ -315,32 +299,6 @@ class Shards:
             raise DataError(f"{self.place(i)}: {ALTERED}")
         self._verified[i] = True
 
-    def _store(self, shard: int) -> BlobStore | LinkedStore:
-        if (opened := self._stores[shard]) is not None:
-            return opened
-        with self._opening.setdefault(shard, lock()):  # two readers of one file would fetch it twice
-            opened = self._stores[shard]
-            if opened is None:
-                folder = self.folder / self._shards[shard]["path"]
-                links = self.index["store"] == LINK
-                opened = store("memmap" if links else self.index["store"]).open(folder, self.trust)
-                images = self._shards[shard]["images"]
-                if len(opened) != images:
-                    raise ShardError(f"{folder}: holds {len(opened)} blobs, {INDEX} says {images} images")
-                opened = LinkedStore(folder, opened, self._opened_parents) if links else opened
-                self._stores[shard] = opened
-            return opened
-
-    @cached_property
-    def _opened_parents(self) -> list[Shards]:
-        parents = [Shards(path, verify=False, trust=self.trust) for path in self.parents]
-        for parent in parents:
-            if parent.index["store"] == LINK or parent.codec != "keep" or parent.folder != parent.path:
-                raise ShardError(
-                    f"{self.path}: its images are said to be in {parent.path}, which holds no original images itself"
-                )
-        return parents
-
     def gather(self, index: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the stored pixels of records that all have one shape; planes are converted to RGB. Only for caches of
         pixels.
@@ -360,16 +318,7 @@ class Shards:
         if self.remote and self.verify:
             for i in index[~self._verified[index]].tolist():
                 self.blob(i)  # reads wrong bytes again
-        stored = index if self._rows is None else self._rows[index]
-        shard = np.searchsorted(self._starts, stored, "right") - 1
-        for number in np.unique(shard).tolist():
-            rows = self._store(number)
-            assert isinstance(rows, RowsStore)
-            in_shard = shard == number
-            part = out if in_shard.all() else np.empty((int(in_shard.sum()), *out.shape[1:]), np.uint8)
-            rows.gather(stored[in_shard] - self._starts[number], part)
-            if part is not out:
-                out[in_shard] = part
+        self._blobs.gather(index if self._rows is None else self._rows[index], out)
         for n in np.flatnonzero(~self._verified[index]).tolist() if self.verify else ():
             self._check(int(index[n]), out[n].data)
 
@@ -439,6 +388,17 @@ class Shards:
         from dataforge.shards.summary import summary
 
         return summary(self)
+
+
+def _open_parents(path: Path, folders: Iterable[Path], trust: bool) -> list[Shards]:
+    """Return the shards in `folders`, which hold the images of those at `path`."""
+    parents = [Shards(folder, verify=False, trust=trust) for folder in folders]
+    for parent in parents:
+        if parent.index["store"] == LINK or parent.codec != "keep" or parent.folder != parent.path:
+            raise ShardError(
+                f"{path}: its images are said to be in {parent.path}, which holds no original images itself"
+            )
+    return parents
 
 
 def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -188,11 +188,11 @@ def test_shards_that_change_while_they_are_read(s3: Double, local: dict[str, Pat
     with pytest.raises(ShardError, match=r"has changed since it was opened \(fingerprint \w+, expected \w+\)"):
         list(running)
     shards = Shards(url)
-    [shards._store(n) for n in range(len(shards._shards))]
+    [shards._blobs.store(n) for n in range(len(shards._shards))]
     first = out / shards._shards[0]["path"] / "blobs.mdb"
     with requests.requests(out) as obstore:
         obstore.put(out.bucket, first.key, first.read_bytes() + bytes(4096))
-    shards._stores[0]._open().file.remote._cache.forget(shards._stores[0]._open().file.remote._name(0))
+    shards._blobs._stores[0]._open().file.remote._cache.forget(shards._blobs._stores[0]._open().file.remote._name(0))
     with pytest.raises(ShardError, match=r"blobs.mdb: cannot be read: has changed since it was opened"):
         shards.blob(0)
 
