@@ -669,7 +669,7 @@ def test_a_header_of_many_columns_is_refused_soon(tmp_path: Path) -> None:
     start = time.process_time()
     with pytest.raises(FormatError, match="no column for file, label"):
         read(put(tmp_path / "t.csv", f"{names}\n"))
-    assert time.process_time() - start < 10  # a search of each name among all before it: minutes
+    assert time.process_time() - start < 10  # a search of each name among all before it takes longer
 
 
 def test_folders_without_a_table(tmp_path: Path) -> None:
