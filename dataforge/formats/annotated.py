@@ -225,6 +225,7 @@ def source(
             if not part:
                 continue
             origin = next(iter(part.values())).origin
+            assert isinstance(origin, Path), f"{origin} is text, as of images that wait for all classes"
             patterns = [place.format(glob.escape(name)) for place in places] if images is None else []
             own = [path for pattern in patterns for path in sorted(base.glob(pattern)) if path.is_dir()]
             folders = picture_folders(base, name, origin, images) + own

@@ -171,7 +171,6 @@ def edit(**what: object) -> list[Record]:
         (edit(split="test", key="x.jpg"), {"images": {"renamed": 1, "moved split": 1}, "boxes": {}}),
         (edit(image=IMAGES[0]), {"images": {"other bytes": 1}, "boxes": {}}),
         (edit(id=77), {"images": {"renumbered": 1}, "boxes": {}}),
-        (edit(id=-1), {"images": {}, "boxes": {}}),  # a format without numbers of images
         (
             edit(image=IMAGES[0], key="x.jpg"),
             {"images": {"removed": 1, "added": 1}, "boxes": {"removed": 3, "added": 3}},
@@ -185,6 +184,13 @@ def test_an_edit_is_found_as_what_it_is(edited: list[Record], expected: dict, tm
     shown = text(found.facts())
     for kind in {**expected["images"], **expected["boxes"]}:
         assert kind in shown
+
+
+def test_an_image_that_had_no_number_is_not_renumbered(tmp_path: Path) -> None:
+    """Such as VOC's images in COCO; one that loses its number is."""
+    without = write(tmp_path / "a", edit(id=-1))
+    assert diff(without, write(tmp_path / "b", base())).equal
+    assert changes(diff(Shards(tmp_path / "b"), without)) == {"images": {"renumbered": 1}, "boxes": {}}
 
 
 def test_the_greatest_overlap_goes_first_and_nearer_boxes_of_another_class_are_relabelled(tmp_path: Path) -> None:
@@ -261,4 +267,4 @@ def test_merging_the_splits_gives_the_set_again(tiny_shards: Path, tmp_path: Pat
     done = run(main, ["merge", str(tmp_path / "train"), str(tmp_path / "val"), "--out", str(tmp_path / "all")])
     assert done.exit_code == 0, done.output
     found = diff(Shards(tiny_shards), Shards(tmp_path / "all"))
-    assert found.equal  # both splits number their images alike, so merge dropped numbers
+    assert changes(found) == {"images": {"renumbered": 10}, "boxes": {}}  # both splits number their images alike

@@ -5,6 +5,7 @@ Evaluation of a detector on shards, and its average precision as numbers and as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,7 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
     """Return the numbers as printed by `--json`, and as text with a table of the classes."""
     names = metrics.class_names(truth)
     boxes = np.bincount(truth.labels, minlength=len(names))
+    table: list[Sequence[object]]
     if protocol in PER_CLASS:
         numbers, ap, ap50 = PER_CLASS[protocol](truth, predictions)
         head = [f"{name:<5} {value:7.4f}" for name, value in numbers.items()]

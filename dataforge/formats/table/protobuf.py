@@ -7,7 +7,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-KNOWN = np.isin(np.arange(8), (VARINT, FIXED64, BYTES, FIXED32))
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
@@ -40,7 +39,7 @@ def fields(data: Bytes, record: Ints, first: Ints, end: Ints, *numbers: int) -> 
         after[whole] = varint(data, of[whole], begin[whole], limit[whole])[1]
         after += 8 * (wire == FIXED64) + 4 * (wire == FIXED32)
         for wrong, reason in (
-            (~KNOWN[wire], "wire type {}"),
+            (~np.isin(wire, (VARINT, FIXED64, BYTES, FIXED32)), "wire type {}"),
             ((after > limit) | (after < begin), "a field is longer than its message"),
         ):
             if wrong.any():
@@ -56,7 +55,7 @@ def fields(data: Bytes, record: Ints, first: Ints, end: Ints, *numbers: int) -> 
 def varint(data: Bytes, record: Ints, place: Ints, limit: Ints) -> tuple[Ints, Ints]:
     """Return (m,) variable-length integers, and the positions after them."""
     number, place = np.zeros(len(place), np.int64), place.copy()
-    pending: Ints | slice = slice(None)  # at first all: most have one byte
+    pending = np.arange(len(place))
     for shift in range(0, 64, 7):
         over = place[pending] >= limit[pending]
         if over.any():
@@ -64,11 +63,10 @@ def varint(data: Bytes, record: Ints, place: Ints, limit: Ints) -> tuple[Ints, I
         byte = data[place[pending]].astype(np.int64)
         number[pending] |= (byte & 127) << shift
         place[pending] += 1
-        longer = byte >= 128
-        if not longer.any():
+        pending = pending[byte >= 128]
+        if not len(pending):
             return number, place
-        pending = np.flatnonzero(longer) if isinstance(pending, slice) else pending[longer]
-    raise MalformedError(record[pending][0], "an integer of more than 64 bits")
+    raise MalformedError(record[pending[0]], "an integer of more than 64 bits")
 
 
 def varints(data: Bytes) -> Ints:
