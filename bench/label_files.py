@@ -1,6 +1,6 @@
 """Folders of small label files, NDJSON and TFRecord, read: the readers of other projects against dataforge's.
 
-    python bench/label_files.py --peers PYTHON [--images 100000] [--repeats 3] [--formats yolo,voc] [--results FILE]
+    python bench/label_files.py [--peers PYTHON] [--images 100000] [--repeats 3] [--formats yolo,voc] [--results FILE]
 
 Each set has so many small pictures with five boxes each, in a temporary folder. PYTHON is an environment with
 labelformat, globox, datumaro, tfrecord (all MIT) and Pillow. Of Ultralytics' NDJSON, which only its own package (AGPL)
@@ -155,7 +155,7 @@ def run(python: str, imports: str, code: str, *arguments: str) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", required=True, help="the python of an environment with the peers")
+    parser.add_argument("--peers", help="the python of an environment with the peers; without it, dataforge alone")
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--formats", default=",".join(MAKERS))
@@ -173,7 +173,8 @@ def main() -> None:
         for name in given.formats.split(","):
             root = Path(folder, name)
             MAKERS[name](root, given.images, picture)
-            sides = {peer: (given.peers, *how, str(root)) for peer, how in PEERS[name].items()}
+            peers = PEERS[name] if given.peers else {}
+            sides = {peer: (given.peers, *how, str(root)) for peer, how in peers.items()}
             for side, checkout in (("dataforge before", given.before), ("dataforge", REPO)):
                 if checkout:
                     imports = f"sys.path.insert(0, {str(checkout.resolve())!r})" + IMPORTS

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError, StoppedError, plain, without_extra
+from dataforge.errors import DataforgeError, StoppedError, line_safe, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
@@ -174,6 +174,16 @@ def _plain(value: Any) -> Any:
 def echo(text: object, err: bool = False) -> None:
     """Print text in which names from files may stand, on stdout or stderr, as `plain`."""
     click.echo(plain(str(text)), err=err)
+
+
+def columns(rows: Sequence[Sequence[object]]) -> str:
+    """Lay out rows of cells in columns as wide as `echo` shows them; the first is left-aligned, the others right."""
+    cells = [[line_safe(str(cell)) for cell in row] for row in rows]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
+        for row in cells
+    )
 
 
 def echo_json(facts: Mapping[str, Any]) -> None:

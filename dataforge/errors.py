@@ -27,6 +27,11 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
 
 
+def line_safe(text: str) -> str:
+    """Return `plain` text of one line, without tabs."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 class DataforgeError(Exception):
     """Base class; its message names the file, the key, the value and what was expected, in `plain` text.
 

@@ -75,7 +75,7 @@ class Diff:
             "other bytes": (a.crc[i] != b.crc[j]) | (a.size[i] != b.size[j]),
             "renamed": a.key[i] != b.key[j],
             "moved split": self.split[0][i] != self.split[1][j],
-            "renumbered": a.id[i] != b.id[j],
+            "renumbered": (a.id[i] != b.id[j]) & (a.id[i] >= 0),  # -1: had no number
         }
 
     @cached_property

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.analysis.padding import padding_waste
+from dataforge.command import columns
 from dataforge.loading.buckets import AUTO, Shape, auto_shapes
 from dataforge.loading.sampler import plan
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED
@@ -105,10 +106,11 @@ def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
 
 def text(facts: Mapping[str, Any]) -> str:
     """Format the result of `statistics`, with that of `padding` under "padding", for a terminal."""
-    head = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
+    first = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
     shares = ", ".join(f"{name} {n / max(facts['boxes'], 1):.1%}" for name, n in facts["coco_areas"].items())
-    tables = [_columns(*rows(facts)) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
-    return "\n\n".join([head, *tables[:2], f"boxes by COCO's areas: {shares}", *tables[2:]])
+    parts = [rows(facts) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
+    tables = [columns([head, *rows]) for head, rows in parts]
+    return "\n\n".join([first, *tables[:2], f"boxes by COCO's areas: {shares}", *tables[2:]])
 
 
 def split_rows(facts: Mapping[str, Any]) -> Rows:
@@ -233,16 +235,6 @@ def _whole(most: int) -> NDArray[np.float64]:
 def _heat(points: NDArray[Any]) -> list[list[int]]:
     heat, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=CELLS, range=((0, 1), (0, 1)))
     return heat.astype(int).tolist()
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format a table with columns as wide as needed; the first is left-aligned, the others right-aligned."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
-        for row in cells
-    )
 
 
 QUANTITIES: dict[str, Callable[[_Set], Any]] = {

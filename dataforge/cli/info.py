@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import Directory, json_option, view_options
-from dataforge.command import command, echo, echo_json
+from dataforge.command import columns, command, echo, echo_json
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
@@ -45,13 +45,11 @@ def describe(facts: dict[str, Any]) -> str:
     if facts["index_crc"] is None:
         lines.append("index.json has no checksum: it was written before there was one")
     splits = facts["splits"]
-    wide = max([5, *map(len, facts["classes"])])
-    lines.append("  ".join([" " * wide, *(f"{name:>10}" for name in splits)]))
-    for row in ("images", "boxes", "empty", "crowd", "difficult", "truncated"):
-        lines.append("  ".join([f"{row:<{wide}}", *(f"{split[row]:>10}" for split in splits.values())]))
-    lines.append("boxes per class")
-    for name in facts["classes"]:
-        lines.append("  ".join([f"{name:<{wide}}", *(f"{split['per_class'][name]:>10}" for split in splits.values())]))
+    counts = ("images", "boxes", "empty", "crowd", "difficult", "truncated")
+    rows = [(name, *(split[name] for split in splits.values())) for name in counts]
+    rows += [(name, *(split["per_class"][name] for split in splits.values())) for name in facts["classes"]]
+    table = columns([("", *splits), *rows]).split("\n")
+    lines += [*table[: len(counts) + 1], "boxes per class", *table[len(counts) + 1 :]]
     for name, parts in facts["unions"].items():
         lines.append(f"{name} = {' + '.join(parts)}, stored once")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import engine_options, json_option, names, progress_bar, spreading
 from dataforge.cli.source import SourceCommand, named, open_source, source_options
 from dataforge.command import echo, echo_json
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, line_safe
 from dataforge.files import writing
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def lint(
 def text(report: Report) -> str:
     """Format a line per kind of finding, the worst first, each followed by its first examples."""
     from dataforge.analysis.lint.codes import SEVERITIES
-    from dataforge.ingest.report import line, line_safe
+    from dataforge.ingest.report import line
 
     lines = []
     for code, kind in report.sorted():

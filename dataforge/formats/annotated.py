@@ -50,7 +50,7 @@ class Annotated:
     """
 
     name: str
-    origin: Path
+    origin: Path | str
     width: int = 0
     height: int = 0
     unit: bool = False
@@ -100,6 +100,13 @@ class Annotated:
         reason += "; left out" if action == "refused" else ""
         self.findings.append(Finding(action, code, str(self.origin), "", value, reason, box=self.count, xyxy=xyxy))
         self.count += action == "refused"
+
+    def close(self) -> Annotated:
+        """Take no more annotations: an image that waits until all classes are known takes half the memory."""
+        self.names, self.rings = tuple(self.names), tuple(self.rings) if any(self.rings) else ()  # type: ignore[assignment]
+        self.boxes, self.flags = self.boxes.tobytes(), bytes(self.flags)  # type: ignore[assignment]
+        self.findings = self.findings or ()  # type: ignore[assignment]
+        return self
 
     def unite(self, other: Annotated) -> None:
         """Append the annotations of another entry for the same image."""
@@ -218,6 +225,7 @@ def source(
             if not part:
                 continue
             origin = next(iter(part.values())).origin
+            assert isinstance(origin, Path), f"{origin} is text, as of images that wait for all classes"
             patterns = [place.format(glob.escape(name)) for place in places] if images is None else []
             own = [path for pattern in patterns for path in sorted(base.glob(pattern)) if path.is_dir()]
             folders = picture_folders(base, name, origin, images) + own

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataforge.errors import ShardError
+from dataforge.errors import ShardError, line_safe
 from dataforge.images.header import ImageInfo
-from dataforge.ingest.report import line_safe
 from dataforge.ingest.take import check_key, take
 from dataforge.record import Finding, Record, Source, among, object_areas, polygons_of
 from dataforge.shards.reader import Shards

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataforge.errors import ShardError, plain
+from dataforge.errors import ShardError, line_safe
 from dataforge.files import writing
 from dataforge.record import Finding, Record
 from dataforge.shards.index import REPORT
@@ -127,11 +127,6 @@ def line(finding: Finding) -> str:
     if finding.box is not None:
         key = f"{key} box {finding.box}".lstrip()
     return line_safe(": ".join(part for part in (finding.file, key, finding.value, finding.reason) if part))
-
-
-def line_safe(text: str) -> str:
-    """Return `plain` text of one line."""
-    return plain(text).replace("\n", "\\n")
 
 
 def refuses_image(finding: Finding) -> bool:

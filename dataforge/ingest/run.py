@@ -15,12 +15,12 @@ import numpy as np
 from dataforge import __version__
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.upload import staged
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import ConfigError, FormatError, line_safe
 from dataforge.ingest.cuts import Cuts, Place, image_size
 from dataforge.ingest.journal import Journal, checksum, checksum_anywhere, file_sizes
 from dataforge.ingest.limits import IngestError as IngestError
 from dataforge.ingest.limits import Limits
-from dataforge.ingest.report import Summary, line_safe, open_report, refuses_image
+from dataforge.ingest.report import Summary, open_report, refuses_image
 from dataforge.ingest.take import Stored, check_key, check_split, is_unicode, take
 from dataforge.record import Finding, Record, Source
 from dataforge.shards.index import INDEX, JOURNAL, LINK, REPORT

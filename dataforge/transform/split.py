@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.command import columns
 from dataforge.errors import ConfigError
 from dataforge.record import Source
 from dataforge.rng import bits
@@ -161,14 +162,10 @@ class Dealt:
         groups = int(self.group.max(initial=-1)) + 1
         rows = [("images", self.images), ("boxes", self.boxes)]
         rows += [(f"with {name}", counts) for name, counts in zip(self.classes, self.per_class, strict=True)]
-        wide = max(len(name) for name, _ in rows)
-        lines = [f"{len(self.part)} images in {groups} groups that stay together"]
-        lines.append("  ".join([" " * wide, *(f"{name:>16}" for name in self.names)]))
-        lines.append("  ".join([f"{'wanted':<{wide}}", *(f"{share:>16.1%}" for share in self.shares)]))
-        for name, counts in rows:
-            cells = [f"{n} {n / max(counts.sum(), 1):>7.1%}" for n in counts.tolist()]
-            lines.append("  ".join([f"{name:<{wide}}", *(f"{cell:>16}" for cell in cells)]))
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        cells = [(name, *(f"{n} {n / max(counts.sum(), 1):>7.1%}" for n in counts.tolist())) for name, counts in rows]
+        table = columns([("", *self.names), ("wanted", *(f"{share:.1%}" for share in self.shares)), *cells])
+        head = f"{len(self.part)} images in {groups} groups that stay together"
+        return "\n".join([head, table, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def split(shards: Shards, wanted: Mapping[str, float], group: Ints, seed: int = 0) -> Dealt:

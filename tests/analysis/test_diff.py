@@ -186,6 +186,13 @@ def test_an_edit_is_found_as_what_it_is(edited: list[Record], expected: dict, tm
         assert kind in shown
 
 
+def test_an_image_that_had_no_number_is_not_renumbered(tmp_path: Path) -> None:
+    """Such as VOC's images in COCO; one that loses its number is."""
+    without = write(tmp_path / "a", edit(id=-1))
+    assert diff(without, write(tmp_path / "b", base())).equal
+    assert changes(diff(Shards(tmp_path / "b"), without)) == {"images": {"renumbered": 1}, "boxes": {}}
+
+
 def test_the_greatest_overlap_goes_first_and_nearer_boxes_of_another_class_are_relabelled(tmp_path: Path) -> None:
     old = [[0, 0, 20, 20], [4, 0, 24, 20]]
     new = [[3, 0, 23, 20], [40, 0, 60, 20]]  # overlaps the second more

@@ -53,6 +53,15 @@ def test_terminals(shards: Path) -> None:
     assert list(Shards(shards).classes) == [c["name"] for c in _categories(shards.parent / "coco")]
 
 
+@pytest.mark.parametrize("command", ["info", "stats", "split"])
+def test_escaped_names_keep_the_columns_of_tables(shards: Path, tmp_path: Path, command: str) -> None:
+    out = {"split": ("--val", "0.5", "--out", tmp_path / "split"), "stats": ("--out", tmp_path / "stats")}
+    lines = call(command, shards, *out.get(command, ())).splitlines()
+    starts = ("<img", "=cmd", "\\u001b", "\\u009b2J", "with ")
+    rows = [line for line in lines if line.startswith(starts)]
+    assert len(rows) == len(NAMES) and len({*map(len, rows)}) == 1
+
+
 def _categories(root: Path) -> list[dict[str, str]]:
     (file,) = root.glob("annotations/*.json")
     return json.loads(file.read_text())["categories"]  # type: ignore[no-any-return]

@@ -663,6 +663,12 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path: Path, suffix: str) -> 
             assert f"t.{suffix}" in str(error)
 
 
+def test_a_header_of_many_columns(tmp_path: Path) -> None:
+    names = ",".join(f"c{n}" for n in range(100_000))
+    with pytest.raises(FormatError, match="no column for file, label"):
+        read(put(tmp_path / "t.csv", f"{names}\n"))
+
+
 def test_folders_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"nowhere: does not exist; expected a table \(.csv, "):
         read(tmp_path / "nowhere")

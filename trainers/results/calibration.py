@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.command import columns
 from dataforge.errors import ConfigError
 from trainers.results import metrics
 from trainers.results.protocol import PROTOCOLS, Judged, judge
@@ -170,9 +171,8 @@ def calibrate(truth: Truth, predictions: Predictions) -> dict[str, Any]:
 
 def calibration_text(facts: dict[str, Any]) -> str:
     """Return the same as text."""
-    wide = max(5, *map(len, facts["classes"]))
     rows = [
-        f"{name:<{wide}}" + "".join("        -" if value is None else f"  {value:7.4f}" for value in row.values())
+        (name, *("-" if value is None else f"{value:.4f}" for value in row.values()))
         for name, row in facts["classes"].items()
     ]
     return "\n".join(
@@ -180,8 +180,7 @@ def calibration_text(facts: dict[str, Any]) -> str:
             f"scores: D-ECE {facts['D-ECE']:.4f}; divided by the temperature {facts['temperature']:.3f} in logits "
             f"{facts['D-ECE_after']:.4f}",
             f"threshold of all classes: {facts['conf']:.4f}, mean F1 {facts['F1']:.4f} (IoU 0.5)",
-            f"{'class':<{wide}}  thresh.     prec.   recall       F1",
-            *rows,
+            columns([("class", "thresh.", "prec.", "recall", "F1"), *rows]),
         ]
     )
 

@@ -5,12 +5,14 @@ Evaluation of a detector on shards, and its average precision as numbers and as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.command import columns
 from dataforge.errors import ConfigError, DataError
 from trainers.results import metrics
 from trainers.results.truth import Predictions, Truth, finite_or_none
@@ -152,29 +154,24 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
     """Return the numbers as printed by `--json`, and as text with a table of the classes."""
     names = metrics.class_names(truth)
     boxes = np.bincount(truth.labels, minlength=len(names))
-    wide = max(5, *map(len, names), 0)
+    table: list[Sequence[object]]
     if protocol in PER_CLASS:
         numbers, ap, ap50 = PER_CLASS[protocol](truth, predictions)
         head = [f"{name:<5} {value:7.4f}" for name, value in numbers.items()]
-        title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}  {'AP50':>7}"
-        rows = zip(names, boxes, ap, ap50, strict=True)
-        table = [f"{n:<{wide}}  {b:>7}  {_cell(x)}  {_cell(y)}" for n, b, x, y in rows]
+        table = [("class", "boxes", "AP", "AP50"), *zip(names, boxes, map(_cell, ap), map(_cell, ap50), strict=True)]
         result: dict[str, Any] = dict(numbers)
     else:
         average = metrics.voc(truth, predictions, protocol)
         head = [f"mAP   {_cell(average['mAP'])}"]
-        title = f"{'class':<{wide}}  {'boxes':>7}  {'AP':>7}"
-        table = [
-            f"{n:<{wide}}  {b:>7}  {_cell(x)}"
-            for n, b, x in zip(names, boxes, average["per_class"].values(), strict=True)
-        ]
+        per_class = map(_cell, average["per_class"].values())
+        table = [("class", "boxes", "AP"), *zip(names, boxes, per_class, strict=True)]
         result = finite_or_none({"mAP": average["mAP"]}) | {"per_class": finite_or_none(average["per_class"])}
     result["best"] = best = best_threshold(truth, predictions)
     if best["conf"] is not None:
         words = ", ".join(f"{name} {best[name]:.4f}" for name in ("precision", "recall", "F1"))
         head += ["", f"best F1 at --conf {best['conf']:.3f}: {words} (IoU 0.5, mean of the classes)"]
     images = f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections"
-    return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", title, *table])
+    return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", columns(table)])
 
 
 def best_threshold(truth: Truth, predictions: Predictions) -> dict[str, float | None]:

@@ -71,7 +71,7 @@ def read(
     splits = json_splits(root)
     root = root.parent if root.is_file() else root
     chosen = pick_splits(split, splits)
-    broken: dict[Path, str] = {}
+    broken: dict[str, str] = {}
     with uncollected():
         parsed = {name: [_parse(path, broken) for path in paths] for name, paths in splits.items()}
     if len(broken) == sum(map(len, parsed.values())):
@@ -83,7 +83,7 @@ def read(
     label_of = {name: label for label, name in enumerate(classes)}
 
     def items() -> Iterator[Finding | tuple[str, str, Path | bytes, Annotated]]:
-        wanted = [_picture(item.name, item.origin, root) for name in chosen for item in parsed[name]]
+        wanted = [_picture(item.name, str(item.origin), root) for name in chosen for item in parsed[name]]
         below = images or root
         named, anywhere = filter(None, wanted), images is not None
         pictures, findings = locate(named, [below], below, root, anywhere=anywhere, allow_outside=allow_outside)
@@ -92,21 +92,22 @@ def read(
         each = iter(wanted)
         for name in chosen:
             for item in parsed[name]:
-                path, picture = item.origin, next(each)
+                file, picture = str(item.origin), next(each)
                 image: Path | bytes
-                if broken and path in broken:
-                    reason = broken[path].removeprefix(f"{path}: ")
-                    yield Finding("refused", "annotation-broken", str(path), "", "", reason, "image")
+                if broken and file in broken:
+                    reason = broken[file].removeprefix(f"{file}: ")
+                    yield Finding("refused", "annotation-broken", file, "", "", reason, "image")
                     continue
                 if picture in pictures:
                     key, image = pictures[picture]
                 else:
+                    path = type(root)(file)
                     embedded = _embedded(path)
                     if embedded is None:
                         code, reason = (
                             (refused[picture].code, refused[picture].reason) if picture else ("image-path", "empty")
                         )
-                        yield Finding("refused", code, str(path), picture, item.name, reason, "image")
+                        yield Finding("refused", code, file, picture, item.name, reason, "image")
                         continue
                     same = path.relative_to(root).with_suffix(PurePosixPath(picture).suffix).as_posix()
                     key, image = inside(picture) or same, embedded
@@ -116,11 +117,11 @@ def read(
     return Source(classes, records_of(items(), label_of), total=total, files=[root / NAMES])
 
 
-def _picture(name: str, path: Path, root: Path) -> str:
+def _picture(name: str, file: str, root: Path) -> str:
     """Resolve `imagePath`, which is relative to its file, to a path from the root; absolute paths are unchanged."""
     name = name.replace("\\", "/")
     absolute = name.startswith("/") or name[1:3] == ":/"
-    return name if absolute or not name else os.path.normpath(_below(os.path.split(path)[0], root) + name)
+    return name if absolute or not name else os.path.normpath(_below(os.path.split(file)[0], root) + name)
 
 
 @functools.lru_cache(1024)
@@ -137,14 +138,14 @@ def _embedded(path: Path) -> bytes | None:
         return b""
 
 
-def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
+def _parse(path: Path, broken: dict[str, str]) -> Annotated:
     """Read one file. An error that makes the whole file unusable is added to `broken`."""
     try:
         file = read_json(path, _File, EXPECTED)
     except FormatError as error:
-        broken[path] = str(error)
-        return Annotated("", path)
-    item = Annotated(file.imagePath, path, as_size(file.imageWidth), as_size(file.imageHeight))
+        broken[str(path)] = str(error)
+        return Annotated("", str(path)).close()
+    item = Annotated(file.imagePath, str(path), as_size(file.imageWidth), as_size(file.imageHeight))
     groups: dict[tuple[str, int | str | float], int] = {}
     for shape in file.shapes:
         box = _box(shape)
@@ -170,7 +171,7 @@ def _parse(path: Path, broken: dict[Path, str]) -> Annotated:
         reason = "is of the same label and group as an earlier shape; taken for parts of one object"
         item.note("noted", "shapes-joined", f"{shape.label} group {shape.group_id}", reason, box)
         item.count += 1
-    return item
+    return item.close()
 
 
 def _box(shape: _Shape) -> Edges | str:

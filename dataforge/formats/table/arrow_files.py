@@ -270,6 +270,8 @@ def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[Rows]:
 
 
 def _each_once(path: Path, names: list[str]) -> None:
-    twice = [name for n, name in enumerate(names) if name in names[:n]]
-    if twice:
-        raise FormatError(f"{path}: column {twice[0]!r} is given twice; columns found: {', '.join(names)}")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise FormatError(f"{path}: column {name!r} is given twice; columns found: {', '.join(names)}")
+        seen.add(name)

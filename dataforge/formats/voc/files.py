@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,40 @@ EXPECTED = (
 )
 
 
+class Files(Mapping[str, list[Path]]):
+    """XML files or images below a folder, by id. Only their suffixes are kept: a `Path` takes ten times the memory.
+
+    Args:
+        suffixes: those of each id.
+    """
+
+    def __init__(self, folder: Path, suffixes: dict[str, tuple[str, ...]]) -> None:
+        self._folder, self._suffixes = folder, suffixes
+        self._start = str(folder / "x")[:-1]
+
+    def __getitem__(self, i: str) -> list[Path]:
+        return [self._folder / (i + suffix) for suffix in self._suffixes[i]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._suffixes)
+
+    def __len__(self) -> int:
+        return len(self._suffixes)
+
+    def names(self, i: str) -> list[str]:
+        """Return the last parts of the paths of an id; none if there is no such id."""
+        return [i.rpartition("/")[2] + suffix for suffix in self._suffixes.get(i, ())]
+
+    def texts(self, i: str) -> list[str]:
+        """Return the paths of an id as text; none if there is no such id."""
+        return [self._start + i.replace("/", os.sep) + suffix for suffix in self._suffixes.get(i, ())]
+
+    def in_order(self) -> Iterator[Path]:
+        """Yield all paths, sorted by their parts."""
+        names = (i + suffix for i, suffixes in self._suffixes.items() for suffix in suffixes)
+        yield from (self._folder / name for name in sorted(names, key=lambda name: name.replace("/", "\0")))
+
+
 @dataclass(frozen=True)
 class SplitFiles:
     """A split's ids, and its files by id. An id is a path below its folder, without the suffix.
@@ -28,8 +63,8 @@ class SplitFiles:
     """
 
     ids: list[str]
-    xml: dict[str, list[Path]]
-    pictures: dict[str, list[Path]]
+    xml: Files
+    pictures: Files
     folder: Path
 
 
@@ -150,17 +185,18 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
     return splits
 
 
-def _by_id(folder: Path, xml: bool, deep: bool = True) -> dict[str, list[Path]]:
-    by_id: dict[str, list[Path]] = {}
+def _by_id(folder: Path, xml: bool, deep: bool = True) -> Files:
+    suffixes: dict[str, tuple[str, ...]] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for place, folders, names in walk(folder):
         folders[:] = [name for name in folders if deep and not (place / name).is_symlink()]
         below = "" if place == folder else place.relative_to(folder).as_posix() + "/"
         for name in names:
             if name.lower().endswith(".xml") if xml else is_picture(name):
-                by_id.setdefault(below + os.path.splitext(name)[0], []).append(place / name)  # noqa: PTH122
-    for paths in by_id.values():
-        paths.sort()
-    return by_id
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122
+                several = tuple(sorted((*suffixes.get(below + stem, ()), suffix)))
+                suffixes[below + stem] = shared.setdefault(several, several)
+    return Files(folder, suffixes)
 
 
 def picture_of(i: str, filename: str, files: SplitFiles, root: Path, allow_outside: bool, index: Index) -> Path | None:

@@ -22,14 +22,14 @@ class Parser:
 
     Attributes:
         offset: 1 for 1-based inclusive corners, 0 for edges.
-        broken: file -> the error that makes all of it unusable.
-        zeros: file -> the number of boxes that start at 0.
+        broken: file, as text -> the error that makes all of it unusable.
+        zeros: file, as text -> the number of boxes that start at 0.
     """
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
-        self.broken: dict[Path, str] = {}
-        self.zeros: dict[Path, int] = {}
+        self.broken: dict[str, str] = {}
+        self.zeros: dict[str, int] = {}
         self._forms = Forms()
 
     def parse(self, path: Path) -> Annotated:
@@ -40,7 +40,7 @@ class Parser:
             texts = self._forms.read(data)
             if texts:
                 head, objects = texts
-                return self._annotated(path, head, ((fields, "") for fields in objects))
+                return self._annotated(path, head, ((fields, "") for fields in objects)).close()
             if b"<!ENTITY" in data.replace(b"\0", b""):  # an entity can expand to gigabytes; NULs are UTF-16's
                 raise FormatError(f"{path}: declares an XML entity, which is not allowed here")
             tree = ET.fromstring(data)
@@ -49,21 +49,21 @@ class Parser:
             if tree.tag != "annotation":
                 raise FormatError(f"{path}: the root element is <{tree.tag}>; expected <annotation>")
         except FormatError as error:
-            self.broken[path] = str(error)
+            self.broken[str(path)] = str(error)
         except (ET.ParseError, ValueError, LookupError) as error:
-            self.broken[path] = f"{path}: not XML: {error}"
+            self.broken[str(path)] = f"{path}: not XML: {error}"
         else:
             self._forms.learn(data)
             head = tuple(tree.findtext(name.removeprefix("annotation/")) or "" for name in HEAD)
             item = self._annotated(path, head, _objects(tree))
             for _ in _boxes(tree):
                 item.note("refused", "box-missing", "", "a <bndbox> that is in no <object>")
-            return item
-        return Annotated("", path)
+            return item.close()
+        return Annotated("", str(path)).close()
 
     def _annotated(self, path: Path, head: Fields, objects: Iterable[tuple[Fields, str]]) -> Annotated:
         filename, height, width = head
-        item = Annotated(filename.strip(), path, as_size(width), as_size(height))
+        item = Annotated(filename.strip(), str(path), as_size(width), as_size(height))
         for fields, rotation in objects:
             self._add(item, fields, rotation)
         return item
@@ -102,7 +102,7 @@ class Parser:
                 reason = "first and last pixel are the same; kept, one pixel wide or high"
                 item.note("noted", "box-one-pixel", value, reason, edges)
             if min(corners[0], corners[1]) == 0:
-                self.zeros[item.origin] = self.zeros.get(item.origin, 0) + 1
+                self.zeros[str(item.origin)] = self.zeros.get(str(item.origin), 0) + 1
         item.add(name, edges, flag, ring=ring)
 
     def _edges(self, x1: float, y1: float, x2: float, y2: float) -> Edges:

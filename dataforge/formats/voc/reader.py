@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.files import check_root, in_order, inside
+from dataforge.files import check_root, inside
 from dataforge.formats.annotated import Annotated, records_of
 from dataforge.formats.json_files import uncollected
 from dataforge.formats.pictures import Index, key_of
@@ -64,15 +64,15 @@ def read(
             findings.append(Finding("noted", "splits-overlap", str(main), "", value, reason, "set"))
     if listed:
         findings += orphans(root, splits, main)
-    paths = {path for files in splits.values() for same in files.xml.values() for path in same}
     parser = Parser(voc_offset)
     with uncollected():
-        parsed = {path: parser.parse(path) for path in in_order(paths)}
+        each = (path for xml in {id(one.xml): one.xml for one in splits.values()}.values() for path in xml.in_order())
+        parsed = {str(path): parser.parse(path) for path in each}
     classes = tuple(sorted({name for item in parsed.values() for name in item.names}))
     if not classes and len(parser.broken) == len(parsed):
         raise FormatError(next(iter(parser.broken.values()), f"{root}: no XML files; expected {EXPECTED}"))
     if parser.zeros:
-        taken = {path for name in stored for i in splits[name].ids for path in splits[name].xml.get(i, ())}
+        taken = {path for name in stored for i in splits[name].ids for path in splits[name].xml.texts(i)}
         zeros = sum(count for path, count in parser.zeros.items() if path in taken)
         if zeros:
             reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
@@ -94,12 +94,12 @@ def read(
     return Source(classes, records(), unions=unions, total=total, files=[*lists])
 
 
-def _named_apart(files: SplitFiles, parsed: dict[Path, Annotated]) -> dict[str, Path]:
+def _named_apart(files: SplitFiles, parsed: dict[str, Annotated]) -> dict[str, Path]:
     """Return, by id, the images that XML files name although another one has the file's own name."""
     apart = {}
-    for i, paths in files.xml.items():
-        filename = parsed[paths[0]].name
-        names = [path.name for path in files.pictures.get(i, ())]
+    for i in files.xml:
+        filename = parsed[files.xml.texts(i)[0]].name
+        names = files.pictures.names(i)
         if filename in names:
             continue
         other = named_picture(filename, files) if names and filename else None
@@ -113,17 +113,17 @@ def _item(
     split: str,
     i: str,
     files: SplitFiles,
-    parsed: dict[Path, Annotated],
-    broken: dict[Path, str],
+    parsed: dict[str, Annotated],
+    broken: dict[str, str],
     apart: dict[str, Path],
     lists: Path | None,
     allow_outside: bool,
     index: Index,
 ) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
     """Yield an image for `records_of`, or the finding why it is left out."""
-    origin = next(iter(files.xml.get(i, ())), None)
+    origin = next(iter(files.xml.texts(i)), None)
     item = parsed[origin] if origin else Annotated("", root)
-    file = str(origin or (lists / f"{split}.txt" if lists else root))
+    file = origin or str(lists / f"{split}.txt" if lists else root)
     picture = picture_of(i, item.name, files, root, allow_outside, index)
     key = key_of(picture, root) if picture else ""
     other = apart.get(i)
