@@ -58,7 +58,7 @@ def cost(kind: torch.dtype) -> float:
     channels, wide = SHAPE[1], 3 * SHAPE[1]
     layers = nn.Sequential(
         *(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
-        *(nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+        *(nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
         *(nn.Conv2d(wide, 2 * channels, 1), nn.ReLU(), nn.Conv2d(2 * channels, 2 * channels, 3, padding=1)),
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     exact_depthwise(layers)
