@@ -45,6 +45,8 @@ class Learner:
         layout = torch.contiguous_format if self.sharded else torch.channels_last  # FSDP2 takes no other
         self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        if device.type == "cpu" and config.amp != "none":
+            precision.exact_depthwise(self.model)
         if self.sharded:
             if config.compile or config.amp == "fp16":
                 raise ConfigError("fsdp: goes neither with compile nor with amp fp16; expected --amp bf16 or none")

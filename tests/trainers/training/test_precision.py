@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dataforge.errors import ConfigError
+from dataforge.shards.reader import Shards
 from tests.trainers import runs
+from trainers import registry
 from trainers.config import Config
 from trainers.training import engine, precision
+from trainers.training.learner import Learner
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
@@ -50,6 +57,53 @@ def test_the_measurement() -> None:
     threads = torch.get_num_threads()
     assert 0.01 < precision.cost(torch.bfloat16) < 1000
     assert torch.get_num_threads() == threads
+
+
+def test_the_measurement_is_of_this_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others on the core made it a matter of luck: 0.3 to 1.4 in one minute on a machine where it is 0.6."""
+    steps: list[torch.dtype] = []
+
+    def step(layers: object, images: object, kind: torch.dtype) -> float:
+        steps.append(kind)
+        return 0.03 if kind == torch.float32 else 0.015
+
+    monkeypatch.setattr(precision, "_step", step)
+    assert precision.cost(torch.bfloat16) == pytest.approx(0.5)
+    assert steps.count(torch.float32) == steps.count(torch.bfloat16), "as many of both"
+    if os.name != "nt":
+        started = precision.CLOCK()
+        time.sleep(0.2)
+        assert precision.CLOCK() - started < 0.1
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_layers_that_learn_compute_in_float32(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Conv2d(8, 8, kernel, stride, groups=8) for _ in range(2)), nn.Conv2d(8, 8, 1))
+    layers[0].requires_grad_(False)
+    plain = copy.deepcopy(layers)
+    precision.exact_depthwise(layers)
+    assert [layer.__dict__.get("forward") is None for layer in layers] == [True, False, True]
+    x = torch.randn(2, 8, 24, 24)
+    assert torch.equal(layers(x), plain(x)), "nothing changes without autocast"
+    half = x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layers[1](half)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, plain[1](half.float()).bfloat16())
+    found.float().square().sum().backward()
+    rounded = plain[1](half.float())
+    rounded.backward(2 * rounded.bfloat16().float())
+    for weight, expected in zip(layers[1].parameters(), plain[1].parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, expected.grad, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(("amp", "count"), [("none", 0), ("bf16", 16)])
+def test_a_training_in_bf16_has_such_layers(tiny_shards: Path, amp: str, count: int) -> None:
+    config = runs.config("dense", tiny_shards, Path(), amp=amp, backbone="tf_efficientnet_lite0", channels=3)
+    kind = registry.detector_class("dense")
+    made = Learner(config, kind(**kind.configure(config, Shards(tiny_shards, "train"))), CPU)
+    exact = [part for part in made.model.modules() if "forward" in part.__dict__]
+    assert len(exact) == count and not any("forward" in part.__dict__ for part in made.average.modules())
 
 
 def test_a_run_keeps_what_it_chose(
