@@ -25,6 +25,7 @@ from dataforge.threads import lock
 
 CHUNK, SMALL_CHUNK = 1 << 20, 1 << 16  # bytes: of a set that the cache holds whole, and of a larger one
 REQUEST = 8 << 20  # the most bytes of one request for adjacent chunks
+AHEAD = 16 << 20  # bytes fetched ahead of what is read in order
 IN_FLIGHT = 16  # requests at a time, of a process
 USED = 60  # seconds after which another use of a chunk is noted
 _larger: set[str] = set()  # sets that the cache cannot hold
@@ -146,7 +147,7 @@ class RemoteFile:
         self._cache = cache()
         self._flying: dict[int, Future[memoryview]] = {}
         self._lock, self._process = lock(), os.getpid()
-        self._last = -2  # the last chunk that was read
+        self._next = range(0)  # the chunks of which one, if it is missing, shows that the file is read in order
 
     def _name(self, number: int) -> str:
         return f"{self._folder}/{self._chunk}-{number}"
@@ -155,7 +156,7 @@ class RemoteFile:
         return range(start // self._chunk, -(-(start + length) // self._chunk))
 
     def read(self, start: int, length: int) -> memoryview:
-        """Return bytes, which are in the file. Files that are read from their start on are fetched ahead."""
+        """Return bytes, which are in the file. Chunks that are missed one after the other are also fetched ahead."""
         numbers = self._numbers(start, length)
         parts: dict[int, bytes | memoryview | None] = {}
         for number in numbers:
@@ -163,14 +164,14 @@ class RemoteFile:
             parts[number] = self._cache.read(self._name(number), first, end - first)
         missing = [number for number in numbers if parts[number] is None]
         if missing:
-            in_order = missing[0] - self._last in (0, 1, 2)
-            flights = self._fetch(missing, wait=True)
-            if in_order:
-                self.prefetch([(numbers.stop * self._chunk, 2 * REQUEST)])
+            flights, ahead = self._fetch(missing, wait=True), 0
+            if missing[0] in self._next:
+                self.prefetch([(numbers.stop * self._chunk, AHEAD)])
+                ahead = AHEAD // self._chunk
+            self._next = range(numbers.stop, numbers.stop + ahead + 1)
             for number in missing:
                 first, end = self._within(number, start, length)
                 parts[number] = flights[number].result()[first:end]
-        self._last = numbers.stop - 1
         if len(numbers) == 1:
             return memoryview(parts[numbers[0]] or b"")
         return memoryview(b"".join(part or b"" for part in parts.values()))

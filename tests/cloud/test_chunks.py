@@ -1,0 +1,62 @@
+"""Files at URLs by chunks: what is fetched, and what becomes of the chunks."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from dataforge.cloud import chunks
+from dataforge.cloud.chunks import RemoteFile
+from dataforge.cloud.path import located
+from dataforge.cloud.requests import requests
+from tests.cloud.double import BUCKET, Double
+
+CHUNK = 1 << 10
+DATA = os.urandom(64 * CHUNK)
+
+
+@pytest.fixture
+def file(s3: Double, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
+    """64 chunks, of which 8 are fetched ahead."""
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "REQUEST", 4 * CHUNK)
+    monkeypatch.setattr(chunks, "AHEAD", 8 * CHUNK)
+    path = located(f"s3://{BUCKET}/chunks")
+    with requests(path) as obstore:
+        obstore.put(path.bucket, path.key, DATA)
+    return RemoteFile(path)
+
+
+def read(file: RemoteFile, *numbers: int) -> set[int]:
+    """Read a few bytes of each of these chunks, and return those that were fetched."""
+    for number in numbers:
+        assert file.read(number * CHUNK + 100, 50) == DATA[number * CHUNK + 100 :][:50]
+    while file._flying:
+        time.sleep(0.01)
+    return {int(path.name.rpartition("-")[2]) for path in file._cache.folder.glob("*/*")}
+
+
+def test_random_reads_fetch_no_more_than_they_need(file: RemoteFile) -> None:
+    assert read(file, 0) == {0}, "one read, at the start of the file, is no order"
+    assert read(file, 40, 42, 39, 2) == {0, 2, 39, 40, 42}
+
+
+def test_successive_reads_fetch_ahead(file: RemoteFile) -> None:
+    assert read(file, 20) == {20}
+    assert read(file, 20, 21) == set(range(20, 30))
+    assert read(file, 22, 25, 29) == set(range(20, 30)), "those that have come are read without a request"
+    assert read(file, 30) == set(range(20, 39))
+    assert read(file, 5, 6) == {*range(5, 15), *range(20, 39)}
+
+
+def test_reads_of_a_directory_between_do_not_hide_the_order(file: RemoteFile) -> None:
+    """As LMDB's pages, which say where each blob lies."""
+    assert read(file, 50, 10) == {10, 50}
+    assert read(file, 50, 11, 50) == {*range(10, 20), 50}
+
+
+def test_a_whole_file_is_fetched_by_large_requests(s3: Double, file: RemoteFile) -> None:
+    s3.requests.clear()
+    assert file.read(0, file.size) == DATA and len(s3.requests) == 64 // 4
