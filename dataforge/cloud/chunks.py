@@ -89,16 +89,25 @@ class Cache:
     def _evict(self) -> None:
         """Remove the chunks used longest ago, until those left take 15/16 of the limit."""
         chunks = []
-        for path in self.folder.glob("*/*"):
-            with contextlib.suppress(OSError):  # another process removes it
-                facts = path.stat()
-                chunks.append((facts.st_mtime, facts.st_size, path))
+        for folder in _entries(self.folder):
+            for entry in _entries(folder):
+                with contextlib.suppress(OSError):  # another process removes it
+                    facts = entry.stat()
+                    chunks.append((facts.st_mtime, facts.st_size, f"{folder.name}/{entry.name}"))
         over = sum(size for _, size, _ in chunks) - self.limit
-        for _, size, path in sorted(chunks) if over > 0 else ():
+        for _, size, name in sorted(chunks) if over > 0 else ():
             if over <= -(self.limit // 16):
                 break
-            self.forget(str(path.relative_to(self.folder)))
+            self.forget(name)
             over -= size
+
+
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # another process has removed it
+        return []
 
 
 def cache() -> Cache:

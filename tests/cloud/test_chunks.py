@@ -1,14 +1,15 @@
-"""Files at URLs by chunks: what is fetched, and what becomes of the chunks."""
+"""Files at URLs by chunks: what is fetched, and what becomes of chunks that cannot be kept or are damaged."""
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from dataforge.cloud import chunks
-from dataforge.cloud.chunks import RemoteFile
+from dataforge.cloud.chunks import Cache, RemoteFile
 from dataforge.cloud.path import located
 from dataforge.cloud.requests import requests
 from tests.cloud.double import BUCKET, Double
@@ -60,3 +61,21 @@ def test_reads_of_a_directory_between_do_not_hide_the_order(file: RemoteFile) ->
 def test_a_whole_file_is_fetched_by_large_requests(s3: Double, file: RemoteFile) -> None:
     s3.requests.clear()
     assert file.read(0, file.size) == DATA and len(s3.requests) == 64 // 4
+
+
+def test_a_set_that_another_process_removes_while_chunks_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, scandir = Cache(tmp_path, 1000), os.scandir
+    cache.write("set/1", memoryview(bytes(900)))
+    cache.write("other/1", memoryview(bytes(90)))
+
+    def late(folder: str | Path) -> object:
+        if Path(folder).name == "set":
+            (tmp_path / "set/1").unlink()
+            (tmp_path / "set").rmdir()
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", late)
+    cache.write("other/2", memoryview(bytes(90)))
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {"other/1", "other/2"}
