@@ -25,8 +25,11 @@ from dataforge.threads import lock
 
 CHUNK, SMALL_CHUNK = 1 << 20, 1 << 16  # bytes: of a set that the cache holds whole, and of a larger one
 REQUEST = 8 << 20  # the most bytes of one request for adjacent chunks
+AHEAD = 16 << 20  # bytes fetched ahead of what is read in order
 IN_FLIGHT = 16  # requests at a time, of a process
 USED = 60  # seconds after which another use of a chunk is noted
+BLOCK = 1 << 16  # bytes read at once to compare a CRC-32; a whole chunk would be fresh memory, which costs more
+SOUND = 0x2144DF1C  # the CRC-32 of any bytes that are followed by their CRC-32, little-endian
 _larger: set[str] = set()  # sets that the cache cannot hold
 
 
@@ -39,26 +42,28 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._sound: set[str] = set()  # chunks whose CRC-32 this process has compared
+        self._noted: dict[str, float] = {}  # chunks compared or written by this process: when it noted their use
         self._written = limit  # bytes since it last removed chunks
 
     def has(self, name: str) -> bool:
-        return (self.folder / name).exists()
+        return os.access(f"{self.folder}/{name}", os.F_OK)
 
     def read(self, name: str, start: int, length: int) -> bytes | None:
         """Return bytes of a chunk; None if it is not there, or damaged."""
         try:
-            with open(self.folder / name, "rb", buffering=0) as file:
-                if name not in self._sound:
-                    data = file.read()
-                    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-                        self.forget(name)
-                        return None
-                    self._sound.add(name)
-                if time.time() - os.fstat(file.fileno()).st_mtime > USED:
-                    os.utime(self.folder / name)
-                data = os.pread(file.fileno(), length, start)
+            handle = os.open(f"{self.folder}/{name}", os.O_RDONLY)
+            try:
+                now, noted = time.monotonic(), self._noted.get(name)
+                if noted is None and not _is_sound(handle):
+                    self.forget(name)
+                    return None
+                if noted is None or now - noted > USED:
+                    os.utime(handle)
+                    self._noted[name] = now
+                data = os.pread(handle, length, start)
                 return data if len(data) == length else None
+            finally:
+                os.close(handle)
         except OSError:
             return None
 
@@ -69,9 +74,11 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
             try:
-                with open(handle, "wb", buffering=0) as file:
-                    file.writelines((data, zlib.crc32(data).to_bytes(4, "little")))
+                with open(handle, "wb") as file:  # which writes all, or raises
+                    file.write(data)
+                    file.write(zlib.crc32(data).to_bytes(4, "little"))
                 os.replace(temporary, path)
+                self._noted[name] = time.monotonic()
             except OSError:
                 Path(temporary).unlink(missing_ok=True)
         self._written += len(data)
@@ -80,7 +87,7 @@ class Cache:
             self._evict()
 
     def forget(self, name: str) -> None:
-        self._sound.discard(name)
+        self._noted.pop(name, None)
         with contextlib.suppress(OSError):
             (self.folder / name).unlink()
             (self.folder / name).parent.rmdir()  # if it was the last
@@ -88,16 +95,32 @@ class Cache:
     def _evict(self) -> None:
         """Remove the chunks used longest ago, until those left take 15/16 of the limit."""
         chunks = []
-        for path in self.folder.glob("*/*"):
-            with contextlib.suppress(OSError):  # another process removes it
-                facts = path.stat()
-                chunks.append((facts.st_mtime, facts.st_size, path))
+        for folder in _entries(self.folder):
+            for entry in _entries(folder):
+                with contextlib.suppress(OSError):  # another process removes it
+                    facts = entry.stat()
+                    chunks.append((facts.st_mtime, facts.st_size, f"{folder.name}/{entry.name}"))
         over = sum(size for _, size, _ in chunks) - self.limit
-        for _, size, path in sorted(chunks) if over > 0 else ():
+        for _, size, name in sorted(chunks) if over > 0 else ():
             if over <= -(self.limit // 16):
                 break
-            self.forget(str(path.relative_to(self.folder)))
+            self.forget(name)
             over -= size
+
+
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # another process has removed it
+        return []
+
+
+def _is_sound(handle: int) -> bool:
+    crc = 0
+    while block := os.read(handle, BLOCK):
+        crc = zlib.crc32(block, crc)
+    return crc == SOUND
 
 
 def cache() -> Cache:
@@ -146,7 +169,7 @@ class RemoteFile:
         self._cache = cache()
         self._flying: dict[int, Future[memoryview]] = {}
         self._lock, self._process = lock(), os.getpid()
-        self._last = -2  # the last chunk that was read
+        self._next = range(0)  # the chunks of which one, if it is missing, shows that the file is read in order
 
     def _name(self, number: int) -> str:
         return f"{self._folder}/{self._chunk}-{number}"
@@ -155,7 +178,7 @@ class RemoteFile:
         return range(start // self._chunk, -(-(start + length) // self._chunk))
 
     def read(self, start: int, length: int) -> memoryview:
-        """Return bytes, which are in the file. Files that are read from their start on are fetched ahead."""
+        """Return bytes, which are in the file. Chunks that are missed one after the other are also fetched ahead."""
         numbers = self._numbers(start, length)
         parts: dict[int, bytes | memoryview | None] = {}
         for number in numbers:
@@ -163,14 +186,14 @@ class RemoteFile:
             parts[number] = self._cache.read(self._name(number), first, end - first)
         missing = [number for number in numbers if parts[number] is None]
         if missing:
-            in_order = missing[0] - self._last in (0, 1, 2)
-            flights = self._fetch(missing, wait=True)
-            if in_order:
-                self.prefetch([(numbers.stop * self._chunk, 2 * REQUEST)])
+            flights, ahead = self._fetch(missing, wait=True), 0
+            if missing[0] in self._next:
+                self.prefetch([(numbers.stop * self._chunk, AHEAD)])
+                ahead = AHEAD // self._chunk
+            self._next = range(numbers.stop, numbers.stop + ahead + 1)
             for number in missing:
                 first, end = self._within(number, start, length)
                 parts[number] = flights[number].result()[first:end]
-        self._last = numbers.stop - 1
         if len(numbers) == 1:
             return memoryview(parts[numbers[0]] or b"")
         return memoryview(b"".join(part or b"" for part in parts.values()))
