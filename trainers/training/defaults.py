@@ -184,4 +184,6 @@ def weights_for(config: Any, stated: Names[str], is_small: bool) -> tuple[dict[s
         words = f"from random weights{why}: {WORSE}"
     values = {"backbone": backbone, "pretrained": source}
     values["freeze"] = config.freeze if source and backbone == config.backbone else 0
+    if backbone == "vgg16" and hasattr(config, "top_down"):
+        values["top_down"] = 0  # as in the paper; the path is for maps of few channels
     return values | ({} if source or not hasattr(config, "train") else {"train": "all"}), words

@@ -138,6 +138,8 @@ def test_the_backbone_is_the_one_whose_weights_are_given(twenty: Path, tmp_path:
     given = {"shards": str(twenty), "device": "cpu", "pretrained": str(tmp_path / "weights.pth")}
     chosen = choose(kind(**given), given.keys(), "ssd")
     assert chosen.backbone == "resnet18" and chosen.freeze == 0  # 5 is of the other backbone
+    assert chosen.top_down == 96
+    assert choose(kind(**given, backbone="vgg16"), given.keys() | {"backbone"}, "ssd").top_down == 0  # the paper's
 
 
 def trained(detector: str, *words: object, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, list[Config]]:
