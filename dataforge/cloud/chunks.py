@@ -28,6 +28,8 @@ REQUEST = 8 << 20  # the most bytes of one request for adjacent chunks
 AHEAD = 16 << 20  # bytes fetched ahead of what is read in order
 IN_FLIGHT = 16  # requests at a time, of a process
 USED = 60  # seconds after which another use of a chunk is noted
+BLOCK = 1 << 16  # bytes read at once to compare a CRC-32; a whole chunk would be fresh memory, which costs more
+SOUND = 0x2144DF1C  # the CRC-32 of any bytes that are followed by their CRC-32, little-endian
 _larger: set[str] = set()  # sets that the cache cannot hold
 
 
@@ -40,26 +42,28 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._sound: set[str] = set()  # chunks whose CRC-32 this process has compared
+        self._noted: dict[str, float] = {}  # chunks compared or written by this process: when it noted their use
         self._written = limit  # bytes since it last removed chunks
 
     def has(self, name: str) -> bool:
-        return (self.folder / name).exists()
+        return os.access(f"{self.folder}/{name}", os.F_OK)
 
     def read(self, name: str, start: int, length: int) -> bytes | None:
         """Return bytes of a chunk; None if it is not there, or damaged."""
         try:
-            with open(self.folder / name, "rb", buffering=0) as file:
-                if name not in self._sound:
-                    data = file.read()
-                    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-                        self.forget(name)
-                        return None
-                    self._sound.add(name)
-                if time.time() - os.fstat(file.fileno()).st_mtime > USED:
-                    os.utime(self.folder / name)
-                data = os.pread(file.fileno(), length, start)
+            handle = os.open(f"{self.folder}/{name}", os.O_RDONLY)
+            try:
+                now, noted = time.monotonic(), self._noted.get(name)
+                if noted is None and not _is_sound(handle):
+                    self.forget(name)
+                    return None
+                if noted is None or now - noted > USED:
+                    os.utime(handle)
+                    self._noted[name] = now
+                data = os.pread(handle, length, start)
                 return data if len(data) == length else None
+            finally:
+                os.close(handle)
         except OSError:
             return None
 
@@ -70,9 +74,11 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
             try:
-                with open(handle, "wb", buffering=0) as file:
-                    file.writelines((data, zlib.crc32(data).to_bytes(4, "little")))
+                with open(handle, "wb") as file:  # which writes all, or raises
+                    file.write(data)
+                    file.write(zlib.crc32(data).to_bytes(4, "little"))
                 os.replace(temporary, path)
+                self._noted[name] = time.monotonic()
             except OSError:
                 Path(temporary).unlink(missing_ok=True)
         self._written += len(data)
@@ -81,7 +87,7 @@ class Cache:
             self._evict()
 
     def forget(self, name: str) -> None:
-        self._sound.discard(name)
+        self._noted.pop(name, None)
         with contextlib.suppress(OSError):
             (self.folder / name).unlink()
             (self.folder / name).parent.rmdir()  # if it was the last
@@ -108,6 +114,13 @@ def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:  # another process has removed it
         return []
+
+
+def _is_sound(handle: int) -> bool:
+    crc = 0
+    while block := os.read(handle, BLOCK):
+        crc = zlib.crc32(block, crc)
+    return crc == SOUND
 
 
 def cache() -> Cache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -61,6 +62,43 @@ def test_reads_of_a_directory_between_do_not_hide_the_order(file: RemoteFile) ->
 def test_a_whole_file_is_fetched_by_large_requests(s3: Double, file: RemoteFile) -> None:
     s3.requests.clear()
     assert file.read(0, file.size) == DATA and len(s3.requests) == 64 // 4
+
+
+def test_a_chunk_that_does_not_fit_the_disk_is_not_kept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))  # the system writes so many bytes, then refuses
+    try:
+        cache.write("set/1", memoryview(bytes(50_000)))
+        cache.write("set/2", memoryview(bytes(30_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["2"]
+    assert cache.read("set/1", 0, 10) is None and cache.read("set/2", 0, 10) == bytes(10)
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "longer", "zeros", "empty"])
+def test_a_damaged_chunk_is_removed(tmp_path: Path, damage: str) -> None:
+    writer, cache = Cache(tmp_path, 1 << 30), Cache(tmp_path, 1 << 30)
+    writer.write("set/1", memoryview(os.urandom(300_000)))
+    path = tmp_path / "set/1"
+    whole = path.read_bytes()
+    flipped = whole[:200_000] + bytes([whole[200_000] ^ 1]) + whole[200_001:]
+    other = {"bit": flipped, "cut": whole[:-1], "longer": whole + b"\0", "zeros": bytes(len(whole)), "empty": b""}
+    path.write_bytes(other[damage])
+    assert cache.read("set/1", 0, 10) is None and not path.exists()
+
+
+def test_use_is_noted_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    cache.write("set/1", memoryview(bytes(10)))
+    os.utime(tmp_path / "set/1", (0, 0))
+    Cache(tmp_path, 1 << 30).read("set/1", 0, 1)
+    assert (tmp_path / "set/1").stat().st_mtime > 0, "by another process at its first use"
+    os.utime(tmp_path / "set/1", (0, 0))
+    monkeypatch.setattr(chunks, "USED", -1)
+    cache.read("set/1", 0, 1)
+    assert (tmp_path / "set/1").stat().st_mtime > 0
 
 
 def test_a_set_that_another_process_removes_while_chunks_are_counted(
