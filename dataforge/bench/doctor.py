@@ -118,7 +118,7 @@ def _version(requirement: Any) -> str:
 
         if not requirement.specifier.contains(cv2.__version__):
             raise ConfigError(
-                f"opencv-python has put its version {cv2.__version__} in the place of {installed}; uninstall both"
+                f"another package of OpenCV has put {cv2.__version__} in the place of {installed}; uninstall both"
             )
     return installed
 

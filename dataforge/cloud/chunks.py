@@ -58,8 +58,9 @@ class Cache:
                     self.forget(name)
                     return None
                 if noted is None or now - noted > USED:
-                    os.utime(handle)
                     self._noted[name] = now
+                    with contextlib.suppress(OSError):  # another user's, or on a disk that is only read
+                        os.utime(handle)
                 data = os.pread(handle, length, start)
                 return data if len(data) == length else None
             finally:

@@ -57,7 +57,7 @@ def test_a_module_cv2_of_another_package(monkeypatch: pytest.MonkeyPatch) -> Non
     assert by_name(doctor.versions())["opencv-python-headless"].status == OK
     monkeypatch.setattr("cv2.__version__", "5.0.0")
     check = by_name(doctor.versions())["opencv-python-headless"]
-    assert check.status == FAILED and "5.0.0 in the place of 4." in check.text and "pip install" in check.next
+    assert check.status == FAILED and "has put 5.0.0 in the place of 4." in check.text and "pip install" in check.next
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,22 @@ def test_use_is_noted_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Cache(tmp_path, 1 << 30).read("set/1", 0, 1)
     assert (tmp_path / "set/1").stat().st_mtime > 0, "by another process at its first use"
     os.utime(tmp_path / "set/1", (0, 0))
+    cache.read("set/1", 0, 1)
+    assert (tmp_path / "set/1").stat().st_mtime == 0, "it was noted when it was written"
     monkeypatch.setattr(chunks, "USED", -1)
     cache.read("set/1", 0, 1)
     assert (tmp_path / "set/1").stat().st_mtime > 0
+
+
+def test_a_chunk_whose_use_cannot_be_noted_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is mounted to be read only, or where the chunk is another user's."""
+    Cache(tmp_path, 1 << 30).write("set/1", memoryview(b"0123456789"))
+
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", denied)
+    assert Cache(tmp_path, 1 << 30).read("set/1", 2, 3) == b"234"
 
 
 def test_a_set_that_another_process_removes_while_chunks_are_counted(

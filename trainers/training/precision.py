@@ -87,7 +87,7 @@ def _step(layers: nn.Module, images: Tensor, kind: torch.dtype) -> float:
 
 
 def exact_depthwise(model: nn.Module) -> None:
-    """Have depthwise convolutions that learn compute in float32 under a CPU's autocast, in place.
+    """Have depthwise convolutions that learn, and others of several groups, compute in float32 under a CPU's autocast.
 
     oneDNN 3.13 has no fast kernel for the gradient of their weights in bf16, unless they are 3x3 of stride 1: on a CPU
     with AMX, the backward pass of such layers took 5 to 20 times as long as in float32.
