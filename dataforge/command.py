@@ -177,7 +177,7 @@ def echo(text: object, err: bool = False) -> None:
 
 
 def columns(rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows of cells, as `echo` shows them, in columns of characters: the first to the left, others to the right."""
+    """Lay out rows of cells, as `echo` shows them, in columns of characters; the first is left-aligned."""
     cells = [[line_safe(str(cell)) for cell in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
