@@ -126,6 +126,8 @@ class BlobStoreSuite:
         assert before[8] == blob(8)  # the parent holds it open meanwhile
         with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.starmap(read_in_child, [(self.store, made, i) for i in range(10)])
+            pool.close()  # children that are terminated may have a handler of the parent, as Ray sets one
+            pool.join()
         assert found == [blob(i) for i in range(10)]
         assert before[11] == blob(11)
 

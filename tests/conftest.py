@@ -59,7 +59,8 @@ def server() -> Iterator[Double]:
 @pytest.fixture
 def s3(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
     """The double with a bucket, without faults; the environment that names it; and an empty cache."""
-    from dataforge.cloud import requests
+    from dataforge.cloud import chunks, requests
+    from dataforge.shards import ahead
     from tests.cloud.double import ENVIRONMENT
 
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.endpoint}.items():
@@ -73,4 +74,10 @@ def s3(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     requests.bucket_of.cache_clear()
     yield server
     server.fault = None
+    for pools in (
+        ahead._pool,
+        chunks._pool,
+    ):  # what is still fetched ahead would make a client without this environment
+        pools(os.getpid()).shutdown(cancel_futures=True)
+        pools.cache_clear()
     requests.bucket_of.cache_clear()

@@ -47,8 +47,14 @@ def test_numbers_of_the_page_on_trainers_are_of_rows() -> None:
         for path in (ROOT / "bench" / "results").glob("*.jsonl")
         for line in path.read_text("utf-8").splitlines()
     ]
-    trainers = [line for line in page.splitlines() if line.startswith("| `")]
-    assert len(trainers) == 5
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    trainers, bare = lines[:5], lines[5:]
+    assert len(bare) == 5
+    for line in bare:
+        name, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        rows = [row for row in results if row["name"].startswith(f"{name} on bccd with bare defaults, ")]
+        for number, unit in zip((cells[0], cells[2]), ("mAP50", "processor min"), strict=True):
+            assert any(abs(row["value"] - float(number)) < 6e-4 for row in rows if row["unit"] == unit), (name, number)
     for line in trainers:
         name, _, *numbers = (cell.strip(" `") for cell in line.strip("|").split("|"))
         rows = [row for row in results if str(row.get("recipe", "")).endswith(f"configs/{name}_bccd.toml")]
