@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and what it starts does, too
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared"
+
+
+@pytest.fixture(autouse=True)
+def no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the lines of progress, which a slow machine prints for a few images, out of what tests compare."""
+    monkeypatch.setattr("dataforge.cli.options.INTERVAL", math.inf)
 
 
 @pytest.fixture(scope="session")

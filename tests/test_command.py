@@ -153,6 +153,7 @@ def test_a_folder_that_is_missing_is_told_without_torch(name: str, tmp_path: Pat
 def test_progress_lines_end_at_the_total(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("dataforge.cli.options.INTERVAL", 0.5)
     with progress_bar(67, hidden=False) as progress:
         assert progress
         for done in range(0, 68):

@@ -21,6 +21,8 @@ from dataforge.errors import ConfigError
 if TYPE_CHECKING:
     from dataforge.threads import Spread
 
+INTERVAL = 0.5  # seconds between lines of progress
+
 
 class Directory(click.ParamType):
     """A folder of shards, or its URL."""
@@ -205,7 +207,7 @@ def polite_kill() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal, or else a line each tenth of the images and 0.5 seconds at most, and a last one."""
+    """Show a bar on a terminal, or else a line each tenth of the images and INTERVAL at most, and a last one."""
     if hidden:
         yield None
     elif sys.stderr.isatty():
@@ -226,7 +228,7 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
         def show(count: int) -> None:
             nonlocal last, done, printed
             done = count
-            if done - last >= max(total / 10, 1) and time.monotonic() - printed > 0.5:
+            if done - last >= max(total / 10, 1) and time.monotonic() - printed > INTERVAL:
                 last, printed = done, time.monotonic()
                 line()
 

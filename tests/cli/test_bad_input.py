@@ -272,7 +272,7 @@ def test_a_full_disk(tmp_path: Path, limit: int) -> None:
     process = command("coco", root, "--out", out, before=setup)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and stdout == ""
-    assert stderr.startswith("error: ") and "cannot be " in stderr and "Traceback" not in stderr
+    assert "\nerror: " in f"\n{stderr}" and "cannot be " in stderr and "Traceback" not in stderr
     assert [path.name for path in out.iterdir()] == ["ingest.jsonl"]
     assert run("coco", root, "--out", out).exit_code == 0 and len(Shards(out)) == 10
 

@@ -32,29 +32,36 @@ def test_a_node_that_is_killed_loses_nothing(
     stocked = items(tmp_path / "in")
     whole = ingest(source(stocked), tmp_path / "whole", made=MADE, **HOW)
     log = tmp_path / "log"
+    log.touch()
+    lost = next(iter(ray_cluster.worker_nodes))
+    lost_id = lost.node_id  # a node itself cannot be sent to a task
 
-    def slow() -> tuple[Source, str]:
-        """A source that takes a while, and tells that it was begun."""
+    def stuck() -> tuple[Source, str]:
+        """A source that tells where it was begun, and that on the lost node does not get past its 40th record."""
 
         def records() -> Iterator[Record | Finding]:
+            import ray
+
+            node = ray.get_runtime_context().get_node_id()
             with open(log, "a") as file:
-                file.write("begun\n")
-            for item in items(tmp_path / "in"):
-                time.sleep(0.02)
+                file.write(f"{node}\n")
+            for n, item in enumerate(items(tmp_path / "in")):
+                while n == 40 and node == lost_id:
+                    time.sleep(0.1)
                 yield item
 
         return replace(source([]), records=records()), ""
 
     def kill() -> None:
-        while not list(tmp_path.glob("out.parts/*/resume.jsonl")):
+        while lost_id not in log.read_text():
             time.sleep(0.05)
-        ray_cluster.remove_node(next(iter(ray_cluster.worker_nodes)), allow_graceful=False)
+        ray_cluster.remove_node(lost, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
     seen: list[int] = []
     summary = ingest_on_ray(
-        slow,
+        stuck,
         tmp_path / "out",
         address=ray_cluster.address,
         parts=3,
@@ -65,9 +72,8 @@ def test_a_node_that_is_killed_loses_nothing(
     killer.join()
     assert comparable(tmp_path / "out") == comparable(tmp_path / "whole")
     assert summary.images == whole.images and seen == sorted(seen) and seen[-1] > 0
-    assert (
-        capsys.readouterr().out == "" and log.read_text().count("begun") > 3 and not (tmp_path / "out.parts").exists()
-    )
+    assert capsys.readouterr().out == "" and not (tmp_path / "out.parts").exists()
+    assert len(log.read_text().splitlines()) > 3
 
 
 def test_errors_of_tasks_are_those_of_an_ingest(ray_cluster: Any, tmp_path: Path) -> None:

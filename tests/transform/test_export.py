@@ -187,7 +187,7 @@ def test_a_full_disk(joined: Path, tmp_path: Path, name: str) -> None:
     code += "from dataforge.cli.main import main\nmain()"
     arguments = ["export", joined, "--format", name, "--out", tmp_path / "out"]
     done = start([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "cannot be written" in done.stderr
+    assert done.returncode == 2 and "\nerror: " in f"\n{done.stderr}" and "cannot be written" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
