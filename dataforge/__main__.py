@@ -1,3 +1,3 @@
-from dataforge.cli.main import main
+from dataforge.cli import main
 
 main(prog_name="dataforge")
