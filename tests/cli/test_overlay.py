@@ -239,7 +239,7 @@ def test_the_command(tmp_path: Path, stop: signal.Signals) -> None:
         assert facts["title"] == "photos" and facts["keys"] == {"mode": ["n"], "duplicate": ["x", "Ctrl+x"]}
         assert [known["name"] for known in facts["classes"]] == ["cat", "dog"]
         os.kill(process.pid, stop)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert "Traceback" not in err and f"2 edits in {tmp_path}/photos.overlay" in out, err
     assert process.returncode == 0
 

@@ -530,7 +530,7 @@ try:
 except KeyboardInterrupt:
     half_way.close()
     # A pool that is interrupted while it starts or joins a thread does not wait for that one, which ends all the same.
-    end = time.monotonic() + 20
+    end = time.monotonic() + 50
     while working() and time.monotonic() < end:
         time.sleep(0.01)
     print(working(), flush=True)

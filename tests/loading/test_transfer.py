@@ -35,6 +35,9 @@ def test_a_device_gets_its_batches_ahead_from_one_thread_and_in_order(many):
     for number, batch in enumerate(loader):
         got.append(batch.index.tolist())
         if number == 0:
+            end = time.monotonic() + 60
+            while len(seen) < 4 and time.monotonic() < end:
+                time.sleep(0.01)
             time.sleep(0.2)
             assert len(seen) == 4, "as many as are made ahead, and no more"
     assert got == [index for _, index in seen] == [step.index.tolist() for step in loader.steps()]

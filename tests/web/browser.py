@@ -112,7 +112,7 @@ class Tab:
             keys,
         )
 
-    def wait(self, expression: str, wanted: Any = True, seconds: float = 20) -> None:
+    def wait(self, expression: str, wanted: Any = True, seconds: float = 60) -> None:
         """Wait until an expression has a value. (Playwright's own waiting is refused by the page's CSP.)"""
         end = time.monotonic() + seconds
         while (value := self.page.evaluate(expression)) != wanted:

@@ -190,7 +190,7 @@ def test_a_model_ends_with_its_server(tmp_path: Path) -> None:
         [model] = children(server.process.pid)
     finally:
         server.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while Path(f"/proc/{model}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{model}").exists()
@@ -264,7 +264,7 @@ def test_a_wrong_model_and_classes_that_the_set_lacks_are_told_at_the_start(
 def test_closing_ends_the_model(session: Session, started: Started) -> None:
     made = proposals.Proposals(session, Path("slow.onnx"))
     assert made.of(0)["pending"]
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not started.processes and time.monotonic() < end:
         time.sleep(0.01)
     begun = time.monotonic()

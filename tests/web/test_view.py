@@ -79,7 +79,7 @@ class View(Tab):
 
     def wait_names(self, names: list[str]) -> None:
         """Wait until the tiles in view are the first of `names`: an answer of the server may still be on its way."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not (shown := self.names()) or shown != names[: len(shown)]:
             assert time.monotonic() < end, (shown, names)
             self.page.wait_for_timeout(20)

@@ -97,7 +97,7 @@ def test_other_ranks_wait_for_the_cache_without_a_collective(tmp_path: Path, mon
     time.sleep(0.3)
     assert other.is_alive() and not list(tmp_path.glob("*.cache-*")), "rank 1 bakes nothing, and waits"
     path = data._cache(given, 0)
-    other.join(20)
+    other.join(60)
     assert paths == [path] and (path / "index.json").exists()
     monkeypatch.setattr(data, "CACHE_WAIT", 0.1)
     (path / "index.json").unlink()
