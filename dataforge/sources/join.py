@@ -165,7 +165,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
             )
 
-    frequencies = {names.get(name, name): one for name, one in source.frequencies.items()}
+    frequencies = {names.get(name, name): one for name, one in source.frequencies.items() if names.get(name, name)}
     ancestors = among(source.ancestors, {old: name for old, name in zip(source.classes, new, strict=True) if name})
     changed = replace(source, classes=classes, class_ids=ids, records=records())
     return replace(changed, frequencies=frequencies, ancestors=ancestors)
