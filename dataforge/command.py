@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import io
 import json
 import math
 import operator
 import sys
 import traceback
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,9 @@ class Command(click.Command):
         run = super().main
         if not standalone_mode:
             return run(args, prog_name, complete_var, standalone_mode=False, **extra)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # also in a file, each line is seen at once
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
         try:
             code: Any = run(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.exit(code if isinstance(code, int) else 0)
@@ -179,16 +184,24 @@ def echo(text: object, err: bool = False) -> None:
 def columns(rows: Sequence[Sequence[object]]) -> str:
     """Lay out rows of cells, as `echo` shows them, in columns of characters; the first is left-aligned."""
     cells = [[line_safe(str(cell)) for cell in row] for row in rows]
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))])
-        for row in cells
-    )
+    wide = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *others in cells:
+        gaps = [" " * (w - width(cell)) for w, cell in zip(wide, (first, *others), strict=True)]
+        lines.append("  ".join([first + gaps[0], *(gap + cell for gap, cell in zip(gaps[1:], others, strict=True))]))
+    return "\n".join(lines)
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese letter or an emoji, none for an accent."""
+    seen = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    return len(seen) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in seen)
 
 
 def echo_json(facts: Mapping[str, Any]) -> None:
     """Print the one JSON object of a command's `--json`."""
-    echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    echo(json.dumps(facts, ensure_ascii=not unicode, allow_nan=False))
 
 
 def _message(error: click.ClickException) -> str:

@@ -159,7 +159,7 @@ class Source:
         total: the expected number of records, for the progress bar; 0 if unknown.
         files: the files that were read besides those that records and findings name, such as lists of classes.
         depth: how samples of more than 8 bits become 8 when the images are decoded; see `DEPTHS` of `images.header`.
-        frequencies: class name -> "r" (rare), "c" (common) or "f" (frequent), as LVIS states them.
+        frequencies: name of some of the classes -> "r" (rare), "c" (common) or "f" (frequent), as LVIS states them.
         ancestors: class name -> the classes for which its boxes count, too, as its ancestors in Open Images' hierarchy:
             they are among the boxes of those.
     """

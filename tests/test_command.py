@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dataforge.cli.main import main
 from dataforge.cli.options import progress_bar
-from dataforge.command import Command, Number, natural, real
+from dataforge.command import Command, Number, columns, natural, real, width
 from dataforge.errors import ConfigError, StoppedError
 from trainers.command import command
 from trainers.config import _List
@@ -102,6 +102,31 @@ def test_a_bug_is_trouble_and_no_finding(tmp_path: Path) -> None:
     code = "from dataforge.command import command\n@command()\ndef run(): 1 / 0\nrun()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_a_file_gets_each_line_at_once_and_letters_of_any_encoding(encoding: str) -> None:
+    """Output that is no terminal's: Windows encodes it by the system's code page."""
+    code = (
+        "from dataforge.command import *\n@command()\ndef run():\n"
+        "  print('first')\n"
+        "  echo('\u732b'); echo('\u732b', err=True); echo_json({'a': '\u732b \U0001f600'})\n"
+        "  print('last'); os._exit(0)\n"
+    )
+    words = [sys.executable, "-c", f"import os\n{code}run()"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, capture_output=True, check=False, env=environment)
+    first, cat, facts, last = done.stdout.decode(encoding).splitlines()
+    assert (first, last, cat) == ("first", "last", "\u732b" if encoding == "utf-8" else r"\u732b")
+    assert json.loads(facts) == {"a": "\u732b \U0001f600"}
+    assert done.stderr.decode(encoding).strip() == cat
+
+
+def test_columns_are_those_of_a_terminal() -> None:
+    rows = [("", "train"), ("cat", 1), ("\u732b\u732b", 22), ("e\u0301", "\u72ac"), ("\U0001f600", "")]
+    lines = columns(rows).split("\n")
+    assert [width(line) for line in lines] == [11] * 5
+    assert lines[2] == "\u732b\u732b     22" and lines[3] == "e\u0301        \u72ac"
 
 
 def test_the_list_of_trainers_is_whole() -> None:

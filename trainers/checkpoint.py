@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import zipfile
 import zlib
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError, first_line
+from dataforge.errors import ConfigError
 from dataforge.files import flush
 from trainers.models.detector import Detector
+from trainers.models.pretrained import unreadable
 from trainers.registry import detector_class
 
 DIGEST = "digest"
@@ -109,11 +109,8 @@ def load(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # a damaged file makes torch raise errors of many kinds
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load what may run code
-            reason = "expected tensors and plain values alone, as these trainers write"
-        raise ConfigError(f"{path}: not a checkpoint that can be read: {reason}") from None
+    except Exception as error:
+        raise ConfigError(f"{path}: not a checkpoint that can be read: {unreadable(error)}") from None
     if not isinstance(checkpoint, dict) or "detector" not in checkpoint:
         raise ConfigError(f"{path}: not a checkpoint of these trainers (it has no `detector` entry)")
     stated = checkpoint.pop(DIGEST, None)

@@ -19,11 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dataforge.errors import ConfigError, DataforgeError
+from dataforge.errors import ConfigError, DataforgeError, first_line
 from dataforge.loading.batch import Batch
 from trainers.config import Config
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # mallopt(3)
+DEVICES = "auto, cpu, cuda, cuda:1 (or 1), or mps"
 LEAST_LIMIT = 1800.0  # seconds of torch's limit, which also bounds the start: torch's own default
 
 
@@ -36,6 +37,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: the device is not available.
     """
+    given = name
     if name == "auto":
         alone = os.environ.get("WORLD_SIZE", "1") == "1"
         name = "cuda" if torch.cuda.is_available() else "mps" if alone and _mps_computes() else "cpu"
@@ -45,9 +47,11 @@ def device_of(name: str) -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" holds no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        known = name.partition(":")[0] in ("cuda", "mps")
+        reason = f"cannot be used here: {first_line(error).partition('. ')[0]}" if known else "no device of torch here"
+        raise ConfigError(f"device is {given!r}; {reason}; expected {DEVICES}") from None
     return device
 
 

@@ -19,6 +19,7 @@ from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config
 from trainers.models.detector import Detector
+from trainers.training import precision
 from trainers.training.data import make_loaders
 from trainers.training.learner import Learner
 
@@ -31,7 +32,8 @@ def compare(shards: str, device: str) -> dict[str, Any]:
 
     Returns:
         "loss": the CPU's; "gaps": the device's largest difference from the CPU by name of an output, relative to the
-        range of the CPU's values, or of a loss, relative to the CPU's.
+        range of the CPU's values, or of a loss, relative to the CPU's; "amp": what `--amp auto` chooses on the CPU,
+        and why.
 
     Raises:
         ConfigError: the device cannot be used. DataError: a loss is not finite.
@@ -43,7 +45,8 @@ def compare(shards: str, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = kind(**kind.configure(config, loader.shards))
     cpu, other = (_step(config, copy.deepcopy(model), batch, distributed.device_of(name)) for name in ("cpu", device))
-    return {"loss": cpu["loss"].item(), "gaps": {name: _gap(cpu[name], other[name]) for name in cpu}}
+    gaps = {name: _gap(cpu[name], other[name]) for name in cpu}
+    return {"loss": cpu["loss"].item(), "gaps": gaps, "amp": precision.resolved("auto", torch.device("cpu"))[1]}
 
 
 def _step(config: Config, model: Detector, batch: Batch, device: torch.device) -> dict[str, Tensor]:

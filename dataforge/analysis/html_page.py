@@ -54,7 +54,7 @@ class Section:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column of the table has numbers only."""
+        """Whether each column of the table has numbers only, or "-" where there is none."""
         header, rows = self.table or ((), ())
         return [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
 
@@ -107,4 +107,4 @@ def _inline(picture: bytes, caption: str) -> Markup:
 
 
 def _is_number(cell: object) -> bool:
-    return not isinstance(cell, str) or re.fullmatch(r"[-+]?[\d.,]+ ?%?", cell) is not None
+    return not isinstance(cell, str) or re.fullmatch(r"-|[-+]?[\d.,]+ ?%?", cell) is not None

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import dataforge
+from dataforge.bench.measure import cpu
 from dataforge.errors import ConfigError, DataError, DataforgeError, ImageError, without_extra
 from dataforge.process import module_json
 from dataforge.threads import cores
@@ -133,7 +134,7 @@ def _extra(requirements: list[Any], install: str) -> str:
 
 def devices() -> Iterator[Check]:
     """Compute on each device that training may use."""
-    yield Check("CPU", OK, f"{cores()} of {os.cpu_count()} cores usable, {platform.processor() or platform.machine()}")
+    yield Check("CPU", OK, f"{cores()} of {os.cpu_count()} cores usable, {cpu()}")
     for name, describe in (("CUDA", _cuda), ("MPS", _mps)):
         yield attempt(name, describe, "update the driver and torch, or train with --device cpu")
 
@@ -247,6 +248,7 @@ def _self_check(folder: Path, device: str) -> Iterator[Check]:
 
     yield attempt("trainer", step, report)
     if facts:
+        yield Check("mixed precision", OK, facts["amp"])
         yield attempt(
             "devices agree", partial(_agree, facts, device), "train with --device cpu; update driver and torch"
         )

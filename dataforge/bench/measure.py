@@ -27,17 +27,20 @@ LEAST_REPEATS = 5
 
 def machine() -> dict[str, Any]:
     """Return the measurement environment: the entries "machine", "versions" and "date" of a result row."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
     versions = {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
     return {
-        "machine": {"cpu": cpu, "cores": cores(), "memory_gib": round(memory() / 2**30, 1)},
+        "machine": {"cpu": cpu(), "cores": cores(), "memory_gib": round(memory() / 2**30, 1)},
         "versions": versions | {"dataforge": dataforge.__version__},
         "date": date.today().isoformat(),
     }
+
+
+def cpu() -> str:
+    """Return the model of the CPU, or its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(models, platform.processor() or platform.machine())
 
 
 def memory() -> int:

@@ -26,6 +26,7 @@ from dataforge.cli.options import (
     store_option,
     view_options,
 )
+from dataforge.cloud.path import RemotePath
 from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
@@ -131,8 +132,11 @@ def bake(
         with polite_kill():
             shards, form = Shards(directory, split, view), _form(target=target, **given)
             if target is not None:
+                from dataforge.shards.out_folder import check_free
                 from dataforge.transform.tune import tune
 
+                if not isinstance(out, RemotePath):
+                    check_free(out)  # before the forms are measured
                 choice = tune(shards, target, form, out, threads=jobs or cores())
                 measured = {"target": choice.facts()}
                 echo(choice.text(), err=as_json)

@@ -50,13 +50,12 @@ def first_difference(
         raise ShardError(f"{place}: is a cache with other images; compare {shards.index['baked']['parent']}")
     class_ids = source.class_ids or tuple(range(len(source.classes)))
     unions = {name: list(parts) for name, parts in source.unions.items()}
-    frequencies = {name: one for name, one in source.frequencies.items() if name in source.classes}
     ancestors = among(source.ancestors, dict(zip(source.classes, source.classes, strict=True)))
     facts: tuple[tuple[str, object, object], ...] = (
         ("classes", shards.classes, source.classes),
         ("class_ids", shards.class_ids, class_ids),
         ("unions", shards.index["unions"], unions),
-        ("frequencies", shards.frequencies, frequencies),
+        ("frequencies", shards.frequencies, dict(source.frequencies)),
         ("ancestors", shards.ancestors, ancestors),
     )
     for what, ours, theirs in facts:

@@ -108,6 +108,7 @@ def _without(path: Path, name: str) -> str:
     if name == PART and (path / INDEX).is_file():
         return "is a whole set; expected a part that `dataforge ingest --part` wrote"
     what = f"holds no {name} (an ingest that did not finish?)" if path.is_dir() else "does not exist"
+    what = "is a file" if path.is_file() else what
     return f"{what}; expected a folder written by `dataforge ingest{'' if name == INDEX else ' --part'}`"
 
 

@@ -89,7 +89,8 @@ class Shards:
         self._label_of = self.view.label_of(known)
         self.classes: tuple[str, ...] = self.view.names(known)
         self.class_ids: tuple[int, ...] = self.view.numbers(known, self.index["class_ids"])
-        self.frequencies: dict[str, str] = self.index.get("frequencies", {})
+        frequencies: dict[str, str] = self.index.get("frequencies", {})
+        self.frequencies = {name: frequencies[name] for name in self.classes if name in frequencies}
         self.ancestors: dict[str, list[str]] = among(
             self.index.get("ancestors", {}), {name: name for name in self.classes}
         )

@@ -88,9 +88,8 @@ class ShardWriter:
         }
         if depth != "scale":
             self._index["depth"] = depth
-        known = {name: frequency for name, frequency in (frequencies or {}).items() if name in classes}
-        if known:
-            self._index["frequencies"] = known
+        if frequencies:
+            self._index["frequencies"] = dict(frequencies)
         if above := among(ancestors or {}, dict(zip(classes, classes, strict=True))):
             self._index["ancestors"] = above
         if baked is not None:

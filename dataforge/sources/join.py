@@ -15,6 +15,8 @@ from dataforge.errors import ConfigError, FormatError
 from dataforge.files import reading
 from dataforge.record import Finding, Record, Source, among, merged, relabelled
 
+CLASS_MAP = 'lines of old = "new", the names in quotes'
+
 
 def join(sources: Sequence[tuple[str, Source]]) -> Source:
     """Concatenate sources. Classes are merged by name, in the order of their first occurrence.
@@ -165,7 +167,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
                 "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
             )
 
-    frequencies = {names.get(name, name): one for name, one in source.frequencies.items()}
+    frequencies = {names.get(name, name): one for name, one in source.frequencies.items() if names.get(name, name)}
     ancestors = among(source.ancestors, {old: name for old, name in zip(source.classes, new, strict=True) if name})
     changed = replace(source, classes=classes, class_ids=ids, records=records())
     return replace(changed, frequencies=frequencies, ancestors=ancestors)
@@ -221,11 +223,11 @@ def read_class_map(path: Path) -> dict[str, str]:
         ConfigError: it cannot be read, is not TOML, or contains something else.
     """
     try:
-        with reading(path, ConfigError):
+        with reading(f"--class-map {path}", ConfigError):
             names = tomllib.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(f"--class-map {path}: not TOML: {error}; expected {CLASS_MAP}") from None
     for old, new in names.items():
         if not isinstance(new, str):
-            raise ConfigError(f'{path}: {old} is {new!r}; expected lines of old = "new", the names in quotes')
+            raise ConfigError(f"--class-map {path}: {old} is {new!r}; expected {CLASS_MAP}")
     return names

@@ -232,12 +232,14 @@ class View:
             for reason, count in sorted((+images_out).items()):
                 yield _left_out(reason, f"{count} images")
 
+        names = self.names(source.classes)
         return replace(
             source,
-            classes=self.names(source.classes),
+            classes=names,
             class_ids=self.numbers(source.classes, source.class_ids),
             records=records(),
-            ancestors=among(source.ancestors, {name: name for name in self.names(source.classes)}),
+            frequencies={name: source.frequencies[name] for name in names if name in source.frequencies},
+            ancestors=among(source.ancestors, {name: name for name in names}),
             total=0 if self.chooses_images else source.total,
         )
 

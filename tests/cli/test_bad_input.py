@@ -222,6 +222,31 @@ def test_output_folders_that_are_taken(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    "words", [["split", "--val", ".5"], ["bake", "--target-imgs-per-s", "9"], ["bake", "--tile", "64"]]
+)
+def test_a_taken_output_folder_is_told_before_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    root = coco(tmp_path / "in", {"a.jpg": picture(), "b.jpg": picture(1)})
+    assert run("coco", root, "--out", tmp_path / "out").exit_code == 0
+    put(tmp_path / "mine/notes.txt", "mine")
+    monkeypatch.setattr(Shards, "blob", lambda *_: pytest.fail("an image is read"))
+    monkeypatch.setattr(Shards, "stored_image", lambda *_: pytest.fail("an image is read"))
+    for out in ("out", "mine"):
+        result = CliRunner().invoke(main, [words[0], str(tmp_path / "out"), "--out", str(tmp_path / out), *words[1:]])
+        assert (
+            result.exit_code == 2 and f"{tmp_path / out}: " in result.stderr and "choose another --out" in result.stderr
+        )
+
+
+def test_a_file_of_the_shards_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    root = coco(tmp_path / "in", {"a.jpg": picture()})
+    run("coco", root, "--out", tmp_path / "out")
+    result = CliRunner().invoke(main, ["info", str(tmp_path / "out/index.json")])
+    assert "index.json: is a file; expected a folder written by `dataforge ingest`" in result.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     root = coco(tmp_path / "in", {"a.jpg": picture()})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 import trainers.doctor
 from dataforge.bench import doctor
 from dataforge.bench.doctor import FAILED, MISSING, OK, Check
+from dataforge.bench.measure import cpu
 from dataforge.cli.main import main
 from dataforge.errors import ConfigError, ImageError
 from tests.cli.test_json import check as check_schema
@@ -48,6 +50,8 @@ def test_this_machine(tmp_path: Path) -> None:
     assert f"disk of {tmp_path}" in checks
     for name in ("numpy", "torch", "CPU", "decode JPEG", "decode PNG", "decode WebP", "loader", "trainer"):
         assert checks[name]["status"] == OK, checks[name]
+    assert checks["CPU"]["text"].endswith(cpu())
+    assert re.match(r"amp (bf16|none): a step in bf16 takes about ", checks["mixed precision"]["text"])
     no_device = checks["CUDA"]["status"] == checks["MPS"]["status"] == MISSING
     assert checks["devices agree"]["status"] == (MISSING if no_device else OK), checks["devices agree"]
 
@@ -159,7 +163,9 @@ def test_a_device_computes_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("gap", "status"), [(0.0, OK), (doctor.DEVICES_AGREE, OK), (0.5, FAILED), (math.inf, FAILED)])
 def test_a_device_differs_from_the_cpu(monkeypatch: pytest.MonkeyPatch, gap: float, status: str) -> None:
-    monkeypatch.setattr(doctor, "module_json", lambda *words: {"loss": 1.0, "gaps": {"loss": 0.0, "logits": gap}})
+    monkeypatch.setattr(
+        doctor, "module_json", lambda *words: {"loss": 1.0, "gaps": {"loss": 0.0, "logits": gap}, "amp": ""}
+    )
     checks = by_name(doctor.self_check("mps"))
     assert [checks["loader"].status, checks["trainer"].status, checks["devices agree"].status] == [OK, OK, status]
     assert "the first batch's " in checks["devices agree"].text

@@ -176,6 +176,15 @@ def test_lists_with_faults(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("filename", ["other.jpg", r"C:\Users\me\set\other.jpg", "/home/me/set/other.jpg"])
+def test_a_picture_that_a_listed_file_names_is_used_and_not_called_unlisted(tmp_path: Path, filename: str) -> None:
+    voc_set(tmp_path, {"train": "a\nb\nc\nd\n"})
+    put(tmp_path / "Annotations/d.xml", voc_xml(filename))
+    put(tmp_path / "JPEGImages/other.jpg", picture())
+    records, findings = drain(read(tmp_path))
+    assert records[-1].key == "JPEGImages/other.jpg" and findings == []
+
+
 @pytest.mark.parametrize("layout", [("xml files", "photos"), (".", "."), ("one", "one"), (".", "photos")])
 def test_folders_of_any_name(tmp_path: Path, layout: tuple[str, str]) -> None:
     annotations, pictures = layout

@@ -318,6 +318,26 @@ def splits(root: Path, split: tuple[str, ...] | None = None) -> dict[str, list[s
     return {name: [r.key for r in records if r.split == name] for name in dict.fromkeys(r.split for r in records)}
 
 
+@pytest.mark.parametrize(
+    ("folder", "train", "val"),
+    [
+        ("", r"images\train", r"images\val"),
+        (".\\", r"..\images\train", r".\images\val"),
+        ("", r"C:\Users\me\set\images\train", r"D:\images\val\."),
+        ("/content/drive/set", "/content/drive/set/images/train", "/content/drive/set/images/val"),
+    ],
+)
+def test_paths_of_a_yaml_from_windows_or_another_machine(tmp_path: Path, folder: str, train: str, val: str) -> None:
+    for n, name in enumerate(("train/a", "val/b")):
+        put(tmp_path / f"images/{name}.jpg", picture(n))
+        put(tmp_path / f"labels/{name}.txt", LINE)
+    put(tmp_path / "data.yaml", f"path: '{folder}'\r\ntrain: {train}\r\nval: {val}\r\nnames: [cat, dog]\r\n")
+    assert splits(tmp_path) == {"train": ["images/train/a.jpg"], "val": ["images/val/b.jpg"]}
+    put(tmp_path / "data.yaml", "train: /content/set/train/images\nnames: [cat, dog]\n")
+    with pytest.raises(FormatError, match="train: /content/set/train/images: does not exist"):
+        read(tmp_path)  # and not all that is below images/
+
+
 @pytest.mark.parametrize("prefix", ["", "data/", "./", "build/x64/data/", "/home/me/darknet/data/"])
 def test_darknets_lists_are_splits(tmp_path: Path, prefix: str) -> None:
     pictures(tmp_path, "obj_train_data/a.jpg", "obj_valid_data/deep/b.jpg", "obj_valid_data/c.jpg")

@@ -82,6 +82,8 @@ def test_follows_the_records_and_the_classes(lvis: Path, shards: Path, tmp_path:
     keys = ("d.png", "a.png", "c.png", "a.png")
     assert [plain(taken.judged_of(i)) for i in range(4)] == [JUDGED[key] for key in keys]
     view = View(classes=("owl", "cat"))
+    owl_and_cat = {name: FREQUENCIES[name] for name in view.classes}
+    assert view.filter(read(lvis)).frequencies == Shards(shards, view=view).frequencies == owl_and_cat
     chosen = {"a.png": [[1, 1]], "b.png": [], "c.png": [[1, 0], [0, 0]], "d.png": None}
     assert judged(view.filter(read(lvis))) == judged(source_of(Shards(shards, view=view))) == chosen
     bake(Shards(shards), tmp_path / "cache", Form(side=16))
@@ -91,6 +93,7 @@ def test_follows_the_records_and_the_classes(lvis: Path, shards: Path, tmp_path:
 def test_a_merged_class_is_absent_only_where_all_its_parts_are(lvis: Path) -> None:
     source = rename(read(lvis), {"dog": "pet", "cat": "pet"})
     assert source.classes == ("pet", "owl") and source.frequencies["owl"] == "f"
+    assert rename(read(lvis), {"owl": ""}).frequencies.keys() == {"dog", "cat"}
     assert judged(source) == {"a.png": [[0, 1]], "b.png": [[0, 1]], "c.png": [[0, 0], [1, 0]], "d.png": None}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
@@ -27,6 +28,17 @@ class TestLmdb(BlobStoreSuite):
             store._flush()  # one commit each, so that the map is outgrown in mid-file as well
         store.close()
         assert [store.open(tmp_path)[i][:2] for i in range(3)] == [b"\0\0", b"\1\1", b"\2\2"]
+
+    def test_a_full_disk_is_told_by_the_free_space(self, tmp_path: Path) -> None:
+        def begin(write: bool) -> None:
+            raise lmdb.Error("mdb_txn_commit: Input/output error")  # what LMDB says of it
+
+        store = LmdbStore.create(tmp_path)
+        assert store._writer is not None
+        store._writer = SimpleNamespace(begin=begin, close=store._writer.close)  # type: ignore[assignment]
+        store.append(b"x")
+        with pytest.raises(ShardError, match=r"blobs\.mdb: cannot be written: .*output error; \d+\.\d MB are free"):
+            store.close()
 
     def test_a_count_that_the_file_cannot_hold(self, made: Path) -> None:
         path = made / "blobs.mdb"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import urllib.error
 import urllib.request
@@ -115,11 +116,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (pretrained)") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load what may run code
-            reason = "expected tensors and plain values alone, such as a state dict"
-        raise ConfigError(f"{path}: cannot be read as weights: {reason}") from None
+    except Exception as error:
+        raise ConfigError(f"{path}: cannot be read as weights: {unreadable(error)}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -128,6 +126,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: holds no state dict; expected names and tensors, or these under state_dict or model"
         )
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def unreadable(error: Exception) -> str:
+    """Say in one line why torch or safetensors cannot load a file. A damaged one makes them raise errors of many kinds.
+
+    torch's own texts explain its zip reader, or advise to load what may run code.
+    """
+    if isinstance(error, safetensors.SafetensorError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+        return first_line(error)  # torch seeks before the start of a short file, which is EINVAL
+    if isinstance(error, pickle.UnpicklingError):
+        return "expected tensors and plain values alone, such as a state dict or a checkpoint"
+    return "the file is damaged or incomplete, or was not saved by torch"
 
 
 def _counters_out(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -68,12 +68,16 @@ def _summary(truth: Truth, predictions: Predictions) -> Section:
         for key, name in (("AP", "coco"), ("AP50", "coco50"))
     }
     rows = [
-        (key, f"{value:.4f}", f"{ranges[key].low:.4f} to {ranges[key].high:.4f}" if key in ranges else "")
+        (
+            key,
+            f"{value:.4f}" if value >= 0 else "-",
+            f"{ranges[key].low:.4f} to {ranges[key].high:.4f}" if key in ranges else "",
+        )
         for key, value in numbers.items()
     ]
     text = (
         f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections; COCO's "
-        "metrics. The interval contains 95 % of 200 bootstrap resamples of the images."
+        "metrics, - without such objects. The interval contains 95 % of 200 bootstrap resamples of the images."
     )
     return Section("Average precision", text, (("metric", "value", "95 % interval"), rows))
 

@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dataforge.errors import ConfigError
+
 KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GAIN = 1.2  # a CPU's bf16 must be faster than float32 by this factor
 SHAPE = 1, 32, 48, 64  # of the map on which a CPU is measured: images, channels, height, width
@@ -23,18 +25,22 @@ def resolved(amp: str, device: torch.device, fp16: bool = True) -> tuple[str, st
     """Return the mixed precision to train with, and a line that says why, or warns.
 
     "auto" is bf16, or fp16 where it is not supported, on a CUDA device; bf16 on a CPU that computes it faster, of which
-    short steps are measured; else none. Other values stay; one that is slower than float32 on a CPU has a warning.
+    short steps are measured; else none. Other values stay; bf16 that is slower than float32 on a CPU has a warning.
 
     Args:
         fp16: whether "auto" may be fp16, which FSDP2 does not take.
 
     Returns:
         "none", "bf16" or "fp16"; the line is empty if there is nothing to say.
+
+    Raises:
+        ConfigError: fp16 on a CPU, which is so slow that not even a measurement ends soon.
     """
+    if device.type == "cpu" and amp == "fp16":
+        raise ConfigError("amp is 'fp16' on cpu, which computes it very slowly; expected auto, bf16 or none")
     if device.type == "cpu" and amp != "none":
-        kind = "bf16" if amp == "auto" else amp
-        factor = cost(KINDS[kind])
-        words = f"a step in {kind} takes about {factor:.2g} times as long as in float32 on this CPU"
+        factor = cost(torch.bfloat16)
+        words = f"a step in bf16 takes about {factor:.2g} times as long as in float32 on this CPU"
         if amp == "auto":
             chosen = "bf16" if factor * GAIN <= 1 else "none"
             return chosen, f"amp {chosen}: {words}, measured on a few layers"

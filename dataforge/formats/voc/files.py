@@ -223,14 +223,16 @@ def named_picture(filename: str, files: SplitFiles) -> Path | None:
     return next((picture for picture in same if picture.name == name.name), None)
 
 
-def orphans(root: Path, splits: dict[str, SplitFiles], lists: Path) -> list[Finding]:
-    """Report XML files and images that no list contains."""
+def orphans(root: Path, splits: dict[str, SplitFiles], lists: Path, taken: set[Path]) -> list[Finding]:
+    """Report XML files and images that no list contains, except images that listed XML files name (`taken`)."""
     any_split = next(iter(splits.values()))
     listed = {i for files in splits.values() for i in files.ids}
     findings = []
     for what, by_id in (("annotation", any_split.xml), ("image", any_split.pictures)):
         for i in sorted(by_id.keys() - listed):
             for path in by_id[i]:
+                if path in taken:
+                    continue
                 key = key_of(path, root) if what == "image" else ""
                 reason = f"is in no list of {lists.relative_to(root.parent).as_posix()}; left out"
                 findings.append(Finding("noted", f"{what}-not-listed", str(path), key, i, reason, "set"))

@@ -62,8 +62,6 @@ def read(
             reason = "images are in both splits; stored in both"
             value = f"{one} and {other}: {common}"
             findings.append(Finding("noted", "splits-overlap", str(main), "", value, reason, "set"))
-    if listed:
-        findings += orphans(root, splits, main)
     parser = Parser(voc_offset)
     with uncollected():
         each = (path for xml in {id(one.xml): one.xml for one in splits.values()}.values() for path in xml.in_order())
@@ -71,6 +69,9 @@ def read(
     classes = tuple(sorted({name for item in parsed.values() for name in item.names}))
     if not classes and len(parser.broken) == len(parsed):
         raise FormatError(next(iter(parser.broken.values()), f"{root}: no XML files; expected {EXPECTED}"))
+    index: Index = {}  # the images below the root, among which absolute paths of other machines are sought
+    if listed:
+        findings += orphans(root, splits, main, _named_otherwise(root, splits, parsed, allow_outside, index))
     if parser.zeros:
         taken = {path for name in stored for i in splits[name].ids for path in splits[name].xml.texts(i)}
         zeros = sum(count for path, count in parser.zeros.items() if path in taken)
@@ -79,7 +80,6 @@ def read(
             findings.append(Finding("noted", "touches-zero", str(root), "", f"{zeros} boxes", reason, "set"))
 
     label_of = {name: label for label, name in enumerate(classes)}
-    index: Index = {}  # the images below the root, among which absolute paths of other machines are sought
 
     def records() -> Iterator[Record | Finding]:
         yield from findings
@@ -92,6 +92,16 @@ def read(
     total = sum(len(splits[name].ids) for name in stored)
     lists = main.glob("*.txt") if main != root else (root / f"{name}.txt" for name in listed)
     return Source(classes, records(), unions=unions, total=total, files=[*lists])
+
+
+def _named_otherwise(
+    root: Path, splits: dict[str, SplitFiles], parsed: dict[str, Annotated], allow_outside: bool, index: Index
+) -> set[Path]:
+    """Return the images of listed XML files that have other names than these."""
+    pairs = ((files, i) for files in splits.values() for i in files.ids if i in files.xml and i not in files.pictures)
+    names = ((files, i, parsed[files.xml.texts(i)[0]].name) for files, i in pairs)
+    found = (picture_of(i, name, files, root, allow_outside, index) for files, i, name in names)
+    return {picture for picture in found if picture}
 
 
 def _named_apart(files: SplitFiles, parsed: dict[str, Annotated]) -> dict[str, Path]:

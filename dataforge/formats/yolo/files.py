@@ -105,7 +105,7 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
     if not isinstance(facts, dict):
         raise FormatError(f"{file}: expected the keys train, val, test and names")
     home = file.parent
-    base, hint = home / str(facts.get("path", "")), ""
+    base, hint = home / str(facts.get("path", "")).replace("\\", "/"), ""
     if not allow_outside and leads_out(base, home):
         hint = f"; path: {facts['path']}: leads out of {home}, which needs --allow-outside"
     base = base if exists(base) and not hint else home
@@ -119,12 +119,12 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
                 raise FormatError(f"{file}: {name}: {entry!r}; expected a folder, a text file, or a list of them")
             if entry in NOTHING:
                 continue
-            # Roboflow writes ../train/images and means train/images
-            places = (
-                base / entry,
-                home / entry,
-                home / entry.lstrip("./") if entry.startswith("../") else home / entry,
-            )
+            name_here = entry.replace("\\", "/")
+            places = [base / name_here, home / name_here]
+            if name_here.startswith("../"):
+                places.append(home / name_here.lstrip("./"))  # Roboflow writes ../train/images and means train/images
+            elif inside(name_here) is None and (moved := _below(name_here, base)) != "images":
+                places.append(base / moved)  # absolute, and perhaps of another machine; images/ may hold other splits
             path = next(
                 (
                     candidate

@@ -7,6 +7,7 @@ machine: pages of a B+ tree, whose leaves hold small blobs and the page numbers 
 
 from __future__ import annotations
 
+import shutil
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class LmdbStore:
         if self._pending_bytes >= _COMMIT_BYTES:
             self._flush()
 
+    def _unwritable(self, error: Exception) -> ShardError:
+        """Return the error with the free space: LMDB calls a write to a full disk an input/output error."""
+        free = shutil.disk_usage(self._path.parent).free / 1e6
+        return ShardError(f"{self._path}: cannot be written: {error}; {free:.1f} MB are free there")
+
     def _flush(self) -> None:
         assert self._writer is not None, "append on a store opened for reading"
         while self._pending:
@@ -82,7 +88,7 @@ class LmdbStore:
                 self._writer.set_mapsize(self._writer.info()["map_size"] * 2)
                 continue
             except (lmdb.Error, OSError) as error:
-                raise ShardError(f"{self._path}: cannot be written: {error}") from None
+                raise self._unwritable(error) from None
             self._written += len(self._pending)
             self._pending, self._pending_bytes = [], 0
 
@@ -112,7 +118,7 @@ class LmdbStore:
             self._flush()
             self._writer.sync(True)
         except (lmdb.Error, OSError) as error:
-            raise ShardError(f"{self._path}: cannot be written: {error}") from None
+            raise self._unwritable(error) from None
         finally:
             self._writer.close()
             self._writer = None

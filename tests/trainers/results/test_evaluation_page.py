@@ -50,5 +50,6 @@ def test_a_set_without_boxes_or_detections_has_a_page(boxes: int) -> None:
         areas=truth.areas[keep],
     )
     for found in (predictions, predictions.where(np.zeros(len(predictions.scores), bool))):
-        assert "</html>" in evaluation_page("little", truth, found)
+        page = evaluation_page("little", truth, found)
+        assert "</html>" in page and "-1.0000" not in page and page.count('<td class="number">-</td>') >= 4
         assert "each rule of coco50 alone" in explanation_text(explanation(truth, found))

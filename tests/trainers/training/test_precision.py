@@ -30,7 +30,6 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
         ("auto", 0.95, "none", "amp none: a step in bf16 takes about 0.95 times"),  # not worth the rounding
         ("auto", 12.6, "none", "amp none: a step in bf16 takes about 13 times"),
         ("bf16", 12.6, "bf16", "warning: amp bf16: a step in bf16 takes about 13 times"),
-        ("fp16", 12.6, "fp16", "warning: amp fp16: a step in fp16 takes about 13 times"),
         ("bf16", 0.4, "bf16", ""),
     ],
 )
@@ -38,6 +37,12 @@ def test_a_cpu(amp: str, factor: float, chosen: str, words: str, monkeypatch: py
     monkeypatch.setattr(precision, "cost", lambda kind: factor)
     taken, line = precision.resolved(amp, CPU)
     assert taken == chosen and line.startswith(words) and bool(line) == bool(words)
+
+
+def test_fp16_on_a_cpu_is_refused_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cost", lambda kind: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=r"amp is 'fp16' on cpu.*; expected auto, bf16 or none"):
+        precision.resolved("fp16", CPU)
 
 
 def test_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:

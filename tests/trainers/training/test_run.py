@@ -65,6 +65,15 @@ def test_a_file_that_is_no_checkpoint_is_not_advised_to_be_run(tmp_path: Path) -
         assert name in str(raised.value) and "weights_only" not in str(raised.value)
 
 
+def test_a_damaged_file_is_called_so(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", state())
+    whole = (tmp_path / "a.pt").read_bytes()
+    for data in (b"", whole[:500], whole[:-20], b"hello"):
+        (tmp_path / "a.pt").write_bytes(data)
+        with pytest.raises(ConfigError, match=r"a\.pt: not a checkpoint that can be read: the file is damaged or inc"):
+            checkpoint.load(tmp_path / "a.pt")
+
+
 def test_a_checkpoint_without_digest_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(state(), tmp_path / "a.pt")
     assert checkpoint.load(tmp_path / "a.pt")["classes"] == ["cat", "dog"]
