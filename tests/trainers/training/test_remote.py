@@ -70,6 +70,7 @@ def state(folder: Path, step: int) -> Path:
     """Write what a run's folder holds after a step."""
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     (folder / f"weights/step-{step:07d}.pt").write_bytes(b"weights %d" % step)
+    run.point(folder / f"weights/step-{step:07d}.pt")
     (folder / run.STEPS).write_text(f"step\n{step}\n")
     return folder
 
@@ -220,7 +221,7 @@ def test_the_folder_is_followed_where_it_is_newer(memory: str, tmp_path: Path) -
     sent(memory, first, 1)
     state(first, 2)
     with opened(memory, first) as remote:
-        assert run.newest(first) == first / "weights/step-0000002.pt"
+        assert (first / "weights/last.pt").read_text() == "weights 2"
         remote.begin(first)
     assert fetched(memory, tmp_path / "other") == "weights 2"
 
@@ -265,4 +266,5 @@ def test_a_store_that_fails_does_not_end_training(
     assert len(steps(folder)) == 5 and "step-0000005.json" not in Objects(url).names()
     s3.fault = None
     go_on(folder)  # only sends what is missing
+    assert "fetched" not in capsys.readouterr().out
     assert "step-0000005.json" in Objects(url).names()
