@@ -108,7 +108,7 @@ class Remote:
         owner = (there or new) | process | {"job": run.job()}
         if not there and any(name.startswith("step-") for name in self._objects.names()):
             raise ConfigError(f"{self._path}: holds checkpoints without {OWNER}; choose another --checkpoints")
-        self._objects.put_json(OWNER, owner, "overwrite" if there else "create")
+        self._objects.put_json(OWNER, owner, new=not there)
         return owner
 
     def _checkpoint(self, step: int) -> dict[str, Any]:

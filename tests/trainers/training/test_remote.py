@@ -173,6 +173,15 @@ def test_another_run_at_the_url_is_refused_before_anything_is_written(url: str, 
         opened(url)
 
 
+def test_a_run_whose_first_reply_is_lost_is_its_own(s3: Double) -> None:
+    url, turns = f"s3://{BUCKET}/run{next(numbers)}", itertools.count()
+    s3.fault = lambda method, key: "lost" if key.endswith(OWNER) and method == "PUT" and next(turns) == 0 else None
+    with opened(url):
+        assert next(turns) == 2, "sent twice"
+    with pytest.raises(ConfigError, match="holds the run of"):
+        opened(url)
+
+
 def test_a_process_whose_run_was_resumed_elsewhere_sends_nothing_more(
     memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
