@@ -61,6 +61,9 @@ def load(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Load the whole state of an optimizer, which each rank has; all ranks must call it."""
+    if not state["state"]:  # SGD without momentum, which the function does not take
+        optimizer.load_state_dict(dict(state))
+        return
     names = dict(enumerate(_names(model, optimizer)))
     set_optimizer_state_dict(model, optimizer, _renamed(state, names), options=WHOLE)
 
