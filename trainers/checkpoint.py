@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, DataforgeError
 from dataforge.files import flush
 from trainers.models.detector import Detector
 from trainers.models.pretrained import unreadable
@@ -46,6 +48,58 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         room = _room(path, checkpoint)
         temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written: {_reason(error)}; {room}") from None
+
+
+class Writer:
+    """A thread that writes while training continues. A context manager: its end waits for what is being written."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def start(self, write: Callable[..., None], *given: Any) -> None:
+        """Call `write` in the thread; `wait` comes first."""
+        self._writing = self._thread.submit(write, *given)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written, and raise the error of `write` if it failed."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def check(self) -> None:
+        """Raise the error of `write` if it has failed."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        try:
+            self.wait()
+        except DataforgeError as error:
+            if kind is None:
+                raise
+            echo(f"error: {error}", err=True)  # beside the one that ends the run
+
+
+def copied(value: Any, copies: dict[Any, torch.Tensor] | None = None) -> Any:
+    """Return a copy of a checkpoint in host memory. Tensors that share their memory share it in the copy, too."""
+    copies = {} if copies is None else copies
+    if isinstance(value, torch.Tensor):
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in copies:
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(value, dict):
+        parts = copy.copy(value)  # keeps the order, and the versions that a state dict of torch holds
+        parts.update((name, copied(part, copies)) for name, part in value.items())
+        return parts
+    if isinstance(value, list | tuple):
+        return type(value)(copied(part, copies) for part in value)
+    return value
 
 
 def _reason(error: BaseException) -> str:

@@ -55,6 +55,11 @@ class RemotePath(PosixPath):
         return bucket_of(self.parts[0].removesuffix(":"), self.parts[1])
 
     @property
+    def writer(self) -> Any:
+        """The client that writes to its bucket."""
+        return bucket_of(self.parts[0].removesuffix(":"), self.parts[1], writes=True)
+
+    @property
     def key(self) -> str:
         return "/".join(self.parts[2:])
 

@@ -15,6 +15,7 @@ from dataforge.errors import ConfigError
 
 DEADLINE = timedelta(seconds=120)  # of a request with its retries; a credential must be valid for as long
 STALLED = timedelta(seconds=10)  # without a byte, after which a request is sent again
+SENDING = timedelta(seconds=60)  # the same of a request that writes: no byte comes before all of them are sent
 BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10)}
 FORKED = "obstore does not work in a forked process whose parent used it; start workers by spawn or forkserver"
 CHANGED = "has changed since it was opened (its ETag differs); open the shards again"
@@ -22,8 +23,11 @@ _users: list[int] = []  # the process that has made requests
 
 
 @functools.lru_cache(64)
-def bucket_of(scheme: str, name: str) -> Any:
+def bucket_of(scheme: str, name: str, writes: bool = False) -> Any:
     """Return the client of a bucket. obstore takes its credentials, region and endpoint from the environment.
+
+    Args:
+        writes: return the one for requests that send much.
 
     Raises:
         ConfigError: obstore is not installed, or a value in the environment is wrong.
@@ -34,12 +38,12 @@ def bucket_of(scheme: str, name: str) -> Any:
     except ImportError:
         raise ConfigError(f"{scheme}://{name}: needs obstore: pip install 'dataforge-detection[cloud]'") from None
     if scheme == "memory":
-        return MemoryStore()
+        return bucket_of(scheme, name) if writes else MemoryStore()
     plain = any(os.environ.get(key, "").startswith("http://") for key in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
     client: Any = {
         "allow_http": plain or os.environ.get("AZURE_STORAGE_USE_EMULATOR") == "true",
         "connect_timeout": timedelta(seconds=5),
-        "read_timeout": STALLED,
+        "read_timeout": SENDING if writes else STALLED,
         "timeout": DEADLINE,
     }
     retry: Any = {"max_retries": 10, "retry_timeout": DEADLINE, "backoff": BACKOFF}

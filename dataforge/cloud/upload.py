@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dataforge.cloud.path import RemotePath
 from dataforge.cloud.requests import requests
@@ -56,7 +57,7 @@ def staged(out: Path, index: str, report: str) -> Iterator[tuple[Path, Callable[
             if path.name != index:
                 send(path)
         with writing(out / index, ShardError):
-            if _content(out / LOCK) != lock or not _created(folder / index, out / index):
+            if _content(out / LOCK) != lock or not _created((folder / index).read_bytes(), out / index):
                 raise ShardError(f"{out}: another process has written to it meanwhile; these shards are not published")
 
 
@@ -94,11 +95,26 @@ def _content(path: RemotePath) -> bytes:
         return b""
 
 
-def _created(data: bytes | Path, path: RemotePath) -> bool:
-    """Write an object unless it exists, which is one operation of the store."""
+def create(store: Any, key: str, data: bytes, path: object) -> None:
+    """Write an object unless it exists, which is one operation of the store.
+
+    If a reply is lost, the request is sent again, and finds what it has written. So the data must be this writer's own.
+
+    Raises:
+        FileExistsError: another writer's exists. OSError: a request failed.
+    """
     try:
         with requests(path) as obstore:
-            obstore.put(path.bucket, path.key, data, mode="create")
+            obstore.put(store, key, data, mode="create")
+    except FileExistsError:
+        with requests(path) as obstore:
+            if bytes(obstore.get(store, key).bytes()) != data:
+                raise
+
+
+def _created(data: bytes, path: RemotePath) -> bool:
+    try:
+        create(path.writer, path.key, data, path)
     except FileExistsError:
         return False
     return True
@@ -106,4 +122,4 @@ def _created(data: bytes | Path, path: RemotePath) -> bool:
 
 def _put(file: Path, path: RemotePath) -> None:
     with writing(path, ShardError), requests(path) as obstore:  # large files in parts, several at a time
-        obstore.put(path.bucket, path.key, file, chunk_size=PART, max_concurrency=8)
+        obstore.put(path.writer, path.key, file, chunk_size=PART, max_concurrency=8)

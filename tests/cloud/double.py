@@ -31,7 +31,8 @@ class Double:
     """A bucket on loopback.
 
     Attributes:
-        fault: chooses the faults: "503", "expired", "cut" or "stall" in the middle of the reply, or "wrong" bytes.
+        fault: chooses the faults: "503", "expired", "cut" or "stall" in the middle of the reply, "wrong" bytes, "lost",
+            which is a request that is taken and not answered, or "silent", which is taken after a while.
         requests: (method, key) of all so far.
     """
 
@@ -63,9 +64,14 @@ class Double:
             start(status, [("Content-Type", "application/xml")])
             yield f"<Error><Code>{code}</Code><Message>{environ.get('HTTP_AUTHORIZATION')}</Message></Error>".encode()
             return
+        if kind == "silent":
+            time.sleep(STALL)
         parts, status, headers = run_wsgi_app(self._moto, environ, buffered=True)
         body = b"".join(parts)
         start(status, list(headers))
+        if kind == "lost":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            return
         if kind == "wrong":
             body = body[: len(body) // 2] + bytes(255 - byte for byte in body[len(body) // 2 :])
         if kind in ("cut", "stall"):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from dataforge.cli.main import main
-from dataforge.cloud import chunks, requests
+from dataforge.cloud import chunks, requests, upload
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.upload import LOCK, staged
 from dataforge.errors import ConfigError, DataError, DataforgeError, ShardError
@@ -53,7 +54,7 @@ def url() -> str:
     return f"s3://{BUCKET}/set{next(numbers)}"
 
 
-def upload(folder: Path, url: str) -> str:
+def send(folder: Path, url: str) -> str:
     """Copy a folder of shards as it is."""
     out = located(url)
     for path in folder.rglob("*"):
@@ -76,7 +77,7 @@ def assert_same(batches: Iterator[Batch], expected: Iterator[Batch]) -> None:
 @pytest.mark.parametrize("name", ["lmdb", "memmap", "zarr", "rows"])
 def test_batches_are_those_of_a_disk_cold_and_warm(s3: Double, local: dict[str, Path], url: str, name: str) -> None:
     if name == "rows":
-        upload(local[name], url)
+        send(local[name], url)
         size: tuple[int, int] = (48, 64)
     else:
         put(url, name)
@@ -105,11 +106,11 @@ def test_resume_elsewhere(s3: Double, local: dict[str, Path], url: str) -> None:
     assert_same(again, islice(iter(loader(local["lmdb"])), 1, None))
 
 
-@pytest.mark.parametrize("kind", ["503", "cut", "wrong", "stall"])
+@pytest.mark.parametrize("kind", ["503", "cut", "wrong", "stall", "silent"])
 def test_faults_that_pass(s3: Double, local: dict[str, Path], url: str, kind: str) -> None:
     put(url)
     turns = count()
-    often = 12 if kind == "stall" else 3
+    often = 12 if kind in ("stall", "silent") else 3
 
     def fault(method: str, key: str) -> str | None:
         hit = method == "GET" and (kind != "wrong" or key.endswith((".mdb", ".arrow")))
@@ -135,7 +136,7 @@ def test_faults_that_stay_are_errors_without_secrets(s3: Double, url: str, monke
 
 
 def test_missing_and_damaged(s3: Double, local: dict[str, Path], url: str) -> None:
-    upload(local["lmdb"], url)
+    send(local["lmdb"], url)
     shards = Shards(url, "train")
     place = located(url) / shards._shards[0]["path"] / "blobs.mdb"
     whole = place.read_bytes()
@@ -178,7 +179,7 @@ def test_a_cache_that_is_small_removed_or_damaged(
 
 
 def test_shards_that_change_while_they_are_read(s3: Double, local: dict[str, Path], url: str) -> None:
-    upload(local["lmdb"], url)
+    send(local["lmdb"], url)
     running = loader(url)
     list(running)
     index = json.loads((local["lmdb"] / "index.json").read_bytes())
@@ -195,6 +196,37 @@ def test_shards_that_change_while_they_are_read(s3: Double, local: dict[str, Pat
     shards._blobs._stores[0]._open().file.remote._cache.forget(shards._blobs._stores[0]._open().file.remote._name(0))
     with pytest.raises(ShardError, match=r"blobs.mdb: cannot be read: has changed since it was opened"):
         shards.blob(0)
+
+
+def test_a_writer_whose_reply_is_lost_is_no_other_writer(s3: Double, url: str) -> None:
+    """The request is sent again, and finds the object that it has written."""
+    lost, names = set[str](), (LOCK, "index.json")
+
+    def fault(method: str, key: str) -> str | None:
+        if method != "PUT" or key in lost or not key.endswith(names):
+            return None
+        lost.add(key)
+        return "lost"
+
+    s3.fault = fault
+    put(url)
+    assert {key.rpartition("/")[2] for key in lost} == set(names)
+    assert not list(verify(Shards(url))) and not (located(url) / LOCK).exists()
+
+
+@pytest.mark.parametrize(("patience", "sent"), [(60, 1), (1, 2)])
+def test_what_is_sent_may_take_longer_than_a_reply(
+    s3: Double, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, sent: int
+) -> None:
+    """The store answers after 4 s, when 3 without a byte end what is read; an end is in sight all the same."""
+    monkeypatch.setattr(requests, "SENDING", timedelta(seconds=patience))
+    turns = count()
+    s3.fault = lambda method, key: "silent" if method == "PUT" and next(turns) == 0 else None
+    s3.requests.clear()
+    (tmp_path / "a").write_bytes(b"content")
+    upload._put(tmp_path / "a", located(url) / "a")
+    assert [method for method, _ in s3.requests] == ["PUT"] * sent
+    assert (located(url) / "a").read_bytes() == b"content"
 
 
 def test_two_writers_and_one_that_fails(s3: Double, local: dict[str, Path], url: str) -> None:

@@ -67,12 +67,13 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)
-        with distributed.Stop() as stop, training.remote or nullcontext(), Log(training) as log:
+        with distributed.Stop() as stop, training.remote or nullcontext(), training.writer, Log(training) as log:
             stopped = False
             while not stopped and not training.finished:
                 stopped = train_epoch(training, log, stop)
                 if not stopped:
                     end_epoch(training, log)
+            training.writer.wait()
             if not stopped:
                 log.end()
     if stopped:
@@ -125,7 +126,7 @@ def train_epoch(training: Training, log: Log, stop: distributed.Stop) -> bool:
     """Take the remaining steps of an epoch, and save every `save_steps` of them.
 
     Returns:
-        True if a stop was requested; a checkpoint was then written.
+        True if a stop was requested; a checkpoint is then being written.
     """
     config, loader, progress = training.config, training.loader, training.progress
     if loader.epoch != progress.epoch:
@@ -140,6 +141,7 @@ def train_epoch(training: Training, log: Log, stop: distributed.Stop) -> bool:
         for name, value in {**losses, **counts, "steps": 1.0}.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
         log.step(losses, rate)
+        training.writer.check()
         stopping = stop.everywhere(training.learner.device)
         if stopping or (config.save_steps and progress.step % config.save_steps == 0 and done < steps):
             training.save()

@@ -75,10 +75,9 @@ class Learner:
     def gather(self) -> None:
         """Put `judged` together from all ranks, which must call it; nothing is done if each has all weights."""
         if self.sharded and self.gathered is None:
-            state = self.sharded.whole((self.average if self.config.ema else self.model).state_dict(), everywhere=True)
-            whole = copy.deepcopy(self.plain)
-            whole.load_state_dict(state)
-            self.gathered = whole.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            whole = copy.deepcopy(self.plain).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.sharded.gather(self.average if self.config.ema else self.model, whole)
+            self.gathered = whole
 
     def gradients(self, batch: Batch) -> dict[str, float]:
         """Compute the gradients of a step from this rank's part of the batch; all ranks must call it.
@@ -136,21 +135,22 @@ class Learner:
 
         With FSDP2 all ranks must call it, and rank 0 gets the tensors.
         """
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        if self.sharded:
+            state = self.sharded.state_dict(self.model, self.optimizer)
+        else:
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state | {
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        return self.sharded.whole(state) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
         """Continue from another learner's state."""
         if self.sharded:
             self.sharded.load(self.average, average)
             self.sharded.load(self.model, state["model"])
-            self.sharded.load_optimizer(self.optimizer, state["optimizer"])
+            self.sharded.load_optimizer(self.model, self.optimizer, state["optimizer"])
         else:
             self.average.load_state_dict(average)
             self.model.load_state_dict(state["model"])

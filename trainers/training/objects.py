@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.requests import requests
+from dataforge.cloud.upload import create
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -26,26 +27,32 @@ class Objects:
     def __init__(self, url: str) -> None:
         self.path = located(url)
         if isinstance(self.path, RemotePath):
-            self._store, self._prefix = self.path.bucket, f"{self.path.key}/".lstrip("/")
+            self._store, self._writer = self.path.bucket, self.path.writer
+            self._prefix = f"{self.path.key}/".lstrip("/")
         else:
             with writing(self.path, ConfigError), requests(self.path):
                 from obstore.store import LocalStore
 
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._store, self._prefix = LocalStore(self.path.absolute()), ""
+                self._store = self._writer = LocalStore(self.path.absolute())
+                self._prefix = ""
 
     def names(self) -> list[str]:
         with requests(self.path) as obstore:
             pages = obstore.list(self._store, self._prefix or None)
             return [facts["path"].removeprefix(self._prefix) for page in pages for facts in page]
 
-    def put(self, name: str, data: bytes | IO[bytes], mode: str = "overwrite") -> None:
+    def put(self, name: str, data: bytes | IO[bytes]) -> None:
         with requests(self.path / name) as obstore:
-            options: Any = {"mode": mode} if mode == "create" else {"chunk_size": PART, "max_concurrency": 4}
-            obstore.put(self._store, self._prefix + name, data, **options)
+            obstore.put(self._writer, self._prefix + name, data, chunk_size=PART, max_concurrency=4)
 
-    def put_json(self, name: str, content: dict[str, Any], mode: str = "overwrite") -> None:
-        self.put(name, json.dumps({"digest": _digest(content), "content": content}).encode(), mode)
+    def put_json(self, name: str, content: dict[str, Any], new: bool = False) -> None:
+        """Write an object; with `new`, unless it exists: then raise `FileExistsError`, except if it is this one."""
+        data = json.dumps({"digest": _digest(content), "content": content}).encode()
+        if new:
+            create(self._writer, self._prefix + name, data, self.path / name)
+        else:
+            self.put(name, data)
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Return what `put_json` wrote; None if there is none."""

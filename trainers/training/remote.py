@@ -108,7 +108,7 @@ class Remote:
         owner = (there or new) | process | {"job": run.job()}
         if not there and any(name.startswith("step-") for name in self._objects.names()):
             raise ConfigError(f"{self._path}: holds checkpoints without {OWNER}; choose another --checkpoints")
-        self._objects.put_json(OWNER, owner, "overwrite" if there else "create")
+        self._objects.put_json(OWNER, owner, new=not there)
         return owner
 
     def _checkpoint(self, step: int) -> dict[str, Any]:
@@ -118,11 +118,11 @@ class Remote:
         return content
 
     def _fetch(self, folder: Path) -> None:
-        own = run.newest(folder)
+        own = _step(folder)
         for step in sorted(self._parts, reverse=True):
-            file = folder / "weights" / f"step-{step:07d}.pt"
-            if own and own.name >= file.name:
+            if step <= own:
                 return
+            file = folder / "weights" / f"step-{step:07d}.pt"
             rows = self._checkpoint(step)["rows"]
             for name in rows.keys() & set(ROWS):
                 (folder / name).write_text(rows[name], "utf-8")
@@ -140,9 +140,9 @@ class Remote:
     def begin(self, folder: Path) -> None:
         """Note in a new run's folder that this URL is its own, or send a checkpoint that is only in the folder."""
         self._note(folder)
-        step = re.fullmatch(r"step-(\d+)\.pt", getattr(run.newest(folder), "name", ""))
-        if step and int(step[1]) not in self._parts:
-            self.save(folder, int(step[1]))
+        step = _step(folder)
+        if step >= 0 and step not in self._parts:
+            self.save(folder, step)
 
     def _note(self, folder: Path) -> None:
         with writing(folder / OWNER, ConfigError):
@@ -192,6 +192,12 @@ class Remote:
         if self._waiting and not self._waiting.done():
             echo(f"{self._path}: sending the newest checkpoint")
         self._sender.shutdown()
+
+
+def _step(folder: Path) -> int:
+    """Return the step of the newest checkpoint in a run's folder, -1 without one."""
+    steps = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (folder / "weights").glob("step-*.pt"))
+    return max((int(step[1]) for step in steps if step), default=-1)
 
 
 def _objects_of(checkpoints: dict[int, Any]) -> set[str]:

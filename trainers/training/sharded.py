@@ -10,12 +10,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trainers.models.vit_backbone import PlainViT
+
+# `broadcast_from_rank0` sends memory as it lies: tensors in channels_last, as in checkpoints, arrive in disorder
+WHOLE = StateDictOptions(full_state_dict=True)
+ON_RANK_0 = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FROM_RANK_0 = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 def divide(model: nn.Module, device: torch.device) -> None:
@@ -28,42 +39,42 @@ def divide(model: nn.Module, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def whole(value: Any, everywhere: bool = False) -> Any:
-    """Return a state with whole tensors in place of divided ones; all ranks must call it.
+def gather(model: nn.Module, whole: nn.Module) -> None:
+    """Load a divided detector's weights into a whole one; all ranks must call it.
 
-    Args:
-        everywhere: also on other ranks than 0, which otherwise get None for each. Tensors that are not divided, such as
-            the statistics of batch norm, are then rank 0's, as with DDP.
+    Tensors that are not divided, such as the statistics of batch norm, are rank 0's, as with DDP.
     """
-    if isinstance(value, DTensor):
-        full = value.full_tensor()
-        return full.cpu() if everywhere or dist.get_rank() == 0 else None
-    if isinstance(value, Mapping):
-        return {name: whole(part, everywhere) for name, part in value.items()}
-    if everywhere and isinstance(value, Tensor):
-        value = value.clone()
-        dist.broadcast(value, 0)
-    return value
+    set_model_state_dict(whole, get_model_state_dict(model, options=ON_RANK_0), options=FROM_RANK_0)
 
 
-def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load whole weights into a divided detector."""
-    own = model.state_dict()
-    model.load_state_dict({name: _divided(tensor, own[name]) for name, tensor in state.items()})
+def state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the whole "model" and "optimizer" on rank 0, and nothing on others; all ranks must call it."""
+    weights, moments = get_state_dict(model, optimizer, options=ON_RANK_0)
+    numbers = {name: number for number, name in enumerate(_names(model, optimizer))}
+    return {"model": weights, "optimizer": _renamed(moments, numbers)} if weights else {}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the whole state of an optimizer into that of divided parameters."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    moments = {
-        number: {name: _divided(value, weights[number]) for name, value in values.items()}
-        for number, values in state["state"].items()
-    }
-    optimizer.load_state_dict({**state, "state": moments})
+def load(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Load whole weights, which each rank has, into a divided detector; all ranks must call it."""
+    set_model_state_dict(model, dict(weights), options=WHOLE)
 
 
-def _divided(value: Any, like: Tensor) -> Any:
-    """Return this rank's part of a tensor of a parameter's shape; others, such as a count of steps, as they are."""
-    if not isinstance(like, DTensor) or value.shape != like.shape:
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the whole state of an optimizer, which each rank has; all ranks must call it."""
+    if not state["state"]:  # SGD without momentum, which the function does not take
+        optimizer.load_state_dict(dict(state))
+        return
+    names = dict(enumerate(_names(model, optimizer)))
+    set_optimizer_state_dict(model, optimizer, _renamed(state, names), options=WHOLE)
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of an optimizer's parameters by their numbers in its own `state_dict`."""
+    names = {weight: name for name, weight in model.named_parameters()}
+    return [names[weight] for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _renamed(state: Mapping[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an optimizer's state with other keys of its parameters: the functions above have names for them."""
+    groups = [{**group, "params": [keys[key] for key in group["params"]]} for group in state["param_groups"]]
+    return {"state": {keys[key]: values for key, values in state["state"].items()}, "param_groups": groups}

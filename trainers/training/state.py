@@ -50,6 +50,7 @@ class Training:
         folder: of the run, the same on all ranks.
         rank, world: of this process, and the number of processes.
         remote: where rank 0 sends checkpoints, or None.
+        writer: of rank 0's checkpoints.
     """
 
     config: Config
@@ -63,6 +64,7 @@ class Training:
     world: int
     progress: Progress = field(default_factory=Progress)
     remote: Remote | None = None
+    writer: checkpoint.Writer = field(default_factory=checkpoint.Writer)
 
     @property
     def finished(self) -> bool:
@@ -101,17 +103,26 @@ class Training:
                 run.rewind(self.folder / name, self.progress.step)
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint on rank 0; all ranks must call it.
+        """Have a checkpoint written on rank 0 while training continues; all ranks must call it.
+
+        It waits for the one before, so that there is one copy of the state at a time, and copies the state.
 
         Args:
             best: also write `weights/best.pt`, without "train".
+
+        Raises:
+            ConfigError: the one before could not be written.
         """
+        self.writer.wait()
         self.learner.gather()
         state = self.state_dict()
         if self.rank == 0:
-            if best:  # first: a run that resumes from the last checkpoint does not write the best one again
-                part = {name: value for name, value in state.items() if name != "train"}
-                checkpoint.save(self.folder / "weights" / "best.pt", part)
-            run.save(self.folder, state, self.progress.step, self.config.keep)
-            if self.remote:
-                self.remote.save(self.folder, self.progress.step)
+            self.writer.start(self._write, checkpoint.copied(state), self.progress.step, best)
+
+    def _write(self, state: dict[str, Any], step: int, best: bool) -> None:
+        if best:  # first: a run that resumes from the last checkpoint does not write the best one again
+            part = {name: value for name, value in state.items() if name != "train"}
+            checkpoint.save(self.folder / "weights" / "best.pt", part)
+        run.save(self.folder, state, step, self.config.keep)
+        if self.remote:
+            self.remote.save(self.folder, step)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -81,6 +83,85 @@ def test_a_run_that_died_goes_on_exactly(
         assert torch.equal(tensor, ours["model"][name]), name
 
 
+def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on_exactly_from_the_one_before(
+    finished: Path, twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are taken meanwhile. What a kill leaves is what the folder holds then."""
+    fsync, files, folder = os.fsync, itertools.count(1), tmp_path / "yolov2/whole"
+
+    def slow(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread() and next(files) == 3:  # a file and its folder each
+            assert [file.name for file in folder.glob("weights/*.tmp")] == ["step-0000004.pt.tmp"]
+            until = time.monotonic() + 60
+            while len(steps(folder)) < 5 and time.monotonic() < until:
+                time.sleep(0.01)
+            shutil.copytree(folder, tmp_path / "killed")
+            (tmp_path / "killed/weights/step-0000004.pt.tmp").write_bytes(b"half")
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", slow)
+        engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+    killed = tmp_path / "killed"
+    assert len(steps(killed)) == 5 and saved(killed) == 2
+    go_on(killed)
+    for whole in (folder, killed):
+        assert steps(whole) == steps(finished) and not list(whole.glob("weights/*.tmp"))
+        ours, theirs = (torch.load(f / "weights/last.pt", weights_only=True)["model"] for f in (whole, finished))
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("at", [4, 10])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    finished: Path,
+    twenty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    at: int,
+) -> None:
+    """At the next step or checkpoint, or at the end, with the checkpoint before it in place."""
+    folder, save = tmp_path / "yolov2/whole", run.save
+
+    def full(folder: Path, state: Any, step: int, keep: int) -> None:
+        if step == at:
+            (folder / f"weights/step-{at:07d}.pt.tmp").symlink_to("/dev/full")
+        save(folder, state, step, keep)
+
+    with monkeypatch.context() as patch, pytest.raises(ConfigError) as raised:
+        patch.setattr(run, "save", full)
+        engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
+    assert f"step-{at:07d}.pt: cannot be written: No space left on device; it needs about" in str(raised.value)
+    assert "Results saved" not in capsys.readouterr().out
+    assert saved(folder) == at - 2 and len(steps(folder)) in (at, at + 1)
+    go_on(folder)
+    assert steps(folder) == steps(finished)
+
+
+def test_an_error_of_a_checkpoint_is_told_beside_the_one_that_ends_the_run(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The thread that writes has ended when the run has."""
+    ended, updates = threading.Event(), itertools.count(1)
+
+    def late(*_: Any) -> None:
+        ended.wait(60)
+        raise ConfigError("a.pt: cannot be written")
+
+    def dying(*_: Any) -> None:
+        if next(updates) == 3:
+            ended.set()
+            raise ValueError("killed")
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(optim, "update_average", dying)
+    with pytest.raises(ValueError, match="killed"):
+        engine.train(small(twenty, tmp_path, save_steps=2), "yolov2")
+    assert "error: a.pt: cannot be written\n" in capsys.readouterr().err
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+
+
 @pytest.mark.parametrize("by", ["resume", "name"])
 def test_a_run_that_died_before_its_first_checkpoint_starts_over(
     finished: Path,
@@ -98,7 +179,7 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(
         with monkeypatch.context() as patch, pytest.raises(ValueError, match="killed"):
             patch.setattr(checkpoint, "save", dying)
             engine.train(small(twenty, tmp_path, name="whole", save_steps=2), "yolov2")
-        assert len(steps(folder)) == 2 and not list((folder / "weights").iterdir())
+        assert len(steps(folder)) in (3, 4) and not list((folder / "weights").iterdir())
     capsys.readouterr()
     if by == "resume":
         done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(folder)])
@@ -143,6 +224,12 @@ def test_nothing_is_left_behind(
     assert torch.autograd.profiler._is_profiler_enabled is False
     if end == "stopped":
         assert json.loads((tmp_path / "yolov2/end/trace.json").read_text())["traceEvents"]
+
+
+def saved(folder: Path) -> int:
+    """The step of the checkpoint that a run is resumed from."""
+    state = run.last(folder)
+    return state["train"]["progress"]["step"] if state else -1
 
 
 def go_on(folder: Path) -> None:

@@ -70,6 +70,7 @@ def state(folder: Path, step: int) -> Path:
     """Write what a run's folder holds after a step."""
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     (folder / f"weights/step-{step:07d}.pt").write_bytes(b"weights %d" % step)
+    run.point(folder / f"weights/step-{step:07d}.pt")
     (folder / run.STEPS).write_text(f"step\n{step}\n")
     return folder
 
@@ -172,6 +173,15 @@ def test_another_run_at_the_url_is_refused_before_anything_is_written(url: str, 
         opened(url)
 
 
+def test_a_run_whose_first_reply_is_lost_is_its_own(s3: Double) -> None:
+    url, turns = f"s3://{BUCKET}/run{next(numbers)}", itertools.count()
+    s3.fault = lambda method, key: "lost" if key.endswith(OWNER) and method == "PUT" and next(turns) == 0 else None
+    with opened(url):
+        assert next(turns) == 2, "sent twice"
+    with pytest.raises(ConfigError, match="holds the run of"):
+        opened(url)
+
+
 def test_a_process_whose_run_was_resumed_elsewhere_sends_nothing_more(
     memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,7 +230,7 @@ def test_the_folder_is_followed_where_it_is_newer(memory: str, tmp_path: Path) -
     sent(memory, first, 1)
     state(first, 2)
     with opened(memory, first) as remote:
-        assert run.newest(first) == first / "weights/step-0000002.pt"
+        assert (first / "weights/last.pt").read_text() == "weights 2"
         remote.begin(first)
     assert fetched(memory, tmp_path / "other") == "weights 2"
 
@@ -265,4 +275,5 @@ def test_a_store_that_fails_does_not_end_training(
     assert len(steps(folder)) == 5 and "step-0000005.json" not in Objects(url).names()
     s3.fault = None
     go_on(folder)  # only sends what is missing
+    assert "fetched" not in capsys.readouterr().out
     assert "step-0000005.json" in Objects(url).names()

@@ -45,6 +45,22 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(loaded["model"][name], tensor) for name, tensor in state(2.0)["model"].items())
 
 
+def test_a_copy_is_the_state_at_its_time(tmp_path: Path) -> None:
+    """With the file that it would have been: tensors that are one are stored once, in the same form."""
+    layer = torch.nn.Conv2d(64, 64, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    whole = state() | {"model": layer.state_dict(), "train": {"model": layer.state_dict(), "steps": [1, (2, None)]}}
+    checkpoint.save(tmp_path / "a.pt", whole)
+    copied = checkpoint.copied(whole)
+    torch.nn.init.zeros_(layer.weight)
+    whole["train"]["steps"].append(3)
+    checkpoint.save(tmp_path / "b.pt", copied)
+    before, after = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt"))
+    assert checkpoint.digest(after) == checkpoint.digest(before) == before["digest"]
+    assert after["train"]["steps"] == [1, (2, None)] and after["model"]._metadata == before["model"]._metadata
+    assert after["model"]["weight"].stride() == before["model"]["weight"].stride()
+    assert (tmp_path / "b.pt").stat().st_size < 1.5 * layer.weight.nbytes
+
+
 @pytest.mark.parametrize(
     "change",
     [{"classes": ["dog", "cat"]}, {"class_ids": [2, 1]}, {"size": (64, 32)}, {"model": state(1.0)["model"]}],
