@@ -6,7 +6,8 @@ Each set has so many small pictures with five boxes each, in a temporary folder.
 labelformat, globox, datumaro, tfrecord (all MIT) and Pillow. Of Ultralytics' NDJSON, which only its own package (AGPL)
 reads, and as a limit of LabelMe's, there is a plain loop over Python's json, which is no reader. datumaro's reader of
 TFRecord needs TensorFlow and has no row. Each side is a process of its own, in turn, on a warm page cache: from the
-call to the last box, imports apart. `--before` adds another checkout of dataforge.
+call to the last box, imports apart. `--before` adds another checkout of dataforge. With `--images 10000,40000` there
+are sets of both sizes, and a row "growth": the bytes by which the peak memory differs, a file.
 
 The peers do less: labelformat opens the images of YOLO, but looks for none of VOC's or Labelbox's and takes the names
 of the classes from its caller; globox looks for no image of LabelMe's; tfrecord compares no checksum; the loops over
@@ -156,7 +157,7 @@ def run(python: str, imports: str, code: str, *arguments: str) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="the python of an environment with the peers; without it, dataforge alone")
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--images", default="100000", help="in each set; several sizes are separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--formats", default=",".join(MAKERS))
     parser.add_argument("--before", type=Path, help="another checkout of dataforge")
@@ -167,35 +168,51 @@ def main() -> None:
 
     from dataforge.bench.measure import record_rows
 
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dataforge-bench-") as folder:
         Image.new("RGB", (WIDE, HIGH)).save(Path(folder, "picture.jpg"))
         picture = Path(folder, "picture.jpg").read_bytes()
         for name in given.formats.split(","):
-            root = Path(folder, name)
-            MAKERS[name](root, given.images, picture)
-            peers = PEERS[name] if given.peers else {}
-            sides = {peer: (given.peers, *how, str(root)) for peer, how in peers.items()}
-            for side, checkout in (("dataforge before", given.before), ("dataforge", REPO)):
-                if checkout:
-                    imports = f"sys.path.insert(0, {str(checkout.resolve())!r})" + IMPORTS
-                    sides[side] = (sys.executable, imports, OURS, str(root), name)
-            runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-            for _ in range(given.repeats):
-                for side, how in sides.items():
-                    runs[side].append(run(*how))
-                    assert runs[side][-1]["boxes"] == given.images * BOXES, (side, runs[side][-1])
-            rows: list[dict[str, Any]] = []
-            for side, each in runs.items():
-                median = {key: statistics.median(one[key] for one in each) for key in ("time", "cpu", "memory")}
-                row = {"name": f"label_files, {name}, {side}", "value": round(given.images / median["cpu"])}
-                row |= {"unit": "files/s of processor time", "seconds": round(median["time"], 2)}
-                row |= {"cpu_seconds": round(median["cpu"], 2), "memory_mib": round(median["memory"])}
-                row |= {"images": given.images, "boxes": BOXES * given.images, "repeats": given.repeats}
-                rows.append(row | ({"note": given.note} if given.note else {}))
-                print(
-                    f"{row['name']:<64}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)"
-                )
-            record_rows(rows, given.results)
+            peaks: dict[str, dict[int, float]] = {}
+            for images in map(int, given.images.split(",")):
+                root = Path(folder, f"{name}-{images}")
+                MAKERS[name](root, images, picture)
+                for side, row in measured(name, root, images, given).items():
+                    peaks.setdefault(side, {})[images] = row["memory_mib"]
+                    rows.append(row)
+            for side, sizes in peaks.items():
+                if len(sizes) > 1:
+                    fewest, most = min(sizes), max(sizes)
+                    value = round((sizes[most] - sizes[fewest]) * 2**20 / (most - fewest))
+                    row = {"name": f"label_files, {name}, {side}, growth", "value": value, "unit": "bytes/file of peak"}
+                    rows.append(row | {"images": [fewest, most], "repeats": given.repeats, "note": given.note})
+                    print(f"{row['name']:<64}{value:>8} bytes/file")
+    record_rows(rows, given.results)
+
+
+def measured(name: str, root: Path, images: int, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the row of each side for a set of a format."""
+    peers = PEERS[name] if given.peers else {}
+    sides = {peer: (given.peers, *how, str(root)) for peer, how in peers.items()}
+    for side, checkout in (("dataforge before", given.before), ("dataforge", REPO)):
+        if checkout:
+            imports = f"sys.path.insert(0, {str(checkout.resolve())!r})" + IMPORTS
+            sides[side] = (sys.executable, imports, OURS, str(root), name)
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(given.repeats):
+        for side, how in sides.items():
+            runs[side].append(run(*how))
+            assert runs[side][-1]["boxes"] == images * BOXES, (side, runs[side][-1])
+    rows: dict[str, dict[str, Any]] = {}
+    for side, each in runs.items():
+        median = {key: statistics.median(one[key] for one in each) for key in ("time", "cpu", "memory")}
+        row = {"name": f"label_files, {name}, {side}", "value": round(images / median["cpu"])}
+        row |= {"unit": "files/s of processor time", "seconds": round(median["time"], 2)}
+        row |= {"cpu_seconds": round(median["cpu"], 2), "memory_mib": round(median["memory"], 1)}
+        row |= {"images": images, "boxes": BOXES * images, "repeats": given.repeats}
+        rows[side] = row | ({"note": given.note} if given.note else {})
+        print(f"{row['name']:<64}{row['value']:>8} files/s of CPU  {row['memory_mib']} MiB  ({row['seconds']} s)")
+    return rows
 
 
 if __name__ == "__main__":

@@ -205,6 +205,12 @@ def mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+def release(data: memoryview) -> None:
+    """Let go of the read pages of a `mapped` file, which count as the process's memory; they can be read again."""
+    if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        data.obj.madvise(mmap.MADV_DONTNEED)
+
+
 def circles(folder: Path) -> bool:
     """Return True for a link to one of its parent folders, whose files are already found."""
     return folder.is_symlink() and (folder.parent.resolve() / "x").is_relative_to(os.path.realpath(folder))

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+_KNOWN = np.isin(np.arange(8), (VARINT, FIXED64, BYTES, FIXED32))
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
@@ -39,12 +40,12 @@ def fields(data: Bytes, record: Ints, first: Ints, end: Ints, *numbers: int) -> 
         after[whole] = varint(data, of[whole], begin[whole], limit[whole])[1]
         after += 8 * (wire == FIXED64) + 4 * (wire == FIXED32)
         for wrong, reason in (
-            (~np.isin(wire, (VARINT, FIXED64, BYTES, FIXED32)), "wire type {}"),
+            (~_KNOWN[wire], "wire type {}"),
             ((after > limit) | (after < begin), "a field is longer than its message"),
         ):
             if wrong.any():
                 raise MalformedError(of[wrong.argmax()], reason.format(wire[wrong.argmax()]))
-        found.append(np.stack([active, tag >> 3, begin, after])[:, np.isin(tag >> 3, numbers)])
+        found.append(np.stack([active, tag >> 3, begin, after])[:, ((tag >> 3)[:, None] == numbers).any(1)])
         place[active] = after
         active = active[after < limit]
     rows = np.concatenate(found, 1)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
-from dataforge.files import mapped, read_text
+from dataforge.files import mapped, read_text, release
 from dataforge.formats.table.protobuf import Bytes, Ints, MalformedError, fields, rows, varints
 
 KINDS = {1: pa.binary(), 2: pa.float32(), 3: pa.int64()}  # bytes_list, float_list, int64_list
@@ -39,12 +39,15 @@ class TfRecords:
         self._path = path
         self._data = mapped(path) if path.stat().st_size else memoryview(b"")
         self._bytes = np.frombuffer(self._data, np.uint8)
-        self._places = np.array(list(self._index()), np.int64).reshape(-1, 2)
+        self._places = np.fromiter(self._index(), np.dtype((np.int64, 2)))
+        self._names: dict[str, int] = {}
+        self._lists: list[_Lists] = []
         kinds: dict[str, int] = {}
         listed: dict[str, bool] = {}
         text: dict[str, bool] = {}
         for start in range(0, len(self._places), PARSED):
-            for name, feature in self._features(start, start + PARSED).items():
+            self._lists.append(self._parsed(start))
+            for name, feature in self._features(start).items():
                 listed[name] = listed.get(name, bool(re.search("object|bbox", name))) or feature.uneven
                 filled = feature.kinds > 0
                 if not filled.any():
@@ -55,6 +58,7 @@ class TfRecords:
                     raise self._error(feature.record[wrong.argmax()], f"{name}: has values of another type than before")
                 if kind == 1 and name not in text and len(feature.first):
                     text[name] = _is_text(bytes(self._bytes[feature.first[0] : feature.end[0]]))
+            release(self._data)
         bare = not any("object" in name for name in kinds)  # not one object in the file
         self.schema = pa.schema(
             [
@@ -69,12 +73,13 @@ class TfRecords:
         """Yield the columns of the records, in batches of at most `size`."""
         chosen = [self.schema.field(name) for name in columns]
         for start in range(0, len(self._places), PARSED):
-            features = self._features(start, start + PARSED, columns)
+            features = self._features(start, columns)
             end = min(start + PARSED, len(self._places))
             for a in range(start, end, size):
                 b = min(a + size, end)
                 arrays = [self._array(field.type, features.get(field.name), a, b) for field in chosen]
                 yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(chosen))
+            release(self._data)
 
     def _index(self) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each record, with both of its checksums compared."""
@@ -93,10 +98,12 @@ class TfRecords:
                 raise self._error(number, "its data does not match its CRC-32C")
             yield start, end
             place, number = end + 4, number + 1
+            if number % PARSED == 0:
+                release(self._data)
 
-    def _features(self, start: int, stop: int, wanted: Collection[str] | None = None) -> dict[str, _Feature]:
-        """Return the features by name, of all records of a range at once; those of the same name: the record's last."""
-        places = self._places[start:stop]
+    def _parsed(self, start: int) -> _Lists:
+        """Find the features of `PARSED` records at once; of those of the same name in a record, the last."""
+        places = self._places[start : start + PARSED]
         record = np.arange(start, start + len(places))
         try:
             of, _, first, end = fields(self._bytes, record, *places.T, 1)
@@ -112,17 +119,30 @@ class TfRecords:
             names = [_name(text, record[code == n]) for n, text in enumerate(codes.dictionary.to_pylist())]
             newest = np.unique((record * len(names) + code)[::-1], return_index=True)[1]
             kept = np.sort(len(record) - 1 - newest)
-            if wanted is not None:
-                kept = kept[np.isin(code[kept], [n for n, name in enumerate(names) if name in wanted])]
             record, code, list_ends = record[kept], code[kept], (list_ends[0][kept], list_ends[1][kept])
             of, number, *ends = fields(self._bytes, record, *list_ends, 1, 2, 3)
-            lists, list_ends = _last(len(record), of, number > 0, ends)
-            kind = np.append(number, 0)[lists]
-            of, _, first, end = fields(self._bytes, record, *list_ends, 1)
         except MalformedError as error:
-            raise self._error(error.record, f"is not a tf.train.Example: {error.reason}") from None
-        filled = list_ends[1] > list_ends[0]
-        kind = np.where(filled, kind, 0)
+            raise self._malformed(error) from None
+        lists, (first, end) = _last(len(record), of, number > 0, ends)
+        filled = end > first
+        first, size = np.where(filled, first - self._places[record, 0], 0), np.where(filled, end - first, 0)
+        kind = np.where(filled, np.append(number, 0)[lists], 0)
+        code = np.array([self._names.setdefault(name, len(self._names)) for name in names], np.int32)[code]
+        return _Lists(
+            record.astype(np.int32), code, kind.astype(np.int8), first.astype(np.uint32), size.astype(np.uint32)
+        )
+
+    def _features(self, start: int, wanted: Collection[str] | None = None) -> dict[str, _Feature]:
+        """Return the features of `PARSED` records by name."""
+        lists = self._lists[start // PARSED]
+        names = [name for name in self._names if wanted is None or name in wanted]
+        own = np.isin(lists.code, [self._names[name] for name in names])
+        record, code, kind = lists.record[own].astype(np.int64), lists.code[own], lists.kind[own].astype(np.int64)
+        begin = self._places[record, 0] + lists.first[own]
+        try:
+            of, _, first, end = fields(self._bytes, record, begin, begin + lists.size[own], 1)
+        except MalformedError as error:
+            raise self._malformed(error) from None
         sizes = np.bincount(of, end - first, len(record)).astype(np.int64)
         cut = (kind == 2) & (sizes % 4 > 0)
         cut[of[(kind[of] == 3) & (end > first) & (self._bytes[end - 1] > 127)]] = True
@@ -133,11 +153,12 @@ class TfRecords:
         ends_in = self._bytes[rows(first[whole], end[whole])] < 128
         counts[kind == 3] = np.bincount(np.repeat(of[whole], (end - first)[whole]), ends_in, len(record))[kind == 3]
         features = {}
-        for n in np.unique(code).tolist():
-            own, values = code == n, code[of] == n
-            features[names[n]] = _Feature(
-                record[own], kind[own], counts[own], record[of[values]], first[values], end[values]
-            )
+        for name in names:
+            own, values = code == self._names[name], code[of] == self._names[name]
+            if own.any():
+                features[name] = _Feature(
+                    record[own], kind[own], counts[own], record[of[values]], first[values], end[values]
+                )
         return features
 
     def _array(self, type: pa.DataType, feature: _Feature | None, start: int, stop: int) -> pa.Array:
@@ -161,6 +182,9 @@ class TfRecords:
         if (counts == 1).all():
             return values
         return values.take(pa.array(np.cumsum(counts) - 1, mask=counts == 0))
+
+    def _malformed(self, error: MalformedError) -> FormatError:
+        return self._error(error.record, f"is not a tf.train.Example: {error.reason}")
 
     def _error(self, number: int, reason: str) -> FormatError:
         return FormatError(f"{self._path}: record {number}: {reason}")
@@ -189,6 +213,18 @@ def _is_text(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of n features, small: they are kept for all records. `record`, `code`: (n,) its record and the number
+    of its name; `kind`: as in `_Feature`; `first`, `size`: (n,) its bytes, from the start of its record."""
+
+    record: NDArray[np.int32]
+    code: NDArray[np.int32]
+    kind: NDArray[np.int8]
+    first: NDArray[np.uint32]
+    size: NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
