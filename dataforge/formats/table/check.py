@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -25,7 +23,7 @@ def check_boxes(table: TableFile) -> None:
     if len(mapping.forms) == len(mapping.units) == 1:
         return
     fields = [*mapping.numbers, *(name for name in ("width", "height", "area") if name in columns)]
-    rows_of = array("d")  # 7 each: four numbers, width, height, area
+    parts: list[NDArray[np.float64]] = []  # (n, 7): four numbers, width, height, area
     measured = np.empty((0, 2), np.int64) if {"width", "height"} <= columns.keys() else _measured(table)
     opened = len(measured) > 0
     for batch, _ in table.file.rows([columns[name] for name in fields], 1 << 14, []):
@@ -44,8 +42,8 @@ def check_boxes(table: TableFile) -> None:
             sizes = [np.repeat(values[even], lengths[0][even]) for values in sizes]
         numbers = numbers_of(mapping, [arrays[name] for name in mapping.numbers])[0]
         areas = cells.floats(arrays["area"])[0] if "area" in arrays else np.full(len(numbers), np.nan)
-        rows_of.frombytes(np.column_stack([numbers, *sizes, areas]).tobytes())
-    every = np.frombuffer(rows_of).reshape(-1, 7)
+        parts.append(np.column_stack([numbers, *sizes, areas]))
+    every = np.concatenate(parts) if parts else np.empty((0, 7))
     for rows in (every, every[every[:, 4] > 0]) if opened else (every,):
         numbers = include_last(rows[:, :4], 0, 1) if mapping.inclusive else rows[:, :4]
         check_reading(
