@@ -164,7 +164,7 @@ def by_split(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
     return splits
 
 
-def files_of(root: Path, fits: Callable[[Path], bool], expected: str, *suffixes: str) -> dict[str, list[Path]]:
+def files_of(root: Path, fits: Callable[[Path], bool], expected: str, *suffixes: str) -> dict[str, Sequence[Path]]:
     """Return the files of a format by split: those that fit, and JSON files that are damaged.
 
     Args:
@@ -176,7 +176,7 @@ def files_of(root: Path, fits: Callable[[Path], bool], expected: str, *suffixes:
     if root.is_file():
         return json_splits(root)
     check_root(root, expected)
-    splits = {}
+    splits: dict[str, Sequence[Path]] = {}
     for name, paths in json_splits(root, *suffixes).items():
         own = [path for path in paths if fits(path) or not (path.suffix.lower() == ".csv" or is_json(path))]
         if own:

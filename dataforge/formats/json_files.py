@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,7 +153,7 @@ def entry(where: str, number: object) -> str:
     return f"{where} entry {number}".strip()
 
 
-def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
+def json_splits(root: Path, *suffixes: str) -> dict[str, Sequence[Path]]:
     """Find JSON files by split: `<split>.json`, those in `<split>/`, or all as "train" if the root contains some.
 
     Folders with the usual names of splits go before files in the root, which are then left out.
@@ -171,7 +171,7 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
     folders, files = listed(root)
     own = [name for name in files if fits(name)]
     stems = [os.path.splitext(name)[0] for name in own]  # noqa: PTH122
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, Sequence[Path]] = {}
     for folder in (path for path in (root / name for name in folders) if not circles(path)):
         plain = folder.name.lower() in NO_SPLIT
         inner = json_splits(folder, *suffixes) if plain else {}
@@ -181,7 +181,7 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, list[Path]]:
             parts = {"train" if plain else folder.name: files_below(folder, fits)}
         for name, paths in parts.items():
             if paths:
-                by_split.setdefault(name, []).extend(paths)
+                by_split[name] = [*by_split[name], *paths] if name in by_split else paths
     if own and all(map(WORD.fullmatch, stems)):
         return {stem: [root / name] for stem, name in zip(stems, own, strict=True)}
     if own and not any(WORD.fullmatch(name) for name in by_split):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def read_labels(root: Path, split: tuple[str, ...] | None, layout: Layout) -> So
     check_root(root, layout.expected)
     findings: list[Finding] = []
     pairs = _pairs(root, layout)
-    pictures = {name: files_below(images, is_picture) for name, (images, _) in pairs.items()}
+    pictures: dict[str, Sequence[Path]] = {name: files_below(images, is_picture) for name, (images, _) in pairs.items()}
     lists = sorted(root.glob("ImageSets/*.txt")) if len(pairs) == 1 else []
     label_of = {
         path: labels / path.relative_to(images).with_suffix(".txt")
@@ -109,10 +109,12 @@ def _pairs(root: Path, layout: Layout) -> dict[str, tuple[Path, Path]]:
     return pairs or {own: (root, root)}
 
 
-def _listed(lists: list[Path], images: Path, pictures: list[Path], findings: list[Finding]) -> dict[str, list[Path]]:
+def _listed(
+    lists: list[Path], images: Path, pictures: Sequence[Path], findings: list[Finding]
+) -> dict[str, Sequence[Path]]:
     """Return the pictures that each list names by their paths without suffix; names of no picture are refused."""
     by_id = {path.relative_to(images).with_suffix("").as_posix(): path for path in pictures}
-    splits = {}
+    splits: dict[str, Sequence[Path]] = {}
     for file in lists:
         names = dict.fromkeys(line.strip() for line in read_text(file).splitlines() if line.strip())
         splits[file.stem] = [by_id[name] for name in names if name in by_id]

@@ -46,7 +46,7 @@ def below_its_own(path: str) -> str:
     return re.sub(r"^([A-Za-z]:/)?(/|\.\./)*", "", path)
 
 
-def key_of(path: Path, base: Path) -> str:
+def key_of(path: Path | str, base: Path) -> str:
     """Return the path of an image from the folder of its set, without a part that leaves it."""
     folder, name = os.path.split(path)
     return _folder_of(folder, str(base)) + name

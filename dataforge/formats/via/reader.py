@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def read(
             f"--attribute {attribute}: no region has it; attributes: {', '.join(sorted(known)) or 'none'}"
         )
 
-    def items(paths: list[Path]) -> Iterator[Annotated | Finding]:
+    def items(paths: Sequence[Path]) -> Iterator[Annotated | Finding]:
         for path in paths:
             yield from (_annotated(path, one, chosen) for one in entries[path])
         if not chosen and any(one.regions for path in paths for one in entries[path]):

@@ -35,6 +35,9 @@ class Files(Mapping[str, list[Path]]):
     def __getitem__(self, i: str) -> list[Path]:
         return [self._folder / (i + suffix) for suffix in self._suffixes[i]]
 
+    def __contains__(self, i: object) -> bool:
+        return i in self._suffixes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._suffixes)
 

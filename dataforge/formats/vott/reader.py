@@ -5,7 +5,7 @@ Fields: VoTT's `models/applicationState.ts`; regions have their box in pixels, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -91,7 +91,7 @@ def read(
     projects = {path: _project(path) for paths in splits.values() for path in paths}
     tags = dict.fromkeys(tag.name for project in projects.values() for tag in project.tags or ())
 
-    def items(paths: list[Path]) -> Iterator[Annotated | Finding]:
+    def items(paths: Sequence[Path]) -> Iterator[Annotated | Finding]:
         for path in paths:
             entries = projects[path].assets.values()
             kept = [one for one in entries if one.regions or one.asset.state]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,28 +257,28 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def images_of(
     dataset: YoloSet, split: str, wanted: tuple[str, ...] | None, findings: list[Finding], allow_outside: bool
-) -> list[Path]:
-    """Return a split's images without duplicates.
+) -> list[str]:
+    """Return the paths of a split's images without duplicates, as text.
 
     Raises:
         FormatError: there are none, although the split is needed.
     """
-    images: dict[Path, None] = {}
+    images: dict[str, None] = {}
     refused = False
     home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
     for place in dataset.splits[split]:
         if place.is_dir():
-            paths = files_below(type(place)(os.path.normpath(place)), is_picture)
+            paths: Iterable[Path] = files_below(type(place)(os.path.normpath(place)), is_picture)
         else:
             lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
             names = [line if inside(line) is None else _near(line, dataset.base, place.parent) for line in lines]
             # a path is relative to the set, or to the list
             pictures, wrong = locate(names, [dataset.base, place.parent], home, place, allow_outside=allow_outside)
-            paths = [pictures[name][1] for name in names if name in pictures]
-            paths = [type(path)(os.path.normpath(path)) for path in paths]
+            found = (pictures[name][1] for name in names if name in pictures)
+            paths = (type(path)(os.path.normpath(path)) for path in found)
             findings += wrong
             refused = refused or any(finding.action == "refused" for finding in wrong)
-        for path in paths:
+        for path in map(str, paths):
             if path in images:
                 key = key_of(path, dataset.base)
                 findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists, listed, read_text
+from dataforge.files import check_root, exists, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
@@ -44,11 +44,11 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     images = {name: images_of(dataset, name, split, findings, allow_outside) for name in chosen}
     images = {name: paths for name, paths in images.items() if paths}
     by_lists = all(path.is_file() for name in images for path in dataset.splits[name])
-    unions = find_unions({name: set(map(str, paths)) for name, paths in images.items()}) if by_lists else {}
+    unions = find_unions({name: set(paths) for name, paths in images.items()}) if by_lists else {}
     images = {name: paths for name, paths in images.items() if name not in unions}
-    findings += overlaps({name: set(map(str, paths)) for name, paths in images.items()}, dataset.origin)
-    parents = {path.parent for paths in images.values() for path in paths}
-    folders = {folder: label_folder(folder, dataset.base) for folder in sorted(parents)}
+    findings += overlaps({name: set(paths) for name, paths in images.items()}, dataset.origin)
+    parents = {os.path.split(path)[0] for paths in images.values() for path in paths}
+    folders = {folder: label_folder(folder, dataset.base) for folder in sorted(map(type(dataset.base), parents))}
     if not any(next(folder.glob("*.txt"), None) for folder in set(folders.values())):
         looked = ", ".join(sorted({str(folder) for folder in folders.values()})[:3]) or "no image folder"
         refused = [finding for finding in findings if finding.action == "refused"]
@@ -58,40 +58,29 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
 
     def items() -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
         yield from findings
-        labels = {str(folder): (place, _names_in(place)) for folder, place in folders.items()}
+        places = {str(folder): (folder, labels) for folder, labels in folders.items()}
         for name, paths in images.items():
             for path in paths:
-                folder, picture = os.path.split(path)
-                place, held = labels[folder or "."]
-                yield from _item(name, path, place / (picture[: picture.rindex(".")] + ".txt"), held, dataset)
+                above, picture = os.path.split(path)
+                folder, labels = places[above or "."]
+                yield from _item(name, folder / picture, labels / (picture[: picture.rindex(".")] + ".txt"), dataset)
 
     total = sum(map(len, images.values()))
     return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return {*listed(folder)[1]}
-    except OSError:
-        return set()
-
-
 def _item(
-    split: str, path: Path, labels: Path, held: set[str], dataset: YoloSet
+    split: str, path: Path, labels: Path, dataset: YoloSet
 ) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
-    """Yield an image for `records_of`, or the finding why it is left out.
-
-    Args:
-        held: names of files in the folder of labels.
-    """
+    """Yield an image for `records_of`, or the finding why it is left out."""
     key = key_of(path, dataset.base)
-    if labels.name not in held and not exists(labels):
-        yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
-        yield split, key, path, Annotated(key, path, unit=True)
-        return
     try:
         text = read_text(labels)
     except FormatError as error:
+        if not exists(labels):
+            yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
+            yield split, key, path, Annotated(key, path, unit=True)
+            return
         reason = str(error).removeprefix(f"{labels}: ")
         yield Finding("refused", "label-broken", str(labels), key, "", reason, "image")
         return
