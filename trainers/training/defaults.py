@@ -133,6 +133,8 @@ def starting_values(
         is_tiny = detector in TINY and height * width <= TINY_PIXELS and not stated & {"backbone", "pretrained"}
         name = TINY[detector] if is_tiny else f"{detector}_bccd"
     values = (read_toml(type(config), included(name)) if name else {}) | values
+    if name:
+        values["augment"] = "flip"  # for any pictures: that of vit_bccd turns them upside down
     if "backbone" in stated and values.get("backbone") != getattr(config, "backbone", ""):
         values.pop("freeze", None)  # counts layers of the other backbone
     return name, {key: value for key, value in values.items() if key not in NOT_CHOSEN}

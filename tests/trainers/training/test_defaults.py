@@ -35,7 +35,7 @@ def test_on_the_set_that_it_was_measured_on_a_configuration_is_chosen(
     detector: str, twenty: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = registry.config_class(detector)
-    expected = kind(**read_toml(kind, included(f"{detector}_bccd")) | {"pretrained": "true"})
+    expected = kind(**read_toml(kind, included(f"{detector}_bccd")) | {"pretrained": "true", "augment": "flip"})
     monkeypatch.setattr(Summary, "of", lambda shards: replace(BCCD, images=205 if detector == "dense" else 292))
     monkeypatch.setattr(pretrained, "obtainable", lambda name: True)
     given = {"shards": str(twenty), "device": "cpu"}
