@@ -211,6 +211,9 @@ def _message(error: click.ClickException) -> str:
         error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx:
+        has_lists = any("," in param.type.name for param in error.ctx.command.params)
+        if has_lists and message.startswith("Got unexpected extra argument"):  # --size 320 416
+            message += "; a list is one word with commas, such as 320,416"
         end = "" if message.endswith(("?", ".")) else "."
         message = f"{message}{end} See `{error.ctx.command_path} --help`."
     return message

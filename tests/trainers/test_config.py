@@ -93,6 +93,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--config", "{tmp}/nan.toml"], "nan.toml: lr: 'NaN' is not a number of at least 0"),
         (["--config", "{tmp}/list.toml"], r"list.toml: epochs is \[3\]; expected one value"),
         (["--imgs", "64"], r"No such option '--imgs'\. Did you mean '--imgsz'\? See `"),
+        (["--size", "64", "96"], "unexpected extra argument .96.; a list is one word with commas, such as 320,416"),
         (["--quality", "64"], r"No such option '--quality'\. See `"),
         (["--config", "{tmp}/none.toml"], "cannot be read"),
         (["--shards", "{shards}", "--shuffle", "windows"], "shuffle is 'windows'; expected full, or window:N"),
