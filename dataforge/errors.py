@@ -100,6 +100,13 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory, of the host or of a device, ran out; torch's errors for it are of several kinds."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
+
+
 def unknown(kind: str, name: str, known: object) -> UnknownNameError:
     """Return the error for a name that is not in a registry; it lists the known names.
 

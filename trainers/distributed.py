@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dataforge.errors import ConfigError, DataforgeError, first_line
+from dataforge.errors import ConfigError, DataforgeError, first_line, out_of_memory
 from dataforge.loading.batch import Batch
 from trainers.config import Config
 
@@ -271,9 +271,7 @@ def memory_errors(batch: Batch, step: int, config: Config) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in text for words in ("can't allocate memory", "out of memory")):
+        if not out_of_memory(error):
             raise
         height, width = batch.images.shape[2:]
         half = max((config.budget or config.batch_size) // 2, 1)

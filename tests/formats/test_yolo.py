@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import builtins
+import errno
+import io
+import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import yaml
 
 from dataforge.errors import FormatError
 from dataforge.formats.yolo import read, write
+from dataforge.record import Finding, Record
 from tests import tiny
 from tests.formats.sets import drain, picture, put
 from tests.formats.suite import FormatSuite, awkward
@@ -333,9 +339,41 @@ def test_paths_of_a_yaml_from_windows_or_another_machine(tmp_path: Path, folder:
         put(tmp_path / f"labels/{name}.txt", LINE)
     put(tmp_path / "data.yaml", f"path: '{folder}'\r\ntrain: {train}\r\nval: {val}\r\nnames: [cat, dog]\r\n")
     assert splits(tmp_path) == {"train": ["images/train/a.jpg"], "val": ["images/val/b.jpg"]}
-    put(tmp_path / "data.yaml", "train: /content/set/train/images\nnames: [cat, dog]\n")
-    with pytest.raises(FormatError, match="train: /content/set/train/images: does not exist"):
-        read(tmp_path)  # and not all that is below images/
+    for name in ("/content/set/train/images", "/content/set/train/images/", "/content/set/", "/content/labels/."):
+        put(tmp_path / "data.yaml", f"train: {name}\nnames: [cat, dog]\n")
+        with pytest.raises(FormatError, match=f"train: {name}: does not exist"):
+            read(tmp_path)  # and not all that is below images/
+
+
+def test_a_folder_outside_is_not_replaced_by_one_of_the_set(tmp_path: Path) -> None:
+    for root in ("set", "elsewhere"):
+        put(tmp_path / root / "images/train/a.jpg", picture())
+        put(tmp_path / root / "labels/train/a.txt", LINE)
+    put(tmp_path / "set/data.yaml", f"train: {tmp_path}/elsewhere/images/train\nnames: [cat, dog]\n")
+    with pytest.raises(FormatError, match=r"leads out of .*set, which needs --allow-outside"):
+        read(tmp_path / "set")
+
+
+def test_a_label_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk or a network that errs: its image is not an empty one."""
+    for name in "ab":
+        put(tmp_path / f"images/train/{name}.jpg", picture())
+        put(tmp_path / f"labels/train/{name}.txt", LINE)
+    put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(path: Any, *given: Any, **more: Any) -> Any:
+            if str(path).endswith("b.txt"):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return call(path, *given, **more)
+
+        return maybe
+
+    for module, name in ((os, "open"), (os, "stat"), (io, "open"), (builtins, "open")):
+        monkeypatch.setattr(module, name, failing(getattr(module, name)))
+    items = list(read(tmp_path).records)
+    assert [item.key for item in items if isinstance(item, Record)] == ["images/train/a.jpg"]
+    assert [item.code for item in items if isinstance(item, Finding)] == ["label-broken"]
 
 
 @pytest.mark.parametrize("prefix", ["", "data/", "./", "build/x64/data/", "/home/me/darknet/data/"])

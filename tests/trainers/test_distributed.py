@@ -216,7 +216,7 @@ def test_processes_evaluate_from_the_command_line(
 def test_auto_is_the_best_device_that_computes(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool | str, world: int, expected: str
 ) -> None:
-    ones = torch.ones(8) if mps is True else None
+    ones, zeros = torch.ones(8) if mps is True else None, torch.zeros(1)
 
     def on_device(*shape: int, device: object) -> torch.Tensor:
         if ones is None:
@@ -227,7 +227,7 @@ def test_auto_is_the_best_device_that_computes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
     monkeypatch.setattr(torch, "ones", on_device)
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros)
     assert processes.device_of("auto").type == expected
 
 

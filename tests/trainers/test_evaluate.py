@@ -318,7 +318,7 @@ def test_wrong_calls(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--truth", truth, "--predictions", found, "--save-json", tmp_path / "no/x.json"], "cannot be written"),
         ([file, "--shards", tmp_path / "none"], "does not exist"),
         ([file, "--shards", shards, "--split", "test"], "unknown split 'test'"),
-        ([file, "--shards", shards, "--device", "abacus"], "device 'abacus'"),
+        ([file, "--shards", shards, "--device", "abacus"], "device is 'abacus'"),
         ([tmp_path / "none.pt", "--shards", shards], "no such checkpoint"),
         ([truth, "--shards", shards], "not a checkpoint"),
     ]

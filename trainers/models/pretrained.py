@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dataforge.errors import ConfigError, first_line
+from dataforge.errors import ConfigError, first_line, out_of_memory
 from trainers.models import darknet_files
 from trainers.models.backbones import Backbone, Timm, build, timm_model
 
@@ -133,6 +133,8 @@ def unreadable(error: Exception) -> str:
 
     torch's own texts explain its zip reader, or advise to load what may run code.
     """
+    if out_of_memory(error):
+        return f"out of memory: {first_line(error)}"
     if isinstance(error, safetensors.SafetensorError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
         return first_line(error)  # torch seeks before the start of a short file, which is EINVAL
     if isinstance(error, pickle.UnpicklingError):

@@ -211,7 +211,7 @@ def point(file: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """Return the newest checkpoint file of a run; None before the first."""
-    files = [*sorted((folder / "weights").glob("step-*.pt")), folder / "weights" / "last.pt"]
+    files = [folder / "weights" / "last.pt", *sorted((folder / "weights").glob("step-*.pt"))]
     return next((file for file in reversed(files) if file.is_file()), None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataforge.errors import ConfigError, out_of_memory
 from dataforge.loading.loader import Loader
 from trainers import checkpoint
 from trainers.config import Config
@@ -111,13 +112,21 @@ class Training:
             best: also write `weights/best.pt`, without "train".
 
         Raises:
-            ConfigError: the one before could not be written.
+            ConfigError: the one before could not be written, or there is no memory for the copy.
         """
         self.writer.wait()
         self.learner.gather()
         state = self.state_dict()
         if self.rank == 0:
-            self.writer.start(self._write, checkpoint.copied(state), self.progress.step, best)
+            try:
+                state = checkpoint.copied(state)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise ConfigError(
+                    f"step {self.progress.step}: out of memory while the state is copied for a checkpoint"
+                ) from None
+            self.writer.start(self._write, state, self.progress.step, best)
 
     def _write(self, state: dict[str, Any], step: int, best: bool) -> None:
         if best:  # first: a run that resumes from the last checkpoint does not write the best one again

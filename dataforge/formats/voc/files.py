@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, inside, read_text, walk
+from dataforge.files import circles, inside, parts_of, read_text, walk
 from dataforge.formats.pictures import Index, is_picture, key_of, locate
 from dataforge.formats.splits import split_word
 from dataforge.record import Finding
@@ -55,7 +55,7 @@ class Files(Mapping[str, list[Path]]):
     def in_order(self) -> Iterator[Path]:
         """Yield all paths, sorted by their parts."""
         names = (i + suffix for i, suffixes in self._suffixes.items() for suffix in suffixes)
-        yield from (self._folder / name for name in sorted(names, key=lambda name: name.replace("/", "\0")))
+        yield from (self._folder / name for name in sorted(names, key=parts_of))
 
 
 @dataclass(frozen=True)

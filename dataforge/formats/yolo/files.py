@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ EXPECTED = (
     "images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; "
     "the last three with the names in classes.txt or obj.names"
 )
+SHARED = {".", "images", "labels"}  # folders that may hold several splits
 SPLITS = ("train", "val", "test")
 NAME_FILES = ("classes.txt", "obj.names")
 NOTHING = ("", "~", "null", "Null", "NULL", "None")
@@ -124,8 +126,9 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
             places = [base / name_here, home / name_here]
             if name_here.startswith("../"):
                 places.append(home / name_here.lstrip("./"))  # Roboflow writes ../train/images and means train/images
-            elif inside(name_here) is None and (moved := _below(name_here, base)) != "images":
-                places.append(base / moved)  # absolute, and perhaps of another machine; images/ may hold other splits
+            elif inside(name_here) is None and not exists(base / name_here):  # absolute, of another machine
+                moved = posixpath.normpath(_below(name_here, base))
+                places += [] if moved in SHARED else [base / moved]
             path = next(
                 (
                     candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists, read_text
+from dataforge.files import check_root, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
@@ -69,6 +70,15 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
+def _is_absent(path: Path) -> bool:
+    """Return True if there is no such file; False if the system cannot tell."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return False
+
+
 def _item(
     split: str, path: Path, labels: Path, dataset: YoloSet
 ) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
@@ -77,7 +87,7 @@ def _item(
     try:
         text = read_text(labels)
     except FormatError as error:
-        if not exists(labels):
+        if _is_absent(labels):
             yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
             yield split, key, path, Annotated(key, path, unit=True)
             return
