@@ -26,7 +26,6 @@ from dataforge.cli.options import (
     store_option,
     view_options,
 )
-from dataforge.cloud.path import RemotePath
 from dataforge.command import command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError, StoppedError
 
@@ -135,8 +134,7 @@ def bake(
                 from dataforge.shards.out_folder import check_free
                 from dataforge.transform.tune import tune
 
-                if not isinstance(out, RemotePath):
-                    check_free(out)  # before the forms are measured
+                check_free(out)  # before the forms are measured
                 choice = tune(shards, target, form, out, threads=jobs or cores())
                 measured = {"target": choice.facts()}
                 echo(choice.text(), err=as_json)

@@ -172,8 +172,7 @@ def ingested(make: Callable[[], tuple[Source, str]], out: Path, quiet: bool, **h
     from dataforge.shards.out_folder import check_free
 
     with publishing(out, out / JOURNAL):
-        if not isinstance(out, RemotePath):
-            check_free(out, resume=how.get("resume", False))  # before annotations are read, or images compared
+        check_free(out, resume=how.get("resume", False))  # before annotations are read, or images compared
         source, source_name = make()
         with progress_bar(0 if how.get("part") else source.total, hidden=quiet) as progress:
             return run(source, out, source_name=source_name, progress=progress, made=invocation(), **how)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import ConfigError, ShardError
 from dataforge.files import lock_file, writing
 from dataforge.shards.index import INDEX, JOURNAL, PART, REPORT
@@ -39,7 +40,12 @@ def claim(out: Path, *, resume: bool = False) -> BinaryIO:
 
 
 def check_free(out: Path, *, resume: bool = False) -> None:
-    """Raise a ShardError if this is a file, or a folder with a published set, a part of an ingest or foreign files."""
+    """Raise a ShardError if this is a file, or a folder with a published set, a part of an ingest or foreign files.
+
+    A URL is checked when it is locked, as one operation of the store.
+    """
+    if isinstance(out, RemotePath):
+        return
     if out.is_file():
         raise ShardError(f"{out}: is a file; --out must name a folder")
     with writing(out, ShardError):

@@ -61,7 +61,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         if fsdp and world == 1:
             echo("fsdp: has no effect on one process; several are started by torchrun")
         fp16 = not fsdp or world == 1
-        config.amp, words = distributed.gathered(precision.resolved(config.amp, device, fp16) if rank == 0 else None)[0]
+        config.amp, words = distributed.gathered(precision.resolved(config.amp, device, fp16))[0]
         if words and rank == 0:
             echo(words)
         if config.auto_batch and not resume:

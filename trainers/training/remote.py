@@ -196,8 +196,8 @@ class Remote:
 
 def _step(folder: Path) -> int:
     """Return the step of the newest checkpoint in a run's folder, -1 without one."""
-    steps = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (folder / "weights").glob("step-*.pt"))
-    return max((int(step[1]) for step in steps if step), default=-1)
+    step = re.fullmatch(r"step-(\d+)\.pt", getattr(run.newest(folder), "name", ""))
+    return int(step[1]) if step else -1
 
 
 def _objects_of(checkpoints: dict[int, Any]) -> set[str]:
