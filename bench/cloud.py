@@ -5,8 +5,9 @@
 The bucket is a folder served by a process of its own, which answers GET and HEAD as S3 does, each request after a wait
 (`--latency`, seconds), and counts them. Each peer decodes JPEGs to batches of 32 of 320 x 320 uint8, shuffled, with two
 threads (dataforge) or two worker processes; simplejpeg and OpenCV in all. An epoch is a process; its time counts from
-the first batch requested to the last received. `--python` names an interpreter that has the peers.
-The peer "window:512" is dataforge with this `shuffle`. DATAFORGE_CACHE_GB is the size of its cache.
+the first batch requested to the last received. Ratios are of epochs of one turn, since the speed of a machine drifts.
+`--python` names an interpreter that has the peers. The peer "window:512" is dataforge with this `shuffle`.
+DATAFORGE_CACHE_GB is the size of its cache.
 """
 
 from __future__ import annotations
@@ -151,6 +152,22 @@ def rows(measured: dict[tuple[str, str], list[dict]], used: int, given: argparse
             "cache_gb": float(os.environ.get("DATAFORGE_CACHE_GB", 20)),
             "note": given.note,
         }
+    for (peer, state), runs in measured.items():
+        if peer != "dataforge" and ("dataforge", state) in measured:
+            pairs = list(zip(runs, measured["dataforge", state], strict=True))  # of one turn each
+            ratios = {key: [theirs[key] / ours[key] for theirs, ours in pairs] for key in ("seconds", "cpu")}
+            yield {
+                "name": f"bucket, {state}: dataforge / {'the same shards on a disk' if peer == 'local' else peer}",
+                "value": round(statistics.median(ratios["seconds"]), 3),
+                "unit": "x img/s, turn by turn",
+                "low": round(min(ratios["seconds"]), 3),
+                "high": round(max(ratios["seconds"]), 3),
+                "processor": round(statistics.median(ratios["cpu"]), 3),
+                "repeats": len(runs),
+                "images": runs[0]["images"],
+                "latency_s": given.latency,
+                "note": given.note,
+            }
 
 
 def main() -> None:

@@ -120,6 +120,8 @@ def measure(corpus: Corpus, modules: list[str], workloads: list[str], rounds: in
                 else:
                     rates.setdefault((peer, task), []).append(done["images"] / done["seconds"])
         for (peer, task), found in rates.items():
+            if len(found) < rounds:
+                continue
             rows.append(_row(corpus, workload, ", ".join(filter(None, [peer.name, task.partition("@")[2]])), found))
             if task in peer.stores:
                 files = corpus.store(peer.stores[task]).rglob("*")
@@ -133,6 +135,7 @@ def measure(corpus: Corpus, modules: list[str], workloads: list[str], rounds: in
 def _row(corpus: Corpus, workload: str, name: str, found: list[float]) -> dict[str, Any]:
     row = {"name": f"{name}: {WORKLOADS[workload]}", "value": round(statistics.median(found), 1), "unit": "img/s"}
     row |= {"low": round(min(found), 1), "high": round(max(found), 1), "repeats": len(found), "cache": "warm"}
+    row["rounds"] = [round(value, 1) for value in found]
     row |= {"workload": workload, "peer": name, "batch_size": BATCH, "size": [SIDE, SIDE], "threads": 2}
     row |= {"images": corpus.count, "data": corpus.origin}
     facts = machine()
@@ -145,7 +148,10 @@ def _row(corpus: Corpus, workload: str, name: str, found: list[float]) -> dict[s
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What dataforge gives in terms of the best peer and of the bare limits, a row each."""
+    """What dataforge gives in terms of the best peer and of the bare limits, a row each.
+
+    A value is the median of the ratios in each round, since the speed of a machine drifts.
+    """
     found = []
     for workload in ("resize", "augment", "cache"):
         ours = [row for row in rows if row["workload"] == workload and row["peer"].startswith("dataforge")]
@@ -158,9 +164,15 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 name = f"{row['peer']} / {other['peer']}: {WORKLOADS[workload]}"
                 if other["workload"] != workload:
                     name += f" / {WORKLOADS[other['workload']]}"
-                value = round(row["value"] / other["value"], 3)
-                found.append({**row, "name": name, "value": value, "unit": "x", "low": None, "high": None})
-    return [{key: value for key, value in row.items() if value is not None} for row in found]
+                each = [round(mine / theirs, 3) for mine, theirs in zip(row["rounds"], other["rounds"], strict=True)]
+                facts = {
+                    "value": round(statistics.median(each), 3),
+                    "low": min(each),
+                    "high": max(each),
+                    "rounds": each,
+                }
+                found.append({**row, "name": name, "unit": "x", **facts})
+    return found
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
