@@ -116,3 +116,8 @@ def unknown(kind: str, name: str, known: object) -> UnknownNameError:
     """
     names = ", ".join(sorted(map(str, known)))  # type: ignore[call-overload]
     return UnknownNameError(f"unknown {kind} {name!r}; known: {names or 'none'}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun for messages: "1 file", "2 files"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

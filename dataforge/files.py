@@ -7,6 +7,7 @@ import errno
 import io
 import mmap
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ T = TypeVar("T")
 _ON_DISK = type(Path())
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 FEW, SMALL = 32, 1 << 18  # paths in a folder; bytes
+_LEFT_BEHIND = ("__macosx", "thumbs.db", "desktop.ini")
 
 
 @contextmanager
@@ -86,6 +88,33 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def is_absent(path: Path) -> bool:
+    """Return True if there is no such file; False if there is, or if the system cannot tell."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return False
+
+
+def is_hidden(name: str) -> bool:
+    """Return True for the name of a file or folder that is no part of any set: one that systems hide or leave behind.
+
+    macOS creates `._a.jpg` beside `a.jpg`, or in `__MACOSX/` of its archives.
+    """
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def alike(name: str) -> str:
+    """Return a file's name with its suffix in lower case and its accents composed, which some systems ignore.
+
+    macOS stores names in decomposed letters, and others keep them when they unpack its archives.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    name = stem + dot + suffix.lower()
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def existing() -> Callable[[Path], bool]:
@@ -189,13 +218,19 @@ def parts_of(name: str) -> str:
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of folders, names of files) from the top down, as `os.walk` does; links are followed.
 
-    The caller may remove folders from the list, and leave out circular links by `circles`.
+    Those that are hidden are left out. The caller may remove folders from the list, and leave out circular links by
+    `circles`.
     """
-    if isinstance(folder, ArchivePath):
-        yield from folder.walk()
-        return
-    for place, folders, names in os.walk(folder, followlinks=True):
-        yield Path(place), folders, names
+    places = folder.walk() if isinstance(folder, ArchivePath) else os.walk(folder, followlinks=True)
+    for place, folders, names in places:
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        names = [name for name in names if not is_hidden(name)]
+        yield Path(place) if isinstance(place, str) else place, folders, names
+
+
+def globbed(folder: Path, *patterns: str) -> list[Path]:
+    """Return the sorted paths in a folder that match one of the patterns, without those that are hidden."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if not is_hidden(path.name)})
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:

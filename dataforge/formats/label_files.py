@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, circles, exists, files_below, read_text
+from dataforge.files import alike, check_root, circles, files_below, is_absent, is_hidden, read_text
 from dataforge.formats.pictures import is_picture
 from dataforge.formats.voc.files import find_unions, overlaps
 from dataforge.record import Finding, Record, Source, as_boxes, pick_splits
@@ -61,17 +61,17 @@ def read_labels(root: Path, split: tuple[str, ...] | None, layout: Layout) -> So
     pairs = _pairs(root, layout)
     pictures: dict[str, Sequence[Path]] = {name: files_below(images, is_picture) for name, (images, _) in pairs.items()}
     lists = sorted(root.glob("ImageSets/*.txt")) if len(pairs) == 1 else []
-    label_of = {
-        path: labels / path.relative_to(images).with_suffix(".txt")
-        for name, (images, labels) in pairs.items()
-        for path in pictures[name]
-    }
-    orphans = {
-        path
+    files = {
+        str(labels / alike(path.relative_to(labels).as_posix())): path
         for _, labels in pairs.values()
-        for path in files_below(labels, lambda name: name.endswith(".txt") and name[0] != ".")
-        if "ImageSets" not in path.relative_to(root).parts
+        for path in files_below(labels, lambda name: name.lower().endswith(".txt"))
     }
+    label_of = {}
+    for name, (images, labels) in pairs.items():
+        for path in pictures[name]:
+            file = labels / path.relative_to(images).with_suffix(".txt")
+            label_of[path] = files.get(str(labels / alike(file.relative_to(labels).as_posix())), file)
+    orphans = {path for path in files.values() if "ImageSets" not in path.relative_to(root).parts}
     for path in sorted(orphans - {*label_of.values()}):
         reason = "a label file without an image; left out"
         findings.append(Finding("refused", "label-orphan", str(path), "", "", reason, "set"))
@@ -82,7 +82,7 @@ def read_labels(root: Path, split: tuple[str, ...] | None, layout: Layout) -> So
     unions = find_unions({name: set(map(str, pictures[name])) for name in chosen}) if lists else {}
     stored = [name for name in chosen if name not in unions]
     findings += overlaps({name: set(map(str, pictures[name])) for name in stored}, root)
-    parsed = {path: _parse(path, layout) for path in sorted({*label_of.values()}) if exists(path)}
+    parsed = {path: _parse(path, layout) for path in sorted({*label_of.values()}) if not is_absent(path)}
     if not parsed:
         raise FormatError(f"{root}: no label files found; expected {layout.expected}")
     classes = layout.classes or tuple(sorted({name for labels in parsed.values() for name in labels.names}))
@@ -99,7 +99,9 @@ def read_labels(root: Path, split: tuple[str, ...] | None, layout: Layout) -> So
 
 def _pairs(root: Path, layout: Layout) -> dict[str, tuple[Path, Path]]:
     """Return the folders of images and of labels by split."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not circles(path) and path.name[0] != ".")
+    folders = sorted(
+        path for path in root.iterdir() if path.is_dir() and not circles(path) and not is_hidden(path.name)
+    )
     pairs = {}
     own = layout.split_of(root.absolute().name) or "train"
     for split, folder in ((own, root), *((layout.split_of(path.name) or path.name, path) for path in folders)):

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from dataforge.errors import counted
 from dataforge.files import files_below, walk
 from dataforge.formats.pictures import is_picture
 from dataforge.record import Finding, Record, Source
 
 REPORT = "ingest.jsonl"  # is in every shard folder; one may be below the root
 EXAMPLES = 3  # names shown per finding
-# not part of any set: hidden files, texts about the set, and files that systems and tools leave behind
-_ASIDE = re.compile(
-    r"(?i)^(\..*|(readme|licen[cs]e|copying|citation)\b.*|.*\.(md|cache)|__macosx|thumbs\.db|desktop\.ini)$"
-)
+# not part of any set: texts about it, and files that tools leave behind
+_ASIDE = re.compile(r"(?i)^((readme|licen[cs]e|copying|citation)\b.*|.*\.(md|cache))$")
 
 
 def account(source: Source, root: Path) -> Source:
@@ -70,7 +69,7 @@ def leftovers(root: Path, used: set[str]) -> Iterator[Finding]:
             if is_picture("x" + suffix)
             else ("file-unread", "no part of the set as this format reads it")
         )
-        value = f"{len(names)} files {suffix or 'without suffix'}: {listed}"
+        value = f"{counted(len(names), 'file')} {suffix or 'without suffix'}: {listed}"
         yield Finding("noted", code, str(folder), "", value, f"{reason}; not read", "set")
     for place, folders, held in walk(root):
         folders[:] = sorted(name for name in folders if not _ASIDE.match(name)) if REPORT not in held else []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from dataforge.errors import ConfigError, FormatError, ImageError
+from dataforge.errors import ConfigError, FormatError, ImageError, counted
 from dataforge.files import existing, exists, files_below, inside
 from dataforge.formats.json_files import uncollected
 from dataforge.images.header import SUFFIXES, probe
@@ -69,6 +70,24 @@ def held(folder: Path, names: Iterable[str], allow_outside: bool = False) -> int
     return sum(exists(picture[1]) for picture in pictures if picture)
 
 
+def nearest(folders: Sequence[Path], names: list[str], allow_outside: bool = False) -> tuple[Path, list[str]]:
+    """Return the `likeliest` folder, and the names as paths in it.
+
+    Where it lacks some, their first folders are left out, if that finds more and keeps all names apart: Objects365's
+    begin with `images/v1/`, those of LVIS's URLs with the folder of COCO's split.
+    """
+    best = likeliest(folders, names, allow_outside), names
+    found = held(*best, allow_outside)
+    for n in range(1, 1 + max((name.count("/") for name in names[:50]), default=0)):
+        if found == len(names[:50]):
+            break
+        shorter = [name.split("/", n)[-1] if inside(name) else name for name in names]
+        folder = likeliest(folders, shorter, allow_outside)
+        if held(folder, shorter, allow_outside) > found and len({*shorter}) == len({*names}):
+            best, found = (folder, shorter), held(folder, shorter, allow_outside)
+    return best
+
+
 def find(
     names: Sequence[str],
     folder: Path,
@@ -77,14 +96,20 @@ def find(
     allow_outside: bool = False,
     index: Index | None = None,
 ) -> tuple[dict[str, tuple[str, Path]], dict[str, Finding], list[Finding]]:
-    """Find images by names relative to one folder, without a look whether they are there, and others as `locate`.
+    """Find images by names relative to one folder, and others as `locate`.
+
+    Only names that are not ASCII are looked for: their accents may be composed otherwise.
 
     Returns:
         name -> (key, file); name -> the finding why it is refused; and findings about all of them.
     """
-    keys = {name: inside(name) for name in names}
+    keys = {name: None if "://" in name else inside(name) for name in names}
     pictures = {name: (key, folder / key) for name, key in keys.items() if key is not None}
     others = [name for name, key in keys.items() if name and key is None]
+    for name in pictures:
+        if not name.isascii():
+            spelled = (resolve(form, folder) for form in _spellings(name))
+            pictures[name] = next((picture for picture in spelled if picture and exists(picture[1])), pictures[name])
     if not others:
         return pictures, {}, []
     pictures |= {name: picture for name in others if (picture := resolve(name, folder, allow_outside))}
@@ -113,11 +138,12 @@ def locate(
 ) -> tuple[dict[str, tuple[str, Path]], list[Finding]]:
     """Find the images that an annotation file names.
 
-    A relative name is resolved in the folder of `folders` that contains most of the names, else in another of them. An
-    absolute name, usually from another machine, is searched by its last part below `below`; of several matches, the
-    one that shares most of the path is used. `anywhere` also searches for missing relative names; without it, an image
-    that is missing in one split cannot be taken from another. `allow_outside` uses names outside the folder as they
-    are, if the file exists. `index` keeps the files below `below` for further calls.
+    A relative name is resolved in the folder of `folders` that contains most of the names, else in another of them,
+    also if its accents are composed otherwise. An absolute name, usually from another machine, and a URL are searched
+    by their last part below `below`; of several matches, the one that shares most of the path is used. `anywhere` also
+    searches for missing relative names; without it, an image that is missing in one split cannot be taken from another.
+    `allow_outside` uses names outside the folder as they are, if the file exists. `index` keeps the files below `below`
+    for further calls.
 
     Returns:
         name -> (key, file), and the findings: a refused one for each name that is not in the mapping.
@@ -128,8 +154,8 @@ def locate(
     pictures: dict[str, tuple[str, Path]] = {}
     present = existing()
     for name in names:
-        for folder in searched:
-            picture = resolve(name, folder, allow_outside)
+        for folder, form in product(searched, _spellings(name)):
+            picture = resolve(form, folder, allow_outside)
             if picture and present(picture[1]):
                 pictures[name] = picture
                 break
@@ -140,16 +166,17 @@ def locate(
     wrong: list[tuple[str, str, str]] = []
     guessed: dict[str, str] = {}
     for name in names:
-        parts = name.replace("\\", "/").split("/")
         if name in pictures:
             continue
+        plain = path_of(name)
+        parts = plain.replace("\\", "/").split("/")
         if ".." in parts or "\0" in name or not parts[-1]:
             wrong.append(("image-path", name, NOT_BELOW))
             continue
-        leads_out = inside(name) is None
+        leads_out = inside(plain) is None
         same = known.get(parts[-1], ()) if anywhere or leads_out else ()
-        shared = {path: _common_end(parts, path.parts) for path in same}
-        best = [path for path, count in shared.items() if count == max(shared.values())]
+        shared = {one: _common_end(parts, one.parts) for one in same}
+        best = [one for one, count in shared.items() if count == max(shared.values())]
         if not best:
             hint = "; --allow-outside takes it as it stands" if leads_out and not allow_outside else ""
             wrong.append(("image-missing", name, f"no such image below {below}{hint}; left out"))
@@ -169,8 +196,13 @@ def locate(
     count = sum(taken[key] == 1 for key in guessed.values())
     if count:
         reason = f"are not where the file says; found by their names below {below}"
-        findings.append(Finding("noted", "images-by-name", str(origin), "", f"{count} images", reason, "set"))
+        findings.append(Finding("noted", "images-by-name", str(origin), "", counted(count, "image"), reason, "set"))
     return pictures, findings
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a name as it is, and with its accents composed and decomposed, as systems may have stored it."""
+    return [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
 
 
 def _common_end(path: Sequence[str], other: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, mapped, walk
+from dataforge.files import check_root, is_hidden, mapped, walk
 from dataforge.formats import FORMATS
 from dataforge.registry import load
 
@@ -66,7 +66,7 @@ def _hint(root: Path) -> str:
             break
         folder = folders.popleft()
         for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-            names = _fitting(sub) if sub.name[0] != "." else {}
+            names = {} if is_hidden(sub.name) else _fitting(sub)
             if names:
                 return f" ({sub} looks like {' and '.join(names)})"
             if len(sub.relative_to(root).parts) < BELOW:
@@ -98,9 +98,9 @@ def _listing(root: Path) -> dict[str, list[Path]]:
     folders = deque([root])
     while folders:
         for folder, below, names in islice(walk(folders.popleft()), 1):
-            subfolders = (folder / name for name in sorted(below) if name[0] != ".")
+            subfolders = (folder / name for name in sorted(below))
             folders += [sub for sub in subfolders if not sub.is_symlink()]
-            for name in sorted(name for name in names if name[0] != "."):
+            for name in sorted(names):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 paths = listed.setdefault(_PART.sub("", suffix), [])
                 if len(paths) < FILES and (folder / name).is_file():
@@ -222,6 +222,8 @@ def seen(name: str, what: str) -> str:
 def database(root: Path, *suffixes: str, is_sqlite: bool) -> str:
     """Return the name of the first file with one of these suffixes that is (or is not) a SQLite database, or ""."""
     for path in [root] if root.is_file() else sorted(path for path in root.iterdir() if path.is_file()):
+        if is_hidden(path.name):
+            continue
         if path.suffix.lower() in suffixes and head(path).startswith(b"SQLite format 3\0") == is_sqlite:
             return path.name
     return ""

@@ -40,13 +40,13 @@ class Limits:
             what = f"refused images: {summary.refused_images}, --max-bad allows {self.max_bad}"
             raise IngestError(summary.refusal(what), summary)
         if whole and summary.images == 0:
-            raise IngestError(summary.refusal("no image is left"), summary)
+            raise IngestError(summary.refusal("no image is left", of="all"), summary)
         if self.max_bad_boxes is not None and lost > self.max_bad_boxes:
             what = f"refused boxes: {lost}, --max-bad-boxes allows {self.max_bad_boxes}"
-            raise IngestError(summary.refusal(what, of_boxes=True), summary)
+            raise IngestError(summary.refusal(what, of="boxes"), summary)
         if whole and self.max_bad_boxes is None and lost and summary.boxes == 0 and not summary.chosen:
             what = f"no box is left of those annotated, {lost} were refused (--max-bad-boxes {lost} allows this)"
-            raise IngestError(summary.refusal(what, of_boxes=True), summary)
+            raise IngestError(summary.refusal(what, of="boxes"), summary)
         if summary.boxes and summary.reach <= 1 and summary.small is not None:
             raise IngestError(summary.refusal(_within_a_pixel(summary, summary.small)), summary)
 

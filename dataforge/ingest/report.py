@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dataforge.errors import ShardError, line_safe
 from dataforge.files import writing
@@ -109,10 +109,13 @@ class Summary:
         lines.append(f"full list: {self.report}" if lines else "no findings")
         return "\n".join(lines)
 
-    def refusal(self, what: str, *, of_boxes: bool = False) -> str:
-        """Return the reason why nothing was published, with the first refused images or boxes."""
-        listed = [f"  {line(finding)}" for finding in (self.first_boxes if of_boxes else self.first_refused)]
-        more = (self.refused_boxes if of_boxes else self.refused_images) - len(listed)
+    def refusal(self, what: str, *, of: Literal["images", "boxes", "all"] = "images") -> str:
+        """Return the reason why nothing was published, with the first refused images or boxes, or all findings."""
+        every = [finding for examples in self.examples.values() for finding in examples]
+        first = {"images": self.first_refused, "boxes": self.first_boxes, "all": every[:EXAMPLES]}[of]
+        listed = [f"  {line(finding)}" for finding in first]
+        counts = {"images": self.refused_images, "boxes": self.refused_boxes, "all": self.findings.total()}
+        more = counts[of] - len(listed)
         if more > 0:
             listed.append(f"  and {more} more")
         return "\n".join([f"{what}; nothing was published", *listed, f"full list: {self.report}"])

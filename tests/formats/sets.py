@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dataforge.record import Finding, Record, Source
 from tests import tiny
@@ -63,3 +69,18 @@ def voc_xml(filename: str, objects: str = "", size: tuple[int, int] = (48, 64)) 
 def voc_object(name: str, corners: Sequence[object], extra: str = "") -> str:
     tags = "".join(f"<{t}>{v}</{t}>" for t, v in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
     return f"<object>{extra}<name>{name}</name><bndbox>{tags}</bndbox></object>"
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Let the system err for paths with this end, as a disk or a network does."""
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(path: Any, *given: Any, **more: Any) -> Any:
+            if str(path).endswith(end):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return call(path, *given, **more)
+
+        return maybe
+
+    for module, name in ((os, "open"), (os, "stat"), (io, "open"), (builtins, "open")):
+        monkeypatch.setattr(module, name, failing(getattr(module, name)))

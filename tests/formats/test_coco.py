@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from dataforge.errors import ConfigError, FormatError
 from dataforge.formats.coco import read, write
+from dataforge.formats.sniff import detect
 from dataforge.ingest.run import ingest
 from dataforge.record import CROWD
 from dataforge.shards.reader import Shards
@@ -434,3 +436,55 @@ def test_an_entry_that_is_wrong_is_the_one_that_is_named(
     with pytest.raises(FormatError, match=words) if words else nullcontext():
         (record,), _ = drain(read(tmp_path))
         assert len(record.boxes) >= 8
+
+
+def test_folders_in_names_that_the_set_does_not_have(tmp_path: Path) -> None:
+    """Objects365's names begin with images/v1/; Label Studio's and others' with the folder of the set."""
+    names = ["images/v1/patch8/a.jpg", "images/v2/patch16/b.jpg"]
+    put(
+        tmp_path / "annotations/train.json",
+        json.dumps(coco_json(names, [box(10, [1, 1, 4, 4]), box(11, [2, 2, 4, 4])])),
+    )
+    for n, name in enumerate(("patch8/a.jpg", "patch16/b.jpg")):
+        put(tmp_path / "train" / name, picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [(r.key, r.boxes.tolist()) for r in records] == [
+        ("patch8/a.jpg", [[1, 1, 5, 5]]),
+        ("patch16/b.jpg", [[2, 2, 6, 6]]),
+    ]
+    assert not findings and all(Path(str(r.image)).is_file() for r in records)
+
+
+def test_names_stay_apart(tmp_path: Path) -> None:
+    """Two cameras' 1.jpg are not the one that is there."""
+    put(tmp_path / "train.json", json.dumps(coco_json(["left/1.jpg", "right/1.jpg"], [box(10, [1, 1, 4, 4])])))
+    put(tmp_path / "images/1.jpg", picture())
+    assert [r.key for r in drain(read(tmp_path))[0]] == ["left/1.jpg", "right/1.jpg"]  # which ingest does not find
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_other_letters_than_the_files(tmp_path: Path, form: str) -> None:
+    other = "NFD" if form == "NFC" else "NFC"
+    names = [unicodedata.normalize(form, "gr\u00f6\u00dfe/\u00e9.jpg"), "\u732b.jpg"]
+    put(tmp_path / "train.json", json.dumps(coco_json(names, [box(10, [1, 1, 4, 4])])))
+    for n, name in enumerate(names):
+        put(tmp_path / "train" / unicodedata.normalize(other, name), picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [len(r.boxes) for r in records] == [1, 0] and not findings
+    assert all(Path(str(r.image)).is_file() for r in records)
+
+
+def test_a_url_as_file_name(tmp_path: Path) -> None:
+    put(tmp_path / "train.json", json.dumps(coco_json(["https://host/b/a%20b.jpg?x=1"], [box(10, [1, 1, 4, 4])])))
+    put(tmp_path / "train/a b.jpg", picture())
+    (record,), findings = drain(read(tmp_path))
+    assert record.key == "train/a b.jpg" and [f.code for f in findings] == ["images-by-name"]
+
+
+def test_folders_of_splits_with_annotations_in_them(tmp_path: Path) -> None:
+    for n, name in enumerate(("train", "val")):
+        put(tmp_path / name / "annotations/instances.json", json.dumps(coco_json(["a.jpg"], [box(10, [n, 1, 4, 4])])))
+        put(tmp_path / name / "images/a.jpg", picture(n))
+    assert detect(tmp_path)[0] == "coco"
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.boxes[0, 0]) for r in records] == [("train", 0), ("val", 1)] and not findings

@@ -6,8 +6,8 @@ import pytest
 
 from dataforge.errors import FormatError
 from dataforge.formats.kitti import read, write
-from dataforge.record import CROWD, TRUNCATED, Source
-from tests.formats.sets import drain, picture, put
+from dataforge.record import CROWD, TRUNCATED, Finding, Record, Source
+from tests.formats.sets import drain, picture, put, unreadable
 from tests.formats.suite import FormatSuite
 
 # lines of KITTI's training set, 000000 and 000008, shortened to the picture's 64x48
@@ -89,3 +89,20 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
 def test_classes_that_it_cannot_hold(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="cannot be held"):
         write(Source((name,), iter([])), tmp_path / "set")
+
+
+def test_a_label_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk or a network that errs: its image is not an empty one."""
+    kitti(tmp_path, "training", "ab")
+    unreadable(monkeypatch, "b.txt")
+    items = list(read(tmp_path).records)
+    assert [item.key for item in items if isinstance(item, Record)] == ["training/image_2/a.png"]
+    assert [item.code for item in items if isinstance(item, Finding)] == ["label-broken"]
+
+
+@pytest.mark.parametrize(("image", "label"), [("A.PNG", "A.TXT"), ("gr\u00f6\u00dfe.png", "gro\u0308\u00dfe.txt")])
+def test_names_of_labels_that_some_systems_write(tmp_path: Path, image: str, label: str) -> None:
+    put(tmp_path / "training/image_2" / image, picture())
+    put(tmp_path / "training/label_2" / label, PEDESTRIAN)
+    (record,), findings = drain(read(tmp_path))
+    assert len(record.boxes) == 1 and record.origin.endswith(label) and not findings

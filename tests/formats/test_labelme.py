@@ -58,7 +58,7 @@ def test_shapes_become_the_boxes_around_them(tmp_path: Path) -> None:
 
 
 def test_other_shapes_are_refused_and_listed(tmp_path: Path) -> None:
-    others = ["point", "line", "linestrip", "points", "mask", "cuboid"]
+    others = ["point", "line", "linestrip", "points", "cuboid"]
     wrong = [shape("cat", [[1, 1]]), shape("cat", [[1, 1], [2, 2]], "polygon"), shape("", [[1, 1], [5, 5]])]
     wrong += [shape("cat", [], "circle"), shape("__ignore__", [[1, 1], [5, 5]])]
     shapes = [*(shape("cat", [[1, 1], [2, 2], [3, 3]], kind) for kind in others), *wrong]
@@ -225,3 +225,17 @@ def test_one_file_is_a_set(tmp_path: Path) -> None:
         put(tmp_path / f"{name}.json", facts("a.jpg", shape("cat", [[1, 1], [5, 5]])))
     (record,), findings = drain(read(tmp_path / "a.json"))
     assert (record.key, record.split, findings) == ("a.jpg", "train", [])
+
+
+def test_oriented_rectangles_masks_and_difficult_shapes(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    shapes = [
+        shape("cat", [[20, 10], [30, 20], [20, 30], [10, 20]], "oriented_rectangle"),
+        shape("cat", [[4, 8], [13, 19]], "mask", mask="iVBORw0KGgo="),
+        shape("cat", [[1, 2], [5, 2], [5, 6], [1, 6]], difficult=True, score=None, attributes={}),
+    ]
+    put(tmp_path / "a.json", facts("a.jpg", *shapes))
+    (record,), findings = drain(read(tmp_path))
+    assert record.boxes.tolist() == [[10, 10, 30, 30], [4, 8, 14, 20], [1, 2, 5, 6]] and not findings
+    assert record.flags.tolist() == [0, 0, DIFFICULT]
+    assert record.polygons is not None and [len(rings) for rings in record.polygons.lists()] == [1, 0, 0]

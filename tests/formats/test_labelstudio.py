@@ -172,7 +172,6 @@ def test_urls(url: str, path: str) -> None:
     [
         ([{"data": {}, "annotations": []}], "entry 0: data: no image"),
         ([task("a.jpg"), task("a.jpg", {"value": {"x": "1"}})], r"entry 1: .*value.x: \"1\""),
-        ([task("a.jpg", {})], "required field `value`"),
         ([[]], "entry 0"),
     ],
 )
@@ -181,3 +180,25 @@ def test_broken_tasks(tmp_path: Path, tasks: list[Any], expected: str) -> None:
     with pytest.raises(FormatError, match=expected) as caught:
         drain(read(file))
     assert str(file) in str(caught.value)
+
+
+def test_relations_between_regions_are_no_boxes(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    relation = {"from_id": "Dx_aB91ISN", "to_id": "x", "type": "relation", "direction": "right", "labels": ["on"]}
+    put(tmp_path / "set.json", json.dumps([task("a.jpg", result(), relation, {"type": "rectanglelabels"})]))
+    (record,), findings = drain(read(tmp_path))
+    assert len(record.boxes) == 1 and [(f.code, f.box) for f in findings] == [("box-missing", 1)]
+
+
+@pytest.mark.parametrize("name", ["4f1d2c3b-caf\u00e9 1.jpg", "caf\u00e9 1.jpg"])
+def test_names_of_uploads_with_percent_signs(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, picture())
+    put(tmp_path / "set.json", json.dumps([task("/data/upload/1/4f1d2c3b-caf%C3%A9%201.jpg", result())]))
+    assert [r.key for r in drain(read(tmp_path))[0]] == [name]
+
+
+def test_an_image_goes_before_other_addresses(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    data = {"source": "https://example.com/gallery?id=3", "photo": "https://example.com/in/a.jpg"}
+    put(tmp_path / "set.json", json.dumps([{**task("", result()), "data": data}]))
+    assert [r.key for r in drain(read(tmp_path))[0]] == ["a.jpg"]

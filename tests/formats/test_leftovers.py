@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dataforge.formats import FORMATS, writable, writer
+from dataforge.formats import FORMATS, reader, writable, writer
 from dataforge.formats.leftovers import account
+from dataforge.formats.sniff import detect
 from dataforge.record import Finding, Source
 from dataforge.shards.as_source import source_of
 from dataforge.shards.reader import Shards
+from tests import tiny
 from tests.formats.named import WRITE, run
 from tests.formats.sets import drain, picture, put
 from tests.formats.test_registry import LOOK_FOR
@@ -48,11 +50,39 @@ def test_what_is_not_read_is_named(tmp_path: Path, name: str) -> None:
     result = run("ingest", name, root, "--out", tmp_path / "out")
     assert result.exit_code == 0 and "noted file-unread: 3" in result.stdout, result.output
     assert noted(tmp_path / "out") == [
-        ("file-unread", "set", "1 files .weights: extra.weights"),
+        ("file-unread", "set", "1 file .weights: extra.weights"),
         ("file-unread", "more", "5 files .dcm: deep/0.dcm, deep/1.dcm, deep/2.dcm, ..."),
-        ("file-unread", "more", "1 files .xlsx: table.xlsx"),
+        ("file-unread", "more", "1 file .xlsx: table.xlsx"),
         ("folder-empty", "val", ""),
     ]
+
+
+def read(name: str, root: Path) -> list[object]:
+    records, findings = drain(reader(name)(root))
+    found = [(r.split, r.key, r.boxes.tolist(), r.labels.tolist()) for r in records]
+    return [*found, *[(f.code, f.value) for f in findings if f.code != "no-label"]]
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_systems_leave_behind_is_no_part_of_a_set(tmp_path: Path, name: str, written: bool) -> None:
+    """macOS puts `._a.jpg` beside `a.jpg`, or in `__MACOSX/` if it packs an archive."""
+    root = tmp_path / "set"
+    if not written:
+        put(root / "a.jpg", picture())
+        WRITE[name](root, ["a.jpg"])
+    elif name in writable():
+        writer(name)(Source(tiny.CLASSES, iter(tiny.records()[:2]), tiny.CLASS_IDS), root)
+    else:
+        pytest.skip("read-only")
+    seen, wanted = detect(root), read(name, root)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        for place in (path.parent, root / "__MACOSX" / path.parent.relative_to(root)):
+            put(place / f"._{path.name}", b"\0\5\x16\7")
+            for other in (".DS_Store", "Thumbs.db", "desktop.ini"):
+                put(place / other, b"\0\1")
+    assert detect(root) == seen and seen[0] == name
+    assert read(name, root) == wanted
 
 
 @pytest.mark.parametrize(
@@ -95,5 +125,5 @@ def test_files_of_findings_and_of_the_source_are_accounted_for(tmp_path: Path) -
     finding = Finding("refused", "annotation-broken", str(tmp_path / "a.txt"), "", "", "", "image")
     source = account(Source((), iter([finding]), files=[tmp_path / "x" / ".." / "b.txt"]), tmp_path)
     first, last = drain(source)[1]
-    assert first is finding and (last.code, last.value) == ("file-unread", "1 files .txt: c.txt")
+    assert first is finding and (last.code, last.value) == ("file-unread", "1 file .txt: c.txt")
     assert drain(account(Source((), iter([])), tmp_path / "a.txt")) == ([], [])

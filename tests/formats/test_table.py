@@ -749,3 +749,20 @@ def test_nothing_is_left_of_a_set_that_failed(tmp_path: Path) -> None:
     missing = Record("a.jpg", "train", tmp_path / "none.jpg", 1, 1, *(io,) * 3)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="No such file"):
         write(Source(CLASSES, iter([missing])), tmp_path / "set")
+
+
+def test_roboflows_list_of_classes_is_no_table(tmp_path: Path) -> None:
+    for n, name in enumerate(("train", "valid")):
+        put(tmp_path / name / "_annotations.csv", "a.jpg,1,2,5,6,cat\n")
+        put(tmp_path / name / "_classes.csv", "cat,0\n")
+        put(tmp_path / name / "a.jpg", picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.boxes.tolist()) for r in records] == [(name, [[1, 2, 5, 6]]) for name in ("train", "valid")]
+    assert not findings
+
+
+def test_files_that_are_urls(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    put(tmp_path / "train.csv", TENSORFLOW + "https://host/in/a.jpg,64,48,cat,1,2,5,6\n")
+    (record,), findings = drain(read(tmp_path))
+    assert record.key == "a.jpg" and [f.code for f in findings] == ["images-by-name"]

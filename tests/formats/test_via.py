@@ -121,3 +121,13 @@ def test_broken_files(tmp_path: Path, name: str, text: str, expected: str) -> No
     with pytest.raises(FormatError, match=expected) as caught:
         drain(read(tmp_path))
     assert str(file) in str(caught.value)
+
+
+def test_images_that_are_urls(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture())
+    region = {"shape_attributes": {"name": "rect", "x": 1, "y": 1, "width": 4, "height": 4}, "region_attributes": {}}
+    put(
+        tmp_path / "set.json", json.dumps({"x": {"filename": "https://host/in/a.jpg", "size": -1, "regions": [region]}})
+    )
+    (record,), _ = drain(read(tmp_path))
+    assert record.key == "a.jpg" and len(record.boxes) == 1

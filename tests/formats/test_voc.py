@@ -451,3 +451,24 @@ def test_one_box_has_the_edges_that_include_last_gives(corners: tuple[float, ...
     """The parser's scalar rule is the one of all formats."""
     expected = include_last(np.array([corners], np.float64), -offset, 0)[0]
     np.testing.assert_array_equal(Parser(offset)._edges(*corners), expected)
+
+
+def test_lists_of_classes_that_name_files(tmp_path: Path) -> None:
+    """VoTT's: cat_train.txt has lines of "a.jpg 1"."""
+    for n, name in enumerate("ab"):
+        put(tmp_path / f"Annotations/{name}.xml", voc_xml(f"{name}.jpg", voc_object("cat", [2, 2, 5, 5])))
+        put(tmp_path / f"JPEGImages/{name}.jpg", picture(n))
+    put(tmp_path / "ImageSets/Main/cat_train.txt", "a.jpg 1\n")
+    put(tmp_path / "ImageSets/Main/cat_val.txt", "b.jpg -1\n")
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.key) for r in records] == [("train", "JPEGImages/a.jpg"), ("val", "JPEGImages/b.jpg")]
+    assert not findings
+
+
+@pytest.mark.parametrize("names", [("Annotations", "JPEGImages"), ("annotations", "images")])
+def test_folders_of_splits_with_both_folders_in_them(tmp_path: Path, names: tuple[str, str]) -> None:
+    for n, split in enumerate(("train", "val")):
+        put(tmp_path / split / names[0] / "a.xml", voc_xml("a.jpg", voc_object("cat", [2 + n, 2, 5, 5])))
+        put(tmp_path / split / names[1] / "a.jpg", picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [(r.split, r.boxes[0, 0]) for r in records] == [("train", 1), ("val", 2)] and not findings

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import builtins
-import errno
-import io
-import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +12,11 @@ import pytest
 import yaml
 
 from dataforge.errors import FormatError
+from dataforge.formats.sniff import detect
 from dataforge.formats.yolo import read, write
 from dataforge.record import Finding, Record
 from tests import tiny
-from tests.formats.sets import drain, picture, put
+from tests.formats.sets import drain, picture, put, unreadable
 from tests.formats.suite import FormatSuite, awkward
 
 
@@ -361,16 +358,7 @@ def test_a_label_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch
         put(tmp_path / f"labels/train/{name}.txt", LINE)
     put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
 
-    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
-        def maybe(path: Any, *given: Any, **more: Any) -> Any:
-            if str(path).endswith("b.txt"):
-                raise OSError(errno.EIO, "Input/output error", str(path))
-            return call(path, *given, **more)
-
-        return maybe
-
-    for module, name in ((os, "open"), (os, "stat"), (io, "open"), (builtins, "open")):
-        monkeypatch.setattr(module, name, failing(getattr(module, name)))
+    unreadable(monkeypatch, "b.txt")
     items = list(read(tmp_path).records)
     assert [item.key for item in items if isinstance(item, Record)] == ["images/train/a.jpg"]
     assert [item.code for item in items if isinstance(item, Finding)] == ["label-broken"]
@@ -493,3 +481,89 @@ def test_all_boxes_of_an_image_are_points_if_one_is(tmp_path: Path) -> None:
     write(source, tmp_path / "out")
     lines = (tmp_path / "out/labels/train/a.txt").read_text().splitlines()
     assert lines == ["0 0.5 0.0 1.0 0.0 1.0 1.0", "0 0.375 0.25 0.625 0.25 0.625 0.75 0.375 0.75"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("A.JPG", "A.TXT"),
+        ("gr\u00f6\u00dfe.jpg", "gro\u0308\u00dfe.txt"),
+        ("gro\u0308\u00dfe.jpg", "gr\u00f6\u00dfe.Txt"),
+        ("a.jpg", "a.jpg.txt"),
+    ],
+)
+def test_names_of_labels_that_some_systems_and_tools_write(tmp_path: Path, image: str, label: str) -> None:
+    put(tmp_path / "images/train" / image, picture())
+    put(tmp_path / "images/train/b.png", picture(1))
+    put(tmp_path / "labels/train" / label, LINE)
+    put(tmp_path / "labels/train/lone.TXT", LINE)
+    put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
+    records, findings = drain(read(tmp_path))
+    assert {Path(r.key).name: len(r.boxes) for r in records} == {image: 1, "b.png": 0}
+    assert records[[r.key.endswith("b.png") for r in records].index(False)].origin.endswith(label)
+    assert [f.code for f in findings] == ["label-orphan", "no-label"]
+
+
+def test_a_list_of_other_letters_than_its_pictures(tmp_path: Path) -> None:
+    pictures(tmp_path, unicodedata.normalize("NFD", "images/gr\u00f6\u00dfe.jpg"))
+    put(tmp_path / "train.txt", "images/gr\u00f6\u00dfe.jpg\n")
+    put(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]\n")
+    assert splits(tmp_path) == {"train": [unicodedata.normalize("NFD", "images/gr\u00f6\u00dfe.jpg")]}
+
+
+def test_class_numbers_from_1_are_not_those_of_other_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/a.jpg")
+    put(tmp_path / "train/a.txt", LINE + LINE.replace("1", "2", 1))
+    put(tmp_path / "data.yaml", "train: train\nnames: [cat, dog]\n")
+    with pytest.raises(FormatError, match="class numbers run from 1 to 2; expected 0 to 1"):
+        drain(read(tmp_path))
+    put(tmp_path / "train/a.txt", LINE + LINE.replace("1", "2", 1) + LINE.replace("1", "0", 1))
+    assert [f.code for f in drain(read(tmp_path))[1]] == ["unknown-class"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("{}/{}", ["classes.txt"]),
+        ("{}/{}", ["train/classes.txt", "val/classes.txt"]),  # LabelImg's
+        ("{}/{}", ["train/_darknet.labels", "val/_darknet.labels"]),  # Roboflow's
+        ("labels/{}/{}", ["labels/train/classes.txt", "labels/val/classes.txt"]),
+        ("{}/labels/{}", ["train/classes.txt", "val/classes.txt"]),
+        ("{}/labels/{}", ["train/labels/classes.txt", "val/labels/classes.txt"]),
+    ],
+)
+def test_folders_of_splits_with_class_names_in_them(tmp_path: Path, layout: str, names: list[str]) -> None:
+    for n, split in enumerate(("train", "val")):
+        put(tmp_path / layout.replace("labels", "images").format(split, f"{n}.jpg"), picture(n))
+        put(tmp_path / layout.format(split, f"{n}.txt"), LINE)
+    for name in names:
+        put(tmp_path / name, "cat\ndog\n")
+    assert detect(tmp_path)[0] == "yolo"
+    assert {name: len(keys) for name, keys in splits(tmp_path).items()} == {"train": 1, "val": 1}
+    assert read(tmp_path).classes == ("cat", "dog")
+    if len(names) > 1:
+        assert {*read(tmp_path).files} == {tmp_path / name for name in names}
+        put(tmp_path / names[1], "dog\ncat\n")
+        with pytest.raises(FormatError, match=f"{names[1]}: other class names than in .*{names[0]}"):
+            read(tmp_path)
+
+
+def test_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
+    pictures(tmp_path, "images/train/a.jpg", "images/night/b.jpg")
+    for name, picture_name in (("train", "a"), ("night", "b")):
+        put(tmp_path / f"{name}.txt", f"data/images/{name}/{picture_name}.jpg\n")
+    text = "names: {0: cat, 1: dog}\npath: .\ntrain: train.txt\nnight: night.txt\n"
+    put(tmp_path / "data.YAML", text + "download: fetch.txt\nauthor: me\n")
+    assert detect(tmp_path)[0] == "yolo"
+    assert splits(tmp_path) == {"train": ["images/train/a.jpg"], "night": ["images/night/b.jpg"]}
+
+
+def test_folders_from_the_folder_above(tmp_path: Path) -> None:
+    """Roboflow's downloads: train is animals-3/train/images."""
+    pictures(tmp_path, "train/images/a.jpg", "valid/images/b.jpg")
+    text = "train: animals-3/train/images\nval: animals-3/valid/images\nnames: [cat, dog]\n"
+    put(tmp_path / "data.yaml", text)
+    assert splits(tmp_path) == {"train": ["train/images/a.jpg"], "val": ["valid/images/b.jpg"]}
+    put(tmp_path / "data.yaml", text.replace("valid", "absent"))
+    with pytest.raises(FormatError, match=r"val: animals-3/absent/images: does not exist"):
+        read(tmp_path)

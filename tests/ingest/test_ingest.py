@@ -225,6 +225,11 @@ def test_a_set_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match="no image is left"):
         ingest(source(), tmp_path / "out")
     assert not (tmp_path / "out/index.json").exists()
+    noted = Finding("noted", "not-annotated", "set.json", "", "1 task", "no annotation; left out", "set")
+    with pytest.raises(
+        IngestError, match=r"no image is left; nothing was published\n  set.json: 1 task: no annotation"
+    ):
+        ingest(source(noted), tmp_path / "out")
 
 
 def test_the_same_key_in_two_splits_is_fine_and_twice_in_one_is_not(tmp_path: Path) -> None:

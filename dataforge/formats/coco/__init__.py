@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dataforge.formats import ALLOW_OUTSIDE, BOXES, IMAGES, UNIT, Codes, Option, on_use
 from dataforge.formats.sniff import first, outline, seen
+from dataforge.formats.splits import WORD
 
 LOOKS_FOR = "a JSON file with images, annotations, categories"
 HOLDS = frozenset(
@@ -23,7 +24,14 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    return seen(first(root, is_coco, ".json", deep=1), "COCO's images, annotations, categories")
+    name = first(root, is_coco, ".json", deep=1)
+    name = name or first(root, lambda path: is_inner(path.parent) and is_coco(path), ".json", deep=2)
+    return seen(name, "COCO's images, annotations, categories")
+
+
+def is_inner(folder: Path) -> bool:
+    """Return True for `<split>/annotations`."""
+    return folder.name == "annotations" and WORD.fullmatch(folder.parent.name) is not None
 
 
 def is_coco(path: Path) -> bool:

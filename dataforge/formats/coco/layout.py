@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataforge.errors import FormatError
-from dataforge.formats.coco import is_coco
+from dataforge.formats.coco import is_coco, is_inner
 from dataforge.formats.splits import NO_SPLIT, split_word
 
 ROBOFLOW = "_annotations.coco.json"
 EXPECTED = (
-    "annotations/instances_<split>.json with <split>/, images/<split>/, images/ or data/; <split>/<name>.json beside "
-    "its pictures; or one JSON file (--annotations FILE --images DIR)"
+    "annotations/instances_<split>.json with <split>/, images/<split>/, images/ or data/; <split>/<name>.json or "
+    "<split>/annotations/<name>.json beside its pictures; or one JSON file (--annotations FILE --images DIR)"
 )
 # files that COCO's sets have beside those of boxes
 SIBLINGS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
@@ -55,6 +55,7 @@ def discover(root: Path) -> dict[str, SplitFiles]:
                 return {name: SplitFiles(path, folders(root, name, path)) for name, path in names.items()}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         files = [folder / ROBOFLOW] if (folder / ROBOFLOW).is_file() else json_files(folder)
+        files = files or (json_files(folder / "annotations") if is_inner(folder / "annotations") else [])
         files = [path for path in files if path.name == ROBOFLOW or is_coco(path)]
         if len(files) > 1:
             raise _several(folder, files)

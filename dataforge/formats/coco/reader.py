@@ -29,7 +29,7 @@ from dataforge.formats.coco.file import (
     rings_of,
 )
 from dataforge.formats.coco.layout import EXPECTED, SplitFiles, discover, folders, split_name
-from dataforge.formats.pictures import as_size, base_of, find, given, held, likeliest
+from dataforge.formats.pictures import as_size, base_of, find, given, nearest
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED, Boxes, Finding, Record, Source, as_boxes, pick_splits
 
 
@@ -112,15 +112,7 @@ def _records(
     unit: str | None,
     allow_outside: bool,
 ) -> Iterator[Record | Finding]:
-    names = [image.name for image in file.images]
-    folder = likeliest(folders, names, allow_outside)
-    if not any(
-        image.file_name for image in file.images
-    ):  # the pictures of a URL may lie in folders like its own, or not
-        last = [name.rpartition("/")[2] for name in names]
-        flat = likeliest(folders, last, allow_outside)
-        if held(flat, last, allow_outside) > held(folder, names, allow_outside):
-            folder, names = flat, last
+    folder, names = nearest(folders, [image.name for image in file.images], allow_outside)
     pictures, refused, noted = find(names, folder, root, path, allow_outside)
     yield from noted
     if not all(image.neg_category_ids is image.not_exhaustive_category_ids is None for image in file.images):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, globbed
 from dataforge.formats.annotated import hull
 from dataforge.formats.boxes import as_xyxy, rotated
 from dataforge.formats.pictures import as_size, base_of, given, locate, picture_folders
@@ -64,7 +64,7 @@ def read(
         check_root(root, EXPECTED)
     images = given(root, images, "--images")
     places = ("*.xml", "[aA]nnotations/*.xml", "*/*.xml")
-    paths = [root] if root.is_file() else next(filter(None, (sorted(root.glob(place)) for place in places)), [])
+    paths = [root] if root.is_file() else next(filter(None, (globbed(root, place) for place in places)), [])
     if not paths:
         raise FormatError(f"{root}: no XML file found; expected {EXPECTED}")
     folder = base_of(root)

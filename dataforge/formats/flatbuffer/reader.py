@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, globbed
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.flatbuffer.dlfs import Columns, load
@@ -64,7 +64,7 @@ def _files(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     check_root(root, EXPECTED)
-    files = sorted(path for path in root.glob("*.db") if not path.name.startswith(".") and path.is_file())
+    files = [path for path in globbed(root, "*.db") if path.is_file()]
     if not files:
         raise FormatError(f"{root}: no .db file found; expected {EXPECTED}")
     return {path.stem: path for path in files}

@@ -20,11 +20,19 @@ from dataforge.files import check_root, exists, inside, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.json_files import json_splits, read_json, uncollected
 from dataforge.formats.pictures import as_size, given, locate
-from dataforge.record import FLAGS, Finding, Source, pick_splits
+from dataforge.record import DIFFICULT, FLAGS, Finding, Source, pick_splits
 
 EXPECTED = "one JSON file a picture, in one folder or in <split>/, with shapes and imagePath"
 NAMES = "labels.txt"
-POINTS = {"rectangle": (2, 4), "circle": (2,), "polygon": (), "rotation": (4,)}  # their numbers; (): 3 or more
+POINTS = {
+    "rectangle": (2, 4),
+    "circle": (2,),
+    "polygon": (),
+    "rotation": (4,),
+    "oriented_rectangle": (4,),
+    "mask": (2,),
+}
+RINGS = ("polygon", "rotation", "oriented_rectangle", "", None)  # of `POINTS`, the numbers of points; (): 3 or more
 NO_CLASS = ("__ignore__", "_background_")  # the first lines of LabelMe's labels.txt
 
 
@@ -34,6 +42,7 @@ class _Shape(msgspec.Struct):
     shape_type: str | None = "polygon"
     group_id: int | str | float | None = None
     flags: dict[str, Any] | None = None
+    difficult: bool | None = False  # X-AnyLabeling's
 
 
 class _File(msgspec.Struct):
@@ -50,7 +59,8 @@ class _Data(msgspec.Struct):
 def read(
     root: Path, *, split: tuple[str, ...] | None = None, images: Path | None = None, allow_outside: bool = False
 ) -> Source:
-    """Read LabelMe files: rectangles, polygons, X-AnyLabeling's rotations (boxes of 4 corners), and circles as boxes.
+    """Read LabelMe files: rectangles, polygons, oriented rectangles and X-AnyLabeling's rotations (of 4 corners), and
+    circles and masks as boxes.
 
     Shapes with the same label and `group_id` are parts of one object, as in LabelMe's own conversions. Shape flags
     named crowd, difficult and truncated are kept. The embedded image is used if the file of `imagePath` is missing.
@@ -156,7 +166,8 @@ def _parse(path: Path, broken: dict[str, str]) -> Annotated:
             item.note("refused", "unknown-class", repr(shape.label), "expected a class's name", box)
             continue
         flag = sum(bit for name, bit in FLAGS.items() if shape.flags.get(name) in (True, 1)) if shape.flags else 0
-        ring = shape.points if shape.shape_type in ("polygon", "rotation", "", None) else None
+        flag |= DIFFICULT if shape.difficult else 0
+        ring = shape.points if shape.shape_type in RINGS else None
         row = len(item.names)
         if shape.group_id is not None:
             row = groups.setdefault((shape.label, shape.group_id), row)
@@ -183,11 +194,14 @@ def _box(shape: _Shape) -> Edges | str:
             return x1 if x1 < x2 else x2, y1 if y1 < y2 else y2, x2 if x1 < x2 else x1, y2 if y1 < y2 else y1
     needed = POINTS.get(kind)
     if needed is None:
-        return f"is a {kind}; expected a rectangle, a rotation, a polygon or a circle"
+        return f"is a {kind}; expected a rectangle, a polygon, a circle or a mask"
     if len(points) not in needed if needed else len(points) < 3:
         return f"{len(points)} points do not make a {kind}"
     if kind == "circle":  # its centre and a point on the circle
         (x, y), other = points
         radius = math.dist((x, y), other)
         return x - radius, y - radius, x + radius, y + radius
+    if kind == "mask":  # its first and last pixels
+        (x1, y1), (x2, y2) = points
+        return x1, y1, x2 + 1, y2 + 1
     return hull(*zip(*points, strict=True))

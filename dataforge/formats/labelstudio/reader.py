@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
-from dataforge.errors import FormatError
+from dataforge.errors import FormatError, counted
 from dataforge.files import files_below
 from dataforge.formats.annotated import Annotated, Numbers, files_of, hull, source, xywh
 from dataforge.formats.boxes import rotated
@@ -54,7 +55,7 @@ class Value(msgspec.Struct, gc=False):
 
 
 class Result(msgspec.Struct, gc=False):
-    value: Value
+    value: Value | None = None  # relations have none
     type: str = ""
     id: str | int | None = None
     original_width: float | None = None
@@ -84,7 +85,8 @@ def read(
 
     Of several annotations of a task, that marked as ground truth is read, else the one updated last. Tasks that are not
     annotated are left out. A region of several labels becomes a box for each. Classes are the sorted names in use.
-    Images named by URLs are searched by the ends of their paths, without the 8 characters that an upload adds.
+    Images named by URLs are searched by the ends of their paths, also without the 8 characters that an upload adds, and
+    without the percent signs of its URL.
 
     Args:
         root: a folder of files, or one file.
@@ -119,8 +121,12 @@ def _tasks(path: Path, known: set[str]) -> Iterator[Annotated | Finding]:
             reason = "several annotations of one task; the ground truth, or the last one, is read"
             yield Finding("noted", "annotations-several", str(path), item.name, f"{len(done)}", reason, "image")
         chosen = max(done, key=lambda one: (bool(one.ground_truth), str(one.updated_at or one.created_at or "")))
-        labeled = {one.id for one in chosen.result if one.value.names}
+        labeled = {one.id for one in chosen.result if one.value and one.value.names}
         for one in chosen.result:
+            if one.value is None:
+                if one.type != "relation":
+                    item.refuse("box-missing", one.type, "no value")
+                continue
             if (
                 one.value.names or one.id is None or one.id not in labeled
             ):  # else a rectangle whose labels are another result
@@ -130,8 +136,8 @@ def _tasks(path: Path, known: set[str]) -> Iterator[Annotated | Finding]:
             item.height = item.height or as_size(one.original_height)
         yield item
     if unlabeled:
-        reason = "no annotation, or only skipped ones; left out"
-        yield Finding("noted", "not-annotated", str(path), "", f"{unlabeled} tasks", reason, "set")
+        reason = "no annotation, or only skipped ones (predictions are not read); left out"
+        yield Finding("noted", "not-annotated", str(path), "", counted(unlabeled, "task"), reason, "set")
 
 
 def _minimal(path: Path, known: set[str]) -> Iterator[Annotated]:
@@ -184,12 +190,12 @@ def _add(item: Annotated, value: Value, kind: str, size: tuple[int, int], image_
 
 def _name(data: dict[str, Any], where: str, known: set[str]) -> str:
     """Return the image's path from a task's data."""
-    texts = [data.get("image"), *data.values()]
-    url = next((text for text in texts if isinstance(text, str) and (is_picture(path_of(text)) or "://" in text)), "")
-    url = url or (data["image"] if isinstance(data.get("image"), str) else "")
+    texts = [text for text in (data.get("image"), *data.values()) if isinstance(text, str)]
+    likely = [text for text in texts if is_picture(path_of(text))] or [text for text in texts if "://" in text]
+    url = next(iter(likely), "") or (data["image"] if isinstance(data.get("image"), str) else "")
     if not url:
         raise FormatError(f"{where}: data: no image; expected its path or URL as text; expected {EXPECTED}")
     path = path_of(url)
     folder, slash, name = path.rpartition("/")
-    plain = re.sub(r"^[0-9a-f]{8}-", "", name)
-    return f"{folder}{slash}{plain}" if name not in known and plain in known else path
+    spelled = [one for text in (name, unquote(name)) for one in (text, re.sub(r"^[0-9a-f]{8}-", "", text))]
+    return f"{folder}{slash}{next((one for one in spelled if one in known), name)}"

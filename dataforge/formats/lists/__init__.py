@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataforge.files import globbed
 from dataforge.formats import ALLOW_OUTSIDE, IMAGES, Codes, on_use
 
 LOOKS_FOR = "TRAIN_images.json, TRAIN_objects.json and label_map.json"
@@ -18,7 +19,7 @@ __getattr__ = on_use(__name__)
 
 
 def sniff(root: Path) -> str:
-    for path in sorted(root.glob("?*_images.json")) if root.is_dir() else ():
+    for path in globbed(root, "?*_images.json") if root.is_dir() else ():
         other = path.with_name(path.name.removesuffix("_images.json") + "_objects.json")
         if other.is_file() and (root / "label_map.json").is_file():
             return f"{path.name}, {other.name} and label_map.json"

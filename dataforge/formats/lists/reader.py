@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, globbed
 from dataforge.formats.boxes import as_xyxy, include_last
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import given, locate, picture_folders
@@ -45,7 +45,7 @@ def read(
     """
     check_root(root, EXPECTED)
     images = given(root, images, "--images")
-    starts = sorted(path.name[: -len(IMAGES)] for path in root.glob(f"?*{IMAGES}"))
+    starts = [path.name[: -len(IMAGES)] for path in globbed(root, f"?*{IMAGES}")]
     if not starts:
         raise FormatError(f"{root}: no *{IMAGES} found; expected {EXPECTED}")
     splits = {start.lower() if start.isupper() else start: start for start in starts}

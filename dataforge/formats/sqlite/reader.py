@@ -15,7 +15,7 @@ import numpy as np
 
 from dataforge.archives.path import ArchivePath
 from dataforge.errors import FormatError
-from dataforge.files import check_root, exists
+from dataforge.files import check_root, exists, globbed
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import by_number, unique_ids, unite
 from dataforge.formats.pictures import NOT_BELOW, as_size, find, given, likeliest, picture_folders
@@ -88,7 +88,7 @@ def _files(root: Path) -> dict[str, Path]:
         return {root.stem: root}
     check_root(root, EXPECTED)
     by_split: dict[str, Path] = {}
-    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+    for path in [path for path in globbed(root, "*") if path.suffix.lower() in SUFFIXES and path.is_file()]:
         if by_split.setdefault(path.stem, path) != path:
             raise FormatError(
                 f"{path}: the split {path.stem!r} is in {by_split[path.stem].name} too; expected one file"

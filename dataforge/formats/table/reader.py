@@ -164,7 +164,7 @@ def _tables_in(place: Path) -> list[Path]:
         path
         for path in files
         if path.name[0] != "."
-        and not (path.suffix.lower() in CSV and re.match(r"class|.*class-descriptions", path.name))
+        and not (path.suffix.lower() in CSV and re.match(r"_?class|.*class-descriptions", path.name))
     ]
     named = "(annotations|detection)-bbox|^detections.csv$"  # Open Images', and FiftyOne's of it, beside other tables
     return sorted([path for path in files if re.search(named, path.name)] or files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dataforge.files import globbed
 from dataforge.formats import ALLOW_OUTSIDE, Codes, Option, on_use
 from dataforge.formats.sniff import first, head, root_tag, seen
 
@@ -29,7 +30,7 @@ __getattr__ = on_use(__name__)
 
 def sniff(root: Path) -> str:
     name = first(root, _is_voc, ".xml") if root.is_dir() else ""
-    lists = next(root.glob("ImageSets/**/*.txt"), None) if name else None
+    lists = next(iter(globbed(root, "ImageSets/**/*.txt")), None) if name else None
     return seen(name, "VOC's <annotation>" + (f", and {lists.relative_to(root).as_posix()}" if lists else ""))
 
 

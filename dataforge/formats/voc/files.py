@@ -10,14 +10,14 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, inside, parts_of, read_text, walk
+from dataforge.files import circles, globbed, inside, parts_of, read_text, walk
 from dataforge.formats.pictures import Index, is_picture, key_of, locate
 from dataforge.formats.splits import split_word
 from dataforge.record import Finding
 
 EXPECTED = (
     "ImageSets/Main/*.txt or <split>.txt with Annotations/ and JPEGImages/; a folder of XML files beside a folder of "
-    "pictures; or one folder with both"
+    "pictures, there or in <split>/; or one folder with both"
 )
 
 
@@ -86,9 +86,9 @@ def read_lists(root: Path, known: set[str], findings: list[Finding]) -> tuple[di
         FormatError: ImageSets holds several folders of lists, or lists of classes alone that do not name their splits.
     """
     sets = root / "ImageSets"
-    folder = next((place for place in (sets / "Main", sets) if any(place.glob("*.txt"))), None)
+    folder = next((place for place in (sets / "Main", sets) if globbed(place, "*.txt")), None)
     if folder is None:
-        inner = sorted({path.parent for path in sets.glob("*/*.txt")})
+        inner = sorted({path.parent for path in globbed(sets, "*/*.txt")})
         if len(inner) > 1:
             raise FormatError(
                 f"{sets}: lists in {', '.join(path.name for path in inner)}, but not in Main; expected {EXPECTED}"
@@ -96,13 +96,13 @@ def read_lists(root: Path, known: set[str], findings: list[Finding]) -> tuple[di
         folder = inner[0] if inner else root
     lists: dict[str, list[str]] = {}
     per_class: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.txt")):
+    for path in globbed(folder, "*.txt"):
         if folder == root and split_word(path.stem) != path.stem:
             continue
         lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         ids = [id_of(line, known) for line in lines]
         if lines and all(i not in known and is_per_class(i) for i in ids):
-            per_class[path.stem] = [line.rsplit(maxsplit=1)[0].strip() for line in lines]
+            per_class[path.stem] = [id_of(line.rsplit(maxsplit=1)[0].strip(), known) for line in lines]
         elif folder != root or not known.isdisjoint(ids):
             lists[path.stem] = list(dict.fromkeys(ids))
             for i, count in Counter(ids).items():
@@ -178,13 +178,16 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
     splits: dict[str, SplitFiles] = {}
     for folder in with_xml:
         partners = [folder] if folder in with_pictures else [p for p in with_pictures if p.name == folder.name]
-        if len(partners) != 1 or folder.name in splits:
+        name = folder.name
+        if len(partners) != 1 and folder.parent != root:  # <split>/Annotations beside <split>/JPEGImages
+            partners, name = [p for p in with_pictures if p.parent == folder.parent], folder.parent.name
+        if len(partners) != 1 or name in splits:
             names = ", ".join(str(path) for path in with_xml)
             raise FormatError(
                 f"{root}: XML files in several folders ({names}), and no telling which pictures are whose"
             )
         xml, pictures = _by_id(folder, True, deep=False), _by_id(partners[0], False, deep=False)
-        splits[folder.name] = SplitFiles(sorted({*xml, *pictures}), xml, pictures, partners[0])
+        splits[name] = SplitFiles(sorted({*xml, *pictures}), xml, pictures, partners[0])
     return splits
 
 

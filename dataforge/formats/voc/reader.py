@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from dataforge.errors import ConfigError, FormatError
-from dataforge.files import check_root, inside
+from dataforge.files import check_root, globbed, inside
 from dataforge.formats.annotated import Annotated, records_of
 from dataforge.formats.json_files import uncollected
 from dataforge.formats.pictures import Index, key_of
@@ -90,7 +90,7 @@ def read(
             yield from records_of(chain.from_iterable(items), label_of)
 
     total = sum(len(splits[name].ids) for name in stored)
-    lists = main.glob("*.txt") if main != root else (root / f"{name}.txt" for name in listed)
+    lists = globbed(main, "*.txt") if main != root else (root / f"{name}.txt" for name in listed)
     return Source(classes, records(), unions=unions, total=total, files=[*lists])
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from dataforge.errors import counted
 from dataforge.formats.annotated import NAN, Annotated, files_of, hull, ring_of, source, xywh
 from dataforge.formats.json_files import read_json
 from dataforge.formats.pictures import as_size, path_of
@@ -97,7 +98,7 @@ def read(
             kept = [one for one in entries if one.regions or one.asset.state]
             yield from (_annotated(path, entry) for entry in kept)
             if len(kept) < len(entries):
-                value, reason = f"{len(entries) - len(kept)} images", "were never visited in VoTT; left out"
+                value, reason = counted(len(entries) - len(kept), "image"), "were never visited in VoTT; left out"
                 yield Finding("noted", "not-annotated", str(path), "", value, reason, "set")
 
     parts = {name: items(paths) for name, paths in splits.items()}

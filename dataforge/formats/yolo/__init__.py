@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dataforge.files import globbed
 from dataforge.formats import ALLOW_OUTSIDE, Codes, on_use
 from dataforge.formats.sniff import head, matching, seen
 from dataforge.formats.voc import CODES as VOC
@@ -12,6 +13,8 @@ from dataforge.formats.voc import CODES as VOC
 LOOKS_FOR = "data.yaml with train, val, names; obj.data; or classes.txt and label files"
 HOLDS = frozenset({"polygons", "splits", "classes"})
 OPTIONS = (ALLOW_OUTSIDE,)
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # the last is Roboflow's
+PLACES = ("", "labels/", "*/", "labels/*/", "*/labels/")  # where they are
 CODES: Codes = {
     "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
     "label-orphan": ("error", "the label file has no image"),
@@ -28,14 +31,14 @@ def sniff(root: Path) -> str:
     pattern = rb"(?m)^(train|val|names)\s*:"
     if root.is_file():
         return seen(matching(root, pattern, ".yaml", ".yml"), "YOLO's train, val, names")
-    for path in sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml")):
-        if re.search(pattern, head(path)):
+    for path in globbed(root, "*"):
+        if path.suffix.lower() in (".yaml", ".yml") and re.search(pattern, head(path)):
             return seen(path.name, "YOLO's train, val, names")
-    if (data := next(root.glob("*.data"), None)) and re.search(rb"(?m)^names\s*=", head(data)):
+    if (data := next(iter(globbed(root, "*.data")), None)) and re.search(rb"(?m)^names\s*=", head(data)):
         return f"{data.name}: Darknet's names and lists"
-    for name in ("classes.txt", "obj.names"):
-        named = any((folder / name).is_file() for folder in (root, root / "labels"))
-        label = matching(root, rb"\A\d+( +[-+.\deE]+){4}", ".txt") if named else ""
+    for name in NAME_FILES:
+        named = globbed(root, *(place + name for place in PLACES))
+        label = matching(root, rb"\A\d+([ \t]+[-+.\deE]+){4}", ".txt") if named else ""
         if label:
             return f"{name}, and {label}: YOLO's class cx cy w h"
     return ""

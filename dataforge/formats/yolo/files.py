@@ -13,19 +13,19 @@ from typing import Any
 import yaml
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, exists, files_below, inside, listed, read_text
+from dataforge.files import alike, circles, exists, files_below, globbed, inside, is_hidden, listed, read_text
 from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
+from dataforge.formats.yolo import NAME_FILES
 from dataforge.formats.yolo.loader import TextLoader
 from dataforge.record import Finding
 
 EXPECTED = (
     "data.yaml (train, val, test, names); Darknet's obj.data or lists train.txt, valid.txt; "
-    "images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; "
-    "the last three with the names in classes.txt or obj.names"
+    "images/<split>/ with labels/<split>/; <split>/images/ with <split>/labels/; <split>/ with both; "
+    "the last four with the names in classes.txt, obj.names or _darknet.labels"
 )
 SHARED = {".", "images", "labels"}  # folders that may hold several splits
 SPLITS = ("train", "val", "test")
-NAME_FILES = ("classes.txt", "obj.names")
 NOTHING = ("", "~", "null", "Null", "NULL", "None")
 NO_SPLITS = ("classes", "names", "backup", "results", "labels")  # keys of obj.data that name no list of pictures
 _LIST = re.compile(r"(train|val|valid|validation|test|trainval|minival|dev)([\W\d_].*)?", re.IGNORECASE)
@@ -62,7 +62,7 @@ def find(root: Path, wanted: tuple[str, ...] | None, findings: list[Finding], al
     file = root if root.is_file() else _yaml_file(root)
     if file and file.suffix.lower() != ".data":
         return _from_yaml(file, wanted, findings, allow_outside)
-    if file := file or next(iter(sorted([*root.glob("*.data"), *root.glob("data/*.data")])), None):
+    if file := file or next(iter(globbed(root, "*.data", "data/*.data")), None):
         return _from_darknet(file, wanted, findings)
     return _from_folders(root)
 
@@ -89,7 +89,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def _yaml_file(root: Path) -> Path | None:
-    files = sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
+    files = [path for path in globbed(root, "*") if path.suffix.lower() in (".yaml", ".yml") and path.is_file()]
     for name in ("data", "dataset"):
         for path in files:
             if path.stem == name:
@@ -114,7 +114,8 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
     base = base if exists(base) and not hint else home
     splits: dict[str, list[Path]] = {}
     others = facts.get("splits")  # not part of YOLO: `write` adds it if splits have names other than these three
-    for name in others if isinstance(others, dict) else SPLITS:
+    own = [key for key, value in facts.items() if key not in SPLITS and value == f"{key}.txt"]  # CVAT's subsets
+    for name in others if isinstance(others, dict) else (*SPLITS, *own):
         entries = (others if isinstance(others, dict) else facts).get(name, "")
         entries = entries if isinstance(entries, list) else [entries]
         for entry in entries:
@@ -126,7 +127,7 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
             places = [base / name_here, home / name_here]
             if name_here.startswith("../"):
                 places.append(home / name_here.lstrip("./"))  # Roboflow writes ../train/images and means train/images
-            elif inside(name_here) is None and not exists(base / name_here):  # absolute, of another machine
+            elif not exists(base / name_here):  # of another machine, or from the folder above: Roboflow's set-1/train
                 moved = posixpath.normpath(_below(name_here, base))
                 places += [] if moved in SHARED else [base / moved]
             path = next(
@@ -210,17 +211,33 @@ def _names(file: Path, names: Any) -> dict[int, str]:
     return dense
 
 
-def _name_file(root: Path) -> tuple[dict[int, str], list[Path]]:
-    """Read the class names of a file, or of a folder's file; return them with that file."""
-    paths = [folder / name for folder in (root, root / "labels") for name in NAME_FILES]
-    for path in [root] if root.is_file() else paths:
-        if path.is_file():
-            lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+def _name_file(root: Path, *others: Path) -> tuple[dict[int, str], list[Path]]:
+    """Read the class names of a file, or of a folder's file; return them with that file.
+
+    Args:
+        others: folders whose files are read, all of them, if `root` has none: LabelImg writes one beside each label.
+
+    Raises:
+        FormatError: there are none, or those of `others` differ.
+    """
+    for n, folder in enumerate((root, root / "labels", *others)):
+        for path in [root] if root.is_file() else [folder / name for name in NAME_FILES]:
+            lines = _lines(path)
+            same = (
+                [place / path.name for place in dict.fromkeys(others) if _lines(place / path.name)] if n > 1 else [path]
+            )
+            if lines and (different := [other for other in same if _lines(other) != lines]):
+                raise FormatError(f"{different[0]}: other class names than in {path}; expected the same in both")
             if lines:
-                return dict(enumerate(lines)), [path]
+                return dict(enumerate(lines)), same
     raise FormatError(
         f"{root}: no class names; expected names in data.yaml, or one a line in {' or '.join(NAME_FILES)}"
     )
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file without blanks at their ends; none if there is no such file."""
+    return [line.strip() for line in read_text(path).rstrip().splitlines()] if path.is_file() else []
 
 
 def _from_folders(root: Path) -> YoloSet:
@@ -229,7 +246,10 @@ def _from_folders(root: Path) -> YoloSet:
     if not splits:
         nested = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
         splits = {folder.name: [folder / "images"] for folder in nested}
-    lists = {path.stem: [path] for path in sorted(root.glob("*.txt")) if _is_list(path)}
+    if not splits and not images.is_dir():  # pictures and label files side by side
+        inner = [folder for folder in _subfolders(root) if _LIST.fullmatch(folder.name)]
+        splits = {folder.name: [folder] for folder in inner if files_below(folder, is_picture)}
+    lists = {path.stem: [path] for path in globbed(root, "*.txt") if _is_list(path)}
     if lists and splits.keys() <= lists.keys():
         splits = lists
     if not splits:
@@ -237,7 +257,9 @@ def _from_folders(root: Path) -> YoloSet:
         if not files_below(flat, is_picture):
             raise FormatError(f"{root}: no images found; expected {EXPECTED}")
         splits = {"train": [flat]}
-    names, name_files = _name_file(root)
+    folders = [path for [path] in splits.values() if path.is_dir()]
+    beside = [place for path in folders for place in (label_folder(path, root), path, path.parent)]
+    names, name_files = _name_file(root, *beside)
     return YoloSet(root, splits, names, root, [*name_files, *(path for [path] in splits.values() if path.is_file())])
 
 
@@ -255,7 +277,7 @@ def _is_split(folder: Path) -> bool:
 
 def _subfolders(folder: Path) -> list[Path]:
     folders = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in folders if path.is_dir() and not circles(path))
+    return sorted(path for path in folders if not is_hidden(path.name) and path.is_dir() and not circles(path))
 
 
 def images_of(
@@ -305,22 +327,45 @@ def label_folder(folder: Path, base: Path) -> Path:
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             swapped.append(type(base)(os.path.normpath(start.joinpath(*parts[:last], "labels", *parts[last + 1 :]))))
-    beside = not swapped or next(folder.glob("*.txt"), None) is not None
+    beside = not swapped or bool(labels_in(folder))
     return next((labels for labels in swapped if labels.is_dir()), folder if beside else swapped[0])
 
 
-def orphans(folders: dict[Path, Path]) -> list[Finding]:
-    """Report labels without an image in the image folder. Lists may omit images, so they are not considered."""
+def labels_in(folder: Path) -> list[str]:
+    """Return the names of the label files in a folder; none if there is no such folder."""
+    names = listed(folder)[1] if folder.is_dir() else ()
+    return [name for name in names if name[-4:].lower() == ".txt" and name[0] != "."]
+
+
+def twins(names: list[str]) -> dict[str, str]:
+    """Return the names of label files other than `a.txt` by what is `alike`: `A.TXT`, other letters, `a.jpg.txt`."""
+    return {
+        alike(name): name
+        for name in names
+        if not (name.isascii() and name[-4:] == ".txt") or ("." in name[:-4] and is_picture(name[:-4]))
+    }
+
+
+def orphans(folders: dict[Path, Path], names_in: dict[Path, list[str]]) -> list[Finding]:
+    """Report labels without an image in the image folder. Lists may omit images, so they are not considered.
+
+    Args:
+        folders: the folder of labels of each folder of images; names_in: of each, its `labels_in`.
+    """
     findings = []
     stems: dict[Path, set[str]] = {}
     for folder, labels in folders.items():
         if folder.is_dir():
-            pictures = filter(is_picture, listed(folder)[1])
-            stems.setdefault(labels, set()).update(name[: name.rindex(".")] for name in pictures)
+            for name in filter(is_picture, listed(folder)[1]):
+                stems.setdefault(labels, set()).update((name[: name.rindex(".")], name))
     for labels, known in stems.items():
-        for name in listed(labels)[1] if labels.is_dir() else ():
-            stem, dot, suffix = name.rpartition(".")
-            if dot + suffix == ".txt" and stem not in known and name not in NAME_FILES and not _LIST.fullmatch(stem):
+        others: set[str] = set()  # of names that are `alike`
+        for name in names_in[labels]:
+            stem = name[:-4]
+            if stem not in known and name not in NAME_FILES and not _LIST.fullmatch(stem):
+                others = others or {alike(one + ".txt") for one in known}
+                if alike(name) in others:
+                    continue
                 reason = "a label file without an image; left out"
                 findings.append(Finding("refused", "label-orphan", str(labels / name), "", "", reason, "set"))
     return findings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root, read_text
+from dataforge.files import alike, check_root, is_absent, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.pictures import key_of
 from dataforge.formats.voc.files import find_unions, overlaps
-from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, label_folder, orphans
+from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, label_folder, labels_in, orphans, twins
 from dataforge.record import Boxes, Finding, Source, as_boxes, pick_splits
 
 
@@ -50,44 +49,53 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     findings += overlaps({name: set(paths) for name, paths in images.items()}, dataset.origin)
     parents = {os.path.split(path)[0] for paths in images.values() for path in paths}
     folders = {folder: label_folder(folder, dataset.base) for folder in sorted(map(type(dataset.base), parents))}
-    if not any(next(folder.glob("*.txt"), None) for folder in set(folders.values())):
+    names_in = {labels: labels_in(labels) for labels in folders.values()}
+    if not any(names_in.values()):
         looked = ", ".join(sorted({str(folder) for folder in folders.values()})[:3]) or "no image folder"
         refused = [finding for finding in findings if finding.action == "refused"]
         why = "".join(f"; {finding.file}: {finding.key}: {finding.reason}" for finding in refused)
         raise FormatError(f"{root}: no label files found (looked in {looked}){why}; expected {EXPECTED}")
-    findings += orphans(folders)
+    findings += orphans(folders, names_in)
 
     def items() -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
         yield from findings
-        places = {str(folder): (folder, labels) for folder, labels in folders.items()}
+        places = {str(folder): (folder, labels, twins(names_in[labels])) for folder, labels in folders.items()}
+        seen: set[float] = set()
         for name, paths in images.items():
             for path in paths:
                 above, picture = os.path.split(path)
-                folder, labels = places[above or "."]
-                yield from _item(name, folder / picture, labels / (picture[: picture.rindex(".")] + ".txt"), dataset)
+                folder, labels, others = places[above or "."]
+                file = labels / (picture[: picture.rindex(".")] + ".txt")
+                yield from _item(name, folder / picture, file, others, dataset, seen)
+        count = len(dataset.names)
+        if seen and (min(seen), max(seen)) == (1, count) and dataset.names.keys() == {*range(count)}:
+            reason = (
+                f"the labels' class numbers run from 1 to {count}; expected 0 to {count - 1}, as the names are counted"
+            )
+            raise FormatError(f"{dataset.origin}: {reason}")
 
     total = sum(map(len, images.values()))
     return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
-def _is_absent(path: Path) -> bool:
-    """Return True if there is no such file; False if the system cannot tell."""
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-    return False
-
-
 def _item(
-    split: str, path: Path, labels: Path, dataset: YoloSet
+    split: str, path: Path, labels: Path, others: dict[str, str], dataset: YoloSet, seen: set[float]
 ) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
-    """Yield an image for `records_of`, or the finding why it is left out."""
+    """Yield an image for `records_of`, or the finding why it is left out.
+
+    Args:
+        others: the `twins` in the folder of `labels`, one of which is read if there is no such file.
+        seen: the class numbers of labels are added to it.
+    """
     key = key_of(path, dataset.base)
     try:
         text = read_text(labels)
     except FormatError as error:
-        if _is_absent(labels):
+        twin = others.get(alike(labels.name)) or others.get(alike(f"{path.name}.txt"))
+        if twin and is_absent(labels):
+            yield from _item(split, path, labels.with_name(twin), {}, dataset, seen)
+            return
+        if is_absent(labels):
             yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
             yield split, key, path, Annotated(key, path, unit=True)
             return
@@ -101,10 +109,11 @@ def _item(
         parsed = _line(fields, dataset.keypoints)
         if isinstance(parsed, str):
             code, reason, xyxy = "line-broken", parsed, None
-        elif parsed[0] in dataset.names:
-            item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
-            continue
         else:
+            seen.add(parsed[0])
+            if parsed[0] in dataset.names:
+                item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
+                continue
             code, reason, xyxy = "unknown-class", "the class is not in names", as_xyxy(parsed[1])
         value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
         item.note("refused", code, value, reason, xyxy)
