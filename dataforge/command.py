@@ -13,6 +13,8 @@ import io
 import json
 import math
 import operator
+import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -71,6 +73,23 @@ def natural(least: int = 1, most: float = math.inf) -> Number:
 def real(*, infinite: bool = False, **bounds: float) -> Number:
     """Return the type of numbers in a range, as in `Number`."""
     return Number(float, infinite=infinite, **bounds)
+
+
+def is_url(path: str | Path) -> bool:
+    """Return whether a path is a URL, in which a `Path` makes one slash of two. `C:/x` is none."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.]+:/", os.fspath(path)))
+
+
+class LocalPath(click.Path):
+    """A file or folder of this machine, to write. A URL would be a folder named `s3:`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_url(value):
+            self.fail(f"{str(value)!r} is a URL; expected a path of this machine", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Option(click.Option):

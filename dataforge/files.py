@@ -7,6 +7,8 @@ import errno
 import io
 import mmap
 import os
+import re
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +63,14 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def room(folder: Path) -> str:
+    """Return in words how much of a folder's disk is free."""
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    except OSError:
+        return "nothing is known to be free there"
 
 
 def lock_file(handle: int) -> None:
@@ -166,6 +176,7 @@ def check_root(root: Path, expected: str) -> None:
         empty = next(root.iterdir(), None) is None
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        reason = "is a URL" if re.match(r"\w{2,}:", root.parts[0] if root.parts else "") else reason
         raise FormatError(f"{root}: {reason}; expected {expected}") from None
     if empty:
         raise FormatError(f"{root}: the folder is empty; expected {expected}")

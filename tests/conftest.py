@@ -76,7 +76,7 @@ def s3(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(requests, "DEADLINE", timedelta(seconds=30))
     monkeypatch.setattr(requests, "STALLED", timedelta(seconds=3))
     monkeypatch.setattr(
-        requests, "BACKOFF", {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.1)}
+        requests, "BACKOFF", {"init_backoff": timedelta(seconds=0.01), "max_backoff": timedelta(seconds=0.1), "base": 4}
     )
     requests.bucket_of.cache_clear()
     yield server

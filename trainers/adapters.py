@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import Group, echo
+from dataforge.command import Group, LocalPath, echo
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 @click.option("--heads", is_flag=True, help="The pyramid and the heads too: all that has learnt.")
 def save(ckpt: Path, out: Path, heads: bool) -> None:
     """Write the adapters of CKPT to OUT (.safetensors)."""
@@ -45,7 +45,7 @@ def save(ckpt: Path, out: Path, heads: bool) -> None:
 @main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 def load(ckpt: Path, file: Path, out: Path) -> None:
     """Write CKPT, a checkpoint of --train lora, to OUT with the adapters in FILE."""
     from trainers import checkpoint
@@ -70,7 +70,7 @@ def load(ckpt: Path, file: Path, out: Path) -> None:
 
 @main.command()
 @click.argument("ckpt", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 def merge(ckpt: Path, out: Path) -> None:
     """Write CKPT to OUT with its adapters merged, so that it needs no PEFT and is as fast as without."""
     _publish(merged(ckpt), out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ import torch
 
 from dataforge.command import echo
 from dataforge.errors import ConfigError, DataforgeError
-from dataforge.files import flush
+from dataforge.files import flush, room
 from trainers.models.detector import Detector
 from trainers.models.pretrained import unreadable
 from trainers.registry import detector_class
@@ -45,9 +44,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         os.replace(temporary, path)
         flush(path.parent)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        room = _room(path, checkpoint)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(checkpoint)) / 1e6
+        needed = f"it needs about {size:.1f} MB, {room(path.parent)}; the checkpoints before it are as they were"
         temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {_reason(error)}; {room}") from None
+        raise ConfigError(f"{path}: cannot be written: {_reason(error)}; {needed}") from None
 
 
 class Writer:
@@ -108,15 +108,6 @@ def _reason(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
     return (cause.strerror if isinstance(cause, OSError) else None) or str(error).splitlines()[0]
-
-
-def _room(path: Path, checkpoint: dict[str, Any]) -> str:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(checkpoint))
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are"
-    except OSError:
-        free = "nothing is known to be"
-    return f"it needs about {size / 1e6:.1f} MB, {free} free there; the checkpoints before it are as they were"
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

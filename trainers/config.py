@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from dataforge.cloud.path import located
-from dataforge.command import NEAR, Number, Option, natural, real
+from dataforge.command import NEAR, Number, Option, is_url, natural, real
 from dataforge.errors import TRAIN, ConfigError, unknown
 from dataforge.files import exists, reading
 from dataforge.loading.shuffle import window_of
@@ -172,6 +172,8 @@ class Config:
         window_of(self.shuffle)
         check_logger(self.logger)
         located(self.checkpoints)
+        if is_url(self.runs):
+            raise ConfigError(f"runs is {self.runs!r}, which is a URL; expected a folder; --checkpoints takes a URL")
         self.shapes()
         if not self.shards:
             raise ConfigError("shards is not set; pass --shards DIR (made by `dataforge ingest`)")

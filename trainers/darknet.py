@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import Group, echo, natural
+from dataforge.command import Group, LocalPath, echo, natural
 
 
 @click.group(cls=Group)
@@ -21,7 +21,7 @@ def main() -> None:
 @main.command("import")
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("--names", required=True, type=click.Path(path_type=Path), help="text file with one class name per line")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="checkpoint to write")
+@click.option("--out", required=True, type=LocalPath(), help="checkpoint to write")
 @click.option("--anchors", default="voc", show_default=True, help="voc, or w,h,w,h,... as in the .cfg")
 @click.option(
     "--size", type=natural(), default=416, show_default=True, help="side of the network's input, a multiple of 32"
@@ -35,9 +35,7 @@ def import_weights(**given: Any) -> None:
 
 @main.command("export")
 @click.argument("file", metavar="CHECKPOINT", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="folder for yolov2.weights, .cfg and .names"
-)
+@click.option("--out", required=True, type=LocalPath(), help="folder for yolov2.weights, .cfg and .names")
 def export_weights(**given: Any) -> None:
     """Write a CHECKPOINT of YOLOv2 on darknet19 as Darknet's files."""
     from trainers import darknet

@@ -22,7 +22,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.command import TROUBLE, command, echo, natural, real
+from dataforge.command import TROUBLE, LocalPath, command, echo, natural, real
 from dataforge.errors import ConfigError, ImageError
 from dataforge.files import writing
 from dataforge.images.draw import Pixels, draw
@@ -179,7 +179,7 @@ def sources(source: str, out: Path) -> tuple[Path, list[Path]]:
     "out",
     default=Path("predictions"),
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Output folder for the drawn images.",
 )
 @click.option(

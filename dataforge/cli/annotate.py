@@ -15,7 +15,7 @@ import click
 from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
 from dataforge.cli.pages import listen, serve
-from dataforge.command import command, echo, natural
+from dataforge.command import LocalPath, command, echo, natural
 from dataforge.errors import ConfigError, unknown
 from dataforge.files import reading
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--classes", multiple=True, help="Classes to add to those that there are (separate by commas).")
 @click.option("--model", type=click.Path(path_type=Path), help="Checkpoint, run or exported .onnx that proposes boxes.")
-@click.option("--overlay", type=click.Path(path_type=Path), help="The folder of the edits (default: PATH.overlay).")
+@click.option("--overlay", type=LocalPath(), help="The folder of the edits (default: PATH.overlay).")
 @click.option("--port", type=natural(0, 65535), help="Of the server (default: one that the overlay keeps).")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--keys", type=click.Path(path_type=Path), help='TOML of action = "key" or ["key", ...].')

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import command, echo
+from dataforge.command import LocalPath, command, echo
 from dataforge.errors import ConfigError, DataError
 from dataforge.process import run_module
 
@@ -97,7 +97,7 @@ def _call(words: list[str], quiet: bool) -> str:
 
 
 @command()
-@click.option("--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
+@click.option("--out", default="demo", show_default=True, type=LocalPath(), help="Output folder.")
 def demo(out: Path) -> None:
     """Run the whole data path without any data of your own: draw, ingest, train, evaluate, predict."""
     run(out)

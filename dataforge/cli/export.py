@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import SPLITS, WRITTEN_FORMAT
 from dataforge.cli.options import Directory, json_option, names, polite_kill, progress_bar, view_options
-from dataforge.command import command, echo, echo_json
+from dataforge.command import LocalPath, command, echo, echo_json
 from dataforge.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format", "format_name", required=True, type=WRITTEN_FORMAT, help="One that can be written: coco, voc, yolo, ..."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--out", required=True, type=LocalPath(), help="The folder to make.")
 @click.option(
     "--split", "splits", multiple=True, type=SPLITS, help="Take these only (repeat it, or separate by commas)."
 )

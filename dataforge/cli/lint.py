@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.complete import FORMAT
-from dataforge.cli.options import engine_options, json_option, names, progress_bar, spreading
+from dataforge.cli.options import Directory, engine_options, json_option, names, progress_bar, spreading
 from dataforge.cli.source import SourceCommand, named, open_source, source_options
-from dataforge.command import echo, echo_json
+from dataforge.cloud.path import RemotePath
+from dataforge.command import LocalPath, echo, echo_json
 from dataforge.errors import ConfigError, line_safe
 from dataforge.files import writing
 
@@ -23,7 +24,7 @@ SHOWN = 3  # examples per kind
 
 
 @click.command(cls=SourceCommand)
-@click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
+@click.argument("root", metavar="ROOT|DIR", type=Directory())
 @click.option(
     "--format",
     "format_name",
@@ -36,7 +37,7 @@ SHOWN = 3  # examples per kind
     "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
 )
 @source_options
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with images to this file.")
+@click.option("--report", type=LocalPath(), help="Write an HTML page with images to this file.")
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning", "info"]),
@@ -74,7 +75,7 @@ def lint(
         return source_of(shards) if shards else open_source(format_name, root, names(splits), **given)[0]
 
     shards = None
-    if is_shards(root):
+    if isinstance(root, RemotePath) or is_shards(root):
         if format_name != "auto" or splits or any(value not in (None, (), View()) for value in given.values()):
             raise ConfigError(f"{root}: is a shard folder; options for reading a source do not apply to it")
         shards = Shards(root, trust=False)

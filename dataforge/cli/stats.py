@@ -8,7 +8,7 @@ import click
 
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.options import Directory, engine_options, json_option, spreading
-from dataforge.command import command, echo, echo_json, natural
+from dataforge.command import LocalPath, command, echo, echo_json, natural
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -18,7 +18,7 @@ from dataforge.files import writing
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Output folder of the page and the charts (default: stats; with --json, they are not written).",
 )
 @click.option(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from dataforge.command import command, echo, natural
+from dataforge.command import LocalPath, command, echo, natural
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=LocalPath())
 @click.option(
     "--images", type=natural(), default=640, show_default=True, help="Number of images; one fifth goes to split val."
 )

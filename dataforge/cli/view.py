@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from dataforge.cli.complete import RECIPE, SPLIT
-from dataforge.cli.options import polite_kill
+from dataforge.cli.options import Directory, polite_kill
 from dataforge.cli.pages import listen, serve
 from dataforge.command import command, echo, natural
 from dataforge.errors import ConfigError
@@ -20,7 +20,7 @@ from dataforge.process import run_module
 
 
 @command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Directory())
 @click.option("--split", type=SPLIT, help="Only this split.")
 @click.option(
     "--predictions",

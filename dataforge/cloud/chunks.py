@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dataforge.cloud.requests import requests
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.threads import lock
 
@@ -71,7 +72,7 @@ class Cache:
     def write(self, name: str, data: memoryview) -> None:
         """Keep a chunk. Where that fails, as on a full disk, it is fetched again when it is needed."""
         path = self.folder / name
-        with contextlib.suppress(OSError):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
             try:
@@ -80,8 +81,13 @@ class Cache:
                     file.write(zlib.crc32(data).to_bytes(4, "little"))
                 os.replace(temporary, path)
                 self._noted[name] = time.monotonic()
-            except OSError:
+            except BaseException:
                 Path(temporary).unlink(missing_ok=True)
+                raise
+        except (FileNotFoundError, FileExistsError):  # another process removes the set
+            pass
+        except OSError as error:
+            _tell(self.folder, error.strerror)
         self._written += len(data)
         if self._written > self.limit // 16:
             self._written = 0
@@ -107,6 +113,11 @@ class Cache:
                 break
             self.forget(name)
             over -= size
+
+
+@functools.cache  # once
+def _tell(folder: Path, reason: str) -> None:
+    echo(f"DATAFORGE_CACHE {folder}: cannot be written: {reason}; what is not kept there is fetched again", err=True)
 
 
 def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -248,7 +259,7 @@ class RemoteFile:
         try:
             with requests(self.path) as obstore:
                 options = {"range": (first, end)} | ({"if_match": self._tag} if self._tag else {})
-                data = memoryview(obstore.get(self.path.bucket, self.path.key, options=options).bytes())
+                data = memoryview(obstore.get(self.path.bucket, self.path.key, options=options))
             if len(data) != end - first:
                 raise OSError(f"{len(data)} bytes came of {end - first} requested")
             for number in run:

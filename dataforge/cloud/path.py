@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import urllib.parse
 from collections.abc import Generator
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
@@ -18,7 +19,8 @@ from dataforge.errors import ConfigError
 
 SCHEMES = ("s3", "gs", "az", "memory")
 EXPECTED = "a folder, or s3://bucket/folder, gs://bucket/folder, az://container/folder or file:///folder"
-_URL = re.compile(r"([a-z][a-z0-9+.]+):/+(.*)", re.DOTALL)  # a `Path` makes one slash of two
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.]+):/+(.*)", re.DOTALL)  # a `Path` makes one slash of two
+_UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)[.]{2}(?:/|$)")  # in the key of an object
 
 
 def located(path: str | Path) -> Path:
@@ -32,10 +34,12 @@ def located(path: str | Path) -> Path:
         return path if isinstance(path, Path) else Path(path)
     scheme, rest = match.groups()
     if scheme == "file":
-        return Path("/", rest)
+        return Path("/", urllib.parse.unquote(rest))
     bucket = rest.partition("/")[0]
     if "?" in rest or "@" in bucket:
         raise ConfigError(f"{scheme}://...: holds '?' or '@'; credentials are taken from the environment alone")
+    if _UNFIT.search(rest):
+        raise ConfigError(f"{scheme}://{rest}: holds '..' or a control character")
     if scheme not in SCHEMES or not bucket:
         raise ConfigError(f"{scheme}://{rest}: expected {EXPECTED}")
     return RemotePath(f"{scheme}:", rest)
@@ -102,7 +106,7 @@ class RemotePath(PosixPath):
 
     def read_bytes(self) -> bytes:
         with requests(self) as obstore:
-            return bytes(obstore.get(self.bucket, self.key).bytes())
+            return bytes(obstore.get(self.bucket, self.key))
 
     def open(self, mode: str = "r", *how: Any, **options: Any) -> Any:  # type: ignore[override]
         if mode not in ("r", "rt", "rb"):

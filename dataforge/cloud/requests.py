@@ -6,19 +6,28 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Iterator
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+from dataforge.command import echo
 from dataforge.errors import ConfigError
 
 DEADLINE = timedelta(seconds=120)  # of a request with its retries; a credential must be valid for as long
 STALLED = timedelta(seconds=10)  # without a byte, after which a request is sent again
 SENDING = timedelta(seconds=60)  # the same of a request that writes: no byte comes before all of them are sent
-BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10)}
+# each pause is drawn from up to `base` times the one before, so with 2 it would not grow
+BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 4}
+PATIENCE = 10  # seconds of a wait after which it is told
+MOST_RETRIES = 10_000  # more than the deadline has time for
 FORKED = "obstore does not work in a forked process whose parent used it; start workers by spawn or forkserver"
 CHANGED = "has changed since it was opened (its ETag differs); open the shards again"
+T = TypeVar("T")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _users: list[int] = []  # the process that has made requests
 
 
@@ -39,23 +48,73 @@ def bucket_of(scheme: str, name: str, writes: bool = False) -> Any:
         raise ConfigError(f"{scheme}://{name}: needs obstore: pip install 'dataforge-detection[cloud]'") from None
     if scheme == "memory":
         return bucket_of(scheme, name) if writes else MemoryStore()
-    plain = any(os.environ.get(key, "").startswith("http://") for key in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    plain = any(_endpoint(name).startswith("http://") for name in ENDPOINTS)
     client: Any = {
         "allow_http": plain or os.environ.get("AZURE_STORAGE_USE_EMULATOR") == "true",
         "connect_timeout": timedelta(seconds=5),
         "read_timeout": SENDING if writes else STALLED,
         "timeout": DEADLINE,
     }
-    retry: Any = {"max_retries": 10, "retry_timeout": DEADLINE, "backoff": BACKOFF}
+    retry: Any = {"max_retries": MOST_RETRIES, "retry_timeout": DEADLINE, "backoff": BACKOFF}
     try:
         return from_url(f"{scheme}://{name}", client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise ConfigError(f"{scheme}://{name}: {_reason(error)}") from None
 
 
+def _endpoint(name: str) -> str:
+    """Return the address in a variable of the environment, "" without one. obstore panics for some wrong ones."""
+    text = os.environ.get(name, "")
+    try:
+        parts = urllib.parse.urlsplit(text)
+        right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # of the port
+        right = False
+    if text and (not right or re.search(r"[\s<>\"{}|\\^`]", text)):
+        raise ConfigError(f"{name} is not an address such as https://host:9000")  # it may hold a password
+    return text
+
+
+class _Interruptible:
+    """The functions of obstore. Those called in the main thread run in another, since Ctrl-C is heard in a wait for
+    that, but not in Rust. `get` returns the object's bytes.
+    """
+
+    def __init__(self, module: Any, path: object) -> None:
+        self._module, self._path = module, path
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self._heard, getattr(self._module, name))
+
+    def get(self, *given: Any, **how: Any) -> Any:
+        return self._heard(lambda: self._module.get(*given, **how).bytes())
+
+    def list(self, *given: Any, **how: Any) -> Iterator[Any]:
+        pages = self._module.list(*given, **how)
+        while page := self._heard(next, pages, None):
+            yield page
+
+    def _heard(self, call: Callable[..., T], *given: Any, **how: Any) -> T:
+        if threading.current_thread() is not threading.main_thread():
+            return call(*given, **how)
+        reply: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                reply.set_result(call(*given, **how))
+            except BaseException as error:
+                reply.set_exception(error)
+
+        threading.Thread(target=run, name="shards-request", daemon=True).start()
+        if wait([reply], PATIENCE).not_done:
+            repeated = f"requests are repeated for {DEADLINE.seconds} s, Ctrl-C ends the wait"
+            echo(f"{self._path}: no answer for {PATIENCE} s; {repeated}", err=True)
+        return reply.result()
+
+
 @contextmanager
 def requests(path: object) -> Iterator[Any]:
-    """Yield the module obstore; its errors become those that a file at `path` would raise.
+    """Yield the functions of obstore; their errors become those that a file at `path` would raise.
 
     Their own texts are not passed on: they hold URLs, which are signed for some stores, and replies.
 
@@ -71,7 +130,7 @@ def requests(path: object) -> Iterator[Any]:
         raise OSError(errno.ENOTSUP, FORKED, str(path))  # a request would wait forever
     _users[:] = [os.getpid()]
     try:
-        yield obstore
+        yield _Interruptible(obstore, path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "does not exist", str(path)) from None
     except exceptions.AlreadyExistsError:
@@ -89,7 +148,10 @@ def _reason(error: Exception) -> str:
     """Return the reply's status and code if there is one, else the end of the first line, without any URL."""
     text = str(error)
     status, code = re.search(r"status code: (\d+[ \w]*)", text), re.search(r"<Code>(\w+)</Code>", text)
-    if status:
-        return f"{status[1].strip()}, {code[1]}" if code else status[1].strip()
     line = text.strip().split("\n")[0].rpartition(" - ")[2]
-    return re.sub(r"\w+://\S+", "URL", line) or type(error).__name__
+    reason = re.sub(r"\w+://\S+", "URL", line) or type(error).__name__
+    if status:
+        reason = f"{status[1].strip()}, {code[1]}" if code else status[1].strip()
+    if re.search(r"/latest/api/token|/meta-?data/|/computeMetadata/", text):  # where the machine's role is asked for
+        return f"no credentials: none are in the environment, and the machine or its role gave none ({reason})"
+    return reason

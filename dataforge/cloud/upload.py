@@ -77,6 +77,10 @@ def _locked(out: RemotePath, index: str, report: str) -> Iterator[bytes]:
             keys = [key for key in out.objects() if key != (out / LOCK).key]
             if (out / index).key in keys:
                 raise ShardError(f"{out}: already holds shards; remove them, or choose another --out")
+            below = next((key for key in keys if key.endswith(f"/{index}")), "")
+            if below:
+                inner = out / below.removeprefix(f"{out.key}/").removesuffix(f"/{index}")
+                raise ShardError(f"{out}: other shards are below it, in {inner}; choose another --out")
             if keys and (out / report).key not in keys:
                 raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
             obstore.delete(out.bucket, keys)
@@ -108,7 +112,7 @@ def create(store: Any, key: str, data: bytes, path: object) -> None:
             obstore.put(store, key, data, mode="create")
     except FileExistsError:
         with requests(path) as obstore:
-            if bytes(obstore.get(store, key).bytes()) != data:
+            if bytes(obstore.get(store, key)) != data:
                 raise
 
 

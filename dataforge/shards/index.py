@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from dataforge.cloud.path import RemotePath
 from dataforge.errors import ShardError
 from dataforge.files import flush, inside, reading
 from dataforge.images.header import DEPTHS
@@ -77,9 +78,13 @@ def read_index(path: Path, name: str = INDEX) -> dict[str, Any]:
     """
     file = path / name
     with reading(file, ShardError):
-        if not file.is_file():
+        try:  # at a URL by one request, whose error has the store's code in its body
+            there = isinstance(file, RemotePath) or file.is_file()
+            data = file.read_bytes() if there else b""
+        except FileNotFoundError:
+            there = False
+        if not there:
             raise ShardError(f"{path}: {_without(path, name)}")
-        data = file.read_bytes()
     try:
         index = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -50,6 +50,9 @@ def check_free(out: Path, *, resume: bool = False) -> None:
         raise ShardError(f"{out}: is a file; --out must name a folder")
     with writing(out, ShardError):
         names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+        below = next(out.glob(f"*/{INDEX}"), None)
+    if below:
+        raise ShardError(f"{out}: other shards are below it, in {below.parent}; choose another --out")
     if names and names.isdisjoint({INDEX, REPORT}):
         raise ShardError(f"{out}: is not empty and was not made by `dataforge ingest`; choose another --out")
     _check_unpublished(out, resume)

@@ -64,15 +64,19 @@ def test_a_whole_file_is_fetched_by_large_requests(s3: Double, file: RemoteFile)
     assert file.read(0, file.size) == DATA and len(s3.requests) == 64 // 4
 
 
-def test_a_chunk_that_does_not_fit_the_disk_is_not_kept(tmp_path: Path) -> None:
+def test_a_chunk_that_does_not_fit_the_disk_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is told once: nothing fails, but bytes are fetched again and again."""
     cache = Cache(tmp_path, 1 << 30)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))  # the system writes so many bytes, then refuses
     try:
-        cache.write("set/1", memoryview(bytes(50_000)))
+        for _ in range(2):
+            cache.write("set/1", memoryview(bytes(50_000)))
         cache.write("set/2", memoryview(bytes(30_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = f"DATAFORGE_CACHE {tmp_path}: cannot be written: File too large; what is not kept there is fetched again\n"
+    assert capsys.readouterr().err == told
     assert [path.name for path in tmp_path.glob("*/*")] == ["2"]
     assert cache.read("set/1", 0, 10) is None and cache.read("set/2", 0, 10) == bytes(10)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +23,7 @@ from dataforge.cloud import chunks, requests, upload
 from dataforge.cloud.path import RemotePath, located
 from dataforge.cloud.upload import LOCK, staged
 from dataforge.errors import ConfigError, DataError, DataforgeError, ShardError
+from dataforge.images.synth import write
 from dataforge.ingest.run import ingest
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
@@ -27,7 +32,8 @@ from dataforge.shards.reader import Shards
 from dataforge.shards.verify import verify
 from dataforge.transform.bake import Form, bake
 from tests import tiny
-from tests.cloud.double import BUCKET, SECRET, Double
+from tests.cloud.double import BUCKET, ENVIRONMENT, SECRET, Double
+from trainers.config import Config
 
 numbers = count()
 
@@ -122,6 +128,8 @@ def test_faults_that_pass(s3: Double, local: dict[str, Path], url: str, kind: st
 
 def test_faults_that_stay_are_errors_without_secrets(s3: Double, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put(url)
+    monkeypatch.setattr(requests, "DEADLINE", timedelta(seconds=2))
+    requests.bucket_of.cache_clear()
     for kind, expected in (("503", "503 Service Unavailable"), ("expired", "400 Bad Request")):
         opened = loader(url, on_error="skip")
         s3.fault = lambda method, key, kind=kind: kind if "mdb" in key else None
@@ -133,6 +141,38 @@ def test_faults_that_stay_are_errors_without_secrets(s3: Double, url: str, monke
         s3.fault = None
         for text in (str(error.value), str(closed.value)):
             assert SECRET not in text and "Credential" not in text and "http" not in text
+
+
+def test_a_request_is_repeated_until_the_deadline(s3: Double, url: str) -> None:
+    """However often that is."""
+    left = {"GET": 40, "PUT": 40}
+
+    def fault(method: str, key: str) -> str | None:
+        left[method] = left.get(method, 0) - 1
+        return "503" if left[method] >= 0 else None
+
+    s3.fault = fault
+    put(url)
+    assert not list(verify(Shards(url))) and max(left.values()) < 0
+
+
+@pytest.mark.parametrize("words", ["info {url}", "ingest coco {pictures} --out {url}"])
+def test_ctrl_c_is_heard_while_the_store_is_silent(tmp_path: Path, url: str, words: str) -> None:
+    write(tmp_path, images=5, seed=0, size=(64, 96))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        command = words.format(url=url, pictures=tmp_path).split()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dataforge", *command], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        silent.settimeout(60)
+        try:
+            with silent.accept()[0]:
+                process.send_signal(signal.SIGINT)
+                assert "interrupted" in process.communicate(timeout=5)[1] and process.returncode == 130
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_missing_and_damaged(s3: Double, local: dict[str, Path], url: str) -> None:
@@ -244,6 +284,14 @@ def test_two_writers_and_one_that_fails(s3: Double, local: dict[str, Path], url:
     with pytest.raises(ShardError, match=f"{url}: already holds shards"):
         put(url)
 
+    above = located(url).parent / f"above{next(numbers)}"
+    with requests.requests(above) as obstore:  # an ingest has failed there, before another one below it was published
+        obstore.put(above.bucket, f"{above.key}/ingest.jsonl", b"")
+    put(str(above / "below"))
+    with pytest.raises(ShardError, match=f"{above}: other shards are below it, in {above}/below; choose another --out"):
+        put(str(above))
+    assert not list(verify(Shards(above / "below")))
+
     failed = f"{url}-failed"
     s3.fault = lambda method, key: "expired" if key.endswith("val/00000/blobs.mdb") else None
     with pytest.raises(ShardError, match=r"val/00000/blobs.mdb: cannot be written: 400 Bad Request, ExpiredToken"):
@@ -272,6 +320,7 @@ def test_commands(s3: Double, local: dict[str, Path], url: str, tmp_path: Path) 
     run("diff", url, tmp_path / "disk")
     assert json.loads(run("info", url, "--json"))["fingerprint"] == Shards(tmp_path / "disk").fingerprint
     assert json.loads(run("log", url, "--json"))["steps"][0]["given"]["out"] == url
+    assert run("lint", url, "--json") == run("lint", tmp_path / "disk", "--json").replace(str(tmp_path / "disk"), url)
     run("stats", url, "--out", tmp_path / "stats")
     run("bake", url, "--out", tmp_path / "baked", "--side", 64)
     run("bake", url, "--out", f"{url}-baked", "--size", 32, 32, "--raw")
@@ -280,13 +329,64 @@ def test_commands(s3: Double, local: dict[str, Path], url: str, tmp_path: Path) 
     run("export", url, "--format", "coco", "--out", tmp_path / "exported")
     run("ingest", "coco", tmp_path / "exported", "--out", tmp_path / "again")
     run("diff", tmp_path / "again", url)
-    for arguments in (["ingest", "coco", source, "--out", url], ["info", f"{url}x"], ["info", "ftp://host/set"]):
+    for arguments in (
+        ["ingest", "coco", source, "--out", url],
+        ["info", f"{url}x"],
+        ["info", "ftp://host/set"],
+        ["lint", f"{url}x"],
+    ):
         assert run(*arguments, code=2).startswith("error: ")
+    s3.fault = lambda method, key: "expired"
+    assert "400 Bad Request, ExpiredToken" in run("info", url, code=2)  # which only a reply with a body tells
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "export shards --format coco --out {url}",
+        "stats shards --out {url}",
+        "show shards --out {url}.jpg",
+        "diff shards shards --report {url}.html",
+        "lint shards --report {url}.html",
+        "synth {url} --images 5",
+        "ingest coco {url} --out shards2",
+        "ingest auto {url} --out shards2",
+        "annotate {url} --no-browser",
+        "trainers.evaluate best.pt --shards shards --save-json {url}",
+        "trainers.predict best.pt shards --out {url}",
+        "trainers.export best.pt --shards shards --out {url}",
+    ],
+)
+def test_a_url_where_a_folder_is_needed(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """It is no local folder named `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    Path("shards").symlink_to(tiny_shards)
+    given = words.format(url="s3://bucket/x").split()
+    command = main
+    if given[0].startswith("trainers."):
+        command = importlib.import_module(given.pop(0)).main
+    result = CliRunner().invoke(command, given)
+    assert result.exit_code == 2 and "is a URL" in result.output, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+    with pytest.raises(ConfigError, match="runs is 's3://b/runs', which is a URL; expected a folder"):
+        Config(shards="shards", runs="s3://b/runs").check()
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert isinstance(located("s3://b/x"), RemotePath) and str(located(Path("s3://b/x")) / "y") == "s3://b/x/y"
     assert located(tmp_path.as_uri()) == tmp_path and located("C:x") == Path("C:x")
+    assert located("file:///a%20b/c") == Path("/a b/c")
+    for text in ("S3://b/x", "s3://b/x/../y", "s3://b/..", "s3://b/x\ny", "s3://b/\udc80"):
+        with pytest.raises(ConfigError):
+            located(text)
+    for value in ("host:9000", "http://", "http://h:99999", f"http://user:{SECRET}@ho st", "ftp://host"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+        requests.bucket_of.cache_clear()
+        with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL is not an address such as https://host:9000") as wrong:
+            Shards("s3://b/x")
+        assert SECRET not in str(wrong.value)
     for text in ("s3://", "http://host/x", f"s3://user:{SECRET}@b/x", f"az://c/x?sig={SECRET}"):
         with pytest.raises(ConfigError) as error:
             located(text)
@@ -294,6 +394,32 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(DataforgeError, match=r"s3://b/x.*: needs obstore: pip install 'dataforge-detection\[cloud\]'"):
         Shards("s3://b/x")
+
+
+def test_credentials_that_neither_environment_nor_role_has(
+    s3: Double, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the address of roles answers is not the bucket's answer."""
+    put(url)
+    s3.fault = lambda method, key: "expired"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", s3.endpoint)
+    requests.bucket_of.cache_clear()
+    with pytest.raises(
+        ShardError, match=r"index.json: cannot be read: no credentials: .* its role gave none \(400 Bad"
+    ):
+        Shards(url)
+
+
+def test_a_long_wait_is_told(s3: Double, url: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    put(url)
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
+    turns = count()
+    s3.fault = lambda method, key: "silent" if next(turns) == 0 else None
+    Shards(url)
+    told = f"{url}/index.json: no answer for 0.5 s; requests are repeated for 30 s, Ctrl-C ends the wait\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -58,7 +58,7 @@ class Objects:
         """Return what `put_json` wrote; None if there is none."""
         try:
             with requests(self.path / name) as obstore:
-                whole = json.loads(bytes(obstore.get(self._store, self._prefix + name).bytes()))
+                whole = json.loads(bytes(obstore.get(self._store, self._prefix + name)))
             content: dict[str, Any] = whole["content"]
             sound = whole["digest"] == _digest(content)
         except FileNotFoundError:

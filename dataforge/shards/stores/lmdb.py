@@ -7,7 +7,6 @@ machine: pages of a B+ tree, whose leaves hold small blobs and the page numbers 
 
 from __future__ import annotations
 
-import shutil
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import lmdb
 import numpy as np
 
 from dataforge.errors import ShardError
+from dataforge.files import room
 from dataforge.shards.file_bytes import FileBytes
 from dataforge.threads import lock
 
@@ -74,8 +74,7 @@ class LmdbStore:
 
     def _unwritable(self, error: Exception) -> ShardError:
         """Return the error with the free space: LMDB calls a write to a full disk an input/output error."""
-        free = shutil.disk_usage(self._path.parent).free / 1e6
-        return ShardError(f"{self._path}: cannot be written: {error}; {free:.1f} MB are free there")
+        return ShardError(f"{self._path}: cannot be written: {error}; {room(self._path.parent)}")
 
     def _flush(self) -> None:
         assert self._writer is not None, "append on a store opened for reading"
