@@ -7,12 +7,15 @@ Trouble is one line on stderr; with `--json`, also an object `{"error": ...}` on
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import inspect
 import io
 import json
 import math
 import operator
+import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -22,10 +25,12 @@ from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError, StoppedError, line_safe, plain, without_extra
+from dataforge import interrupt
+from dataforge.errors import ConfigError, DataforgeError, StoppedError, line_safe, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
+_JOINED = re.compile("\u200d[\u2190-\u2bff\U0001f000-\U0001faff]|[\U0001f3fb-\U0001f3ff]")  # to an emoji: parts, skins
 BOUNDS = {
     "above": ("above", operator.gt),
     "least": ("of at least", operator.ge),
@@ -73,6 +78,26 @@ def real(*, infinite: bool = False, **bounds: float) -> Number:
     return Number(float, infinite=infinite, **bounds)
 
 
+class OutFile(click.Path):
+    """A file that the command writes in the end. Whether it can is checked before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path, code = Path(value), 0
+        if not path.parent.is_dir():
+            code = errno.ENOENT
+        elif path.is_dir():
+            code = errno.EISDIR
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            code = errno.EACCES
+        if code:
+            option = param.opts[0] if param else path.name
+            raise ConfigError(f"{option} {path}: cannot be written: {os.strerror(code)}")
+        return path
+
+
 class Option(click.Option):
     """An option that help lists under a heading: `@click.option(..., cls=Option, group="Data")`."""
 
@@ -98,6 +123,7 @@ class Command(click.Command):
         run = super().main
         if not standalone_mode:
             return run(args, prog_name, complete_var, standalone_mode=False, **extra)
+        interrupt.heard()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # also in a file, each line is seen at once
                 stream.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -194,7 +220,7 @@ def columns(rows: Sequence[Sequence[object]]) -> str:
 
 def width(text: str) -> int:
     """Return how many columns of a terminal a text takes: two for a Chinese letter or an emoji, none for an accent."""
-    seen = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    seen = [letter for letter in _JOINED.sub("", text) if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
     return len(seen) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in seen)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,52 @@ def test_columns_are_those_of_a_terminal() -> None:
     lines = columns(rows).split("\n")
     assert [width(line) for line in lines] == [11] * 5
     assert lines[2] == "\u732b\u732b     22" and lines[3] == "e\u0301        \u72ac"
+    family, runner = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f3c3\U0001f3fd\u200d\u2642\ufe0f"
+    assert [width(text) for text in (family, runner, "\U0001f1e9\U0001f1ea", "\u0915\u094d\u200d\u0937")] == [2] * 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("program", "module", "code", "said"),
+    [
+        *(
+            (name, "click", -signal.SIGINT, "")
+            for name in ("dataforge", "trainers", "trainers.dense", "trainers.replay")
+        ),
+        ("trainers.dense", "torch", 130, "\ninterrupted\n"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(
+    tiny_shards: Path, tmp_path: Path, program: str, module: str, code: int, said: str
+) -> None:
+    """The first module is imported before the command runs, the second by it."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    words = [sys.executable, "-m", program, "--shards", str(tiny_shards)]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lint", "none", "--report"],
+        ["diff", "none", "none", "--report"],
+        ["show", "none", "--out"],
+        ["bench", "none", "--plot"],
+        ["replay", "none", "--step", "1", "--out"],
+        ["evaluate", "none", "--report"],
+        ["evaluate", "none", "--save-json"],
+        ["export", "none", "--shards", "none", "--out"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, words: list[str]) -> None:
+    program, words = (COMMANDS[words[0]], words[1:]) if words[0] in ("evaluate", "export") else (main, words)
+    for file, reason in ((tmp_path / "none/a.html", "No such file or directory"), (tmp_path, "Is a directory")):
+        done = CliRunner().invoke(program, [*words, str(file)])
+        assert (done.exit_code, done.stderr) == (2, f"error: {words[-1]} {file}: cannot be written: {reason}\n")
 
 
 def test_the_list_of_trainers_is_whole() -> None:
