@@ -111,12 +111,18 @@ def _reason(error: BaseException) -> str:
 
 
 def _room(path: Path, checkpoint: dict[str, Any]) -> str:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(checkpoint))
     try:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are"
     except OSError:
         free = "nothing is known to be"
-    return f"it needs about {size / 1e6:.1f} MB, {free} free there; the checkpoints before it are as they were"
+    return (
+        f"it needs about {size(checkpoint) / 1e6:.1f} MB, {free} free there; the checkpoints before it are as they were"
+    )
+
+
+def size(checkpoint: Any) -> int:
+    """Return the bytes of a checkpoint's tensors; of those that share their memory, once, as `copied` keeps them."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(checkpoint)}.values())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

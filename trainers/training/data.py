@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError, DataError, UnknownNameError
+from dataforge.errors import ConfigError, DataError
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from dataforge.loading.sampler import scaled
@@ -75,12 +75,7 @@ def make_loaders(
             f"size {_listed([size])}, buckets {_listed(loader.shapes)} and multiscale {config.multiscale} give a side "
             f"of {least}; expected at least {kind.least}"
         )
-    try:
-        return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
-    except UnknownNameError as error:
-        other = next((name for name in ("valid", "validation", "dev") if name in shards.splits), "''")
-        make = f"`dataforge split {config.shards} --out NEW --val 0.1`"
-        raise ConfigError(f"{error}. Pass --val-split {other}, or make a split by {make}") from None
+    return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
 
 
 def _listed(shapes: list[tuple[int, int]]) -> str:
