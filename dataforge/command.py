@@ -20,13 +20,14 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dataforge import interrupt
-from dataforge.errors import ConfigError, DataforgeError, StoppedError, line_safe, plain, without_extra
+from dataforge.errors import ConfigError, DataforgeError, StoppedError, is_utf8, line_safe, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
@@ -140,14 +141,15 @@ class Command(click.Command):
         except click.Abort:
             text, code, facts = "interrupted", StoppedError.exit_code, {}
         except Exception as error:
-            text, code, facts = without_extra(error), TROUBLE, {}
+            text, code, facts = without_extra(error) or _name_of_other_bytes(error), TROUBLE, {}
             if not text and args is not None:  # called from Python
                 raise
             if not text:
                 traceback.print_exc()
                 sys.exit(TROUBLE)
-        if "--json" in (sys.argv if args is None else args):
-            echo_json({"error": text, **facts})
+        if sys.stdout and "--json" in (sys.argv if args is None else args):
+            with suppress(DataforgeError):  # what cannot be printed is told on stderr
+                echo_json({"error": text, **facts})
         echo(f"error: {text}" if code == TROUBLE else text, err=True)
         sys.exit(code)
 
@@ -203,8 +205,25 @@ def _plain(value: Any) -> Any:
 
 
 def echo(text: object, err: bool = False) -> None:
-    """Print text in which names from files may stand, on stdout or stderr, as `plain`."""
-    click.echo(plain(str(text)), err=err)
+    """Print text in which names from files may stand, on stdout or stderr, as `plain`.
+
+    Raises:
+        ConfigError: stdout cannot be written, such as a file on a full disk. (A closed pipe ends the command.)
+    """
+    try:
+        click.echo(plain(str(text)), err=err)
+    except OSError as error:
+        if err or error.errno == errno.EPIPE:
+            raise
+        sys.stdout = None  # type: ignore[assignment]  # else Python tries again when it ends
+        raise ConfigError(f"standard output: cannot be written: {error.strerror}") from None
+
+
+def _name_of_other_bytes(error: Exception) -> str:
+    """Return a message on the name of a file that a library or UTF-8 text cannot hold; "" for other errors."""
+    if isinstance(error, UnicodeEncodeError) and not is_utf8(error.object):
+        return f"{error.object}: the name of a file is not UTF-8; rename it, or its folder"
+    return ""
 
 
 def columns(rows: Sequence[Sequence[object]]) -> str:
