@@ -104,6 +104,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_voc$"),
         (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),
+        (["--resume", "{tmp}/mnie"], "mnie: does not exist; expected the folder of a run"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
         (["--resume", "{tmp}/dense"], "is a run of dense; continue it with python -m trainers.dense"),
     ],

@@ -71,10 +71,9 @@ def make_loaders(
             raise ConfigError(f"{key} is {_listed(sizes)}; expected multiples of {kind.stride}")
     least = min(min(scaled(shape, scale)) for shape in loader.shapes for scale in loader.scales)
     if least < kind.least:
-        raise ConfigError(
-            f"size {_listed([size])}, buckets {_listed(loader.shapes)} and multiscale {config.multiscale} give a side "
-            f"of {least}; expected at least {kind.least}"
-        )
+        others = f", buckets {_listed(loader.shapes)}" if config.buckets else ""
+        others += f", multiscale {','.join(map(str, config.multiscale))}" if config.multiscale else ""
+        raise ConfigError(f"size {_listed([size])}{others}: gives a side of {least}; expected at least {kind.least}")
     return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
 
 

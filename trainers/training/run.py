@@ -126,7 +126,8 @@ def start(folder: Path) -> dict[str, Any]:
     try:
         noted: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
     except (OSError, ValueError):
-        raise ConfigError(f"{folder}: holds no {START} that can be read; expected the folder of a run") from None
+        reason = f"holds no {START} that can be read" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder}: {reason}; expected the folder of a run") from None
     return noted
 
 
@@ -157,7 +158,8 @@ def arguments(folder: Path) -> Path:
             raise ConfigError(
                 f"{folder}: ended before its values were written; start it again, with --name {folder.name}"
             )
-        raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
+        reason = f"holds no {ARGS}" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder}: {reason}; expected the folder of a run")
     return folder / ARGS
 
 
