@@ -1,3 +1,10 @@
-from dataforge.cli import main
+"""The program `dataforge`, also as `python -m dataforge`."""
 
-main(prog_name="dataforge")
+from dataforge import interrupt
+
+interrupt.quiet()
+
+from dataforge.cli import main  # noqa: E402 (which takes most of the start)
+
+if __name__ == "__main__":
+    main(prog_name="dataforge")

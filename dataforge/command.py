@@ -7,6 +7,7 @@ Trouble is one line on stderr; with `--json`, also an object `{"error": ...}` on
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import inspect
 import io
@@ -19,15 +20,18 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dataforge.errors import DataforgeError, StoppedError, line_safe, plain, without_extra
+from dataforge import interrupt
+from dataforge.errors import ConfigError, DataforgeError, StoppedError, is_utf8, line_safe, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
+_JOINED = re.compile("\u200d[\u2190-\u2bff\U0001f000-\U0001faff]|[\U0001f3fb-\U0001f3ff]")  # to an emoji: parts, skins
 BOUNDS = {
     "above": ("above", operator.gt),
     "least": ("of at least", operator.ge),
@@ -92,6 +96,23 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class OutFile(LocalPath):
+    """A file that the command writes in the end. Whether it can is checked before the work."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path, code = Path(super().convert(value, param, ctx)), 0
+        if not path.parent.is_dir():
+            code = errno.ENOENT
+        elif path.is_dir():
+            code = errno.EISDIR
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            code = errno.EACCES
+        if code:
+            option = param.opts[0] if param else path.name
+            raise ConfigError(f"{option} {path}: cannot be written: {os.strerror(code)}")
+        return path
+
+
 class Option(click.Option):
     """An option that help lists under a heading: `@click.option(..., cls=Option, group="Data")`."""
 
@@ -117,6 +138,7 @@ class Command(click.Command):
         run = super().main
         if not standalone_mode:
             return run(args, prog_name, complete_var, standalone_mode=False, **extra)
+        interrupt.heard()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # also in a file, each line is seen at once
                 stream.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -133,14 +155,15 @@ class Command(click.Command):
         except click.Abort:
             text, code, facts = "interrupted", StoppedError.exit_code, {}
         except Exception as error:
-            text, code, facts = without_extra(error), TROUBLE, {}
+            text, code, facts = without_extra(error) or _name_of_other_bytes(error), TROUBLE, {}
             if not text and args is not None:  # called from Python
                 raise
             if not text:
                 traceback.print_exc()
                 sys.exit(TROUBLE)
-        if "--json" in (sys.argv if args is None else args):
-            echo_json({"error": text, **facts})
+        if sys.stdout and "--json" in (sys.argv if args is None else args):
+            with suppress(DataforgeError):  # what cannot be printed is told on stderr
+                echo_json({"error": text, **facts})
         echo(f"error: {text}" if code == TROUBLE else text, err=True)
         sys.exit(code)
 
@@ -196,8 +219,25 @@ def _plain(value: Any) -> Any:
 
 
 def echo(text: object, err: bool = False) -> None:
-    """Print text in which names from files may stand, on stdout or stderr, as `plain`."""
-    click.echo(plain(str(text)), err=err)
+    """Print text in which names from files may stand, on stdout or stderr, as `plain`.
+
+    Raises:
+        ConfigError: stdout cannot be written, such as a file on a full disk. (A closed pipe ends the command.)
+    """
+    try:
+        click.echo(plain(str(text)), err=err)
+    except OSError as error:
+        if err or error.errno == errno.EPIPE:
+            raise
+        sys.stdout = None  # type: ignore[assignment]  # else Python tries again when it ends
+        raise ConfigError(f"standard output: cannot be written: {error.strerror}") from None
+
+
+def _name_of_other_bytes(error: Exception) -> str:
+    """Return a message on the name of a file that a library or UTF-8 text cannot hold; "" for other errors."""
+    if isinstance(error, UnicodeEncodeError) and not is_utf8(error.object):
+        return f"{error.object}: the name of a file is not UTF-8; rename it, or its folder"
+    return ""
 
 
 def columns(rows: Sequence[Sequence[object]]) -> str:
@@ -213,7 +253,7 @@ def columns(rows: Sequence[Sequence[object]]) -> str:
 
 def width(text: str) -> int:
     """Return how many columns of a terminal a text takes: two for a Chinese letter or an emoji, none for an accent."""
-    seen = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    seen = [letter for letter in _JOINED.sub("", text) if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
     return len(seen) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in seen)
 
 

@@ -27,6 +27,11 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether the name of a file is UTF-8 on the disk; Python has surrogates in place of other bytes."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
 def line_safe(text: str) -> str:
     """Return `plain` text of one line, without tabs."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +129,83 @@ def test_columns_are_those_of_a_terminal() -> None:
     lines = columns(rows).split("\n")
     assert [width(line) for line in lines] == [11] * 5
     assert lines[2] == "\u732b\u732b     22" and lines[3] == "e\u0301        \u72ac"
+    family, runner = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f3c3\U0001f3fd\u200d\u2642\ufe0f"
+    assert [width(text) for text in (family, runner, "\U0001f1e9\U0001f1ea", "\u0915\u094d\u200d\u0937")] == [2] * 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_full_disk_for_the_output_is_one_line(tiny_shards: Path, flags: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "dataforge", "info", str(tiny_shards), *flags]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "error: standard output: cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8_is_one_line(tiny_shards: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "M\udcfcller"
+    for words in (["merge", tiny_shards, "--out", odd], ["bake", tiny_shards, "--raw", "--size", 32, 32, "--out", odd]):
+        done = CliRunner().invoke(main, [*map(str, words)])
+        assert done.exit_code == 2 and "not UTF-8, as that of shards must be; choose another" in done.stderr
+    assert not odd.exists()
+    shutil.copytree(tiny_shards, odd)
+    done = CliRunner().invoke(main, ["merge", str(odd), "--link", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2 and "the name of a file is not UTF-8; rename it" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("program", "module", "code", "said"),
+    [
+        *(
+            (name, "click", -signal.SIGINT, "")
+            for name in ("dataforge", "trainers", "trainers.dense", "trainers.replay")
+        ),
+        ("trainers.dense", "torch", 130, "\ninterrupted\n"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(
+    tiny_shards: Path, tmp_path: Path, program: str, module: str, code: int, said: str
+) -> None:
+    """The first module is imported before the command runs, the second by it."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    words = [sys.executable, "-m", program, "--shards", str(tiny_shards)]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lint", "none", "--report"],
+        ["diff", "none", "none", "--report"],
+        ["show", "none", "--out"],
+        ["bench", "none", "--plot"],
+        ["replay", "none", "--step", "1", "--out"],
+        ["evaluate", "none", "--report"],
+        ["evaluate", "none", "--save-json"],
+        ["export", "none", "--shards", "none", "--out"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, words: list[str]) -> None:
+    program, words = (COMMANDS[words[0]], words[1:]) if words[0] in ("evaluate", "export") else (main, words)
+    for file, reason in ((tmp_path / "none/a.html", "No such file or directory"), (tmp_path, "Is a directory")):
+        done = CliRunner().invoke(program, [*words, str(file)])
+        assert (done.exit_code, done.stderr) == (2, f"error: {words[-1]} {file}: cannot be written: {reason}\n")
+
+
+def test_a_file_in_place_of_the_folder_of_statistics_is_told_before_the_work(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").touch()
+    monkeypatch.setattr("dataforge.analysis.stats.statistics", lambda *_: 1 / 0)
+    done = CliRunner().invoke(main, ["stats", str(tiny_shards), "--out", str(tmp_path / "a")])
+    assert (done.exit_code, done.stderr) == (2, f"error: --out {tmp_path / 'a'}: is a file; expected a folder\n")
 
 
 def test_the_list_of_trainers_is_whole() -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Floors, the lowest first: a room may import itself and what lies on a lower floor. `dataforge.files` is a room too.
 FLOORS = (
-    {"dataforge.errors", "dataforge.polygons", "dataforge.threads"},
+    {"dataforge.errors", "dataforge.interrupt", "dataforge.polygons", "dataforge.threads"},
     {"dataforge.archives"},
     {
         "dataforge.record",

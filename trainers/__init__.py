@@ -7,7 +7,13 @@ it is set. Set it to ACTIVE, or import torch first, to keep OpenMP's default.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+from dataforge import interrupt
+
+if sys.argv[:1] == ["-m"] and any(word.partition(".")[0] == __name__ for word in sys.orig_argv):
+    interrupt.quiet()  # `python -m trainers.NAME` imports this package first
 
 if TYPE_CHECKING:
     from trainers.predict import load_detector as load_detector

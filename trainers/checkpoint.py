@@ -110,6 +110,11 @@ def _reason(error: BaseException) -> str:
     return (cause.strerror if isinstance(cause, OSError) else None) or str(error).splitlines()[0]
 
 
+def size(checkpoint: Any) -> int:
+    """Return the bytes of a checkpoint's tensors; of those that share their memory, once, as `copied` keeps them."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(checkpoint)}.values())
+
+
 def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]

@@ -9,10 +9,10 @@ import click
 
 from dataforge.command import Command
 from dataforge.errors import ConfigError
-from trainers.config import Config, options, read_toml
+from trainers.config import Config, check_splits, options, read_toml
 
-# what may differ from the stopped run
-RESUME = {"shards", "device", "threads", "timeout", "decode", "on_error", "checkpoints", "fsdp"}
+# what may differ from the stopped run; epochs unless the learning rate of earlier steps depends on them
+RESUME = {"shards", "device", "amp", "threads", "timeout", "decode", "on_error", "checkpoints", "fsdp", "epochs"}
 
 
 def command(detector: str, kind: type[Config]) -> click.Command:
@@ -38,8 +38,8 @@ def command(detector: str, kind: type[Config]) -> click.Command:
 
             if toml or given.keys() - RESUME:
                 raise ConfigError(
-                    "--resume goes with shards, device, timeout, threads, decode, on-error, checkpoints, fsdp; "
-                    "others are the run's"
+                    "--resume goes with shards, epochs, device, amp, timeout, threads, decode, on-error, checkpoints, "
+                    "fsdp; others are the run's"
                 )
             if flags["checkpoints"]:
                 remote.arguments(flags["checkpoints"], resume, detector)
@@ -49,9 +49,12 @@ def command(detector: str, kind: type[Config]) -> click.Command:
         stated = (read_toml(kind, toml, detector) if toml else {}) | given
         config = kind(**stated)
         config.check()
-        from dataforge.shards.reader import Shards
-
-        Shards(config.shards)  # a wrong folder is told before torch is imported
+        if resume and config.schedule == "cosine" and "epochs" in given:
+            raise ConfigError(
+                f"--epochs {config.epochs}: the run's cosine schedule falls over its own number of epochs; a run of "
+                f"more differs from the start: train anew, by --config {toml} --epochs {config.epochs} --name NEW"
+            )
+        check_splits(config)  # before torch is imported
         from trainers import distributed
         from trainers.training import engine
 

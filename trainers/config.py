@@ -16,7 +16,7 @@ import click
 
 from dataforge.cloud.path import located
 from dataforge.command import NEAR, Number, Option, is_url, natural, real
-from dataforge.errors import TRAIN, ConfigError, unknown
+from dataforge.errors import TRAIN, ConfigError, UnknownNameError, unknown
 from dataforge.files import exists, reading
 from dataforge.loading.shuffle import window_of
 from dataforge.sources.view import View
@@ -205,6 +205,26 @@ class Config:
         """
         area, side = (tuple(bounds) or None for bounds in (self.area, self.side))
         return View(tuple(self.classes), area, side, empty=self.empty)  # type: ignore[arg-type]
+
+
+def check_splits(config: Config) -> None:
+    """Check that the shards can be opened and have both splits, before anything that takes long.
+
+    Raises:
+        ConfigError: a split is missing; the message says which option to pass. ShardError: as for `Shards`.
+    """
+    from dataforge.shards.reader import Shards  # help needs none
+
+    for name, starts, other in (("train_split", ("tra",), "NAME"), ("val_split", ("val", "dev"), "''")):
+        split: str = getattr(config, name)
+        try:
+            Shards(config.shards, split or None)
+        except UnknownNameError as error:
+            near = (one for one in Shards(config.shards).splits if one.startswith((split[:3], *starts)))
+            raise ConfigError(
+                f"{error}. Pass --{name.replace('_', '-')} {next(near, other)}, or make splits by `dataforge split "
+                f"{config.shards} --out NEW --val 0.1`"
+            ) from None
 
 
 def convert(kind: type[Config], name: str, given: Any) -> Any:

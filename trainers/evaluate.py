@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dataforge.command import LocalPath, command, echo, echo_json, natural, real
+from dataforge.command import OutFile, command, echo, echo_json, natural, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
@@ -67,8 +67,8 @@ TIMEOUT = Config.__dataclass_fields__["timeout"]
     "--save-calibration", is_flag=True, help="Also store them in CHECKPOINT, for trainers.predict and trainers.export."
 )
 @click.option("--explain", is_flag=True, help="Print what each rule of other protocols costs.")
-@click.option("--report", "report_file", type=LocalPath(), help="Write an HTML page with errors by kind.")
-@click.option("--save-json", type=LocalPath(), help="Write the detections in COCO's result format.")
+@click.option("--report", "report_file", type=OutFile(), help="Write an HTML page with errors by kind.")
+@click.option("--save-json", type=OutFile(), help="Write the detections in COCO's result format.")
 def main(
     checkpoint: Path | None,
     shards: Path | None,

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dataforge.command import LocalPath, command, echo, natural, real
+from dataforge.command import OutFile, command, echo, natural, real
 from trainers.exporting import FORMATS
 
 
@@ -22,7 +22,7 @@ from trainers.exporting import FORMATS
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), default="onnx", show_default=True)
 @click.option("--shards", required=True, type=click.Path(path_type=Path), help="Shards to certify the export on.")
 @click.option("--split", default="val", show_default=True, help="Split of the shards.")
-@click.option("--out", type=LocalPath(), help="File to write; default: beside CHECKPOINT.")
+@click.option("--out", type=OutFile(), help="File to write; default: beside CHECKPOINT.")
 @click.option("--size", nargs=2, type=natural(), help="HEIGHT WIDTH: a static graph for images of this size.")
 @click.option("--any-size", is_flag=True, help="Images of any size, fitted inside the graph (default).")
 @click.option("--batch", default="any", show_default=True, help="Images in a batch: a number, or any.")

@@ -223,6 +223,7 @@ def main(
     moving = is_video(source)
     if not moving and (save_video or frames):
         raise ConfigError(f"--source {source}: is no video; --save-video and --frames are for videos")
+    root, files = (Path(), []) if moving else sources(source, out)  # a wrong one is told before a model is loaded
     detector = load_detector(checkpoint, device)
     classes = detector.classes
     echo(f"lowest score: {detector.thresholds(iou, tiling) if conf is None else conf}")
@@ -236,7 +237,6 @@ def main(
         drawn_video = VideoFile(out / f"{video.name}.mp4", video.rate) if save_video else None
         batch_size = batch_size or (1 if video.live else BATCH_SIZE)
     else:
-        root, files = sources(source, out)
         drawn_video, batch_size = None, batch_size or BATCH_SIZE
         names = [file.relative_to(root).as_posix() for file in files]
         pictures = _pictures(files, names, bad)

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from dataforge.command import LocalPath, command, echo, echo_json, natural
+from dataforge.command import OutFile, command, echo, echo_json, natural
 
 
 @command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--step", type=natural(), required=True, help="Step number as in RUN/steps.csv, from 1.")
-@click.option("--out", type=LocalPath(), help="Output image [default: RUN/step-N.png].")
+@click.option("--out", type=OutFile(), help="Output image [default: RUN/step-N.png].")
 @click.option("--shards", default="", help="Current path of the run's shards, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(**given: Any) -> None:

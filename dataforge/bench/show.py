@@ -44,7 +44,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     colours = ["#4c72b0" if row["name"].startswith("all") else "#8c8c8c" for row in stages]
     bars = left.barh([row["name"] for row in stages], costs, xerr=spread, color=colours)
     left.bar_label(bars, [f"{row['value']:,.0f} img/s" for row in stages], padding=6, fontsize=8)
-    left.set(xlabel=f"ms per image on {rows[0]['threads']} threads", xlim=(0, 1.35 * max(costs)), title="stages")
+    longest = max(cost + more for cost, more in zip(costs, spread[1], strict=True))
+    left.set(xlabel=f"ms per image on {rows[0]['threads']} threads", xlim=(0, 1.35 * longest), title="stages")
     named = max((row["name"] for row in stages if row["name"].startswith("all")), key=len)
     sweep = [row for row in rows if row["name"] == named or row["name"].endswith(" threads")]
     sweep.sort(key=lambda row: row["threads"])

@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import RECIPE, TRAINER
 from dataforge.cli.options import json_option
-from dataforge.command import LocalPath, command, echo, echo_json, natural, real
+from dataforge.command import OutFile, command, echo, echo_json, natural, real
 
 _OWN = "default: {}, or the value of --trainer"
 
@@ -43,7 +43,7 @@ _OWN = "default: {}, or the value of --trainer"
     "--config", type=click.Path(path_type=Path), help="TOML file of the trainer; options given here override it."
 )
 @click.option("--seconds", type=real(above=0), default=10.0, show_default=True, help="How long to measure the trainer.")
-@click.option("--plot", type=LocalPath(), help="Draw the stages as a chart into this PNG file.")
+@click.option("--plot", type=OutFile(), help="Draw the stages as a chart into this PNG file.")
 @json_option
 def bench(
     directory: Path | None,

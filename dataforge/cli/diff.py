@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dataforge.cli.options import Directory, json_option
-from dataforge.command import LocalPath, command, echo, echo_json, real
+from dataforge.command import OutFile, command, echo, echo_json, real
 from dataforge.errors import ConfigError
 from dataforge.files import writing
 
@@ -33,7 +33,7 @@ SHOWN = 24  # images in the report
     show_default=True,
     help="Least IoU at which two boxes count as the same box, moved.",
 )
-@click.option("--report", type=LocalPath(), help="Write an HTML page with images to this file.")
+@click.option("--report", type=OutFile(), help="Write an HTML page with images to this file.")
 @json_option
 def diff(a: Path, b: Path, iou: float, report: Path | None, as_json: bool) -> None:
     """Report what was added, removed, moved and relabelled from shard folder A to shard folder B.

@@ -12,7 +12,7 @@ from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import Directory, engine_options, json_option, names, progress_bar, spreading
 from dataforge.cli.source import SourceCommand, named, open_source, source_options
 from dataforge.cloud.path import RemotePath
-from dataforge.command import LocalPath, echo, echo_json
+from dataforge.command import OutFile, echo, echo_json
 from dataforge.errors import ConfigError, line_safe
 from dataforge.files import writing
 
@@ -37,7 +37,7 @@ SHOWN = 3  # examples per kind
     "--split", "splits", multiple=True, help="Only these splits (repeat the option, or separate names by commas)."
 )
 @source_options
-@click.option("--report", type=LocalPath(), help="Write an HTML page with images to this file.")
+@click.option("--report", type=OutFile(), help="Write an HTML page with images to this file.")
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning", "info"]),

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from dataforge.command import LocalPath, command, natural
+from dataforge.command import OutFile, command, natural
 from dataforge.process import run_module
 
 
 @command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--step", type=natural(), required=True, help="Step number as in RUN/steps.csv, from 1.")
-@click.option("--out", type=LocalPath(), help="Output image [default: RUN/step-N.png].")
+@click.option("--out", type=OutFile(), help="Output image [default: RUN/step-N.png].")
 @click.option("--shards", type=click.Path(path_type=Path), help="Current path of the run's shards, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(folder: Path, step: int, out: Path | None, shards: Path | None, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 
 from dataforge.cli.complete import CLASS, RECIPE, SPLIT
 from dataforge.cli.options import Directory, view_options
-from dataforge.command import LocalPath, command, echo, natural
+from dataforge.command import OutFile, command, echo, natural
 from dataforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("directory", type=Directory())
-@click.option("--out", type=LocalPath(), default=Path("show.jpg"), show_default=True, help="The picture.")
+@click.option("--out", type=OutFile(), default=Path("show.jpg"), show_default=True, help="The picture.")
 @click.option("--n", type=natural(1, 400), default=16, show_default=True, help="How many images.")
 @click.option("--split", type=SPLIT, help="Only images of this split.")
 @click.option("--class", "class_name", type=CLASS, help="Only images with boxes of this class.")

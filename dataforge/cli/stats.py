@@ -52,6 +52,8 @@ def stats(
     from dataforge.shards.reader import Shards
 
     shards = Shards(directory, split)
+    if out and not out.is_dir() and out.exists():
+        raise ConfigError(f"--out {out}: is a file; expected a folder")
     parts = {name: rows for name, rows in shards.splits.items() if name not in shards.index["unions"]}
     with spreading(engine, address) as how:
         facts = statistics(shards.table, shards.classes, parts, *how)

@@ -25,7 +25,8 @@ from dataforge.process import run_module
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint or .onnx to run on --split.",
+    help="Detections to show beside the boxes: a .json of COCO's results, or a checkpoint, a run's folder or an .onnx, "
+    "which detects on --split first.",
 )
 @click.option("--augment", metavar="RECIPE", type=RECIPE, help="Show images augmented by this recipe, too.")
 @click.option(
@@ -75,8 +76,10 @@ def view(
 
 def _detected(model: Path, directory: Path, split: str | None, file: Path) -> Path:
     """Write to a file what a model detects in a split, and return it."""
-    if not model.is_file():
-        raise ConfigError(f"--predictions {model}: no such file; expected a .json, a checkpoint or an .onnx")
+    if not model.exists():
+        raise ConfigError(
+            f"--predictions {model}: no such file; expected a .json, a checkpoint, a run's folder or an .onnx"
+        )
     if split is None:
         raise ConfigError(f"--predictions {model}: is a model; give the --split to run it on")
     words = (model, "--shards", directory, "--split", split, "--save-json", file)

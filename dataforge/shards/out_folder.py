@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dataforge.cloud.path import RemotePath
-from dataforge.errors import ConfigError, ShardError
+from dataforge.errors import ConfigError, ShardError, is_utf8
 from dataforge.files import lock_file, writing
 from dataforge.shards.index import INDEX, JOURNAL, PART, REPORT
 
@@ -46,6 +46,8 @@ def check_free(out: Path, *, resume: bool = False) -> None:
     """
     if isinstance(out, RemotePath):
         return
+    if not is_utf8(str(out.absolute())):
+        raise ShardError(f"{out.absolute()}: its name is not UTF-8, as that of shards must be; choose another --out")
     if out.is_file():
         raise ShardError(f"{out}: is a file; --out must name a folder")
     with writing(out, ShardError):

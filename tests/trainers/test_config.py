@@ -27,7 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--shards", "nowhere"], "nowhere: does not exist"),
         (
             ["--shards", "{shards}", "--val-split", "test"],
-            r"unknown split 'test'; known: train, val\. Pass --val-split '', or make .* `dataforge split",
+            r"unknown split 'test'; known: train, val\. Pass --val-split val, or make .* `dataforge split",
+        ),
+        (
+            ["--shards", "{shards}", "--train-split", "dev"],
+            r"unknown split 'dev'.*\. Pass --train-split train, or make",
         ),
         (["--shards", "{shards}", "--size", "100"], "multiples of 32"),
         (["--shards", "{shards}", "--optimizer", "adam"], "'--optimizer': 'adam' is not one of 'sgd', 'adamw'"),
@@ -100,6 +104,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--config", "bcc"], "unknown configuration 'bcc'; known: FILE.toml, dense_bccd, .*, yolov2_voc$"),
         (["--config", "weather"], "unknown configuration 'weather'"),
         (["--resume", "{tmp}"], "holds no args.toml"),
+        (["--resume", "{tmp}/mnie"], "mnie: does not exist; expected the folder of a run"),
         (["--resume", "{tmp}", "--lr", "1"], "--resume goes with"),
         (["--resume", "{tmp}/dense"], "is a run of dense; continue it with python -m trainers.dense"),
     ],

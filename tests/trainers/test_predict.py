@@ -181,6 +181,7 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path) -> None:
         ((checkpoint, "--source", tmp_path / "empty", "--out", out), "no images found"),
         ((checkpoint, "--source", tmp_path / "nothing*.jpg", "--out", out), "no images found"),
         ((checkpoint, "--source", tmp_path / "none", "--out", out), "no images found"),
+        ((tmp_path / "none.pt", "--source", tmp_path / "none", "--out", out), "no images found"),  # before the model
         ((tmp_path / "none.pt", "--source", source, "--out", out), "no such checkpoint"),
         ((checkpoint, "--source", source, "--out", checkpoint), "cannot be written"),
     ):

@@ -309,6 +309,7 @@ def test_the_command_runs_a_model(shards: Shards, tmp_path: Path, monkeypatch: p
         (("--predictions", "none.pt"), "none.pt: no such file"),
         (("--predictions", "none.json"), "none.json: cannot be read"),
         (("--predictions", __file__), "give the --split"),
+        (("--predictions", str(Path(__file__).parent)), "give the --split"),  # a run's folder, perhaps
         (("--augment", "nothing"), "nothing"),
         (("--split", "none"), "none"),
     ],

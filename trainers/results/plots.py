@@ -157,7 +157,7 @@ def results(table: Path, file: Path) -> None:
         axis.set_xlim(values[0, 0] - 0.5, values[-1, 0] + 0.5)  # the same for all, also for one that is known once
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if values[finite, i].min() >= 0:
-            axis.set_ylim(0, None)
+            axis.set_ylim(0, 1.05 * values[finite, i].max() or 1)
         axis.grid(alpha=0.3)
     for axis in axes[len(drawn) :]:
         axis.set_axis_off()

@@ -17,7 +17,7 @@ from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.loading.batch import Batch
 from dataforge.loading.sampler import box_places, scaled
-from trainers import distributed, registry
+from trainers import checkpoint, distributed, registry
 from trainers.config import Config
 from trainers.training.data import make_loaders
 from trainers.training.learner import Learner
@@ -29,18 +29,24 @@ LEAST_STEPS = 16  # of an epoch
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step takes: seconds, and bytes at the peak, beside the weights."""
+    """What a training step takes.
+
+    Attributes:
+        memory: bytes at the peak, beside the weights.
+        copy: bytes of the state that a checkpoint copies while training continues, in the memory of the steps.
+    """
 
     seconds: float
     memory: int
+    copy: int = 0
 
 
 def fitting(config: Config, detector: str, device: torch.device, world: int) -> int:
     """Return how many images a step may have: 1, 2, 4, ...
 
     It is the largest number of which a step takes at most `SHARE` of the free memory, with the largest images and most
-    boxes that occur, and of which an epoch has at least `LEAST_STEPS`. On a CPU, more images than `config.batch_size`
-    must also make each of them faster.
+    boxes that occur, beside the copy of the state that a checkpoint makes on a CPU, and of which an epoch has at least
+    `LEAST_STEPS`. On a CPU, more images than `config.batch_size` must also make each of them faster.
 
     Raises:
         ConfigError: there are several processes, or the memory is too small for one image.
@@ -76,7 +82,7 @@ def largest(cost: Callable[[int], Cost], images: int, device: torch.device, enou
     free = SHARE * distributed.free_memory(device)
     count, least = 1, cost(1)
     while 2 * count * LEAST_STEPS <= images:
-        if free and 2 * least.memory > free:
+        if free and 2 * least.memory + least.copy > free:
             return count, least, "twice as many would need too much memory"
         try:
             double = cost(2 * count)
@@ -119,7 +125,9 @@ def _cost(learner: Learner, batch: Batch, held: int) -> Cost:
             learner.gradients(batch)
             learner.update(0.0, step)
             seconds.append(time.perf_counter() - started)
-    return Cost(min(seconds), _peak(learner.device) - held)
+    state = {**learner.state_dict(), "judged": learner.judged.state_dict()}
+    copy = checkpoint.size(state) if learner.device.type == "cpu" else 0
+    return Cost(min(seconds), _peak(learner.device) - held, copy)
 
 
 def _held(device: torch.device) -> int:

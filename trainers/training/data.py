@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError, DataError, UnknownNameError
+from dataforge.errors import ConfigError, DataError
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from dataforge.loading.sampler import scaled
@@ -71,16 +71,10 @@ def make_loaders(
             raise ConfigError(f"{key} is {_listed(sizes)}; expected multiples of {kind.stride}")
     least = min(min(scaled(shape, scale)) for shape in loader.shapes for scale in loader.scales)
     if least < kind.least:
-        raise ConfigError(
-            f"size {_listed([size])}, buckets {_listed(loader.shapes)} and multiscale {config.multiscale} give a side "
-            f"of {least}; expected at least {kind.least}"
-        )
-    try:
-        return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
-    except UnknownNameError as error:
-        other = next((name for name in ("valid", "validation", "dev") if name in shards.splits), "''")
-        make = f"`dataforge split {config.shards} --out NEW --val 0.1`"
-        raise ConfigError(f"{error}. Pass --val-split {other}, or make a split by {make}") from None
+        others = f", buckets {_listed(loader.shapes)}" if config.buckets else ""
+        others += f", multiscale {','.join(map(str, config.multiscale))}" if config.multiscale else ""
+        raise ConfigError(f"size {_listed([size])}{others}: gives a side of {least}; expected at least {kind.least}")
+    return loader, Loader(shards, config.val_split, shuffle=False, **common) if config.val_split else None
 
 
 def _listed(shapes: list[tuple[int, int]]) -> str:

@@ -18,7 +18,7 @@ from dataforge.command import echo
 from dataforge.errors import DataError, StoppedError
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
-from trainers.config import Config, read_toml
+from trainers.config import Config, check_splits, read_toml
 from trainers.results.report import draw_inputs, score
 from trainers.training import auto_batch, defaults, precision, remote, run
 from trainers.training.data import make_loaders, skipped, timed
@@ -48,6 +48,7 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
             damaged. StoppedError: training was stopped; a checkpoint was written.
     """
     config.check()
+    check_splits(config)
     if not resume and (resume := run.restarted(config, detector) or remote.restarted(config, detector)):
         config = type(config)(**read_toml(type(config), run.arguments(resume)))
         config.check()
@@ -64,6 +65,8 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         config.amp, words = distributed.gathered(precision.resolved(config.amp, device, fp16))[0]
         if words and rank == 0:
             echo(words)
+        if resume and rank == 0:
+            run.keep(resume, config)
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)

@@ -37,7 +37,7 @@ def resolved(amp: str, device: torch.device, fp16: bool = True) -> tuple[str, st
         ConfigError: fp16 on a CPU, which is so slow that not even a measurement ends soon.
     """
     if device.type == "cpu" and amp == "fp16":
-        raise ConfigError("amp is 'fp16' on cpu, which computes it very slowly; expected auto, bf16 or none")
+        raise ConfigError("amp is 'fp16' on cpu, which computes it very slowly; pass --amp auto, bf16 or none")
     if device.type == "cpu" and amp != "none":
         factor = cost(torch.bfloat16)
         words = f"a step in bf16 takes about {factor:.2g} times as long as in float32 on this CPU"

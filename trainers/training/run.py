@@ -16,7 +16,7 @@ from dataforge.command import echo
 from dataforge.errors import ConfigError
 from dataforge.files import lock_file, reading, writing
 from trainers import checkpoint
-from trainers.config import Config, write_toml
+from trainers.config import Config, read_toml, write_toml
 
 ARGS, RESULTS, STEPS = "args.toml", "results.csv", "steps.csv"
 START, LOCK = "start.json", "lock"
@@ -48,10 +48,27 @@ def create(config: Config, detector: str, held: ExitStack) -> Path:
             else:
                 held.enter_context(locked(folder))
             config.name = name
-            write_toml(config, folder / (ARGS + ".tmp"))
-            os.replace(folder / (ARGS + ".tmp"), folder / ARGS)
+            _write(config, folder)
         return folder
     raise ConfigError(f"{root / config.name}: that run exists; choose another --name, or --resume {root / config.name}")
+
+
+def _write(config: Config, folder: Path) -> None:
+    write_toml(config, folder / (ARGS + ".tmp"))
+    os.replace(folder / (ARGS + ".tmp"), folder / ARGS)
+
+
+def keep(folder: Path, config: Config) -> None:
+    """Write the number of epochs and the precision of a resumed run to its arguments: later ones take the same.
+
+    Raises:
+        ConfigError: the file cannot be read or written.
+    """
+    old = read_toml(type(config), folder / ARGS)
+    new = old | {"epochs": config.epochs, "amp": config.amp}
+    if new != old:
+        with writing(folder / ARGS, ConfigError):
+            _write(type(config)(**new), folder)
 
 
 @contextmanager
@@ -109,7 +126,8 @@ def start(folder: Path) -> dict[str, Any]:
     try:
         noted: dict[str, Any] = json.loads((folder / START).read_text("utf-8"))
     except (OSError, ValueError):
-        raise ConfigError(f"{folder}: holds no {START} that can be read; expected the folder of a run") from None
+        reason = f"holds no {START} that can be read" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder}: {reason}; expected the folder of a run") from None
     return noted
 
 
@@ -140,7 +158,8 @@ def arguments(folder: Path) -> Path:
             raise ConfigError(
                 f"{folder}: ended before its values were written; start it again, with --name {folder.name}"
             )
-        raise ConfigError(f"{folder}: holds no {ARGS}; expected the folder of a run")
+        reason = f"holds no {ARGS}" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder}: {reason}; expected the folder of a run")
     return folder / ARGS
 
 

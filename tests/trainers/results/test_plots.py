@@ -152,3 +152,4 @@ def test_all_curves_of_a_run_have_one_range_of_epochs(tmp_path: Path, monkeypatc
     loss, score = figures[0].axes[:2]
     assert loss.get_xlim() == score.get_xlim() == (0.5, 3.5)
     assert all(tick == round(tick) for tick in score.get_xticks()), "epochs are whole"
+    assert loss.get_ylim()[1] >= 3.12, "the highest point is not on the frame"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from dataforge.errors import ConfigError
 from tests.trainers import runs
-from trainers import distributed, registry
+from trainers import checkpoint, distributed, registry
 from trainers.command import command
 from trainers.config import Config, included, read_toml, write_toml
 from trainers.models import pretrained
@@ -167,7 +167,8 @@ def test_the_command(twenty: Path, tmp_path: Path, offline: None, monkeypatch: p
     assert len(done.stdout.splitlines()) == 4 and config.backbone == "tf_efficientnet_lite0"  # type: ignore[attr-defined]
     assert (config.epochs, config.size, config.lr) == (7, [288, 288], 0.25)
     for words in (["--defaults", "paper"], ["--config", "ssd_bccd"]):
-        done, [config] = trained("ssd", "--shards", twenty, *words, monkeypatch=monkeypatch)
+        splits = ["--train-split", "train", "--val-split", "val"]
+        done, [config] = trained("ssd", "--shards", twenty, *splits, *words, monkeypatch=monkeypatch)
         assert len(done.stdout.splitlines()) == (words[0] == "--config") and config.defaults == "paper"
     assert config.epochs == 18
 
@@ -234,6 +235,23 @@ def test_where_the_batch_ends(
 
     count, _, words = auto_batch.largest(cost, images, CPU, enough)
     assert count == expected and reason in words
+
+
+def test_a_checkpoints_copy_of_the_state_has_room_beside_the_batch(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "free_memory", lambda device: 1000)
+    for copy, expected in ((0, 4), (1, 2)):
+        assert auto_batch.largest(lambda count: Cost(1.0, 200 * count, copy), 99, CPU, 99)[0] == expected  # noqa: B023
+    costs: list[Cost] = []
+
+    def largest(cost: Callable[[int], Cost], *_: Any) -> tuple[int, Cost, str]:
+        costs.append(cost(1))
+        return 1, costs[0], ""
+
+    monkeypatch.setattr(auto_batch, "largest", largest)
+    folder = engine.train(runs.small(twenty, tmp_path, epochs=1, auto_batch=True), "yolov2")
+    assert costs[0].copy == checkpoint.size(checkpoint.load(folder / "weights/last.pt")) > 0
 
 
 def test_auto_batch_is_written_as_a_number(twenty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

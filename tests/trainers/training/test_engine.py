@@ -273,6 +273,42 @@ def test_a_run_of_an_ssd_with_fitted_priors_goes_on_exactly(
     assert steps(folder) == steps(whole) and len(steps(whole)) == 2
 
 
+def test_a_finished_run_goes_on_for_more_epochs_exactly(
+    finished: Path, twenty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the learning rate does not depend on their number."""
+    folder = engine.train(small(twenty, tmp_path, name="whole", epochs=1, save_steps=2), "yolov2")
+    done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(folder), "--epochs", "2"])
+    assert done.exit_code == 0, done.output
+    assert steps(folder) == steps(finished)
+    ours, theirs = (torch.load(one / "weights/last.pt", weights_only=True)["model"] for one in (folder, finished))
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+    assert read_toml(YOLOv2Config, folder / "args.toml")["epochs"] == 2
+    cosine = engine.train(small(twenty, tmp_path, name="cosine", epochs=1, schedule="cosine"), "yolov2")
+    done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(cosine), "--epochs", "2"])
+    assert done.exit_code == 2 and len(steps(cosine)) == 5
+    assert f"train anew, by --config {cosine}/args.toml --epochs 2 --name NEW" in done.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [("fp16", "none"), ("none", "fp16")])
+def test_a_run_goes_on_in_another_precision(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    """Such as one in fp16, of a CUDA device, on a CPU, where fp16 is refused."""
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(precision, "resolved", lambda amp, *_: (amp, ""))
+        patch.setattr(distributed.Stop, "everywhere", lambda *_: True)
+        engine.train(small(twenty, tmp_path, name="half", amp=before), "yolov2")
+    command, folder = trainer("yolov2", YOLOv2Config), tmp_path / "yolov2/half"
+    if before == "fp16":
+        refused = CliRunner().invoke(command, ["--resume", str(folder), "--device", "cpu"])
+        assert refused.exit_code == 2 and "amp is 'fp16' on cpu" in refused.stderr and "--amp auto" in refused.stderr
+    monkeypatch.setattr(precision, "resolved", lambda amp, *_: (amp, ""))
+    done = CliRunner().invoke(command, ["--resume", str(folder), "--amp", after])
+    assert done.exit_code == 0, done.output
+    assert len(steps(folder)) == 10 and read_toml(YOLOv2Config, folder / "args.toml")["amp"] == after
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_trains(twenty: Path, tmp_path: Path, amp: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "resolved", lambda *_: (amp, ""))  # refuses fp16 on a CPU

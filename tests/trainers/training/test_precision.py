@@ -41,7 +41,7 @@ def test_a_cpu(amp: str, factor: float, chosen: str, words: str, monkeypatch: py
 
 def test_fp16_on_a_cpu_is_refused_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cost", lambda kind: pytest.fail("measured"))
-    with pytest.raises(ConfigError, match=r"amp is 'fp16' on cpu.*; expected auto, bf16 or none"):
+    with pytest.raises(ConfigError, match=r"amp is 'fp16' on cpu.*; pass --amp auto, bf16 or none"):
         precision.resolved("fp16", CPU)
 
 
