@@ -44,10 +44,11 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         os.replace(temporary, path)
         flush(path.parent)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(checkpoint)) / 1e6
-        needed = f"it needs about {size:.1f} MB, {room(path.parent)}; the checkpoints before it are as they were"
+        needed = f"it needs about {size(checkpoint) / 1e6:.1f} MB, {room(path.parent)}"
         temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {_reason(error)}; {needed}") from None
+        raise ConfigError(
+            f"{path}: cannot be written: {_reason(error)}; {needed}; the checkpoints before it are as they were"
+        ) from None
 
 
 class Writer:
