@@ -113,7 +113,8 @@ def _reason(error: BaseException) -> str:
 
 def size(checkpoint: Any) -> int:
     """Return the bytes of a checkpoint's tensors; of those that share their memory, once, as `copied` keeps them."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(checkpoint)}.values())
+    tensors = sorted(_tensors(checkpoint), key=lambda tensor: tensor.nbytes)
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -46,10 +46,11 @@ def command(detector: str, kind: type[Config]) -> click.Command:
             toml = run.arguments(resume)
             if not run.unfinished(resume) and (owner := run.start(resume)["detector"]) != detector:
                 raise ConfigError(f"{resume}: is a run of {owner}; continue it with python -m trainers.{owner}")
-        stated = (read_toml(kind, toml, detector) if toml else {}) | given
+        before = read_toml(kind, toml, detector) if toml else {}
+        stated = before | given
         config = kind(**stated)
         config.check()
-        if resume and config.schedule == "cosine" and "epochs" in given:
+        if resume and config.schedule == "cosine" and config.epochs != before.get("epochs"):
             raise ConfigError(
                 f"--epochs {config.epochs}: the run's cosine schedule falls over its own number of epochs; a run of "
                 f"more differs from the start: train anew, by --config {toml} --epochs {config.epochs} --name NEW"

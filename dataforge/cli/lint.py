@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dataforge.archives.hub import is_address
 from dataforge.cli.complete import FORMAT
-from dataforge.cli.options import Directory, engine_options, json_option, names, progress_bar, spreading
+from dataforge.cli.options import engine_options, json_option, names, progress_bar, spreading
 from dataforge.cli.source import SourceCommand, named, open_source, source_options
-from dataforge.cloud.path import RemotePath
+from dataforge.cloud.path import RemotePath, located
 from dataforge.command import OutFile, echo, echo_json
 from dataforge.errors import ConfigError, line_safe
 from dataforge.files import writing
@@ -24,7 +25,7 @@ SHOWN = 3  # examples per kind
 
 
 @click.command(cls=SourceCommand)
-@click.argument("root", metavar="ROOT|DIR", type=Directory())
+@click.argument("root", metavar="ROOT|DIR", type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "format_name",
@@ -70,6 +71,8 @@ def lint(
     from dataforge.shards.reader import Shards
     from dataforge.shards.versions import is_shards
     from dataforge.sources.view import View
+
+    root = root if is_address(root) else located(root)
 
     def source() -> Source:
         return source_of(shards) if shards else open_source(format_name, root, names(splits), **given)[0]

@@ -27,7 +27,7 @@ MOST_RETRIES = 10_000  # more than the deadline has time for
 FORKED = "obstore does not work in a forked process whose parent used it; start workers by spawn or forkserver"
 CHANGED = "has changed since it was opened (its ETag differs); open the shards again"
 T = TypeVar("T")
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT",)}
 _users: list[int] = []  # the process that has made requests
 
 
@@ -48,7 +48,8 @@ def bucket_of(scheme: str, name: str, writes: bool = False) -> Any:
         raise ConfigError(f"{scheme}://{name}: needs obstore: pip install 'dataforge-detection[cloud]'") from None
     if scheme == "memory":
         return bucket_of(scheme, name) if writes else MemoryStore()
-    plain = any(_endpoint(name).startswith("http://") for name in ENDPOINTS)
+    endpoints = [_endpoint(name) for name in ENDPOINTS.get(scheme, ())]  # all are checked
+    plain = any(endpoint.startswith("http://") for endpoint in endpoints)
     client: Any = {
         "allow_http": plain or os.environ.get("AZURE_STORAGE_USE_EMULATOR") == "true",
         "connect_timeout": timedelta(seconds=5),
@@ -77,7 +78,8 @@ def _endpoint(name: str) -> str:
 
 class _Interruptible:
     """The functions of obstore. Those called in the main thread run in another, since Ctrl-C is heard in a wait for
-    that, but not in Rust. `get` returns the object's bytes.
+    that, but not in Rust. `get` returns the object's bytes. Ctrl-C waits for the end of a `put`, other than one that
+    creates, so that nothing is written once the caller has cleaned up.
     """
 
     def __init__(self, module: Any, path: object) -> None:
@@ -89,12 +91,15 @@ class _Interruptible:
     def get(self, *given: Any, **how: Any) -> Any:
         return self._heard(lambda: self._module.get(*given, **how).bytes())
 
+    def put(self, *given: Any, mode: str = "overwrite", **how: Any) -> Any:
+        return self._heard(self._module.put, *given, mode=mode, **how, whole=mode != "create")
+
     def list(self, *given: Any, **how: Any) -> Iterator[Any]:
         pages = self._module.list(*given, **how)
         while page := self._heard(next, pages, None):
             yield page
 
-    def _heard(self, call: Callable[..., T], *given: Any, **how: Any) -> T:
+    def _heard(self, call: Callable[..., T], *given: Any, whole: bool = False, **how: Any) -> T:
         if threading.current_thread() is not threading.main_thread():
             return call(*given, **how)
         reply: Future[T] = Future()
@@ -105,11 +110,18 @@ class _Interruptible:
             except BaseException as error:
                 reply.set_exception(error)
 
-        threading.Thread(target=run, name="shards-request", daemon=True).start()
-        if wait([reply], PATIENCE).not_done:
-            repeated = f"requests are repeated for {DEADLINE.seconds} s, Ctrl-C ends the wait"
-            echo(f"{self._path}: no answer for {PATIENCE} s; {repeated}", err=True)
-        return reply.result()
+        thread = threading.Thread(target=run, name="shards-request", daemon=True)
+        try:
+            thread.start()
+            if not whole and wait([reply], PATIENCE).not_done:
+                repeated = f"requests are repeated for {DEADLINE.seconds} s, Ctrl-C ends the wait"
+                echo(f"{self._path}: no answer for {PATIENCE} s; {repeated}", err=True)
+            return reply.result()
+        except KeyboardInterrupt:
+            if whole and thread.is_alive():
+                echo(f"{self._path}: is being sent; waiting for its end, Ctrl-C again ends the wait", err=True)
+                thread.join()
+            raise
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def check_free(out: Path, *, resume: bool = False) -> None:
         raise ShardError(f"{out}: is a file; --out must name a folder")
     with writing(out, ShardError):
         names = {entry.name for entry in out.iterdir()} if out.exists() else set()
-        below = next(out.glob(f"*/{INDEX}"), None)
+        below = next((path for path in out.rglob(INDEX) if path.parent != out), None)
     if below:
         raise ShardError(f"{out}: other shards are below it, in {below.parent}; choose another --out")
     if names and names.isdisjoint({INDEX, REPORT}):

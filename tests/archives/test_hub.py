@@ -51,6 +51,8 @@ def test_a_cached_set(tmp_path: Path) -> None:
         done = command(tmp_path / "home", "ingest", "auto", address, "--out", tmp_path / f"out{n}")
         assert done.returncode == 0 and "coco (" in done.stderr, done.stderr
         assert "unread" not in done.stdout and facts(tmp_path / f"out{n}") == facts(tmp_path / "plain")
+        done = command(tmp_path / "home", "lint", address)
+        assert done.returncode < 2 and "coco (" in done.stderr, done.stderr
     done = command(
         tmp_path / "home", "ingest", "coco", root, "--add", "coco:hf://owner/name", "--out", tmp_path / "both"
     )

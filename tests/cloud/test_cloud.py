@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from click.testing import CliRunner
 
@@ -387,6 +390,9 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL is not an address such as https://host:9000") as wrong:
             Shards("s3://b/x")
         assert SECRET not in str(wrong.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "wrong")
+    with pytest.raises(ShardError, match="memory://other/x"):  # another store's
+        Shards("memory://other/x")
     for text in ("s3://", "http://host/x", f"s3://user:{SECRET}@b/x", f"az://c/x?sig={SECRET}"):
         with pytest.raises(ConfigError) as error:
             located(text)
@@ -420,6 +426,29 @@ def test_a_long_wait_is_told(s3: Double, url: str, monkeypatch: pytest.MonkeyPat
     Shards(url)
     told = f"{url}/index.json: no answer for 0.5 s; requests are repeated for 30 s, Ctrl-C ends the wait\n"
     assert capsys.readouterr().err == told
+
+
+def test_ctrl_c_waits_for_a_file_that_is_being_sent(
+    s3: Double, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It would else arrive after the lock is gone."""
+    (tmp_path / "file").write_bytes(b"bytes")
+    path, sending = located(f"{url}/file"), threading.Event()
+
+    class Slow:
+        def put(self, *given: Any, **how: Any) -> None:
+            sending.set()
+            time.sleep(1)
+            obstore.put(*given, **how)
+
+    here = threading.get_ident()
+    interrupt = threading.Thread(target=lambda: (sending.wait(), signal.pthread_kill(here, signal.SIGINT)))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        requests._Interruptible(Slow(), path).put(path.writer, path.key, tmp_path / "file")
+    interrupt.join()
+    assert path.read_bytes() == b"bytes"
+    assert "is being sent; waiting for its end" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import DataError, StoppedError
+from dataforge.errors import ConfigError, DataError, StoppedError
 from dataforge.loading.batch import Batch
 from trainers import distributed, registry
 from trainers.config import Config, check_splits, read_toml
@@ -65,11 +65,13 @@ def train(config: Config, detector: str, resume: Path | None = None, stated: Nam
         config.amp, words = distributed.gathered(precision.resolved(config.amp, device, fp16))[0]
         if words and rank == 0:
             echo(words)
-        if resume and rank == 0:
-            run.keep(resume, config)
         if config.auto_batch and not resume:
             config.batch_size, config.auto_batch = auto_batch.fitting(config, detector, device, world), False
         training = start(config, detector, resume, rank, world, device, held)
+        if training.progress.epoch > config.epochs:
+            raise ConfigError(f"--epochs {config.epochs}: the run has done {training.progress.epoch}; expected as many")
+        if resume and rank == 0:
+            run.keep(resume, config)
         with distributed.Stop() as stop, training.remote or nullcontext(), training.writer, Log(training) as log:
             stopped = False
             while not stopped and not training.finished:

@@ -284,6 +284,10 @@ def test_a_finished_run_goes_on_for_more_epochs_exactly(
     ours, theirs = (torch.load(one / "weights/last.pt", weights_only=True)["model"] for one in (folder, finished))
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
     assert read_toml(YOLOv2Config, folder / "args.toml")["epochs"] == 2
+    for refused, why in (["--epochs", "1"], "has done 2"), (["--epochs", "3", "--shards", "gone"], "does not exist"):
+        done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(folder), *refused])
+        assert done.exit_code == 2 and why in done.stderr
+        assert read_toml(YOLOv2Config, folder / "args.toml")["epochs"] == 2
     cosine = engine.train(small(twenty, tmp_path, name="cosine", epochs=1, schedule="cosine"), "yolov2")
     done = CliRunner().invoke(trainer("yolov2", YOLOv2Config), ["--resume", str(cosine), "--epochs", "2"])
     assert done.exit_code == 2 and len(steps(cosine)) == 5
