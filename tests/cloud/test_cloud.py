@@ -438,11 +438,17 @@ def test_ctrl_c_waits_for_a_file_that_is_being_sent(
     class Slow:
         def put(self, *given: Any, **how: Any) -> None:
             sending.set()
-            time.sleep(1)
+            time.sleep(3)
             obstore.put(*given, **how)
 
     here = threading.get_ident()
-    interrupt = threading.Thread(target=lambda: (sending.wait(), signal.pthread_kill(here, signal.SIGINT)))
+
+    def press() -> None:
+        sending.wait()
+        time.sleep(1)  # until the main thread waits
+        signal.pthread_kill(here, signal.SIGINT)
+
+    interrupt = threading.Thread(target=press)
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         requests._Interruptible(Slow(), path).put(path.writer, path.key, tmp_path / "file")
