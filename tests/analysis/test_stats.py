@@ -117,7 +117,10 @@ def test_the_command(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert facts["padding"]["1 size"]["steps"] == 5 and facts["splits"]["train"]["crowd"] > 0
 
     (tmp_path / "file").write_text("")
-    for flags, words in ((["--out", str(tmp_path / "file")], "cannot be written"), (["--split", "x"], "unknown split")):
+    for flags, words in (
+        (["--out", str(tmp_path / "file")], "is a file; expected a folder"),
+        (["--split", "x"], "unknown split"),
+    ):
         done = run(main, ["stats", str(tiny_shards), *flags])
         assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.output
 
