@@ -498,6 +498,7 @@ def test_folders_of_splits_with_annotations_in_them(tmp_path: Path) -> None:
     for n, name in enumerate(("train", "val")):
         put(tmp_path / name / "annotations/instances.json", json.dumps(coco_json(["a.jpg"], [box(10, [n, 1, 4, 4])])))
         put(tmp_path / name / "images/a.jpg", picture(n))
+    put(tmp_path / ".ipynb_checkpoints/x-checkpoint.json", json.dumps(coco_json(["a.jpg"], [])))
     assert detect(tmp_path)[0] == "coco"
     records, findings = drain(read(tmp_path))
     assert [(r.split, r.boxes[0, 0]) for r in records] == [("train", 0), ("val", 1)] and not findings
