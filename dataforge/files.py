@@ -240,8 +240,9 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def globbed(folder: Path, *patterns: str) -> list[Path]:
-    """Return the sorted paths in a folder that match one of the patterns, without those that are hidden."""
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if not is_hidden(path.name)})
+    """Return the sorted paths in a folder that match one of the patterns, without those that are hidden, or in such."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in paths if not any(map(is_hidden, path.parts[len(folder.parts) :])))
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from dataforge.files import (
     existing,
     exists,
     flush,
+    globbed,
     listed,
     lock_file,
     parse_start,
@@ -149,6 +150,15 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with subprocess.Popen(["sh", "-c", f"(printf a; sleep 0.05; printf bc) > '{pipe}'"]):
         assert read_bytes(pipe) == b"abc"
+
+
+def test_what_is_in_a_hidden_folder_is_hidden(tmp_path: Path) -> None:
+    root = tmp_path / ".cache" / "set"  # the folder itself may be in one
+    for name in ("a/b.txt", "a.txt", ".hidden/c.txt", "__MACOSX/a.txt", "a/.ipynb_checkpoints/b.txt", "a/._b.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert globbed(root, "*.txt", "*/*.txt", "*/*/*.txt") == [root / "a/b.txt", root / "a.txt"]
+    assert globbed(root, "**/*.txt") == [root / "a/b.txt", root / "a.txt"]
 
 
 def test_whether_many_files_exist(tmp_path: Path) -> None:

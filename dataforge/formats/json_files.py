@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dataforge.errors import FormatError
-from dataforge.files import circles, files_below, listed, read_bytes, reading
+from dataforge.files import circles, files_below, is_hidden, listed, read_bytes, reading
 from dataforge.formats.splits import NO_SPLIT, WORD
 from dataforge.threads import lock
 
@@ -163,7 +163,7 @@ def json_splits(root: Path, *suffixes: str) -> dict[str, Sequence[Path]]:
     """
 
     def fits(name: str) -> bool:
-        return name.lower().endswith(suffixes or ".json") and not name.startswith(".")
+        return name.lower().endswith(suffixes or ".json") and not is_hidden(name)
 
     if root.is_file():
         names = (root.stem, root.absolute().parent.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import alike, check_root, circles, files_below, is_absent, is_hidden, read_text
+from dataforge.files import alike, check_root, circles, files_below, globbed, is_absent, is_hidden, read_text
 from dataforge.formats.pictures import is_picture
 from dataforge.formats.voc.files import find_unions, overlaps
 from dataforge.record import Finding, Record, Source, as_boxes, pick_splits
@@ -60,7 +60,7 @@ def read_labels(root: Path, split: tuple[str, ...] | None, layout: Layout) -> So
     findings: list[Finding] = []
     pairs = _pairs(root, layout)
     pictures: dict[str, Sequence[Path]] = {name: files_below(images, is_picture) for name, (images, _) in pairs.items()}
-    lists = sorted(root.glob("ImageSets/*.txt")) if len(pairs) == 1 else []
+    lists = globbed(root, "ImageSets/*.txt") if len(pairs) == 1 else []
     files = {
         str(labels / alike(path.relative_to(labels).as_posix())): path
         for _, labels in pairs.values()

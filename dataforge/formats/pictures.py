@@ -70,22 +70,29 @@ def held(folder: Path, names: Iterable[str], allow_outside: bool = False) -> int
     return sum(exists(picture[1]) for picture in pictures if picture)
 
 
-def nearest(folders: Sequence[Path], names: list[str], allow_outside: bool = False) -> tuple[Path, list[str]]:
-    """Return the `likeliest` folder, and the names as paths in it.
+def nearest(
+    folders: Sequence[Path], names: list[str], origin: Path, allow_outside: bool = False
+) -> tuple[Path, list[str], list[Finding]]:
+    """Return the `likeliest` folder, the names as paths in it, and the finding if these are not as the file says.
 
-    Where it lacks some, their first folders are left out, if that finds more and keeps all names apart: Objects365's
-    begin with `images/v1/`, those of LVIS's URLs with the folder of COCO's split.
+    Where it has none of the first names, their first folders are left out, if that finds some and keeps all names
+    apart: Objects365's begin with `images/v1/`, those of LVIS's URLs with the folder of COCO's split.
     """
-    best = likeliest(folders, names, allow_outside), names
-    found = held(*best, allow_outside)
-    for n in range(1, 1 + max((name.count("/") for name in names[:50]), default=0)):
-        if found == len(names[:50]):
-            break
-        shorter = [name.split("/", n)[-1] if inside(name) else name for name in names]
+    best, kept = likeliest(folders, names, allow_outside), names
+    found = held(best, names, allow_outside)
+    for n in range(1, 1 + max((name.count("/") for name in names[:50] if not found), default=0)):
+        shorter = [name.split("/", n)[-1] if "://" not in name and inside(name) else name for name in names]
         folder = likeliest(folders, shorter, allow_outside)
-        if held(folder, shorter, allow_outside) > found and len({*shorter}) == len({*names}):
-            best, found = (folder, shorter), held(folder, shorter, allow_outside)
-    return best
+        count = held(folder, shorter, allow_outside)
+        if count > found and len({*shorter}) == len({*names}):
+            best, kept, found = folder, shorter, count
+    left = Counter(name.removesuffix(short) for name, short in zip(names, kept, strict=True) if name != short)
+    if not left:
+        return best, kept, []
+    dropped = ", ".join([*sorted(left)[:3], *["..."][: len(left) > 3]])
+    reason = f"are not where the file says; looked for in {best} without the folders {dropped}"
+    value = counted(left.total(), "image")
+    return best, kept, [Finding("noted", "images-by-name", str(origin), "", value, reason, "set")]
 
 
 def find(

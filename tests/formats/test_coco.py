@@ -452,7 +452,20 @@ def test_folders_in_names_that_the_set_does_not_have(tmp_path: Path) -> None:
         ("patch8/a.jpg", [[1, 1, 5, 5]]),
         ("patch16/b.jpg", [[2, 2, 6, 6]]),
     ]
-    assert not findings and all(Path(str(r.image)).is_file() for r in records)
+    (finding,) = findings
+    assert (finding.code, finding.value) == ("images-by-name", "2 images")
+    assert "without the folders images/v1/, images/v2/" in finding.reason
+    assert all(Path(str(r.image)).is_file() for r in records)
+
+
+def test_no_folder_is_left_out_of_names_if_an_image_is_where_its_name_says(tmp_path: Path) -> None:
+    """Of val2017/ only a part is there; those in images/ may be other pictures."""
+    names = ["train2017/1.jpg", "val2017/2.jpg", "val2017/3.jpg"]
+    put(tmp_path / "annotations/instances_train.json", json.dumps(coco_json(names, [box(10, [1, 1, 4, 4])])))
+    for n, name in enumerate(("train2017/1.jpg", "images/2.jpg", "images/3.jpg")):
+        put(tmp_path / name, picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records] == names and not findings
 
 
 def test_names_stay_apart(tmp_path: Path) -> None:
@@ -485,6 +498,7 @@ def test_folders_of_splits_with_annotations_in_them(tmp_path: Path) -> None:
     for n, name in enumerate(("train", "val")):
         put(tmp_path / name / "annotations/instances.json", json.dumps(coco_json(["a.jpg"], [box(10, [n, 1, 4, 4])])))
         put(tmp_path / name / "images/a.jpg", picture(n))
+    put(tmp_path / ".ipynb_checkpoints/x-checkpoint.json", json.dumps(coco_json(["a.jpg"], [])))
     assert detect(tmp_path)[0] == "coco"
     records, findings = drain(read(tmp_path))
     assert [(r.split, r.boxes[0, 0]) for r in records] == [("train", 0), ("val", 1)] and not findings

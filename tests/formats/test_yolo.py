@@ -512,13 +512,18 @@ def test_a_list_of_other_letters_than_its_pictures(tmp_path: Path) -> None:
 
 
 def test_class_numbers_from_1_are_not_those_of_other_classes(tmp_path: Path) -> None:
-    pictures(tmp_path, "train/a.jpg")
-    put(tmp_path / "train/a.txt", LINE + LINE.replace("1", "2", 1))
+    second = LINE.replace("1", "2", 1)
+    pictures(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg")
+    put(tmp_path / "train/a.txt", LINE)
+    put(tmp_path / "train/b.txt", LINE + second + second)
+    put(tmp_path / "train/c.txt", LINE)
     put(tmp_path / "data.yaml", "train: train\nnames: [cat, dog]\n")
-    with pytest.raises(FormatError, match="class numbers run from 1 to 2; expected 0 to 1"):
+    assert [f.value[:6] for f in drain(read(tmp_path))[1]] == ["line 2", "line 3"]  # of one file: a slip
+    put(tmp_path / "train/c.txt", second)
+    with pytest.raises(FormatError, match=r"b.txt: line 2: class 2: .* class numbers run from 1 to 2; expected 0 to 1"):
         drain(read(tmp_path))
-    put(tmp_path / "train/a.txt", LINE + LINE.replace("1", "2", 1) + LINE.replace("1", "0", 1))
-    assert [f.code for f in drain(read(tmp_path))[1]] == ["unknown-class"]
+    put(tmp_path / "train/a.txt", LINE.replace("1", "0", 1))
+    assert [f.code for f in drain(read(tmp_path))[1]] == ["unknown-class"] * 3
 
 
 @pytest.mark.parametrize(
@@ -556,6 +561,49 @@ def test_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
     put(tmp_path / "data.YAML", text + "download: fetch.txt\nauthor: me\n")
     assert detect(tmp_path)[0] == "yolo"
     assert splits(tmp_path) == {"train": ["images/train/a.jpg"], "night": ["images/night/b.jpg"]}
+
+
+@pytest.mark.parametrize("text", ["MIT\n", "", None, "caf\u00e9"])
+def test_other_files_in_the_yaml_are_no_splits(tmp_path: Path, text: str | None) -> None:
+    pictures(tmp_path, "images/train/a.jpg")
+    put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\nlicense: license.txt\nclasses: classes.txt\n")
+    if text is not None:
+        put(tmp_path / "license.txt", text.encode("latin-1"))
+    assert splits(tmp_path) == {"train": ["images/train/a.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "lists", "expected"),
+    [
+        ("trainval/a trainval/b", {"train": "trainval/a", "val": "trainval/b"}, {"train": 1, "val": 1}),
+        ("train/a train/b val/c val/d", {"train": "train/a", "valid": "val/c"}, {"train": 1, "valid": 1}),
+        ("data/a data/b test/c", {"train": "data/a", "val": "data/b"}, {"train": 1, "val": 1}),
+        ("a b test/c", {}, {"train": 3}),
+        ("train/a other/b", {}, {"train": 2}),
+        ("train/a val/b val/c", {}, {"train": 1, "val": 2}),
+    ],
+)
+def test_folders_of_splits_go_after_lists_and_leave_no_picture_out(
+    tmp_path: Path, names: str, lists: dict[str, str], expected: dict[str, int]
+) -> None:
+    for n, name in enumerate(names.split()):
+        put(tmp_path / f"{name}.jpg", picture(n))
+        put(tmp_path / f"{name}.txt", LINE)
+    for split, name in lists.items():
+        put(tmp_path / f"{split}.txt", f"{name}.jpg\n")
+    put(tmp_path / "classes.txt", "cat\ndog\n")
+    assert {split: len(keys) for split, keys in splits(tmp_path).items()} == expected
+
+
+@pytest.mark.parametrize("other", ["a.jpg.txt", "a.TXT"])
+def test_a_label_file_that_another_goes_before_is_told(tmp_path: Path, other: str) -> None:
+    pictures(tmp_path, "train/a.jpg")
+    put(tmp_path / "train/a.txt", LINE)
+    put(tmp_path / "train" / other, LINE + LINE)
+    put(tmp_path / "data.yaml", "train: train\nnames: [cat, dog]\n")
+    (record,), findings = drain(read(tmp_path))
+    if len([*(tmp_path / "train").iterdir()]) == 3:  # a system that tells letters of other cases apart
+        assert (len(record.boxes), [(f.code, Path(f.file).name) for f in findings]) == (1, [("label-orphan", other)])
 
 
 def test_folders_from_the_folder_above(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataforge.errors import FormatError
+from dataforge.files import globbed
 from dataforge.formats.coco import is_coco, is_inner
 from dataforge.formats.splits import NO_SPLIT, split_word
 
@@ -47,13 +48,13 @@ def folders(root: Path, name: str, path: Path) -> list[Path]:
 
 def discover(root: Path) -> dict[str, SplitFiles]:
     found: dict[str, SplitFiles] = {}
-    if not any(root.glob(f"*/{ROBOFLOW}")):
+    if not globbed(root, f"*/{ROBOFLOW}"):
         for folder in (root / "annotations", root):
             files = json_files(folder)
             if files:
                 names = _by_split(root, folder, files)
                 return {name: SplitFiles(path, folders(root, name, path)) for name, path in names.items()}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in (path for path in globbed(root, "*") if path.is_dir()):
         files = [folder / ROBOFLOW] if (folder / ROBOFLOW).is_file() else json_files(folder)
         files = files or (json_files(folder / "annotations") if is_inner(folder / "annotations") else [])
         files = [path for path in files if path.name == ROBOFLOW or is_coco(path)]
@@ -68,8 +69,7 @@ def discover(root: Path) -> dict[str, SplitFiles]:
 
 
 def json_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.glob("*") if path.suffix.lower() == ".json" and path.name[0] != ".")
-    return sorted(path for path in files if path.is_file())
+    return [path for path in globbed(folder, "*") if path.suffix.lower() == ".json" and path.is_file()]
 
 
 def _by_split(root: Path, folder: Path, files: list[Path]) -> dict[str, Path]:

@@ -112,9 +112,9 @@ def _records(
     unit: str | None,
     allow_outside: bool,
 ) -> Iterator[Record | Finding]:
-    folder, names = nearest(folders, [image.name for image in file.images], allow_outside)
+    folder, names, moved = nearest(folders, [image.name for image in file.images], path, allow_outside)
     pictures, refused, noted = find(names, folder, root, path, allow_outside)
-    yield from noted
+    yield from (*moved, *noted)
     if not all(image.neg_category_ids is image.not_exhaustive_category_ids is None for image in file.images):
         yield federated(file, path)
     if file.hulls:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataforge.errors import FormatError
-from dataforge.files import check_root
+from dataforge.files import check_root, globbed
 from dataforge.formats.classes import by_number
 from dataforge.formats.pictures import base_of, given, picture_folders
 from dataforge.formats.splits import NO_SPLIT, WORD, split_word
@@ -158,13 +158,12 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 
 def _tables_in(place: Path) -> list[Path]:
-    files = [path for path in place.glob("*") if suffix_of(path) in SUFFIXES and path.is_file()]
+    files = [path for path in globbed(place, "*") if suffix_of(path) in SUFFIXES and path.is_file()]
     # a class list is not a table of boxes
     files = [
         path
         for path in files
-        if path.name[0] != "."
-        and not (path.suffix.lower() in CSV and re.match(r"_?class|.*class-descriptions", path.name))
+        if not (path.suffix.lower() in CSV and re.match(r"_?class|.*class-descriptions", path.name))
     ]
     named = "(annotations|detection)-bbox|^detections.csv$"  # Open Images', and FiftyOne's of it, beside other tables
     return sorted([path for path in files if re.search(named, path.name)] or files)

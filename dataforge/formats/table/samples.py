@@ -51,7 +51,7 @@ class Samples:
     def __init__(self, path: Path, limit: int | None = None) -> None:
         self.folder = opened(path)
         samples: dict[str, Sample] = {}
-        for file in files_below(self.folder, lambda name: not name.startswith(".")):
+        for file in files_below(self.folder, bool):
             stem, _, suffix = file.name.partition(".")
             sample = samples.setdefault((file.parent / stem).relative_to(self.folder).as_posix(), Sample())
             if is_picture(file.name) and sample.picture is None:

@@ -156,7 +156,7 @@ def from_folders(root: Path) -> dict[str, SplitFiles]:
     with_xml: list[Path] = []
     with_pictures: list[Path] = []
     for folder, folders, files in walk(root):
-        folders[:] = sorted(sub for sub in folders if sub[0] != "." and not circles(folder / sub))
+        folders[:] = sorted(sub for sub in folders if not circles(folder / sub))
         if any(file.lower().endswith(".xml") for file in files):
             with_xml.append(folder)
         if any(is_picture(file) for file in files):

@@ -13,7 +13,19 @@ from typing import Any
 import yaml
 
 from dataforge.errors import FormatError
-from dataforge.files import alike, circles, exists, files_below, globbed, inside, is_hidden, listed, read_text
+from dataforge.files import (
+    alike,
+    circles,
+    exists,
+    files_below,
+    globbed,
+    inside,
+    is_hidden,
+    listed,
+    read_bytes,
+    read_text,
+    reading,
+)
 from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
 from dataforge.formats.yolo import NAME_FILES
 from dataforge.formats.yolo.loader import TextLoader
@@ -27,7 +39,7 @@ EXPECTED = (
 SHARED = {".", "images", "labels"}  # folders that may hold several splits
 SPLITS = ("train", "val", "test")
 NOTHING = ("", "~", "null", "Null", "NULL", "None")
-NO_SPLITS = ("classes", "names", "backup", "results", "labels")  # keys of obj.data that name no list of pictures
+NO_SPLITS = ("classes", "names", "backup", "results", "labels")  # keys that name no list of pictures
 _LIST = re.compile(r"(train|val|valid|validation|test|trainval|minival|dev)([\W\d_].*)?", re.IGNORECASE)
 
 
@@ -114,7 +126,13 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
     base = base if exists(base) and not hint else home
     splits: dict[str, list[Path]] = {}
     others = facts.get("splits")  # not part of YOLO: `write` adds it if splits have names other than these three
-    own = [key for key, value in facts.items() if key not in SPLITS and value == f"{key}.txt"]  # CVAT's subsets
+    own = [  # CVAT's subsets
+        key
+        for key, value in facts.items()
+        if key not in (*SPLITS, *NO_SPLITS)
+        and value == f"{key}.txt"
+        and any(_lists_pictures(place / value) for place in (base, home))
+    ]
     for name in others if isinstance(others, dict) else (*SPLITS, *own):
         entries = (others if isinstance(others, dict) else facts).get(name, "")
         entries = entries if isinstance(entries, list) else [entries]
@@ -246,12 +264,14 @@ def _from_folders(root: Path) -> YoloSet:
     if not splits:
         nested = [folder for folder in _subfolders(root) if (folder / "images").is_dir()]
         splits = {folder.name: [folder / "images"] for folder in nested}
-    if not splits and not images.is_dir():  # pictures and label files side by side
-        inner = [folder for folder in _subfolders(root) if _LIST.fullmatch(folder.name)]
-        splits = {folder.name: [folder] for folder in inner if files_below(folder, is_picture)}
     lists = {path.stem: [path] for path in globbed(root, "*.txt") if _is_list(path)}
     if lists and splits.keys() <= lists.keys():
         splits = lists
+    if not splits:  # pictures and label files side by side
+        inner = [folder for folder in _subfolders(root) if _LIST.fullmatch(folder.name)]
+        counts = {folder: len(files_below(folder, is_picture)) for folder in inner}
+        if sum(counts.values()) == len(files_below(root, is_picture)):
+            splits = {folder.name: [folder] for folder, count in counts.items() if count}
     if not splits:
         flat = images if images.is_dir() else root
         if not files_below(flat, is_picture):
@@ -265,9 +285,14 @@ def _from_folders(root: Path) -> YoloSet:
 
 def _is_list(path: Path) -> bool:
     """Return True for a text file that has the name of a split and lists pictures."""
-    if not _LIST.fullmatch(path.stem) or not path.is_file():
-        return False
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return bool(_LIST.fullmatch(path.stem)) and _lists_pictures(path)
+
+
+def _lists_pictures(path: Path) -> bool:
+    """Return True for a file whose lines are paths of pictures, in UTF-8 or not."""
+    with reading(path):
+        text = read_bytes(path).decode(errors="replace") if exists(path) and path.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return bool(lines) and all(map(is_picture, lines))
 
 
@@ -334,7 +359,7 @@ def label_folder(folder: Path, base: Path) -> Path:
 def labels_in(folder: Path) -> list[str]:
     """Return the names of the label files in a folder; none if there is no such folder."""
     names = listed(folder)[1] if folder.is_dir() else ()
-    return [name for name in names if name[-4:].lower() == ".txt" and name[0] != "."]
+    return [name for name in names if name[-4:].lower() == ".txt" and not is_hidden(name)]
 
 
 def twins(names: list[str]) -> dict[str, str]:
@@ -346,26 +371,29 @@ def twins(names: list[str]) -> dict[str, str]:
     }
 
 
+def twin(picture: str, others: dict[str, str]) -> str | None:
+    """Return the name of a picture's label file among `twins`, which is read if there is no `a.txt`."""
+    names = (picture[: picture.rindex(".")] + ".txt", picture + ".txt") if others else ()
+    return next((others[alike(name)] for name in names if alike(name) in others), None)
+
+
 def orphans(folders: dict[Path, Path], names_in: dict[Path, list[str]]) -> list[Finding]:
-    """Report labels without an image in the image folder. Lists may omit images, so they are not considered.
+    """Report labels that no image in the image folder has. Lists may omit images, so they are not considered.
 
     Args:
         folders: the folder of labels of each folder of images; names_in: of each, its `labels_in`.
     """
     findings = []
-    stems: dict[Path, set[str]] = {}
+    pictures: dict[Path, list[str]] = {}
     for folder, labels in folders.items():
         if folder.is_dir():
-            for name in filter(is_picture, listed(folder)[1]):
-                stems.setdefault(labels, set()).update((name[: name.rindex(".")], name))
-    for labels, known in stems.items():
-        others: set[str] = set()  # of names that are `alike`
+            pictures.setdefault(labels, []).extend(filter(is_picture, listed(folder)[1]))
+    for labels, known in pictures.items():
+        names, others = {*names_in[labels]}, twins(names_in[labels])
+        plain = ((picture, picture[: picture.rindex(".")] + ".txt") for picture in known)
+        used = {name if name in names else twin(picture, others) for picture, name in plain}
         for name in names_in[labels]:
-            stem = name[:-4]
-            if stem not in known and name not in NAME_FILES and not _LIST.fullmatch(stem):
-                others = others or {alike(one + ".txt") for one in known}
-                if alike(name) in others:
-                    continue
+            if name not in used and name not in NAME_FILES and not _LIST.fullmatch(name[:-4]):
                 reason = "a label file without an image; left out"
                 findings.append(Finding("refused", "label-orphan", str(labels / name), "", "", reason, "set"))
     return findings

@@ -9,13 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from dataforge.errors import FormatError
-from dataforge.files import alike, check_root, is_absent, read_text
+from dataforge.files import check_root, is_absent, read_text
 from dataforge.formats.annotated import Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.pictures import key_of
 from dataforge.formats.voc.files import find_unions, overlaps
-from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of, label_folder, labels_in, orphans, twins
+from dataforge.formats.yolo.files import (
+    EXPECTED,
+    YoloSet,
+    find,
+    images_of,
+    label_folder,
+    labels_in,
+    orphans,
+    twin,
+    twins,
+)
 from dataforge.record import Boxes, Finding, Source, as_boxes, pick_splits
 
 
@@ -60,7 +70,7 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     def items() -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
         yield from findings
         places = {str(folder): (folder, labels, twins(names_in[labels])) for folder, labels in folders.items()}
-        seen: set[float] = set()
+        seen: dict[float, dict[Path, int]] = {}
         for name, paths in images.items():
             for path in paths:
                 above, picture = os.path.split(path)
@@ -69,31 +79,33 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
                 yield from _item(name, folder / picture, file, others, dataset, seen)
         count = len(dataset.names)
         if seen and (min(seen), max(seen)) == (1, count) and dataset.names.keys() == {*range(count)}:
-            reason = (
-                f"the labels' class numbers run from 1 to {count}; expected 0 to {count - 1}, as the names are counted"
-            )
-            raise FormatError(f"{dataset.origin}: {reason}")
+            (file, line), *more = seen[count].items()
+            if more:  # a single file may be a slip
+                raise FormatError(
+                    f"{file}: line {line}: class {count}: the labels' class numbers run from 1 to {count}; "
+                    f"expected 0 to {count - 1}, as the names are counted in {dataset.origin}"
+                )
 
     total = sum(map(len, images.values()))
     return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
 def _item(
-    split: str, path: Path, labels: Path, others: dict[str, str], dataset: YoloSet, seen: set[float]
+    split: str, path: Path, labels: Path, others: dict[str, str], dataset: YoloSet, seen: dict[float, dict[Path, int]]
 ) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
     """Yield an image for `records_of`, or the finding why it is left out.
 
     Args:
         others: the `twins` in the folder of `labels`, one of which is read if there is no such file.
-        seen: the class numbers of labels are added to it.
+        seen: the labels' class numbers are added to it, with a file and its line of two files of unknown ones.
     """
     key = key_of(path, dataset.base)
     try:
         text = read_text(labels)
     except FormatError as error:
-        twin = others.get(alike(labels.name)) or others.get(alike(f"{path.name}.txt"))
-        if twin and is_absent(labels):
-            yield from _item(split, path, labels.with_name(twin), {}, dataset, seen)
+        other = twin(path.name, others)
+        if other and is_absent(labels):
+            yield from _item(split, path, labels.with_name(other), {}, dataset, seen)
             return
         if is_absent(labels):
             yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
@@ -110,10 +122,12 @@ def _item(
         if isinstance(parsed, str):
             code, reason, xyxy = "line-broken", parsed, None
         else:
-            seen.add(parsed[0])
+            files = seen.setdefault(parsed[0], {})
             if parsed[0] in dataset.names:
                 item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
                 continue
+            if len(files) < 2:
+                files.setdefault(labels, n)
             code, reason, xyxy = "unknown-class", "the class is not in names", as_xyxy(parsed[1])
         value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
         item.note("refused", code, value, reason, xyxy)
