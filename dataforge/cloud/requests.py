@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -23,6 +25,7 @@ SENDING = timedelta(seconds=60)  # the same of a request that writes: no byte co
 # each pause is drawn from up to `base` times the one before, so with 2 it would not grow
 BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 4}
 PATIENCE = 10  # seconds of a wait after which it is told
+LISTEN = 0.5  # seconds of one wait: Python hears a Ctrl-C that came just before it at its end
 MOST_RETRIES = 10_000  # more than the deadline has time for
 FORKED = "obstore does not work in a forked process whose parent used it; start workers by spawn or forkserver"
 CHANGED = "has changed since it was opened (its ETag differs); open the shards again"
@@ -113,9 +116,12 @@ class _Interruptible:
         thread = threading.Thread(target=run, name="shards-request", daemon=True)
         try:
             thread.start()
-            if not whole and wait([reply], PATIENCE).not_done:
-                repeated = f"requests are repeated for {DEADLINE.seconds} s, Ctrl-C ends the wait"
-                echo(f"{self._path}: no answer for {PATIENCE} s; {repeated}", err=True)
+            told = math.inf if whole else time.monotonic() + PATIENCE
+            while wait([reply], LISTEN).not_done:
+                if time.monotonic() > told:
+                    repeated = f"requests are repeated for {DEADLINE.seconds} s, Ctrl-C ends the wait"
+                    echo(f"{self._path}: no answer for {PATIENCE} s; {repeated}", err=True)
+                    told = math.inf
             return reply.result()
         except KeyboardInterrupt:
             if whole and thread.is_alive():

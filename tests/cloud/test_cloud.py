@@ -172,7 +172,7 @@ def test_ctrl_c_is_heard_while_the_store_is_silent(tmp_path: Path, url: str, wor
         try:
             with silent.accept()[0]:
                 process.send_signal(signal.SIGINT)
-                assert "interrupted" in process.communicate(timeout=5)[1] and process.returncode == 130
+                assert "interrupted" in process.communicate(timeout=20)[1] and process.returncode == 130
         finally:
             process.kill()
             process.communicate()
