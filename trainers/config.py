@@ -213,14 +213,18 @@ def check_splits(config: Config) -> None:
     Raises:
         ConfigError: a split is missing; the message says which option to pass. ShardError: as for `Shards`.
     """
-    from dataforge.shards.reader import Shards  # help needs none
+    from dataforge.record import resolve_split  # help needs neither
+    from dataforge.shards.reader import Shards
 
+    index = Shards(config.shards).index  # read once: that of many shards takes seconds
+    splits = [*index["splits"], *index["unions"]]
     for name, starts, other in (("train_split", ("tra",), "NAME"), ("val_split", ("val", "dev"), "''")):
         split: str = getattr(config, name)
         try:
-            Shards(config.shards, split or None)
+            if split:
+                resolve_split(split, splits)
         except UnknownNameError as error:
-            near = (one for one in Shards(config.shards).splits if one.startswith((split[:3], *starts)))
+            near = (one for one in splits if one.startswith((split[:3], *starts)))
             raise ConfigError(
                 f"{error}. Pass --{name.replace('_', '-')} {next(near, other)}, or make splits by `dataforge split "
                 f"{config.shards} --out NEW --val 0.1`"

@@ -106,7 +106,7 @@ class Remote:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         new = {"run": own or uuid.uuid4().hex, "detector": detector, "since": since, "arguments": to_toml(config)}
         owner = (there or new) | process | {"job": run.job()}
-        for name in ("epochs", "amp"):  # as `run.keep` does in the folder
+        for name in run.KEPT:  # as `run.keep` does in the folder
             (line,) = (line for line in new["arguments"].splitlines() if line.startswith(f"{name} = "))
             owner["arguments"] = re.sub(rf"(?m)^{name} = .*$", line, str(owner["arguments"]))
         if not there and any(name.startswith("step-") for name in self._objects.names()):

@@ -19,6 +19,7 @@ from trainers import checkpoint
 from trainers.config import Config, read_toml, write_toml
 
 ARGS, RESULTS, STEPS = "args.toml", "results.csv", "steps.csv"
+KEPT = ("epochs", "amp")  # arguments that a resumed run may change for good
 START, LOCK = "start.json", "lock"
 
 
@@ -65,7 +66,7 @@ def keep(folder: Path, config: Config) -> None:
         ConfigError: the file cannot be read or written.
     """
     old = read_toml(type(config), folder / ARGS)
-    new = old | {"epochs": config.epochs, "amp": config.amp}
+    new = old | {name: getattr(config, name) for name in KEPT}
     if new != old:
         with writing(folder / ARGS, ConfigError):
             _write(type(config)(**new), folder)

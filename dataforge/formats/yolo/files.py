@@ -238,19 +238,18 @@ def _name_file(root: Path, *others: Path) -> tuple[dict[int, str], list[Path]]:
     Raises:
         FormatError: there are none, or those of `others` differ.
     """
-    for n, folder in enumerate((root, root / "labels", *others)):
-        for path in [root] if root.is_file() else [folder / name for name in NAME_FILES]:
-            lines = _lines(path)
-            same = (
-                [place / path.name for place in dict.fromkeys(others) if _lines(place / path.name)] if n > 1 else [path]
-            )
-            if lines and (different := [other for other in same if _lines(other) != lines]):
-                raise FormatError(f"{different[0]}: other class names than in {path}; expected the same in both")
-            if lines:
-                return dict(enumerate(lines)), same
-    raise FormatError(
-        f"{root}: no class names; expected names in data.yaml, or one a line in {' or '.join(NAME_FILES)}"
-    )
+    own = [root] if root.is_file() else [folder / name for folder in (root, root / "labels") for name in NAME_FILES]
+    path = next(filter(_lines, [*own, *(folder / name for folder in others for name in NAME_FILES)]), None)
+    if path is None:
+        raise FormatError(
+            f"{root}: no class names; expected names in data.yaml, or one a line in {' or '.join(NAME_FILES)}"
+        )
+    lines = _lines(path)
+    beside = [folder / path.name for folder in dict.fromkeys(others)]
+    same = [path] if path in own else [other for other in beside if _lines(other)]
+    if different := [other for other in same if _lines(other) != lines]:
+        raise FormatError(f"{different[0]}: other class names than in {path}; expected the same in both")
+    return dict(enumerate(lines)), same
 
 
 def _lines(path: Path) -> list[str]:
