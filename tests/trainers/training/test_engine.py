@@ -492,8 +492,10 @@ def test_a_run_on_a_view_of_the_shards(twenty: Path, tmp_path: Path) -> None:
             engine.train(small(twenty, tmp_path, **wrong), "yolov2")
 
 
-def command(*flags: object) -> list[str]:
-    return [sys.executable, "-m", "trainers.yolov2", *map(str, flags)]
+def command(*flags: object, at: int = 0, name: str = "", awaited: Path = Path()) -> list[str]:
+    """Return the words of a command; at a step, it sends itself the signal of that name, once a file exists."""
+    start = ["tests.trainers.training.signalled", at, name, awaited] if at else ["trainers.yolov2"]
+    return [sys.executable, "-m", *map(str, start), *map(str, flags)]
 
 
 @pytest.mark.slow
@@ -501,20 +503,20 @@ def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished
     """SIGKILL, whenever it comes, loses nothing but time; until then, the run cannot be resumed by another process."""
     write_toml(small(twenty, tmp_path, name="whole", save_steps=2), tmp_path / "config.toml")
     folder = tmp_path / "yolov2/whole"
-    start = command("--config", tmp_path / "config.toml")
-    for at in (3, 7):
-        trained = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 200
-        while trained.poll() is None and not (folder / f"weights/step-{at - 1:07d}.pt").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    flags: list[object] = ["--config", tmp_path / "config.toml"]
+    for at in (4, 8):
+        saved_before = folder / f"weights/step-{at - 2:07d}.pt"
+        trained = subprocess.Popen(
+            command(*flags, at=at, name="SIGSTOP", awaited=saved_before), stdout=subprocess.DEVNULL
+        )
+        assert os.WIFSTOPPED(os.waitpid(trained.pid, os.WUNTRACED)[1])
         with pytest.raises(ConfigError, match=f"{folder}: another process trains this run; wait for it, or end it"):
             go_on(folder)
         trained.send_signal(signal.SIGKILL)
         trained.wait()
-        assert len(steps(folder)) < 10
-        start = command("--resume", folder)
-    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, timeout=200)
+        assert len(steps(folder)) == at - 1 and saved(folder) == at - 2
+        flags = ["--resume", folder]
+    subprocess.run(command(*flags), check=True, stdout=subprocess.DEVNULL, timeout=200)
     assert steps(folder) == steps(finished)
 
 
@@ -522,11 +524,9 @@ def test_killed_twice_and_resumed_the_losses_are_the_same(twenty: Path, finished
 def test_ctrl_c_saves_and_says_how_to_go_on(twenty: Path, finished: Path, tmp_path: Path) -> None:
     write_toml(small(twenty, tmp_path, name="whole"), tmp_path / "config.toml")
     folder = tmp_path / "yolov2/whole"
-    trained = subprocess.Popen(command("--config", tmp_path / "config.toml"), stderr=subprocess.PIPE, text=True)
-    while trained.poll() is None and not (folder / run.STEPS).exists():
-        time.sleep(0.01)
-    trained.send_signal(signal.SIGINT)
-    _, said = trained.communicate(timeout=200)
-    assert trained.returncode == 130 and f"go on with --resume {folder}" in said and "Traceback" not in said
+    pressed = command("--config", tmp_path / "config.toml", at=3, name="SIGINT", awaited=folder / run.STEPS)
+    trained = subprocess.run(pressed, stderr=subprocess.PIPE, text=True, timeout=200)
+    assert trained.returncode == 130 and f"go on with --resume {folder}" in trained.stderr
+    assert "Traceback" not in trained.stderr and saved(folder) == 3
     subprocess.run(command("--resume", folder), check=True, stdout=subprocess.DEVNULL, timeout=200)
     assert steps(folder) == steps(finished)
