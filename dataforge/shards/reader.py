@@ -16,13 +16,13 @@ from dataforge.cloud.chunks import expect
 from dataforge.cloud.path import RemotePath, located
 from dataforge.errors import DataError, ImageError, ShardError
 from dataforge.files import reading
-from dataforge.polygons import offsets_of
-from dataforge.record import among, relabelled, resolve_split
+from dataforge.record import among, resolve_split
 from dataforge.shards import cache_origin
 from dataforge.shards.blobs import Blobs
 from dataforge.shards.index import INDEX, LINK, PIXELS, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
+from dataforge.shards.selection import kept_boxes, kept_rows, selected
 from dataforge.shards.table import Table, check_values, read_tables
 from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
@@ -161,45 +161,21 @@ class Shards:
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
-    def _labels(self) -> NDArray[np.int32]:
-        """(S,) labels of all stored boxes in the view's numbering, -1 for classes outside it."""
-        return self._label_of[self._stored.labels] if self.view.classes else self._stored.labels
-
-    @cached_property
     def _kept(self) -> NDArray[np.bool_] | None:
         """(S,) mask of the stored boxes that the view keeps; None for all."""
         table = self._stored if self._stored_origin is None else self._stored_origin.home(self._stored)
-        why = self.view.reasons(table.boxes, self._labels, table.flags, table.areas)
-        return None if why is None or not why.any() else why == 0
+        return kept_boxes(self.view, self._label_of, table)
 
     @cached_property
     def _rows(self) -> NDArray[np.int64] | None:
         """The stored numbers of the records that the view keeps, ascending; None for all."""
         if not self.view.chooses_images:
             return None
-        table = self._stored
-        kept = np.ones(len(table), bool)
-        if self.view.samples:
-            for part in self._stored_splits.values():
-                kept[part] = self.view.drawn(table.key[part])
-        if self.view.empty == "drop":
-            boxes = np.diff(table.offsets) if self._kept is None else _counts(self._kept, table.offsets)
-            kept &= boxes > 0
-        parts = [np.nonzero(kept[part])[0][: self.view.limit] + part.start for part in self._stored_splits.values()]
-        rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        return None if len(rows) == len(table) else rows
+        return kept_rows(self.view, self._stored, self._kept, self._stored_splits)
 
     @cached_property
     def table(self) -> Table:
-        table, kept = self._stored, self._kept
-        if self.view.classes:
-            judged = relabelled(table.judged, self._label_of)
-            table = replace(table, labels=self._labels, judged=judged)
-        if kept is not None:
-            offsets = offsets_of(_counts(kept, table.offsets))
-            columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}
-            table = table.change(lambda polygons: polygons.take(np.flatnonzero(kept)), offsets=offsets, **columns)
-        return table if self._rows is None else table.records(self._rows)
+        return selected(self._stored, self.view, self._label_of, self._kept, self._rows)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -400,9 +376,3 @@ def _open_parents(path: Path, folders: Iterable[Path], trust: bool) -> list[Shar
                 f"{path}: its images are said to be in {parent.path}, which holds no original images itself"
             )
     return parents
-
-
-def _counts(kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,) the number of kept boxes per record, given (S,) boxes and (N + 1,) offsets."""
-    before = offsets_of(kept)
-    return np.diff(before[offsets])
