@@ -205,6 +205,11 @@ class Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def texts(self) -> Iterator[str]:
+        """Yield the paths as text, without making them."""
+        start = str(self._folder / "x")[:-1]
+        return (start + name.replace("/", os.sep) for name in self._names)
+
 
 def files_below(folder: Path, fits: Callable[[str], bool]) -> Paths:
     """Return the sorted files below a folder whose names match. Links are followed, except circular ones."""

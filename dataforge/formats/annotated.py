@@ -109,12 +109,13 @@ class Annotated:
         return self
 
     def unite(self, other: Annotated) -> None:
-        """Append the annotations of another entry for the same image."""
-        self.findings += [replace(one, box=None if one.box is None else one.box + self.count) for one in other.findings]
-        self.names += other.names
+        """Append the annotations of another entry for the same image. Both are closed, or none is."""
+        moved = [replace(one, box=None if one.box is None else one.box + self.count) for one in other.findings]
+        self.findings = [*self.findings, *moved]
+        self.rings = [*(self.rings or [()] * len(self.names)), *(other.rings or [()] * len(other.names))]
+        self.names = [*self.names, *other.names]
         self.boxes += other.boxes
         self.flags += other.flags
-        self.rings += other.rings
         self.count += other.count
 
 

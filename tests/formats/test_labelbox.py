@@ -78,6 +78,22 @@ def test_of_several_labels_one_is_read(tmp_path: Path) -> None:
     assert [(f.code, f.key) for f in findings] == [("annotations-several", "a.jpg"), ("not-annotated", "b.jpg")]
 
 
+@pytest.mark.parametrize("first", [(BOX,), (POLYGON,), (MASK, BOX), ()])
+@pytest.mark.parametrize("second", [(BOX,), (POLYGON, MASK), ()])
+def test_several_rows_of_one_image_are_as_one(tmp_path: Path, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+    export(tmp_path / "two", row(label(*first)), row(label(*second)), row(label(BOX, POLYGON), name="b.jpg"))
+    export(tmp_path / "one", row(label(*first, *second)), row(label(BOX, POLYGON), name="b.jpg"))
+    put(tmp_path / "two/b.jpg", picture())
+    put(tmp_path / "one/b.jpg", picture())
+    (two, _), about_two = drain(read(tmp_path / "two"))
+    (one, _), about_one = drain(read(tmp_path / "one"))
+    assert (two.boxes.tolist(), two.labels.tolist()) == (one.boxes.tolist(), one.labels.tolist())
+    for record in (one, two):
+        kinds = [shape is POLYGON for shape in (*first, *second) if shape is not MASK]
+        assert (record.polygons.counts.astype(bool).tolist() if record.polygons else [False] * len(kinds)) == kinds
+    assert [(f.code, f.box) for f in about_two] == [(f.code, f.box) for f in about_one]
+
+
 def test_of_several_projects_one_is_chosen(tmp_path: Path) -> None:
     one = row(label(BOX))
     one["projects"]["other"] = {"name": "Cars", "labels": [label()]}

@@ -14,6 +14,7 @@ import yaml
 from dataforge.errors import FormatError
 from dataforge.formats.sniff import detect
 from dataforge.formats.yolo import read, write
+from dataforge.formats.yolo.plain import parse
 from dataforge.record import Finding, Record
 from tests import tiny
 from tests.formats.sets import drain, picture, put, unreadable
@@ -615,3 +616,75 @@ def test_folders_from_the_folder_above(tmp_path: Path) -> None:
     put(tmp_path / "data.yaml", text.replace("valid", "absent"))
     with pytest.raises(FormatError, match=r"val: animals-3/absent/images: does not exist"):
         read(tmp_path)
+
+
+PLAIN = "0 .5 .5 .2 .1"
+LINES = (
+    *("1 0.517969 0.413542 0.101563 0.270833", "1.0 5e-1 0.25 1 0.1", "-0 0.5 0.5 2 1e-3", "01 1. 1 -0.5 0.5"),
+    *(
+        f"{PLAIN} ",
+        f"\t{PLAIN}",
+        PLAIN.replace(" ", "\t", 1),
+        PLAIN.replace(" ", "  ", 1),
+        "0\t .5 .5 .2 .1",
+        f"{PLAIN}\x0c",
+        "",
+    ),
+    *(
+        "0 .5 .5 .2",
+        "0 .5 .5 .2\n.1 0 .5 .5 .2 .1",
+        "0 .5 .5 .2 .1 .1",
+        "0 .1 .1 .5 .1 .5 .5",
+        f"{PLAIN}\n0",
+        "0 .5  .2 .1",
+    ),
+    *("0 .5 .5 .2 nan", "0 .5 .5 .2 NA", "0 .5 .5 .2 inf", "nan .5 .5 .2 .1", "0 nan(1) .5 .2 .1", "0 .5 .5 .2 2.1"),
+    *(
+        "2 .5 .5 .2 .1",
+        "9 .5 .5 .2 .1",
+        "0.5 .5 .5 .2 .1",
+        "cat .5 .5 .2 .1",
+        "+0 .5 .5 .2 .1",
+        "0 0_1 .5 .2 .1",
+        '"0" .5 .5 .2 .1',
+    ),
+    *(
+        "\ufeff\ufeff" + PLAIN,
+        "\u0660 .5 .5 .2 .1",
+        f"{PLAIN}\u20280 .5 .5 .2 .1",
+        "0 0x1 .5 .2 .1",
+        "0 .5 .5 .2 1e400",
+    ),
+)
+
+
+@pytest.mark.parametrize("together", [1, 256])
+def test_files_are_parsed_together_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr("dataforge.formats.yolo.reader.TOGETHER", together)
+    texts = [text for line in LINES for text in (line, f"{line}\n", f"{PLAIN}\n{line}\n{PLAIN}\n", f"{PLAIN}\n")]
+    for n, text in enumerate(["", "\n", f"\n{PLAIN}\n", f"{PLAIN}\r\n{PLAIN}", *texts]):
+        put(tmp_path / f"images/train/{n:03}.jpg", picture())
+        put(tmp_path / f"labels/train/{n:03}.txt", text)
+    put(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog, '']")
+
+    def everything() -> list[object]:
+        return [
+            item
+            if isinstance(item, Finding)
+            else (item.key, item.origin, item.boxes.tobytes(), item.labels.tolist(), item.flags.tolist())
+            for item in read(tmp_path).records
+        ]
+
+    items = everything()
+    monkeypatch.setattr("dataforge.formats.yolo.reader.parse", lambda texts, names: ({}, set()))
+    assert items == everything()
+
+
+def test_files_of_boxes_alone_are_parsed_together() -> None:
+    texts = [f"{PLAIN}\n", "1 .5 .5 .2 .1\n1 .5 .5 .4 .1", "", f"{PLAIN}\n\n", "7 .5 .5 .2 .1\n", "0 3 .5 .2 .1\n"]
+    parsed, numbers = parse(texts, {0: "cat", 1: "dog"})
+    assert {n: names for n, (names, _, _) in parsed.items()} == {0: ["cat"], 1: ["dog", "dog"]}
+    assert np.frombuffer(parsed[1][1]).reshape(-1, 4)[1] == pytest.approx([0.3, 0.45, 0.7, 0.55])
+    assert parsed[1][2] == bytes(2) and numbers == {0, 1}

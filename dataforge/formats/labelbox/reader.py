@@ -153,7 +153,7 @@ def _rows(path: Path, project: str | None) -> Iterator[tuple[str, Row, Annotated
                 item.add(one.name, hull(xs, ys), ring=ring_of(xs, ys))
             else:
                 item.refuse("shape-unknown", one.annotation_kind or "", "expected a bounding_box or a polygon")
-        yield where, row, item
+        yield where, row, item.close()
 
 
 def _split(row: Row, where: str) -> str:

@@ -94,7 +94,7 @@ def _items(path: Path, classes: dict[str, None]) -> Iterator[tuple[str, Annotate
             for rows, are_points in ((own.boxes, False), (own.pose, False), (own.segments, True), (own.obb, True)):
                 for row in rows:
                     _add(item, row, are_points, names)
-            yield line.split or split_of(path), item
+            yield line.split or split_of(path), item.close()
 
 
 def _add(item: Annotated, row: list[float | None], are_points: bool, names: Mapping[Any, str]) -> None:

@@ -317,17 +317,17 @@ def images_of(
     home = dataset.origin if dataset.origin.is_dir() else dataset.origin.parent
     for place in dataset.splits[split]:
         if place.is_dir():
-            paths: Iterable[Path] = files_below(type(place)(os.path.normpath(place)), is_picture)
+            paths: Iterable[str] = files_below(type(place)(os.path.normpath(place)), is_picture).texts()
         else:
             lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
             names = [line if inside(line) is None else _near(line, dataset.base, place.parent) for line in lines]
             # a path is relative to the set, or to the list
             pictures, wrong = locate(names, [dataset.base, place.parent], home, place, allow_outside=allow_outside)
             found = (pictures[name][1] for name in names if name in pictures)
-            paths = (type(path)(os.path.normpath(path)) for path in found)
+            paths = (str(type(path)(os.path.normpath(path))) for path in found)
             findings += wrong
             refused = refused or any(finding.action == "refused" for finding in wrong)
-        for path in map(str, paths):
+        for path in paths:
             if path in images:
                 key = key_of(path, dataset.base)
                 findings.append(Finding("noted", "listed-twice", str(place), key, split, "taken once", "set"))
@@ -351,8 +351,8 @@ def label_folder(folder: Path, base: Path) -> Path:
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             swapped.append(type(base)(os.path.normpath(start.joinpath(*parts[:last], "labels", *parts[last + 1 :]))))
-    beside = not swapped or bool(labels_in(folder))
-    return next((labels for labels in swapped if labels.is_dir()), folder if beside else swapped[0])
+    existing = next((labels for labels in swapped if labels.is_dir()), None)
+    return existing or (folder if not swapped or labels_in(folder) else swapped[0])
 
 
 def labels_in(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataforge.errors import FormatError
 from dataforge.files import check_root, is_absent, read_text
-from dataforge.formats.annotated import Annotated, Edges, hull, records_of
+from dataforge.formats.annotated import TOGETHER, Annotated, Edges, hull, records_of
 from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.pictures import key_of
@@ -26,6 +26,7 @@ from dataforge.formats.yolo.files import (
     twin,
     twins,
 )
+from dataforge.formats.yolo.plain import parse
 from dataforge.record import Boxes, Finding, Source, as_boxes, pick_splits
 
 
@@ -69,14 +70,20 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
 
     def items() -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
         yield from findings
-        places = {str(folder): (folder, labels, twins(names_in[labels])) for folder, labels in folders.items()}
+        places = {
+            str(folder): (folder, labels, twins(names_in[labels]), key_of(folder / "x", dataset.base)[:-1])
+            for folder, labels in folders.items()
+        }
         seen: dict[float, dict[Path, int]] = {}
         for name, paths in images.items():
-            for path in paths:
-                above, picture = os.path.split(path)
-                folder, labels, others = places[above or "."]
-                file = labels / (picture[: picture.rindex(".")] + ".txt")
-                yield from _item(name, folder / picture, file, others, dataset, seen)
+            for start in range(0, len(paths), TOGETHER):
+                read = []
+                for path in paths[start : start + TOGETHER]:
+                    above, picture = os.path.split(path)
+                    folder, labels, others, below = places[above or "."]
+                    file = labels / (picture[: picture.rindex(".")] + ".txt")
+                    read.append((below + picture, folder / picture, *_read(picture, file, others)))
+                yield from _items(name, read, dataset, seen)
         count = len(dataset.names)
         if seen and (min(seen), max(seen)) == (1, count) and dataset.names.keys() == {*range(count)}:
             (file, line), *more = seen[count].items()
@@ -90,31 +97,52 @@ def read(root: Path, *, split: tuple[str, ...] | None = None, allow_outside: boo
     return Source(classes, records_of(items(), label_of), unique_ids(numbers), unions, total, dataset.files)
 
 
-def _item(
-    split: str, path: Path, labels: Path, others: dict[str, str], dataset: YoloSet, seen: dict[float, dict[Path, int]]
-) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
-    """Yield an image for `records_of`, or the finding why it is left out.
+def _read(picture: str, file: Path, others: dict[str, str]) -> tuple[Path, str | FormatError]:
+    """Return the label file that a picture has and its text, or the error.
 
     Args:
-        others: the `twins` in the folder of `labels`, one of which is read if there is no such file.
+        others: the `twins` in the folder of `file`, one of which is read if there is no such file.
+    """
+    try:
+        return file, read_text(file)
+    except FormatError as error:
+        other = twin(picture, others)
+        return _read(picture, file.with_name(other), {}) if other and is_absent(file) else (file, error)
+
+
+def _items(
+    split: str,
+    read: list[tuple[str, Path, Path, str | FormatError]],
+    dataset: YoloSet,
+    seen: dict[float, dict[Path, int]],
+) -> Iterator[Finding | tuple[str, str, Path, Annotated]]:
+    """Yield images for `records_of`, or the findings why they are left out.
+
+    Args:
+        read: keys, images, and what `_read` returns of each.
         seen: the labels' class numbers are added to it, with a file and its line of two files of unknown ones.
     """
-    key = key_of(path, dataset.base)
-    try:
-        text = read_text(labels)
-    except FormatError as error:
-        other = twin(path.name, others)
-        if other and is_absent(labels):
-            yield from _item(split, path, labels.with_name(other), {}, dataset, seen)
-            return
-        if is_absent(labels):
+    texts = ["" if dataset.keypoints or isinstance(text, FormatError) else text for *_, text in read]
+    plain, numbers = parse(texts, dataset.names)
+    for number in numbers:
+        seen.setdefault(number, {})
+    for n, (key, path, file, text) in enumerate(read):
+        item = Annotated(key, file, 0, 0, True, *plain.get(n, ()))
+        if isinstance(text, str):
+            if n not in plain:
+                _add(item, file, text, dataset, seen)
+        elif is_absent(file):
             yield Finding("noted", "no-label", str(path), key, "", "no label file; taken as an empty image", "image")
-            yield split, key, path, Annotated(key, path, unit=True)
-            return
-        reason = str(error).removeprefix(f"{labels}: ")
-        yield Finding("refused", "label-broken", str(labels), key, "", reason, "image")
-        return
-    item = Annotated(key, labels, unit=True)
+            item.origin = path
+        else:
+            reason = str(text).removeprefix(f"{file}: ")
+            yield Finding("refused", "label-broken", str(file), key, "", reason, "image")
+            continue
+        yield split, key, path, item
+
+
+def _add(item: Annotated, file: Path, text: str, dataset: YoloSet, seen: dict[float, dict[Path, int]]) -> None:
+    """Add the boxes of a label file, and the findings about its other lines."""
     for n, line in enumerate(text.splitlines(), 1):
         if not (fields := line.split()):
             continue
@@ -127,11 +155,10 @@ def _item(
                 item.add(dataset.names[int(parsed[0])], parsed[1], ring=parsed[2])
                 continue
             if len(files) < 2:
-                files.setdefault(labels, n)
+                files.setdefault(file, n)
             code, reason, xyxy = "unknown-class", "the class is not in names", as_xyxy(parsed[1])
         value = f"line {n}: {line if len(line) <= 60 else line[:57] + '...'}"
         item.note("refused", code, value, reason, xyxy)
-    yield split, key, path, item
 
 
 def _line(fields: list[str], keypoints: tuple[int, int] | None) -> tuple[float, Edges, list[float] | None] | str:
