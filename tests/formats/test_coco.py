@@ -468,6 +468,15 @@ def test_no_folder_is_left_out_of_names_if_an_image_is_where_its_name_says(tmp_p
     assert [r.key for r in records] == names and not findings
 
 
+def test_images_that_are_there_count_wherever_the_file_names_them(tmp_path: Path) -> None:
+    names = [f"val2017/{n}.jpg" for n in range(60)]
+    put(tmp_path / "annotations/instances_val.json", json.dumps(coco_json(names, [box(10, [1, 1, 4, 4])])))
+    for n, name in enumerate((*names[-6:], "images/0.jpg", "images/2.jpg")):
+        put(tmp_path / name, picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records] == names and not findings
+
+
 def test_names_stay_apart(tmp_path: Path) -> None:
     """Two cameras' 1.jpg are not the one that is there."""
     put(tmp_path / "train.json", json.dumps(coco_json(["left/1.jpg", "right/1.jpg"], [box(10, [1, 1, 4, 4])])))
