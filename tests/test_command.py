@@ -143,6 +143,17 @@ def test_a_full_disk_for_the_output_is_one_line(tiny_shards: Path, flags: list[s
     assert done.returncode == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("program", ["dataforge", "trainers"])
+def test_a_reader_that_ends_is_neither_trouble_nor_a_finding(tiny_shards: Path, program: str) -> None:
+    ended, stdout = os.pipe()
+    os.close(ended)
+    words = [sys.executable, "-m", program, *(["info", str(tiny_shards)] if program == "dataforge" else [])]
+    done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_not_utf8_is_one_line(tiny_shards: Path, tmp_path: Path) -> None:
     odd = tmp_path / "M\udcfcller"
