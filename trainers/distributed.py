@@ -106,8 +106,8 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
     except RuntimeError as error:
         if not any(words in str(error) for words in PEER_ENDED):
             raise
-        reason = f"another process has ended; see its output ({first_line(error).rpartition('] ')[2].partition('. ')[0]})"
-        raise DataforgeError(f"rank {rank} of {count}: {reason}") from None
+        why = first_line(error).rpartition("] ")[2].partition(". ")[0]
+        raise DataforgeError(f"rank {rank} of {count}: another process has ended; see its output ({why})") from None
     finally:
         if not failed or device.type != "cuda":
             dist.destroy_process_group()

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,13 @@ Policy = Literal["keep", "drop"]
 REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; index 0: it is kept
 
 
-@dataclass(frozen=True)
+def _plain(value: object) -> list[str]:
+    """Return the words of an option's value: "10 inf" of (10.0, inf)."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    return [f"{part:.15g}" if isinstance(part, float) else str(part) for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """A selection of classes, boxes and images. The defaults filter nothing, so `View()` keeps everything.
 
@@ -57,6 +63,22 @@ class View:
     sample: float | int = 1.0
     sample_seed: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, View) and repr(self) == repr(other)  # `sample`: 1 is not 1.0
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def options(self) -> list[str]:
+        """Return the options of the commands that select the same; none for everything."""
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if repr(value) != repr(field.default):
+                words.append(f"--{field.name.replace('_', '-')}")
+                words += [",".join(value)] if field.name == "classes" else _plain(value)
+        return words
+
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if twice:
@@ -64,7 +86,8 @@ class View:
         for name in ("area", "side"):
             bounds = getattr(self, name)
             if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
-                raise ConfigError(f"{name} is {bounds}; expected a minimum and a maximum, such as 100 and inf")
+                given = " ".join(_plain(bounds))
+                raise ConfigError(f"{name} is {given}; expected a minimum and a maximum, such as 100 and inf")
         for name in ("crowd", "difficult", "empty"):
             if getattr(self, name) not in ("keep", "drop"):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")

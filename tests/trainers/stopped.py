@@ -1,7 +1,7 @@
 """Groups of three processes of which one does not arrive: what `test_watchdog` runs.
 
-python -m tests.trainers.stopped FOLDER LATE,HOW...: the late rank; kill, stop, block or slow. It writes FOLDER/LATE,HOW,RANK:
-what the process printed, and its exit code.
+python -m tests.trainers.stopped FOLDER LATE,HOW...: the late rank; kill, stop, block or slow. It writes
+FOLDER/LATE,HOW,RANK: what the process printed, and its exit code.
 """
 
 from __future__ import annotations
