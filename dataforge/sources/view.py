@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import ConfigError, ImageError, unknown
+from dataforge.errors import ConfigError, ImageError, counted, unknown
 from dataforge.images.header import probe, probe_file
 from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, among, object_areas, relabelled
 from dataforge.rng import uniform
@@ -251,9 +251,9 @@ class View:
                 taken[record.split] += 1
                 yield record
             for (reason, name), count in sorted(boxes_out.items()):
-                yield _left_out(reason, f"{count} boxes", name)
+                yield _left_out(reason, counted(count, "box"), name)
             for reason, count in sorted((+images_out).items()):
-                yield _left_out(reason, f"{count} images")
+                yield _left_out(reason, counted(count, "image"))
 
         names = self.names(source.classes)
         return replace(

@@ -413,7 +413,7 @@ def test_lvis_states_which_classes_were_looked_for(tmp_path: Path) -> None:
     records, findings = drain(read(tmp_path))
     assert [(r.split, len(r.boxes)) for r in records] == [("val", 1), ("val", 0)]
     (finding,) = [one for one in findings if one.code == "classes-federated"]
-    assert finding.value == "1 images with neg_category_ids, 1 with not_exhaustive_category_ids"
+    assert finding.value == "1 image with neg_category_ids, 1 with not_exhaustive_category_ids"
     assert "--protocol lvis" in finding.reason
 
 
