@@ -39,8 +39,11 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     made = _baked(index["baked"]) if "baked" in index else _reported(directory)
     images_in = [parent["path"] for parent in index.get("parents", ())]
     yield {"directory": str(directory), "depth": len(below), **made, "images_in": images_in}
-    given = [
-        part for value in made.get("given", {}).values() for part in (value if isinstance(value, list) else [value])
+    given = [  # `out` may be where the folder was before it was moved or copied
+        part
+        for name, value in made.get("given", {}).items()
+        if name != "out"
+        for part in (value if isinstance(value, list) else [value])
     ]
     reached: set[str] = set()
     for part in (*given, *images_in):

@@ -39,6 +39,8 @@ def test_each_step_from_the_source_to_a_cache(tmp_path: Path) -> None:
         f"      {ingested}",
         f"    {ingested}",
     ]
+    copied = shutil.copytree(shards, tmp_path / "copied")
+    assert run("log", copied).stdout == f"{ingested}\n".replace(str(shards), str(copied))
     steps = json.loads(run("log", shards, "--json").stdout)["steps"]
     assert [(step["command"], step["given"]["root"]) for step in steps] == [("ingest", str(drawn))]
 

@@ -156,4 +156,5 @@ def first_stage(detector: Detector, model: Exported, pixels: Pixels, form: Any, 
             scale = mine.double().abs().max().clamp(min=1) if mine.numel() else torch.ones(())
             if not gap <= (3e-2 if model.facts["half"] else 1e-3) * scale:
                 return f"the {stage} (values of up to {float(scale):.3g} differ by {float(gap):.3g})"
-    return "post-processing"
+    rounded = f"preprocessing, which rounds {int((off > 0).sum())} of {off.numel()} values to another grey level"
+    return f"post-processing, or in {rounded}" if off.any() else "post-processing"

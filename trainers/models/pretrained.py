@@ -73,8 +73,8 @@ def tagged(model: str, source: str) -> str:
     if name not in known:
         tags = ", ".join(one.partition(".")[2] for one in known) or "none"
         raise ConfigError(
-            f"pretrained = {source!r}: expected a file, true, or a tag that timm has for this model ({tags}); empty for "
-            "random weights"
+            f"pretrained = {source!r}: expected a file, true, or a tag that timm has for this model ({tags}); empty "
+            "for random weights"
         )
     return name
 
