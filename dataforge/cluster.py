@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -15,12 +16,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dataforge.errors import ConfigError, DataforgeError, ShardError
 from dataforge.threads import Item, Result, Spread, opencv_threads
 
 RETRIES = 5  # of a task whose process or node is lost
 CHUNK = 16  # items of a task at most
+PATIENCE = 5.0  # seconds in which a cluster has to answer; Ray itself tries for up to three minutes
 AHEAD = 2  # tasks per CPU that are done, or being done, before their results are requested
 
 
@@ -38,6 +41,10 @@ def connected(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise ConfigError("--engine ray needs ray: pip install 'dataforge-detection[ray]'") from None
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to nodes; stdout is for results
         handler = signal.getsignal(signal.SIGTERM)
@@ -51,6 +58,22 @@ def connected(address: str | None) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Connect to HOST:PORT, or ray://HOST:PORT, once. Names such as `auto`, and what is no address, are left to Ray.
+
+    Raises:
+        ConfigError: nothing answers there.
+    """
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    with contextlib.suppress(ValueError):  # a port that is no number
+        if parts.hostname and parts.port:
+            try:
+                socket.create_connection((parts.hostname, parts.port), PATIENCE).close()
+            except OSError as error:
+                why = error.strerror or error
+                raise ConfigError(f"--address {address}: no Ray cluster can be reached there: {why}") from None
 
 
 def result_of(ray: Any, reference: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Click's commands, options and numbers as every command of this project has them.
 
-Exit codes: 0 fine; 1 findings, or a difference; 2 trouble: a wrong option, file or record, or a bug; 130 interrupted.
+Exit codes: 0 fine; 1 findings, or a difference; 2 trouble: a wrong option, file or record, or a bug; 130 interrupted;
+141 the reader of stdout has ended, as `head` does.
 Trouble is one line on stderr; with `--json`, also an object `{"error": ...}` on stdout.
 """
 
@@ -30,6 +31,7 @@ from dataforge import interrupt
 from dataforge.errors import ConfigError, DataforgeError, StoppedError, is_utf8, line_safe, plain, without_extra
 
 TROUBLE = DataforgeError.exit_code
+PIPE_CLOSED = 141  # as of a program that SIGPIPE ends; click's 1 would be findings
 NEAR = 0.75  # similarity from which on an option is suggested for one that does not exist
 _JOINED = re.compile("\u200d[\u2190-\u2bff\U0001f000-\U0001faff]|[\U0001f3fb-\U0001f3ff]")  # to an emoji: parts, skins
 BOUNDS = {
@@ -222,14 +224,17 @@ def echo(text: object, err: bool = False) -> None:
     """Print text in which names from files may stand, on stdout or stderr, as `plain`.
 
     Raises:
-        ConfigError: stdout cannot be written, such as a file on a full disk. (A closed pipe ends the command.)
+        ConfigError: stdout cannot be written, such as a file on a full disk.
+        SystemExit: stdout is a closed pipe.
     """
     try:
         click.echo(plain(str(text)), err=err)
     except OSError as error:
-        if err or error.errno == errno.EPIPE:
+        if err:
             raise
         sys.stdout = None  # type: ignore[assignment]  # else Python tries again when it ends
+        if error.errno == errno.EPIPE:
+            sys.exit(PIPE_CLOSED)
         raise ConfigError(f"standard output: cannot be written: {error.strerror}") from None
 
 

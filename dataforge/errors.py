@@ -124,5 +124,5 @@ def unknown(kind: str, name: str, known: object) -> UnknownNameError:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number and its noun for messages: "1 file", "2 files"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Return a number and its noun for messages: "1 file", "2 files", "2 boxes"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'x')) else 's'}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 
 from dataforge import cluster
 from dataforge.cli.main import main
-from dataforge.errors import DataError, ShardError
+from dataforge.errors import ConfigError, DataError, ShardError
 from dataforge.images.synth import write
 from tests.ingest.test_ingest import files
 
@@ -34,6 +36,23 @@ def test_chunks_are_small_at_first_and_keep_what_came_before_an_error() -> None:
     assert seen == [[0], [1], [2, 3], [4, 5], [6, 7, 8], [9]]
     assert list(cluster._chunks([], 2)) == []
     assert max(map(len, cluster._chunks(range(1000), 1))) == cluster.CHUNK
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_at_which_nothing_listens_is_told_at_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = form.format(free.getsockname()[1])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for given in (address, None):
+        start = time.monotonic()
+        with (
+            pytest.raises(ConfigError, match=rf"--address {address}: no Ray cluster can be reached there: "),
+            cluster.connected(given),
+        ):
+            pass
+        assert time.monotonic() - start < 2 * cluster.PATIENCE
 
 
 def killed_once(log: Path) -> Callable[[int], np.ndarray]:

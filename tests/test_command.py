@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from dataforge.cli.main import main
 from dataforge.cli.options import progress_bar
 from dataforge.command import Command, Number, columns, natural, real, width
-from dataforge.errors import ConfigError, StoppedError
+from dataforge.errors import ConfigError, StoppedError, counted
 from trainers.command import command
 from trainers.config import _List
 from trainers.registry import DETECTORS, config_class
@@ -141,6 +142,33 @@ def test_a_full_disk_for_the_output_is_one_line(tiny_shards: Path, flags: list[s
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.stderr == "error: standard output: cannot be written: No space left on device\n"
     assert done.returncode == 2
+
+
+def test_one_image_is_not_called_images(tmp_path: Path) -> None:
+    assert [counted(n, noun) for n, noun in ((0, "box"), (1, "box"), (2, "class"), (3, "file"))] == [
+        "0 boxes",
+        "1 box",
+        "2 classes",
+        "3 files",
+    ]
+    drawn, one = str(tmp_path / "drawn"), str(tmp_path / "one")
+    assert CliRunner().invoke(main, ["synth", drawn, "--images", "5"]).exit_code == 0
+    said = CliRunner().invoke(main, ["ingest", "coco", drawn, "--split", "val", "--limit", "1", "--out", one]).output
+    for words in ("info", "verify", "lint", f"diff {one}", f"stats --out {one}s", f"bake --side 32 --out {one}b"):
+        name, *others = words.split()
+        said += CliRunner().invoke(main, [name, one, *others]).output
+    assert "1 image" in said and not re.search(r"\b1 (images|boxes|classes|faults|files)\b", said), said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("program", ["dataforge", "trainers"])
+def test_a_reader_that_ends_is_neither_trouble_nor_a_finding(tiny_shards: Path, program: str) -> None:
+    ended, stdout = os.pipe()
+    os.close(ended)
+    words = [sys.executable, "-m", program, *(["info", str(tiny_shards)] if program == "dataforge" else [])]
+    done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from dataforge.command import command
+from dataforge.command import command, echo
 
 # Millions of parameters with --defaults paper, for 20 classes; and processor minutes per epoch of
 # configs/NAME_bccd.toml (292 images, a pretrained EfficientNet-Lite0), from the rows of whole runs in
@@ -25,12 +23,15 @@ TRAINERS = {
 @command()
 def main() -> None:
     """List the trainers: millions of parameters, minutes per epoch on a CPU, and when to take which."""
-    for name, (parameters, minutes, words) in TRAINERS.items():
-        click.echo(f"python -m trainers.{name:<12} {parameters:>4} M {minutes:>4} min  {words}")
-    click.echo(
+    lines = [
+        f"python -m trainers.{name:<12} {parameters:>4} M {minutes:>4} min  {words}"
+        for name, (parameters, minutes, words) in TRAINERS.items()
+    ]
+    legend = (
         "M: million parameters with --defaults paper, for 20 classes. min: per epoch of 292 images on a CPU, by "
         "--config bccd with a small pretrained backbone. Options: python -m trainers.NAME --help"
     )
+    echo("\n".join([*lines, legend]))
 
 
 if __name__ == "__main__":

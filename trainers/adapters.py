@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dataforge.command import Group, LocalPath, echo
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.files import writing
 
 HEADS = ("pyramid.", "classify.", "regress.", "scale")  # parts of the detector that are trained with the adapters
@@ -39,7 +39,7 @@ def save(ckpt: Path, out: Path, heads: bool) -> None:
     facts = {"lora": state["config"]["lora"], "backbone": state["config"]["backbone"]}
     with writing(out, ConfigError):
         safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, facts)
-    echo(f"{out}: {len(tensors)} tensors, {out.stat().st_size / 1e6:.1f} MB")
+    echo(f"{out}: {counted(len(tensors), 'tensor')}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 @main.command()

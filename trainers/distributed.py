@@ -25,6 +25,7 @@ from trainers.config import Config
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # mallopt(3)
 DEVICES = "auto, cpu, cuda, cuda:1 (or 1), or mps"
+PEER_ENDED = ("gloo/transport/", "remote process exited")  # in the errors of gloo and of NCCL
 LEAST_LIMIT = 1800.0  # seconds of torch's limit, which also bounds the start: torch's own default
 
 
@@ -77,7 +78,7 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
         This process's rank, the number of processes (more than one under torchrun), and its device.
 
     Raises:
-        ConfigError: the device is not available. DataforgeError: other processes do not start.
+        ConfigError: the device is not available. DataforgeError: other processes do not start, or one of them ends.
     """
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = device_of(name)
@@ -102,6 +103,11 @@ def joined(name: str, timeout: float) -> Iterator[tuple[int, int, torch.device]]
         with Watchdog(timeout):
             yield rank, count, device
         failed = False
+    except RuntimeError as error:
+        if not any(words in str(error) for words in PEER_ENDED):
+            raise
+        why = first_line(error).rpartition("] ")[2].partition(". ")[0]
+        raise DataforgeError(f"rank {rank} of {count}: another process has ended; see its output ({why})") from None
     finally:
         if not failed or device.type != "cuda":
             dist.destroy_process_group()

@@ -58,7 +58,7 @@ import torch
 
 import dataforge
 from dataforge import registry
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.files import writing
 from dataforge.shards.reader import Shards
 from trainers.checkpoint import detector_of, load, weights_of
@@ -144,9 +144,10 @@ def export(
                 if file.stem.startswith(target.stem):
                     os.replace(file, target.with_name(file.name))
     done = how["certificate"]
-    size_of_files = sum(f.stat().st_size for f in {target, target.with_suffix(".bin")} if f.exists())
+    files = [target, target.with_suffix(".bin")] if format_name == "openvino" else [target]
+    size_of_files = sum(file.stat().st_size for file in files)
     echo(
-        f"{target}: {size_of_files / 2**20:.1f} MiB; {done['detections']} detections on "
+        f"{target}: {size_of_files / 2**20:.1f} MiB; {counted(done['detections'], 'detection')} on "
         f"{len(done['images'])} pictures are those of {checkpoint}, to {done['box_difference']:.2g} pixels and "
         f"{done['score_difference']:.2g} in score; {done['excused']} at a threshold; AP {done['map_exported']:.4f} "
         f"({done['map_pytorch']:.4f})"

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.command import TROUBLE, LocalPath, command, echo, natural, real
-from dataforge.errors import ConfigError, ImageError
+from dataforge.errors import ConfigError, ImageError, counted
 from dataforge.files import writing
 from dataforge.images.draw import Pixels, draw
 from dataforge.images.header import SUFFIXES
@@ -278,8 +278,8 @@ def main(
             out.mkdir(parents=True, exist_ok=True)
         rows = named_rows(results, names, classes, detector.class_ids, detector.calibration.get("temperature"))
         write_json(out / "predictions.json", rows)
-    total = f"{len(names) - len(bad)} {'frames' if moving else 'pictures'}, {boxes_found} boxes"
-    echo(total + ("" if moving else f", {len(bad)} files could not be read") + f"; results saved to {out}")
+    total = f"{counted(len(names) - len(bad), 'frame' if moving else 'picture')}, {counted(boxes_found, 'box')}"
+    echo(total + ("" if moving else f", {counted(len(bad), 'file')} could not be read") + f"; results saved to {out}")
     if bad:
         sys.exit(TROUBLE)
 

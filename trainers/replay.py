@@ -31,7 +31,7 @@ import dataclasses
 import PIL.Image
 import torch
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.files import writing
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
@@ -96,5 +96,5 @@ def draw(folder: Path, step: int, out: Path | None, shards: str, as_json: bool) 
         return
     echo(f"step {step}, epoch {epoch}, {size[0]}x{size[1]}; left to right, line by line:")
     for key, n in zip(keys, boxes, strict=True):
-        echo(f"{split}  {key}  {n} boxes")
+        echo(f"{split}  {key}  {counted(n, 'box')}")
     echo(f"{out}: {drawn.shape[1]}x{drawn.shape[0]}")

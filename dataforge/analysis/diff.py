@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.analysis.pairing import Objects, Pairs, Rows, pair_boxes, pair_images
+from dataforge.errors import counted
 from dataforge.shards.reader import Shards
 
 
@@ -187,7 +188,7 @@ def text(facts: dict[str, Any], most: int = 10) -> str:
     lines += [f"class renamed: {old} -> {new}" for old, new in facts["classes"]["renamed"]]
     examples: list[tuple[str, list[str]]] = []
     for kind, sign in (("removed", "-"), ("added", "+")):
-        examples.append((kind, [f"{sign} {place(one)}, {one['boxes']} boxes" for one in facts[kind]]))
+        examples.append((kind, [f"{sign} {place(one)}, {counted(one['boxes'], 'box')}" for one in facts[kind]]))
     changed = []
     for one in facts["changed"]:
         was = f" (was {place(one['old'])})" if place(one["old"]) != place(one["new"]) else ""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dataforge.analysis.padding import padding_waste
 from dataforge.command import columns
+from dataforge.errors import counted
 from dataforge.loading.buckets import AUTO, Shape, auto_shapes
 from dataforge.loading.sampler import plan
 from dataforge.record import CROWD, DIFFICULT, TRUNCATED
@@ -106,7 +107,8 @@ def padding(table: Table, size: Shape, batch_size: int) -> dict[str, Any]:
 
 def text(facts: Mapping[str, Any]) -> str:
     """Format the result of `statistics`, with that of `padding` under "padding", for a terminal."""
-    first = f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes"
+    sizes = (facts["images"], "image"), (facts["boxes"], "box"), (len(facts["classes"]), "class")
+    first = ", ".join(counted(*size) for size in sizes)
     shares = ", ".join(f"{name} {n / max(facts['boxes'], 1):.1%}" for name, n in facts["coco_areas"].items())
     parts = [rows(facts) for rows in (split_rows, spread_rows, padding_rows, class_rows)]
     tables = [columns([head, *rows]) for head, rows in parts]

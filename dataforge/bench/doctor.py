@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import dataforge
 from dataforge.bench.measure import cpu
-from dataforge.errors import ConfigError, DataError, DataforgeError, ImageError, without_extra
+from dataforge.errors import ConfigError, DataError, DataforgeError, ImageError, counted, without_extra
 from dataforge.process import module_json
 from dataforge.threads import cores
 
@@ -264,7 +264,7 @@ def _load(folder: Path) -> str:
     write(folder / "pictures", images=10, size=(64, 96))
     ingest(read(folder / "pictures"), folder / "shards", source_name="coco")
     batch = next(iter(Loader(folder / "shards", "train", 4, (64, 128))))
-    text = f"{len(batch)} images, {int((batch.labels >= 0).sum())} boxes in a batch"
+    text = f"{counted(len(batch), 'image')}, {counted(int((batch.labels >= 0).sum()), 'box')} in a batch"
     return f"{text}, {time.monotonic() - started:.1f} s"
 
 

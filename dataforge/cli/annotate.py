@@ -16,7 +16,7 @@ from dataforge.cli.complete import FORMAT
 from dataforge.cli.options import names, polite_kill
 from dataforge.cli.pages import listen, serve
 from dataforge.command import LocalPath, command, echo, natural
-from dataforge.errors import ConfigError, unknown
+from dataforge.errors import ConfigError, counted, unknown
 from dataforge.files import reading
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def annotate(
     else:
         base = open_base(path, format_name)
     if base.left_out:
-        echo(f"{len(base.left_out)} images are left out, such as {base.left_out[0].key}", err=True)
+        echo(f"{counted(len(base.left_out), 'image')} are left out, such as {base.left_out[0].key}", err=True)
     folder = overlay or overlay_of(base.path)
     if model is not None and not model.exists():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint, a run's folder or an exported .onnx")
@@ -81,12 +81,12 @@ def annotate(
             _load(proposals, session)
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
-        echo(f"{base.path}: {len(base.places)} images ({base.format}); edits go to {folder}\n{address}")
+        echo(f"{base.path}: {counted(len(base.places), 'image')} ({base.format}); edits go to {folder}\n{address}")
         echo("Ctrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
         serve(application(session, token, port, rebound, proposals, novelty), listening)
-    echo(f"{session.edits.version} edits in {folder}")
+    echo(f"{counted(session.edits.version, 'edit')} in {folder}")
 
 
 def _load(proposals: Proposals, session: Session) -> None:

@@ -11,7 +11,7 @@ import click
 
 from dataforge.cli.options import Directory, json_option
 from dataforge.command import OutFile, command, echo, echo_json, real
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.files import writing
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def _page(facts: dict[str, Any], old: Shards, new: Shards) -> str:
         sections.append(Section("Images changed", table=(("image", "was", "changes", "boxes"), rows)))
     with_boxes = [one for one in facts["changed"] if one["boxes"]]
     for one in with_boxes[:SHOWN]:
-        left = f"old: {place(one['old'])}, {one['old']['boxes']} boxes"
-        right = f"new: {place(one['new'])}, {one['new']['boxes']} boxes"
+        left = f"old: {place(one['old'])}, {counted(one['old']['boxes'], 'box')}"
+        right = f"new: {place(one['new'])}, {counted(one['new']['boxes'], 'box')}"
         pictures = [(left, _picture(old, one, "old")), (right, _picture(new, one, "new"))]
         sections.append(Section(place(one["new"]), LEGEND, pictures=pictures))
     if len(with_boxes) > SHOWN:

@@ -42,6 +42,6 @@ def doctor(directories: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         echo_json({"checks": [check._asdict() for check in results], **counts})
     else:
-        click.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+        echo(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["failed"]:
         sys.exit(1)

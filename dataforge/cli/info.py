@@ -9,6 +9,7 @@ import click
 
 from dataforge.cli.options import Directory, json_option, view_options
 from dataforge.command import columns, command, echo, echo_json
+from dataforge.errors import counted
 
 if TYPE_CHECKING:
     from dataforge.sources.view import View
@@ -29,7 +30,8 @@ def info(directory: Path, view: View, as_json: bool) -> None:
 def describe(facts: dict[str, Any]) -> str:
     """Format `Shards.info()` as text."""
     lines = [
-        f"{facts['images']} images, {facts['boxes']} boxes, {len(facts['classes'])} classes, "
+        f"{counted(facts['images'], 'image')}, {counted(facts['boxes'], 'box')}, "
+        f"{counted(len(facts['classes']), 'class')}, "
         f"{facts['bytes'] / 1e6:.1f} MB of images ({facts['store']}, codec {facts['codec']}, from {facts['source']})"
     ]
     for name in ("height", "width", "boxes_per_image"):

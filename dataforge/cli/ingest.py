@@ -26,7 +26,7 @@ from dataforge.cli.options import (
 from dataforge.cli.source import SourceCommand, open_source, source_options
 from dataforge.cloud.path import RemotePath
 from dataforge.command import Option, echo, echo_json, invocation, natural
-from dataforge.errors import ConfigError, DataforgeError, StoppedError
+from dataforge.errors import ConfigError, DataforgeError, StoppedError, counted
 
 if TYPE_CHECKING:
     from dataforge.ingest.report import Summary
@@ -155,7 +155,8 @@ def publish(
     summary = ingested(make, out, as_json, **how)
     if part := how.get("part"):
         facts = {"part": f"{part[0]}/{part[1]}"} | summary.facts()
-        echo_json(facts) if as_json else echo(f"part {facts['part']}, {summary.images} images\n{summary.text()}")
+        text = f"part {facts['part']}, {counted(summary.images, 'image')}\n{summary.text()}"
+        echo_json(facts) if as_json else echo(text)
     else:
         report(summary, as_json, dealt)
 

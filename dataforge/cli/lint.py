@@ -14,7 +14,7 @@ from dataforge.cli.options import engine_options, json_option, names, progress_b
 from dataforge.cli.source import SourceCommand, named, open_source, source_options
 from dataforge.cloud.path import RemotePath, located
 from dataforge.command import OutFile, echo, echo_json
-from dataforge.errors import ConfigError, line_safe
+from dataforge.errors import ConfigError, counted, line_safe
 from dataforge.files import writing
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def lint(
         with spreading(engine, address) as how, progress_bar(opened.total, hidden=as_json) as progress:
             result = check(opened, str(root), progress=progress, spread=how[0], jobs=how[1])
     if report is not None:
-        _write_page(report, f"{root.resolve().name}: {result.images} images, {result.boxes} boxes", result, source())
+        title = f"{root.resolve().name}: {counted(result.images, 'image')}, {counted(result.boxes, 'box')}"
+        _write_page(report, title, result, source())
     echo_json(result.facts()) if as_json else echo(text(result))
     if any(result.count(severity) for severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]):  # type: ignore[arg-type]
         sys.exit(1)
@@ -108,7 +109,7 @@ def text(report: Report) -> str:
         if kind.count > SHOWN:
             lines.append(f"    and {kind.count - SHOWN} more")
     counts = ", ".join(f"{(n := report.count(one))} {one}{'s' * (n != 1)}" for one in SEVERITIES)
-    return "\n".join([*lines, f"{report.images} images, {report.boxes} boxes: {counts}"])
+    return "\n".join([*lines, f"{counted(report.images, 'image')}, {counted(report.boxes, 'box')}: {counts}"])
 
 
 def _write_page(path: Path, title: str, report: Report, source: Source) -> None:

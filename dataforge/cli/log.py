@@ -15,6 +15,8 @@ from dataforge.cloud.path import located
 from dataforge.command import command, echo, echo_json
 from dataforge.errors import ConfigError
 
+ARGUMENTS = ("format_name", "root", "directory", "directories")
+
 
 @command()
 @click.argument("directory", type=Directory())
@@ -37,8 +39,11 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
     made = _baked(index["baked"]) if "baked" in index else _reported(directory)
     images_in = [parent["path"] for parent in index.get("parents", ())]
     yield {"directory": str(directory), "depth": len(below), **made, "images_in": images_in}
-    given = [
-        part for value in made.get("given", {}).values() for part in (value if isinstance(value, list) else [value])
+    given = [  # `out` may be where the folder was before it was moved or copied
+        part
+        for name, value in made.get("given", {}).items()
+        if name != "out"
+        for part in (value if isinstance(value, list) else [value])
     ]
     reached: set[str] = set()
     for part in (*given, *images_in):
@@ -55,8 +60,8 @@ def _steps(directory: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, 
 
 def _baked(baked: dict[str, Any]) -> dict[str, Any]:
     """Return how a cache was made, from its index."""
-    form = {name: value for name, value in baked["form"].items() if value}
-    return {"command": "bake", "given": {"directory": baked["parent"], **form}}
+    given = {"directory": baked["parent"], "view": baked["view"], **baked["form"]}
+    return {"command": "bake", "given": {name: value for name, value in given.items() if value}}
 
 
 def _reported(directory: Path) -> dict[str, Any]:
@@ -84,13 +89,14 @@ def _reported(directory: Path) -> dict[str, Any]:
 def _text(made: dict[str, Any]) -> str:
     given = dict(made.get("given", {}))
     out = {"out", "as_json", "jobs", "resume"}
-    words = [made.get("command", "")] + [
-        shlex.quote(str(given.pop(name))) for name in ("format_name", "root", "directory") if name in given
-    ]
-    for name, value in given.items():
-        if name not in out:
-            parts = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in parts if part is not True)]
+    words = [made.get("command", "")]
+    for name in sorted(given, key=lambda name: name not in ARGUMENTS):
+        parts = given[name] if isinstance(given[name], list) else [given[name]]
+        if name == "view":  # a cache's, which are options
+            words += parts
+        elif name not in out:
+            words += [] if name in ARGUMENTS else [f"--{name.replace('_', '-')}"]
+            words += [shlex.quote(str(part)) for part in parts if part is not True]
     facts = [f"dataforge {made['dataforge']}" if "dataforge" in made else "", made.get("date", "")]
     facts += [f"in {made['parts']} parts"] if "parts" in made else []
     facts += [f"images in {folder}{'' if Path(folder).exists() else ' (not there)'}" for folder in made["images_in"]]

@@ -16,7 +16,7 @@ import click
 from dataforge.cli.complete import CLASSES, STORE
 from dataforge.cloud.path import located
 from dataforge.command import Option, natural, real
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dataforge.threads import Spread
@@ -223,7 +223,7 @@ def progress_bar(total: int, hidden: bool) -> Iterator[Callable[[int], None] | N
         last, done, printed = 0, 0, time.monotonic()
 
         def line() -> None:
-            click.echo(f"{done} of {total} images" if total else f"{done} images", err=True)
+            click.echo(f"{done} of {counted(total, 'image')}" if total else counted(done, "image"), err=True)
 
         def show(count: int) -> None:
             nonlocal last, done, printed

@@ -9,7 +9,7 @@ import click
 from dataforge.cli.complete import SPLIT
 from dataforge.cli.options import Directory, engine_options, json_option, spreading
 from dataforge.command import LocalPath, command, echo, echo_json, natural
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.files import writing
 
 
@@ -82,7 +82,7 @@ def stats(
         Section("Padding", plan, table=padding_rows(facts), pictures=pictures("padding")),
     ]
     name = f"{shards.path.resolve().name}, {shards.split}" if shards.split else shards.path.resolve().name
-    html = page(f"{name}: {len(shards)} images, {facts['boxes']} boxes", sections)
+    html = page(f"{name}: {counted(len(shards), 'image')}, {counted(facts['boxes'], 'box')}", sections)
     with writing(f"--out {out}", ConfigError):
         out.mkdir(parents=True, exist_ok=True)
         for file, (_, chart) in charts.items():

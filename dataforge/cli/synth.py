@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dataforge.command import LocalPath, command, echo, natural
+from dataforge.errors import counted
 
 
 @command()
@@ -29,4 +30,4 @@ def synth(directory: Path, images: int, seed: int, size: tuple[int, int]) -> Non
     from dataforge.images.synth import write
 
     write(directory, images=images, seed=seed, size=size)
-    echo(f"{images} pictures drawn in {directory}; next: dataforge ingest coco {directory} --out shards")
+    echo(f"{counted(images, 'picture')} drawn in {directory}; next: dataforge ingest coco {directory} --out shards")

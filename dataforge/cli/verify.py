@@ -11,7 +11,7 @@ import click
 from dataforge.cli.options import Directory, json_option, progress_bar
 from dataforge.cli.source import SourceCommand, format_and_root, open_source, source_options
 from dataforge.command import echo, echo_json
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dataforge.shards.reader import Shards
@@ -51,7 +51,7 @@ def verify(directory: Path, origin: str | None, as_json: bool, **given: Any) -> 
         for fault in faults:
             echo(f"{fault.place}: {fault.reason}", err=True)
         unproven = "" if CHECKSUM in shards.index else f"; {INDEX} has no checksum"
-        echo(f"{len(shards)} images checked, {len(faults)} faults{unproven}")
+        echo(f"{counted(len(shards), 'image')} checked, {counted(len(faults), 'fault')}{unproven}")
     if faults:
         sys.exit(1)
 
@@ -68,7 +68,7 @@ def _prove(shards: Shards, origin: str, given: dict[str, Any], as_json: bool) ->
     if as_json:
         echo_json({"images": len(shards), "difference": first and vars(first)})
     elif first is None:
-        echo(f"{len(shards)} images, {len(shards.table.boxes)} boxes: the same as in {origin}")
+        echo(f"{counted(len(shards), 'image')}, {counted(len(shards.table.boxes), 'box')}: the same as in {origin}")
     else:
         echo(first.text(), err=True)
     if first:

@@ -15,7 +15,7 @@ from dataforge.cli.complete import RECIPE, SPLIT
 from dataforge.cli.options import Directory, polite_kill
 from dataforge.cli.pages import listen, serve
 from dataforge.command import command, echo, natural
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.process import run_module
 
 
@@ -68,7 +68,7 @@ def view(
     with listen(port, directory) as listening, closing(gallery.findings), polite_kill():
         port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
         address = f"http://127.0.0.1:{port}/?token={token}"
-        echo(f"{directory}: {len(shards)} images\n{address}\nCtrl-C ends it")
+        echo(f"{directory}: {counted(len(shards), 'image')}\n{address}\nCtrl-C ends it")
         if not no_browser:
             webbrowser.open(address)
         serve(application(gallery, token, port, augment or ""), listening)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice, product
+from itertools import product
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -58,16 +59,20 @@ def _folder_of(folder: str, base: str) -> str:
     return below_its_own(Path(os.path.relpath(os.path.join(folder, "x"), base)).as_posix())[:-1]  # noqa: PTH118
 
 
-def likeliest(folders: Sequence[Path], names: Iterable[str], allow_outside: bool = False) -> Path:
-    """Return the folder that contains most of the first names; the earliest one on a tie."""
-    sample = list(islice(names, 50))
-    return max(folders, key=lambda folder: held(folder, sample, allow_outside)) if len(folders) > 1 else folders[0]
+def likeliest(folders: Sequence[Path], names: Sequence[str], allow_outside: bool = False) -> Path:
+    """Return the folder that contains most of a `sample` of the names; the earliest one on a tie."""
+    return max(folders, key=lambda folder: held(folder, names, allow_outside)) if len(folders) > 1 else folders[0]
 
 
-def held(folder: Path, names: Iterable[str], allow_outside: bool = False) -> int:
-    """Return how many of the first names are files in a folder."""
-    pictures = (resolve(name, folder, allow_outside) for name in islice(names, 50))
+def held(folder: Path, names: Sequence[str], allow_outside: bool = False) -> int:
+    """Return how many of a `sample` of the names are files in a folder."""
+    pictures = (resolve(name, folder, allow_outside) for name in sample(names))
     return sum(exists(picture[1]) for picture in pictures if picture)
+
+
+def sample(names: Sequence[str]) -> Sequence[str]:
+    """Return at most 50 names from all over a list: those at its start may be the ones that are missing."""
+    return names[:: max(1, math.ceil(len(names) / 50))]
 
 
 def nearest(
@@ -75,12 +80,12 @@ def nearest(
 ) -> tuple[Path, list[str], list[Finding]]:
     """Return the `likeliest` folder, the names as paths in it, and the finding if these are not as the file says.
 
-    Where it has none of the first names, their first folders are left out, if that finds some and keeps all names
+    Where it has none of the `sample`, the names' first folders are left out, if that finds some and keeps all names
     apart: Objects365's begin with `images/v1/`, those of LVIS's URLs with the folder of COCO's split.
     """
     best, kept = likeliest(folders, names, allow_outside), names
     found = held(best, names, allow_outside)
-    for n in range(1, 1 + max((name.count("/") for name in names[:50] if not found), default=0)):
+    for n in range(1, 1 + max((name.count("/") for name in sample(names) if not found), default=0)):
         shorter = [name.split("/", n)[-1] if "://" not in name and inside(name) else name for name in names]
         folder = likeliest(folders, shorter, allow_outside)
         count = held(folder, shorter, allow_outside)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from dataforge.errors import counted
 from dataforge.overlay.boxes import has_base_id
 from dataforge.overlay.edits import Edits
 
@@ -39,13 +40,13 @@ class Sitting:
     def text(self) -> str:
         """Return one line."""
         names = {"add": "added", "set": "changed", "delete": "deleted"}
-        parts = [f"{self.counts[op]} boxes {what}" for op, what in names.items() if self.counts[op]]
+        parts = [f"{counted(self.counts[op], 'box')} {what}" for op, what in names.items() if self.counts[op]]
         parts += [f"{self.counts['classes']} changes of classes"] if self.counts["classes"] else []
         parts += [f"{self.counts['conflict']} conflicts"] if self.counts["conflict"] else []
         began, ended = (time[:16].replace("T", " ") for time in (self.began, self.ended))
         versions = f"v{self.first}" if self.first == self.last else f"v{self.first} to v{self.last}"
         end = f" to {ended[11:] if ended[:10] == began[:10] else ended}" if ended != began else ""
-        what = ", ".join([f"{len(self.images)} images", *parts])
+        what = ", ".join([counted(len(self.images), "image"), *parts])
         return f"{versions}  {began}{end} UTC  {self.who}: {what}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import ConfigError, FormatError, counted
 from dataforge.files import reading
 from dataforge.record import Finding, Record, Source, among, merged, relabelled
 
@@ -75,7 +75,7 @@ def join(sources: Sequence[tuple[str, Source]]) -> Source:
                 ("ids-given-up", given_up, "have the number of an image of an earlier source; number dropped"),
             ):
                 if count:
-                    yield Finding("noted", code, name, "", f"{count} images", what, "set")
+                    yield Finding("noted", code, name, "", counted(count, "image"), what, "set")
 
     whole = all(source.total for _, source in sources)
     total = sum(source.total for _, source in sources) if whole else 0
@@ -164,7 +164,7 @@ def rename(source: Source, names: Mapping[str, str]) -> Source:
             yield replace(item, labels=labels, judged=merged(item.judged, label_of)).pick(kept)
         for name, count in sorted(dropped.items()):
             yield Finding(
-                "refused", "class-dropped", "--class-map", name, f"{count} boxes", "dropped by --class-map", "set"
+                "refused", "class-dropped", "--class-map", name, counted(count, "box"), "dropped by --class-map", "set"
             )
 
     frequencies = {names.get(name, name): one for name, one in source.frequencies.items() if names.get(name, name)}
@@ -203,7 +203,7 @@ def rename_splits(source: Source, names: Mapping[str, str]) -> Source:
             alike.setdefault(_plain(name), Counter())[names.get(name, name)] += count
         for splits in alike.values():
             if len(splits) > 1:
-                value = ", ".join(f"{name} ({count} images)" for name, count in splits.items())
+                value = ", ".join(f"{name} ({counted(count, 'image')})" for name, count in splits.items())
                 reason = "are kept apart, and training uses one of them; merge them with --split-map OLD=NEW"
                 yield Finding("noted", "splits-alike", "", "", value, reason, "set")
 

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import ConfigError, ImageError, unknown
+from dataforge.errors import ConfigError, ImageError, counted, unknown
 from dataforge.images.header import probe, probe_file
 from dataforge.record import CROWD, DIFFICULT, Boxes, Finding, Record, Source, among, object_areas, relabelled
 from dataforge.rng import uniform
@@ -26,7 +26,13 @@ Policy = Literal["keep", "drop"]
 REASONS = ("", "class", "crowd", "difficult", "area", "side")  # why a box is left out; index 0: it is kept
 
 
-@dataclass(frozen=True)
+def _plain(value: object) -> list[str]:
+    """Return the words of an option's value: "10 inf" of (10.0, inf)."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    return [f"{part:.15g}" if isinstance(part, float) else str(part) for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """A selection of classes, boxes and images. The defaults filter nothing, so `View()` keeps everything.
 
@@ -57,6 +63,22 @@ class View:
     sample: float | int = 1.0
     sample_seed: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, View) and repr(self) == repr(other)  # `sample`: 1 is not 1.0
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def options(self) -> list[str]:
+        """Return the options of the commands that select the same; none for everything."""
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if repr(value) != repr(field.default):
+                words.append(f"--{field.name.replace('_', '-')}")
+                words += [",".join(value)] if field.name == "classes" else _plain(value)
+        return words
+
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if twice:
@@ -64,7 +86,8 @@ class View:
         for name in ("area", "side"):
             bounds = getattr(self, name)
             if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]):
-                raise ConfigError(f"{name} is {bounds}; expected a minimum and a maximum, such as 100 and inf")
+                given = " ".join(_plain(bounds))
+                raise ConfigError(f"{name} is {given}; expected a minimum and a maximum, such as 100 and inf")
         for name in ("crowd", "difficult", "empty"):
             if getattr(self, name) not in ("keep", "drop"):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected keep or drop")
@@ -228,9 +251,9 @@ class View:
                 taken[record.split] += 1
                 yield record
             for (reason, name), count in sorted(boxes_out.items()):
-                yield _left_out(reason, f"{count} boxes", name)
+                yield _left_out(reason, counted(count, "box"), name)
             for reason, count in sorted((+images_out).items()):
-                yield _left_out(reason, f"{count} images")
+                yield _left_out(reason, counted(count, "image"))
 
         names = self.names(source.classes)
         return replace(

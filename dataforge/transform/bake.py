@@ -20,11 +20,12 @@ returns `affine = matrix @ to_stored(index)`, which maps source pixels to batch 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,6 @@ from dataforge.shards.out_folder import check_outside
 from dataforge.shards.reader import Shards
 from dataforge.shards.table import Table, row
 from dataforge.shards.writer import SHARD_BYTES, ShardWriter
-from dataforge.sources.view import View
 from dataforge.threads import Spread, opencv_threads, ordered
 from dataforge.transform import lossless
 from dataforge.transform.form import Form
@@ -125,7 +125,7 @@ def bake(
             baked={
                 "parent": str(shards.path.resolve()),
                 "fingerprint": shards.content,
-                "view": _chosen(shards),
+                "view": shlex.join([*(["--split", shards.split] if shards.split else []), *shards.view.options()]),
                 "form": asdict(form),
                 "channels": form.channels,
                 "origin_crc": zlib.crc32(origin),
@@ -172,14 +172,6 @@ def _move(table: Table, matrix: NDArray[np.float64], sizes: NDArray[np.int64]) -
     own = table.areas == box_areas(table.boxes)
     areas = np.where(own, box_areas(boxes), table.areas * scale.prod(1)).astype(np.float32)
     return table.change(lambda polygons: polygons.move(matrix[table.image]), boxes=boxes, areas=areas)
-
-
-def _chosen(shards: Shards) -> str:
-    """Describe what the view selects; "" for everything."""
-    plain, view = View(), shards.view
-    values = {field.name: getattr(view, field.name) for field in fields(View)}
-    parts = [f"{name}={value}" for name, value in values.items() if value != getattr(plain, name)]
-    return ", ".join([*([f"split={shards.split}"] if shards.split else []), *parts])
 
 
 def free_bytes(out: Path) -> int:

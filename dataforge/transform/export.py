@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import ConfigError, FormatError, counted
 from dataforge.files import lock_file, writing
 from dataforge.formats import PARTS, holds, writer
 from dataforge.polygons import ranges
@@ -32,8 +32,8 @@ class Exported:
 
     def text(self) -> str:
         """Return one line, plus one for each kind of lost information."""
-        lines = [f"{self.images} images, {self.boxes} boxes written to {self.out} ({self.format})"]
-        lines += [f"{count} {PARTS[part]} cannot be held by {self.format}" for part, count in self.lost.items()]
+        lines = [f"{counted(self.images, 'image')}, {counted(self.boxes, 'box')} written to {self.out} ({self.format})"]
+        lines += [f"{PARTS[part]}: {count} cannot be held by {self.format}" for part, count in self.lost.items()]
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.polygons import Polygons
 from dataforge.record import Finding, Record, Source, polygons_of, relabelled
 from dataforge.shards.as_source import chosen_splits, source_of
@@ -99,7 +99,7 @@ def merge(parts: Sequence[Shards], on_same_key: OnSameKey = "prefix") -> Source:
             ),
         ):
             if value:
-                text = f"{len(value)} images" + (f", such as {value[0]}" if value[0] else "")
+                text = counted(len(value), "image") + (f", such as {value[0]}" if value[0] else "")
                 yield Finding("noted", code, str(part.path), "", text, reason, "set")
 
     def source(n: int, part: Shards) -> Source:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.command import columns
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.record import Source
 from dataforge.rng import bits
 from dataforge.shards.as_source import source_of
@@ -164,7 +164,7 @@ class Dealt:
         rows += [(f"with {name}", counts) for name, counts in zip(self.classes, self.per_class, strict=True)]
         cells = [(name, *(f"{n} {n / max(counts.sum(), 1):>7.1%}" for n in counts.tolist())) for name, counts in rows]
         table = columns([("", *self.names), ("wanted", *(f"{share:.1%}" for share in self.shares)), *cells])
-        head = f"{len(self.part)} images in {groups} groups that stay together"
+        head = f"{counted(len(self.part), 'image')} in {groups} groups that stay together"
         return "\n".join([head, table, *(f"warning: {warning}" for warning in self.warnings)])
 
 
@@ -191,7 +191,8 @@ def split(shards: Shards, wanted: Mapping[str, float], group: Ints, seed: int = 
     np.add.at(per_class, (label, part[row]), 1)
 
     size = np.bincount(group, minlength=1)
-    largest = f"the largest group has {size.max()} images, such as {keys[int(np.argmax(size[group]))]}" if keys else ""
+    first = keys[int(np.argmax(size[group]))] if keys else ""
+    largest = f"the largest group has {counted(size.max(), 'image')}, such as {first}" if keys else ""
     for name, count in zip(names, images.tolist(), strict=True):
         if not count:
             what = largest or "there are none"

@@ -13,7 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from dataforge.augment.move import MIN_VISIBLE, move_boxes
-from dataforge.errors import ImageError
+from dataforge.errors import ImageError, counted
 from dataforge.images.decode import decode
 from dataforge.images.header import probe, suffix_format
 from dataforge.images.tiles import OVERLAP, windows
@@ -70,9 +70,9 @@ def tiles(shards: Shards, cutting: Cutting, jobs: int = 1, spread: Spread = orde
             assert isinstance(record, Record)
             return _cut(record, cutting, depth, taken)
 
-        for cuts, counted in spread(cut, source.records, jobs):
+        for cuts, added in spread(cut, source.records, jobs):
             yield from cuts
-            counts += counted
+            counts += added
         yield Finding("noted", "tiles-cut", "", "", _summary(counts, cutting), _RULES, "set")
 
     return replace(source, records=records(), total=total)
@@ -89,7 +89,7 @@ _LOST = f"less than {MIN_VISIBLE:.0%} of it lies in any tile; left out; a larger
 def _summary(counts: Counter[str], cutting: Cutting) -> str:
     c = counts
     return (
-        f"{c['tiles']} tiles of {c['cut images']} images, side {cutting.side}, overlap {cutting.overlap:g}; "
+        f"{c['tiles']} tiles of {counted(c['cut images'], 'image')}, side {cutting.side}, overlap {cutting.overlap:g}; "
         f"{c['whole']} images are no larger and stay whole; {c['empty']} tiles have no box, {c['dropped']} of them "
         f"were left out (--empty-tiles {cutting.empty:g}); {c['boxes']} boxes of these images became {c['placed']}, "
         f"{c['truncated']} of them cut; {c['lost']} are in no tile"

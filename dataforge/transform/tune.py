@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.images.decode import decode
 from dataforge.shards.reader import Shards
 from dataforge.threads import ordered, workers
@@ -62,7 +62,7 @@ class Choice:
 
     def text(self) -> str:
         """Return two lines: the form that was chosen, and the reason."""
-        how = f"(decoding alone, {self.threads} threads, {self.images} images, median of {PASSES} passes)"
+        how = f"(decoding alone, {self.threads} threads, {counted(self.images, 'image')}, median of {PASSES} passes)"
         before = self.tried[:-1]
         if not self.reached:
             why = f"none of {len(self.tried)} forms reaches {self.target:,.0f} img/s; this is the fastest"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.shards.reader import Shards
 from dataforge.web.reports import ANY, BoxChange, DiffReport, Place, ReportedBox
 
@@ -102,7 +102,7 @@ class Changes:
         if n is None and self._shards.split and image.split not in self._shards.splits:
             return None
         if n is None or int(np.diff(self._shards.table.offsets[n : n + 2])[0]) != image.boxes:
-            raise self._refusal(f"no image {image.split}: {image.key} with {image.boxes} boxes")
+            raise self._refusal(f"no image {image.split}: {image.key} with {counted(image.boxes, 'box')}")
         return n
 
     def _pair(self, n: int, changes: list[BoxChange]) -> None:

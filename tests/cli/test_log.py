@@ -23,20 +23,24 @@ def test_each_step_from_the_source_to_a_cache(tmp_path: Path) -> None:
     assert run("ingest", "coco", drawn, "--side", 8, "inf", "--out", shards, "--jobs", 1).exit_code == 0
     assert run("split", shards, "--out", new, "--val", 0.25).exit_code == 0
     assert run("merge", new, shards, "--out", both).exit_code == 0
-    assert run("bake", both, "--out", cache, "--side", 64).exit_code == 0
+    chosen = "--area 10 inf --sample 1"
+    assert run("bake", both, "--out", cache, "--side", 64, *chosen.split()).exit_code == 0
+    assert f"a cache of {both} (unchanged), {chosen}\n" in run("info", cache).stdout
     result = run("log", cache)
     today = datetime.now(tz=UTC).date().isoformat()
     stamp = f", dataforge {__version__}, {today}"
     ingested = f"{shards}: ingest coco '{drawn}' --side 8.0 inf{stamp}"
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"{cache}: bake {both} ") and "--side 64" in lines[0]
+    assert lines[0] == f"{cache}: bake {both} {chosen} --side 64 --fit letterbox --quality 92"
     assert lines[1:] == [
-        f"  {both}: merge --directories {new} {shards}{stamp}",
+        f"  {both}: merge {new} {shards}{stamp}",
         f"    {new}: split {shards} --val 0.25{stamp}",
         f"      {ingested}",
         f"    {ingested}",
     ]
+    copied = shutil.copytree(shards, tmp_path / "copied")
+    assert run("log", copied).stdout == f"{ingested}\n".replace(str(shards), str(copied))
     steps = json.loads(run("log", shards, "--json").stdout)["steps"]
     assert [(step["command"], step["given"]["root"]) for step in steps] == [("ingest", str(drawn))]
 

@@ -413,7 +413,7 @@ def test_lvis_states_which_classes_were_looked_for(tmp_path: Path) -> None:
     records, findings = drain(read(tmp_path))
     assert [(r.split, len(r.boxes)) for r in records] == [("val", 1), ("val", 0)]
     (finding,) = [one for one in findings if one.code == "classes-federated"]
-    assert finding.value == "1 images with neg_category_ids, 1 with not_exhaustive_category_ids"
+    assert finding.value == "1 image with neg_category_ids, 1 with not_exhaustive_category_ids"
     assert "--protocol lvis" in finding.reason
 
 
@@ -463,6 +463,15 @@ def test_no_folder_is_left_out_of_names_if_an_image_is_where_its_name_says(tmp_p
     names = ["train2017/1.jpg", "val2017/2.jpg", "val2017/3.jpg"]
     put(tmp_path / "annotations/instances_train.json", json.dumps(coco_json(names, [box(10, [1, 1, 4, 4])])))
     for n, name in enumerate(("train2017/1.jpg", "images/2.jpg", "images/3.jpg")):
+        put(tmp_path / name, picture(n))
+    records, findings = drain(read(tmp_path))
+    assert [r.key for r in records] == names and not findings
+
+
+def test_images_that_are_there_count_wherever_the_file_names_them(tmp_path: Path) -> None:
+    names = [f"val2017/{n}.jpg" for n in range(60)]
+    put(tmp_path / "annotations/instances_val.json", json.dumps(coco_json(names, [box(10, [1, 1, 4, 4])])))
+    for n, name in enumerate((*names[-6:], "images/0.jpg", "images/2.jpg")):
         put(tmp_path / name, picture(n))
     records, findings = drain(read(tmp_path))
     assert [r.key for r in records] == names and not findings

@@ -532,7 +532,7 @@ def test_what_is_absent_in_spite_of_boxes_below_it(tmp_path: Path) -> None:
         [],
     ]
     noted = [(one.code, one.value) for one in findings if one.action == "noted"]
-    assert noted == [("boxes-expanded", "1 boxes"), ("absent-boxed", "1 classes")]
+    assert noted == [("boxes-expanded", "1 box"), ("absent-boxed", "1 class")]
     put(tmp_path / "root/train-annotations-bbox.csv", OPEN_IMAGES + "a,x,/m/animal,1,0,1,0,1,0,0,0\n")
     put(tmp_path / "root/train/a.jpg", picture())
     assert not drain(read(tmp_path / "root", hierarchy=tmp_path / "tree.json"))[1]

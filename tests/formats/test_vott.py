@@ -67,7 +67,7 @@ def test_its_csv_is_a_table(tmp_path: Path) -> None:
     put(tmp_path / "Pets-export.csv", '"image","xmin","ymin","xmax","ymax","label"\n"a.jpg",4.5,8,14,28,"cat"\n')
     assert detect(tmp_path)[0] == "table"
     result = run("ingest", "auto", tmp_path, "--out", tmp_path / "out")
-    assert result.exit_code == 0 and "1 images, 1 boxes" in result.stdout, result.output
+    assert result.exit_code == 0 and "1 image, 1 box" in result.stdout, result.output
 
 
 @pytest.mark.parametrize(

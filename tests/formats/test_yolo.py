@@ -558,10 +558,12 @@ def test_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
     pictures(tmp_path, "images/train/a.jpg", "images/night/b.jpg")
     for name, picture_name in (("train", "a"), ("night", "b")):
         put(tmp_path / f"{name}.txt", f"data/images/{name}/{picture_name}.jpg\n")
-    text = "names: {0: cat, 1: dog}\npath: .\ntrain: train.txt\nnight: night.txt\n"
+    text = "names: {0: cat, 1: dog}\npath: .\ntrain: train.txt\nnight: night.txt\ndusk: dusk.txt\n"
     put(tmp_path / "data.YAML", text + "download: fetch.txt\nauthor: me\n")
     assert detect(tmp_path)[0] == "yolo"
     assert splits(tmp_path) == {"train": ["images/train/a.jpg"], "night": ["images/night/b.jpg"]}
+    missing = [f.value for f in drain(read(tmp_path))[1] if f.code == "split-missing"]
+    assert missing == ["dusk: dusk.txt"]
 
 
 @pytest.mark.parametrize("text", ["MIT\n", "", None, "caf\u00e9"])

@@ -114,7 +114,7 @@ def test_a_parent_that_is_gone_or_another_is_named(linked: Path) -> None:
 
 def test_verify_reads_the_images_of_the_parent(linked: Path) -> None:
     tiny.damage(linked.parent / "parent/train/00000", 3)
-    assert "1 faults" in (result := run("verify", linked, code=1)).stdout
+    assert "1 fault" in (result := run("verify", linked, code=1)).stdout
     assert "train/00000 record 3 (cmyk.jpg): the image's bytes are not those" in result.stderr
     (linked.parent / "parent/val/00000/blobs.mdb").unlink()
     assert "11 faults" in run("verify", linked, code=1).stdout

@@ -79,9 +79,9 @@ def test_keys_and_numbers_that_collide_are_kept_apart_and_noted() -> None:
     ]
     assert [(f.code, f.file, f.value) for f in findings] == [
         ("c", "f", ""),
-        ("keys-prefixed", "y", "1 images"),
-        ("ids-given-up", "y", "1 images"),
-        ("keys-prefixed", "y", "1 images"),
+        ("keys-prefixed", "y", "1 image"),
+        ("ids-given-up", "y", "1 image"),
+        ("keys-prefixed", "y", "1 image"),
     ]
     assert joined.total == 5 and join([("x", source(["a"], total=3)), ("y", source(["a"]))]).total == 0
 
@@ -196,7 +196,7 @@ def test_splits_whose_names_nearly_agree_are_noted(splits: tuple[str, ...], alik
         return
     assert all(one is other for one, other in zip(kept, items, strict=True))
     assert isinstance(last, Finding) and last.code == "splits-alike"
-    assert all(f"{split} (1 images)" in last.value for split in splits) and "--split-map" in last.reason
+    assert all(f"{split} (1 image)" in last.value for split in splits) and "--split-map" in last.reason
     merged = list(rename_splits(source(["a"], *items), dict.fromkeys(splits, "x")).records)
     assert [item.split for item in merged if isinstance(item, Record)] == ["x"] * len(splits) == ["x"] * len(merged)
 
@@ -223,7 +223,7 @@ def test_the_command_with_split_names(tmp_path: Path) -> None:
     (other / "annotations/instances_train.json").rename(other / "annotations/instances_train2017.json")
     (other / "train").rename(other / "train2017")
     result = run("coco", one, "--out", tmp_path / "apart", "--add", f"coco:{other}")
-    assert result.exit_code == 0 and "train2017 (1 images)" in result.output
+    assert result.exit_code == 0 and "train2017 (1 image)" in result.output
     options = ["--add", f"coco:{other}", "--split-map", "train2017=train"]
     assert run("coco", one, "--out", tmp_path / "out", *options).exit_code == 0
     assert len(Shards(tmp_path / "out", "train")) == 2

@@ -189,7 +189,7 @@ def test_nothing_is_copied_where_nothing_is_left_out(whole: Path) -> None:
     ("values", "said"),
     [
         ({"classes": ("cat", "dog", "cat")}, "classes: 'cat' more than once"),
-        ({"area": (5, 4)}, r"area is \(5, 4\); expected a minimum and a maximum"),
+        ({"area": (5.0, 4.0)}, "area is 5 4; expected a minimum and a maximum"),
         ({"side": (-1, 4)}, "side is"),
         ({"side": (math.nan, 4)}, "side is"),
         ({"empty": "maybe"}, "empty is 'maybe'; expected keep or drop"),
@@ -205,6 +205,15 @@ def test_nothing_is_copied_where_nothing_is_left_out(whole: Path) -> None:
 def test_views_that_cannot_be(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         View(**values)
+
+
+def test_a_sample_of_one_image_is_not_the_sample_of_all(whole: Path, tmp_path: Path) -> None:
+    assert View(sample=1) != View() == View(sample=1.0)
+    one = Shards(whole, view=View(sample=1))
+    assert one.fingerprint != Shards(whole).fingerprint and len(one) == 2  # train, val
+    assert command("synth", tmp_path / "drawn", "--images", 5).exit_code == 0
+    assert command("ingest", "coco", tmp_path / "drawn", "--out", tmp_path / "out", "--sample", 1).exit_code == 0
+    assert len(Shards(tmp_path / "out")) == len(Shards(tmp_path / "out").splits)
 
 
 def test_an_unknown_class_is_answered_with_the_known_ones(whole: Path) -> None:

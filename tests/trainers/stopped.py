@@ -1,7 +1,7 @@
 """Groups of three processes of which one does not arrive: what `test_watchdog` runs.
 
-python -m tests.trainers.stopped FOLDER LATE,HOW...: the late rank; stop, block or slow. It writes FOLDER/LATE,HOW,RANK:
-what the process printed, and its exit code.
+python -m tests.trainers.stopped FOLDER LATE,HOW...: the late rank; kill, stop, block or slow. It writes
+FOLDER/LATE,HOW,RANK: what the process printed, and its exit code.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from dataforge.errors import DataforgeError
 from trainers.distributed import joined, total
 
 LIMIT, WORLD = 4.0, 3
@@ -23,8 +24,8 @@ LIMIT, WORLD = 4.0, 3
 def wait(late: int, how: str) -> None:
     with joined("cpu", LIMIT) as (rank, _, _):
         total(torch.ones(1))
-        if rank == late and how == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+        if rank == late and how in ("kill", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         if rank == late and how == "block":
             time.sleep(1000)
         if how == "slow":  # all for longer than the limit, then one alone for less
@@ -45,7 +46,11 @@ def start(folder: Path, case: str) -> list[int]:
             os.environ |= {**common, "RANK": str(rank)}
             os.dup2(os.open(folder / f"{case},{rank}", os.O_CREAT | os.O_WRONLY), 2)
             late, how = case.split(",")
-            wait(int(late), how)
+            try:
+                wait(int(late), how)
+            except DataforgeError as error:
+                os.write(2, f"error: {error}\n".encode())
+                os._exit(error.exit_code)
             os._exit(0)
     return started
 

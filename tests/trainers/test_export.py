@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from tests import tiny
 from trainers import checkpoint, export, exporting, registry
 from trainers import evaluate as evaluate_command
 from trainers import predict as predict_command
+from trainers.exporting.certificate import first_stage
 from trainers.exporting.comparison import Tolerance, awkward, compare, spread
+from trainers.exporting.graph import Stages
 from trainers.exporting.onnx_file import OPSET
 from trainers.models.detector import select
 from trainers.results.exported import KEY, Exported, check, load_onnx, session_of
@@ -342,6 +345,27 @@ def test_a_wrong_graph_is_not_published(
     result = call(export.main, file, "--shards", tiny_shards, "--images", 3, *size)
     assert result.exit_code == 2 and re.search(rf"part in (the )?{stage}", result.stderr), result.output
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_pixels_that_are_rounded_otherwise_are_told(tmp_path: Path) -> None:
+    detector, _ = checkpoint.load_detector(saved(tmp_path / "best.pt", "dense"))
+    size = MODELS["dense"][1]
+    pixels = np.zeros((*size, 3), np.uint8)
+
+    def other(images: Any, *given: Any) -> list[Any]:
+        wanted = tuple(map(torch.tensor, given))
+        fitted = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        fitted[0, 0, 0, 0] += 1
+        with torch.inference_mode():
+            stages = Stages(detector, size, None)(fitted.permute(0, 2, 3, 1).contiguous(), *wanted)
+        return [value.numpy() for part in stages.values() for value in part]
+
+    form = SimpleNamespace(SUFFIX=".x", save=lambda *_: None, running=lambda _: other)
+    facts = {"size": size, "fit": "stretch", "input": "any", "batch": "any", "half": False}
+    model: Any = SimpleNamespace(facts=facts)
+    assert first_stage(detector, model, pixels, form, tmp_path) == (
+        f"post-processing, or in preprocessing, which rounds 1 of {pixels.size} values to another grey level"
+    )
 
 
 def found(*rows: tuple[float, float, float, float, float, int]) -> Any:

@@ -20,7 +20,7 @@ LATE = ("0,stop", "2,stop", "1,block")
 @pytest.mark.skipif(sys.platform != "linux", reason="forks after torch is imported, and stops processes")
 def test_the_others_end_and_name_the_late_one(tmp_path: Path) -> None:
     """Rank 0 keeps the store. One that is only slow ends nothing."""
-    command = [sys.executable, "-m", "tests.trainers.stopped", str(tmp_path), *LATE, "1,slow"]
+    command = [sys.executable, "-m", "tests.trainers.stopped", str(tmp_path), *LATE, "1,slow", "2,kill"]
     groups = subprocess.Popen(command, start_new_session=True)
     try:
         assert groups.wait(timeout=120) == 0
@@ -38,6 +38,10 @@ def test_the_others_end_and_name_the_late_one(tmp_path: Path) -> None:
             ]
     for rank in range(3):
         assert (tmp_path / f"1,slow,{rank}").read_text() == "exit 0\n"
+    for rank in range(2):
+        [error, code] = (tmp_path / f"2,kill,{rank}").read_text().splitlines()
+        assert error.startswith(f"error: rank {rank} of 3: another process has ended; see its output (")
+        assert code == "exit 2"
 
 
 def test_who_is_late() -> None:

@@ -82,5 +82,5 @@ def test_a_picture_in_another_split_is_noted(two: list[Path], tmp_path: Path) ->
     val = shards(tmp_path / "val", {"a.jpg": picture(0)}, 3, "val")
     for choice in ("prefix", "unite", "refuse"):
         result = run("merge", two[0], val, "--out", tmp_path / choice, "--on-same-key", choice)
-        assert result.exit_code == 0 and "1 images, such as val: a.jpg" in result.stdout
+        assert result.exit_code == 0 and "1 image, such as val: a.jpg" in result.stdout
         assert len(Shards(tmp_path / choice)) == 4

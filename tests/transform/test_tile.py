@@ -124,7 +124,7 @@ def test_a_box_in_no_tile_and_tiles_without_boxes_are_reported(tmp_path: Path) -
     assert [line["xyxy"] for line in lines if line.get("code") == "box-tiled"] == [[0, 0, 200, 100]]
     [summary] = [line["value"] for line in lines if line.get("code") == "tiles-cut"]
     every = tiles(Shards(shards), Cutting(30)).total
-    assert summary.startswith(f"{every} tiles of 1 images, side 30, overlap 0.2; 0 images are no larger")
+    assert summary.startswith(f"{every} tiles of 1 image, side 30, overlap 0.2; 0 images are no larger")
     cut = Shards(tmp_path / "t")
     assert (np.diff(cut.table.offsets) > 0).all() and 0 < len(cut) < every
     assert f"{every - len(cut)} tiles have no box, {every - len(cut)} of them were left out" in summary

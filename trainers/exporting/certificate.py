@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dataforge.bench.measure import machine
 from dataforge.command import echo
-from dataforge.errors import ConfigError
+from dataforge.errors import ConfigError, counted
 from dataforge.images.draw import Pixels
 from dataforge.shards.reader import Shards
 from trainers.exporting import comparison
@@ -56,7 +56,8 @@ def certify(detector: Detector, model: Exported, shards: Shards, count: int, for
         [expected] = detect(detector, [pixels], size, fit, torch.device("cpu"), LOW_CONF, LOW_IOU, top)
         return expected, model.detect([pixels], LOW_CONF, LOW_IOU, top)[0]
 
-    echo(f"comparing on {len(shards)} images of {shards.split or 'all'} and 4 of unusual sizes ...", err=True)
+    images = f"{counted(len(shards), 'image')} of {shards.split or 'all'}"
+    echo(f"comparing on {images} and 4 of unusual sizes ...", err=True)
     every = [both(picture(shards, i)) for i in tqdm(range(len(shards)), "certify", disable=None)]
     extra = comparison.awkward(picture(shards, chosen[0]))
     answers = {str(shards.table.key[i]): every[i] for i in chosen} | {key: both(x) for key, x in extra.items()}
@@ -155,4 +156,5 @@ def first_stage(detector: Detector, model: Exported, pixels: Pixels, form: Any, 
             scale = mine.double().abs().max().clamp(min=1) if mine.numel() else torch.ones(())
             if not gap <= (3e-2 if model.facts["half"] else 1e-3) * scale:
                 return f"the {stage} (values of up to {float(scale):.3g} differ by {float(gap):.3g})"
-    return "post-processing"
+    rounded = f"preprocessing, which rounds {int((off > 0).sum())} of {off.numel()} values to another grey level"
+    return f"post-processing, or in {rounded}" if off.any() else "post-processing"

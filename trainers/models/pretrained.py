@@ -51,13 +51,32 @@ def load(backbone: Backbone, source: str) -> str:
         return f"{path}: {_load_state(net, read_state(path), str(path))}"
     if not isinstance(backbone, Timm):
         raise ConfigError(f"pretrained = {source!r}: {backbone.name} has no weights to download; expected a file")
-    name = backbone.name if source == "true" else f"{backbone.name.partition('.')[0]}.{source}"
+    name = tagged(backbone.name, source)
     net = timm_model(name, pretrained=True)
     state = net.state_dict()
     backbone.net.load_state_dict({own: state[own] for own in backbone.net.state_dict()})
     backbone.mean.copy_(torch.tensor(net.pretrained_cfg["mean"]).view(-1, 1, 1))
     backbone.std.copy_(torch.tensor(net.pretrained_cfg["std"]).view(-1, 1, 1))
     return f"timm's {name}"
+
+
+def tagged(model: str, source: str) -> str:
+    """Return timm's name of a model with the weights of a source: "true" or a tag.
+
+    Raises:
+        ConfigError: timm has no such tag; the message lists the others.
+    """
+    if source == "true":
+        return model
+    name = f"{model.partition('.')[0]}.{source}"
+    known = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+    if name not in known:
+        tags = ", ".join(one.partition(".")[2] for one in known) or "none"
+        raise ConfigError(
+            f"pretrained = {source!r}: expected a file, true, or a tag that timm has for this model ({tags}); empty "
+            "for random weights"
+        )
+    return name
 
 
 def fits(name: str, path: Path) -> bool:

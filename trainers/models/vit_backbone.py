@@ -147,7 +147,7 @@ class PlainViT(Backbone):
         if pretrained.is_file(source):
             net, text = _load_file(self.name, Path(source))
         else:
-            name = self.name if source == "true" else f"{self.name.partition('.')[0]}.{source}"
+            name = pretrained.tagged(self.name, source)
             net = _net(name, pretrained=True)
             for key in ("mean", "std"):
                 getattr(self, key).copy_(torch.tensor(net.pretrained_cfg[key]).view(-1, 1, 1))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataforge.command import columns
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, counted
 from trainers.results import metrics
 from trainers.results.truth import Predictions, Truth, finite_or_none
 
@@ -170,7 +170,8 @@ def report(truth: Truth, predictions: Predictions, protocol: str) -> tuple[dict[
     if best["conf"] is not None:
         words = ", ".join(f"{name} {best[name]:.4f}" for name in ("precision", "recall", "F1"))
         head += ["", f"best F1 at --conf {best['conf']:.3f}: {words} (IoU 0.5, mean of the classes)"]
-    images = f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections"
+    images = f"{counted(len(truth.image_ids), 'image')}, {counted(len(truth.boxes), 'box')}"
+    images += f", {counted(len(predictions.scores), 'detection')}"
     return result, "\n".join([f"protocol: {PROTOCOLS[protocol]}", images, *head, "", columns(table)])
 
 

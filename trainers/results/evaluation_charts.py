@@ -27,7 +27,7 @@ def precision_recall(axis: Axes, curves: Curves, names: Sequence[str]) -> None:
     """Draw precision against recall at IoU 0.5: each class and their mean."""
     of_classes = [f"{name} {ap:.3f}" for name, ap in zip(_names(names), curves.ap, strict=True)]
     measured = curves.ap[~np.isnan(curves.ap)]
-    mean = f"all classes {measured.mean() if len(measured) else 0:.3f} mAP50"
+    mean = f"all classes {measured.mean() if len(measured) else 0:.3f} mAP50 (voc12)"
     _lines(axis, curves.recall, curves.at_recall, curves, of_classes, mean)
     axis.set(xlabel="recall", ylabel="precision")
 

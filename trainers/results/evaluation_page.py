@@ -13,6 +13,7 @@ import PIL.Image
 
 from dataforge.analysis import charts
 from dataforge.analysis.html_page import Section, page
+from dataforge.errors import counted
 from dataforge.images.draw import draw
 from dataforge.shards.reader import Shards
 from trainers.results import evaluation_charts, metrics, plots
@@ -76,7 +77,8 @@ def _summary(truth: Truth, predictions: Predictions) -> Section:
         for key, value in numbers.items()
     ]
     text = (
-        f"{len(truth.image_ids)} images, {len(truth.boxes)} boxes, {len(predictions.scores)} detections; COCO's "
+        f"{counted(len(truth.image_ids), 'image')}, {counted(len(truth.boxes), 'box')}, "
+        f"{counted(len(predictions.scores), 'detection')}; COCO's "
         "metrics, - without such objects. The interval contains 95 % of 200 bootstrap resamples of the images."
     )
     return Section("Average precision", text, (("metric", "value", "95 % interval"), rows))

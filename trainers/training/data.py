@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dataforge.command import echo
-from dataforge.errors import ConfigError, DataError
+from dataforge.errors import ConfigError, DataError, counted
 from dataforge.loading.batch import Batch
 from dataforge.loading.loader import Loader
 from dataforge.loading.sampler import scaled
@@ -104,7 +104,7 @@ def _cache(config: Config, rank: int) -> Path:
     out = source.resolve().with_name(f"{source.resolve().name}.cache-{side}-{content(source)}")
     index, deadline = out / INDEX, time.monotonic() + CACHE_WAIT
     if rank == 0 and not index.exists():
-        echo(f"cache: baking {len(shards)} images to {out}")
+        echo(f"cache: baking {counted(len(shards), 'image')} to {out}")
         bake(shards, out, Form(side=side), jobs=config.threads or cores())
     while not index.exists():
         if time.monotonic() > deadline:

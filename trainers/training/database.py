@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataforge.command import echo, natural
-from dataforge.errors import ConfigError, ShardError
+from dataforge.errors import ConfigError, ShardError, counted
 from dataforge.formats import reader
 from dataforge.formats.sniff import detect
 from dataforge.ingest.run import ingest
@@ -79,7 +79,7 @@ def shards_of(db: Path, images: Path | None = None) -> tuple[Path, str]:
         done = ingest(source, cache, source_name=made_of, progress=advance)
     counts = ", ".join(f"{split} {len(rows)}" for split, rows in Shards(cache).splits.items())
     findings = f"; {sum(done.findings.values())} findings, see {done.report}" if done.findings else ""
-    return cache, f"{cache}: made{changed} from {db.name}: images {counts}; {done.boxes} boxes{findings}"
+    return cache, f"{cache}: made{changed} from {db.name}: images {counts}; {counted(done.boxes, 'box')}{findings}"
 
 
 def _fingerprint(db: Path, images: Path | None) -> str:

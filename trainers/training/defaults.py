@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dataforge.command import echo
+from dataforge.errors import counted
 from dataforge.shards.reader import Shards
 from dataforge.threads import cores
 from trainers import distributed, registry
@@ -107,11 +108,13 @@ def explained(config: Config, summary: Summary, device: torch.device, name: str,
     source = f"{name}.toml" if name else "the trainer's own values"
     unmeasured = ", not measured on a GPU" if device.type == "cuda" else ""
     return [
-        f"{summary.images} images of {summary.height}x{summary.width} pixels, {summary.classes} classes, boxes of "
-        f"{low:.0f} to {high:.0f} pixels; {device}, {cores()} cores, {memory:.1f} GiB of memory free",
+        f"{counted(summary.images, 'image')} of {summary.height}x{summary.width} pixels, "
+        f"{counted(summary.classes, 'class')}, boxes of {low:.0f} to {high:.0f} pixels; "
+        f"{device}, {cores()} cores, {memory:.1f} GiB of memory free",
         f"size {height},{width}, in which boxes have {low * scale:.0f} to {high * scale:.0f} pixels; batch {batch}; "
-        f"epochs {config.epochs}, which show {config.epochs * summary.images} images; augment {config.augment}; what "
-        f"is not stated is from {source}{unmeasured}; --defaults paper takes what --help lists",
+        f"epochs {config.epochs}, which show {counted(config.epochs * summary.images, 'image')}; "
+        f"augment {config.augment}; what is not stated is from {source}{unmeasured}; "
+        "--defaults paper takes what --help lists",
         f"backbone {getattr(config, 'backbone', '')}, {weights}",
     ]
 

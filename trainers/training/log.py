@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dataforge.command import echo
+from dataforge.errors import counted
 from trainers import distributed
 from trainers.results import monitor, plots
 from trainers.results.board import Board, open_board
@@ -58,7 +59,7 @@ class Log(ExitStack):
         epochs = "no epoch left" if training.finished else f"epochs {progress.epoch + 1}..{config.epochs}"
         echo(
             f"{training.detector} on {training.learner.device}: {parameters / 1e6:.2f} M parameters, "
-            f"{len(training.loader.shards)} images, {len(training.loader)} steps per epoch, "
+            f"{counted(len(training.loader.shards), 'image')}, {counted(len(training.loader), 'step')} per epoch, "
             f"{epochs}; {training.folder}"
         )
         return self

@@ -13,7 +13,7 @@ import numpy as np
 from dataforge.analysis.lint.alike import digest, twins
 from dataforge.analysis.lint.codes import SEVERITIES, severity_and_meaning
 from dataforge.analysis.lint.whole import SplitCounts, of_set, to_train_on
-from dataforge.errors import ImageError, ShardError
+from dataforge.errors import ImageError, ShardError, counted
 from dataforge.formats import Severity
 from dataforge.images.decode import decode
 from dataforge.images.hashing import hash_of, reduction
@@ -144,7 +144,7 @@ def lint(
             report.add(finding)
     if outlined:
         reason = "kept beside the boxes, which detectors are trained on"
-        report.add(Finding("noted", "box-polygon", name, "", f"{outlined} boxes", reason, "set"))
+        report.add(Finding("noted", "box-polygon", name, "", counted(outlined, "box"), reason, "set"))
     if splits:
         first = to_train_on(splits)
         names = [first, *(split for split in splits if split != first)]

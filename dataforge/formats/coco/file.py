@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dataforge.errors import counted
 from dataforge.formats.json_files import read_json
 from dataforge.formats.masks import Rle, rle_hull
 from dataforge.polygons import Polygons, offsets_of
@@ -155,6 +156,6 @@ def federated(file: CocoFile, path: Path) -> Finding:
     """Note LVIS's fields: the classes that were verified to be absent from an image, or not annotated exhaustively."""
     absent = sum(bool(image.neg_category_ids) for image in file.images)
     partial = sum(bool(image.not_exhaustive_category_ids) for image in file.images)
-    value = f"{absent} images with neg_category_ids, {partial} with not_exhaustive_category_ids"
+    value = f"{counted(absent, 'image')} with neg_category_ids, {partial} with not_exhaustive_category_ids"
     reason = "kept: `trainers.evaluate --protocol lvis` judges in each image only the classes that were looked for"
     return Finding("noted", "classes-federated", str(path), "", value, reason, "set")

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dataforge.errors import FormatError
+from dataforge.errors import FormatError, counted
 from dataforge.formats.json_files import read_json
 from dataforge.record import Finding, Record
 
@@ -103,11 +103,11 @@ def expanded(items: Iterable[Record | Finding], above: list[list[int]], path: Pa
         else:
             yield item
     for code, count, what, reason in (
-        ("boxes-expanded", added, "boxes", "added: a box counts for the ancestors of its class, too"),
-        ("absent-boxed", contradicted, "classes", "are stated to be absent from an image with a box of them; ignored"),
+        ("boxes-expanded", added, "box", "added: a box counts for the ancestors of its class, too"),
+        ("absent-boxed", contradicted, "class", "are stated to be absent from an image with a box of them; ignored"),
     ):
         if count:
-            yield Finding("noted", code, str(path), "", f"{count} {what}", reason, "set")
+            yield Finding("noted", code, str(path), "", counted(count, what), reason, "set")
 
 
 def _with_boxes(record: Record, above: list[list[int]]) -> Record:

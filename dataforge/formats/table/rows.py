@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dataforge.errors import ImageError
+from dataforge.errors import ImageError, counted
 from dataforge.formats.boxes import as_xyxy, ranks
 from dataforge.formats.pictures import NOT_BELOW, Index, as_size, find, held, is_picture, likeliest, resolve
 from dataforge.formats.splits import NO_SPLIT, WORD
@@ -90,7 +90,7 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     boxes, labels, flags, areas, bad = _objects(table, get)
     if len(boxes) and not table.mapping.unit and np.nanmax(boxes, initial=-np.inf) <= 1:
         reason = "no number is above 1; if these are fractions of the image's size, say --unit unit"
-        yield Finding("noted", "looks-unit", path, "", f"{len(boxes)} boxes", reason, "set")
+        yield Finding("noted", "looks-unit", path, "", counted(len(boxes), "box"), reason, "set")
     good = np.ones(len(image), bool)
     good[list(bad)] = False
     order = np.nonzero(good)[0][np.argsort(image[good], kind="stable")]
@@ -99,14 +99,14 @@ def records(table: TableFile, batch: Any, rows: NDArray[np.int64]) -> Iterator[R
     facts = [whole(heads, columns, field).tolist() for field in ("height", "width", "id")]
     pictures, refused, noted = pictures_of(table, heads, numbers)
     yield from noted
-    counted = ranks(image) if bad else image
+    numbered = ranks(image) if bad else image
     for n, (kind, value, reason) in bad.items():
         if kind:
             picture = pictures[image[n]][2]
             key, value = picture[0] if picture else "", value if len(value) <= 60 else value[:57] + "..."
             xyxy = as_xyxy(boxes[n]) if kind == "unknown-class" and not table.mapping.unit else None
             value = f"row {object_rows[n]}: {value}"
-            yield Finding("refused", kind, path, key, value, reason, box=int(counted[n]), xyxy=xyxy)
+            yield Finding("refused", kind, path, key, value, reason, box=int(numbered[n]), xyxy=xyxy)
     measured = [size_of(blob or one[1]) if one and table.mapping.unit else None for _, blob, one in pictures]
     boxes, labels, flags, areas = boxes[order], labels[order], flags[order], areas[order]
     if table.mapping.unit:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 
-from dataforge.errors import ConfigError, FormatError
+from dataforge.errors import ConfigError, FormatError, counted
 from dataforge.files import check_root, globbed, inside
 from dataforge.formats.annotated import Annotated, records_of
 from dataforge.formats.json_files import uncollected
@@ -77,7 +77,7 @@ def read(
         zeros = sum(count for path, count in parser.zeros.items() if path in taken)
         if zeros:
             reason = "xmin or ymin is 0, but VOC counts from 1; if these are not VOC's, try --voc-offset 0"
-            findings.append(Finding("noted", "touches-zero", str(root), "", f"{zeros} boxes", reason, "set"))
+            findings.append(Finding("noted", "touches-zero", str(root), "", counted(zeros, "box"), reason, "set"))
 
     label_of = {name: label for label, name in enumerate(classes)}
 

@@ -126,13 +126,14 @@ def _from_yaml(file: Path, wanted: tuple[str, ...] | None, findings: list[Findin
     base = base if exists(base) and not hint else home
     splits: dict[str, list[Path]] = {}
     others = facts.get("splits")  # not part of YOLO: `write` adds it if splits have names other than these three
-    own = [  # CVAT's subsets
-        key
-        for key, value in facts.items()
-        if key not in (*SPLITS, *NO_SPLITS)
-        and value == f"{key}.txt"
-        and any(_lists_pictures(place / value) for place in (base, home))
-    ]
+    own = []  # CVAT's subsets
+    for key in (key for key, value in facts.items() if key not in (*SPLITS, *NO_SPLITS) and value == f"{key}.txt"):
+        lists = [place / f"{key}.txt" for place in (base, home)]
+        if any(map(_lists_pictures, lists)):
+            own.append(key)
+        elif not isinstance(others, dict) and not any(map(exists, lists)):
+            reason = f"does not exist (looked for {lists[0]}); left out, if it is a list of pictures"
+            findings.append(Finding("noted", "split-missing", str(file), "", f"{key}: {key}.txt", reason, "set"))
     for name in others if isinstance(others, dict) else (*SPLITS, *own):
         entries = (others if isinstance(others, dict) else facts).get(name, "")
         entries = entries if isinstance(entries, list) else [entries]

@@ -194,6 +194,8 @@ def test_timms_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timm, "create_model", offline)
     assert pretrained.load(backbone, "true") == "timm's mobilenetv3_small_050"
+    with pytest.raises(ConfigError, match=r"'false': expected a file, true, or a tag .*\(lamb_in1k\); empty for"):
+        pretrained.load(backbone, "false")
     with pytest.raises(ConfigError, match=r"pretrained weights cannot be had: no route to host"):
         pretrained.load(backbone, "lamb_in1k")
     assert asked == [("mobilenetv3_small_050", True), ("mobilenetv3_small_050.lamb_in1k", True)]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from dataforge.images import draw
 from dataforge.loading.loader import Loader
 from dataforge.shards.reader import Shards
 from tests.trainers.fake import pixels_of
-from trainers.results import plots
-from trainers.results.metrics import confusion, curves
+from trainers.results import evaluation_charts, plots
+from trainers.results.metrics import confusion, curves, voc
 from trainers.results.truth import Predictions, truth_of_shards
 
 NAMES = ("cat", "$dog", "_traffic light", "血")
@@ -122,6 +123,19 @@ def test_figures_of_a_set(tiny_shards: Path, tmp_path: Path) -> None:
                 assert min(image.size) > 300
             assert pixels_of(file).std() > 5
             file.unlink()
+
+
+def test_the_number_of_a_precision_recall_chart_is_that_of_its_protocol(tiny_shards: Path) -> None:
+    truth = truth_of_shards(Shards(tiny_shards, "val"))
+    boxes = np.concatenate([truth.boxes + 30, truth.boxes])  # half of them are wrong, and score as the others
+    scores = np.tile(np.linspace(0, 1, len(truth.boxes)), 2)
+    found = Predictions(np.tile(truth.image, 2), boxes, scores, np.tile(truth.labels, 2))
+    axis = Figure().subplots()
+    evaluation_charts.precision_recall(axis, curves(truth, found), truth.classes)
+    legend = axis.get_legend()
+    assert legend is not None
+    mean = voc(truth, found, "voc12")["mAP"]
+    assert 0 < mean < 1 and legend.get_texts()[-1].get_text() == f"all classes {mean:.3f} mAP50 (voc12)"
 
 
 def test_figures_of_nothing_and_of_many_classes(tmp_path: Path) -> None:
