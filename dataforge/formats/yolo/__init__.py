@@ -14,7 +14,8 @@ LOOKS_FOR = "data.yaml with train, val, names; obj.data; or classes.txt and labe
 HOLDS = frozenset({"polygons", "splits", "classes"})
 OPTIONS = (ALLOW_OUTSIDE,)
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # the last is Roboflow's
-PLACES = ("", "labels/", "*/", "labels/*/", "*/labels/")  # where they are
+LIST = re.compile(r"(train|val|valid|validation|test|trainval|minival|dev)([\W\d_].*)?", re.IGNORECASE)  # of a split
+PLACES = ("", "labels/", "*/", "labels/*/", "*/labels/")  # where NAME_FILES are
 CODES: Codes = {
     "no-label": ("warning", "the image has no label file: it may be empty or unlabelled"),
     "label-orphan": ("error", "the label file has no image"),

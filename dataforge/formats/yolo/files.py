@@ -1,10 +1,9 @@
-"""Location of a YOLO set's images and labels, and its class names: by its YAML, or by its folders alone."""
+"""Location of a YOLO set's images, and its class names: by its YAML, or by its folders alone."""
 
 from __future__ import annotations
 
 import os
 import posixpath
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +13,19 @@ import yaml
 
 from dataforge.errors import FormatError
 from dataforge.files import (
-    alike,
     circles,
     exists,
     files_below,
     globbed,
     inside,
     is_hidden,
-    listed,
     read_bytes,
     read_text,
     reading,
 )
 from dataforge.formats.pictures import below_its_own, is_picture, key_of, locate
-from dataforge.formats.yolo import NAME_FILES
+from dataforge.formats.yolo import LIST, NAME_FILES
+from dataforge.formats.yolo.labels import label_folder
 from dataforge.formats.yolo.loader import TextLoader
 from dataforge.record import Finding
 
@@ -40,7 +38,6 @@ SHARED = {".", "images", "labels"}  # folders that may hold several splits
 SPLITS = ("train", "val", "test")
 NOTHING = ("", "~", "null", "Null", "NULL", "None")
 NO_SPLITS = ("classes", "names", "backup", "results", "labels")  # keys that name no list of pictures
-_LIST = re.compile(r"(train|val|valid|validation|test|trainval|minival|dev)([\W\d_].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -268,7 +265,7 @@ def _from_folders(root: Path) -> YoloSet:
     if lists and splits.keys() <= lists.keys():
         splits = lists
     if not splits:  # pictures and label files side by side
-        inner = [folder for folder in _subfolders(root) if _LIST.fullmatch(folder.name)]
+        inner = [folder for folder in _subfolders(root) if LIST.fullmatch(folder.name)]
         counts = {folder: len(files_below(folder, is_picture)) for folder in inner}
         if sum(counts.values()) == len(files_below(root, is_picture)):
             splits = {folder.name: [folder] for folder, count in counts.items() if count}
@@ -285,7 +282,7 @@ def _from_folders(root: Path) -> YoloSet:
 
 def _is_list(path: Path) -> bool:
     """Return True for a text file that has the name of a split and lists pictures."""
-    return bool(_LIST.fullmatch(path.stem)) and _lists_pictures(path)
+    return bool(LIST.fullmatch(path.stem)) and _lists_pictures(path)
 
 
 def _lists_pictures(path: Path) -> bool:
@@ -297,7 +294,7 @@ def _lists_pictures(path: Path) -> bool:
 
 
 def _is_split(folder: Path) -> bool:
-    return bool(_LIST.fullmatch(folder.name) or files_below(folder, is_picture))
+    return bool(LIST.fullmatch(folder.name) or files_below(folder, is_picture))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -343,57 +340,3 @@ def _near(name: str, base: Path, folder: Path) -> str:
     """Return a relative path of a list without the leading folders that neither the set nor the list's folder has."""
     first = folder / name.split("/")[0]
     return name if exists(first) and first.is_dir() else _below(name, base)
-
-
-def label_folder(folder: Path, base: Path) -> Path:
-    """Replace the last `images` in the path by `labels`, preferably below `base`; else labels are beside the images."""
-    swapped = []
-    for start, parts in ((base, Path(os.path.relpath(folder, base)).parts), (type(base)(), folder.parts)):
-        if "images" in parts:
-            last = len(parts) - 1 - parts[::-1].index("images")
-            swapped.append(type(base)(os.path.normpath(start.joinpath(*parts[:last], "labels", *parts[last + 1 :]))))
-    existing = next((labels for labels in swapped if labels.is_dir()), None)
-    return existing or (folder if not swapped or labels_in(folder) else swapped[0])
-
-
-def labels_in(folder: Path) -> list[str]:
-    """Return the names of the label files in a folder; none if there is no such folder."""
-    names = listed(folder)[1] if folder.is_dir() else ()
-    return [name for name in names if name[-4:].lower() == ".txt" and not is_hidden(name)]
-
-
-def twins(names: list[str]) -> dict[str, str]:
-    """Return the names of label files other than `a.txt` by what is `alike`: `A.TXT`, other letters, `a.jpg.txt`."""
-    return {
-        alike(name): name
-        for name in names
-        if not (name.isascii() and name[-4:] == ".txt") or ("." in name[:-4] and is_picture(name[:-4]))
-    }
-
-
-def twin(picture: str, others: dict[str, str]) -> str | None:
-    """Return the name of a picture's label file among `twins`, which is read if there is no `a.txt`."""
-    names = (picture[: picture.rindex(".")] + ".txt", picture + ".txt") if others else ()
-    return next((others[alike(name)] for name in names if alike(name) in others), None)
-
-
-def orphans(folders: dict[Path, Path], names_in: dict[Path, list[str]]) -> list[Finding]:
-    """Report labels that no image in the image folder has. Lists may omit images, so they are not considered.
-
-    Args:
-        folders: the folder of labels of each folder of images; names_in: of each, its `labels_in`.
-    """
-    findings = []
-    pictures: dict[Path, list[str]] = {}
-    for folder, labels in folders.items():
-        if folder.is_dir():
-            pictures.setdefault(labels, []).extend(filter(is_picture, listed(folder)[1]))
-    for labels, known in pictures.items():
-        names, others = {*names_in[labels]}, twins(names_in[labels])
-        plain = ((picture, picture[: picture.rindex(".")] + ".txt") for picture in known)
-        used = {name if name in names else twin(picture, others) for picture, name in plain}
-        for name in names_in[labels]:
-            if name not in used and name not in NAME_FILES and not _LIST.fullmatch(name[:-4]):
-                reason = "a label file without an image; left out"
-                findings.append(Finding("refused", "label-orphan", str(labels / name), "", "", reason, "set"))
-    return findings

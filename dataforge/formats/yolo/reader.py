@@ -15,17 +15,8 @@ from dataforge.formats.boxes import as_xyxy
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.pictures import key_of
 from dataforge.formats.voc.files import find_unions, overlaps
-from dataforge.formats.yolo.files import (
-    EXPECTED,
-    YoloSet,
-    find,
-    images_of,
-    label_folder,
-    labels_in,
-    orphans,
-    twin,
-    twins,
-)
+from dataforge.formats.yolo.files import EXPECTED, YoloSet, find, images_of
+from dataforge.formats.yolo.labels import label_folder, labels_in, orphans, twin, twins
 from dataforge.formats.yolo.plain import parse
 from dataforge.record import Boxes, Finding, Source, as_boxes, pick_splits
 
