@@ -66,7 +66,7 @@ def annotate(
     else:
         base = open_base(path, format_name)
     if base.left_out:
-        echo(f"{counted(len(base.left_out), 'image')} are left out, such as {base.left_out[0].key}", err=True)
+        echo(f"left out: {counted(len(base.left_out), 'image')}, such as {base.left_out[0].key}", err=True)
     folder = overlay or overlay_of(base.path)
     if model is not None and not model.exists():
         raise ConfigError(f"--model {model}: no such file; expected a checkpoint, a run's folder or an exported .onnx")

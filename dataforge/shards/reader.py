@@ -22,7 +22,7 @@ from dataforge.shards.blobs import Blobs
 from dataforge.shards.index import INDEX, LINK, PIXELS, read_index
 from dataforge.shards.judged import read_judged
 from dataforge.shards.links import LinkedStore, StoredImage, parents_of
-from dataforge.shards.selection import kept_boxes, kept_rows, selected
+from dataforge.shards.selection import kept_boxes, kept_rows, labelled, selected
 from dataforge.shards.table import Table, check_values, read_tables
 from dataforge.shards.versions import version_of
 from dataforge.sources.view import View
@@ -161,10 +161,14 @@ class Shards:
         return table if self._version is None else self._version.table(table, self._stored_splits)
 
     @cached_property
+    def _labelled(self) -> Table:
+        return labelled(self._stored, self.view, self._label_of)
+
+    @cached_property
     def _kept(self) -> NDArray[np.bool_] | None:
         """(S,) mask of the stored boxes that the view keeps; None for all."""
-        table = self._stored if self._stored_origin is None else self._stored_origin.home(self._stored)
-        return kept_boxes(self.view, self._label_of, table)
+        table = self._labelled if self._stored_origin is None else self._stored_origin.home(self._labelled)
+        return kept_boxes(self.view, table)
 
     @cached_property
     def _rows(self) -> NDArray[np.int64] | None:
@@ -175,7 +179,7 @@ class Shards:
 
     @cached_property
     def table(self) -> Table:
-        return selected(self._stored, self.view, self._label_of, self._kept, self._rows)
+        return selected(self._labelled, self._kept, self._rows)
 
     @cached_property
     def fingerprint(self) -> str:

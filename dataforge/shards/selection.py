@@ -14,14 +14,24 @@ from dataforge.shards.table import Table
 from dataforge.sources.view import View
 
 
-def kept_boxes(view: View, label_of: NDArray[np.int32], table: Table) -> NDArray[np.bool_] | None:
-    """Return the (S,) mask of the boxes that the view keeps; None for all.
+def labelled(table: Table, view: View, label_of: NDArray[np.int32]) -> Table:
+    """Return the table with the view's labels.
 
     Args:
         label_of: the view's label of each stored one, -1 for classes outside it.
-        table: the stored records, in pixels of the source images.
     """
-    why = view.reasons(table.boxes, label_of[table.labels] if view.classes else table.labels, table.flags, table.areas)
+    if not view.classes:
+        return table
+    return replace(table, labels=label_of[table.labels], judged=relabelled(table.judged, label_of))
+
+
+def kept_boxes(view: View, table: Table) -> NDArray[np.bool_] | None:
+    """Return the (S,) mask of the boxes that the view keeps; None for all.
+
+    Args:
+        table: `labelled`, in pixels of the source images.
+    """
+    why = view.reasons(table.boxes, table.labels, table.flags, table.areas)
     return None if why is None or not why.any() else why == 0
 
 
@@ -45,16 +55,8 @@ def kept_rows(
     return None if len(rows) == len(table) else rows
 
 
-def selected(
-    table: Table,
-    view: View,
-    label_of: NDArray[np.int32],
-    kept: NDArray[np.bool_] | None,
-    rows: NDArray[np.int64] | None,
-) -> Table:
-    """Return the table of what is kept, with the view's labels; arguments as of `kept_boxes` and `kept_rows`."""
-    if view.classes:
-        table = replace(table, labels=label_of[table.labels], judged=relabelled(table.judged, label_of))
+def selected(table: Table, kept: NDArray[np.bool_] | None, rows: NDArray[np.int64] | None) -> Table:
+    """Return the part of a `labelled` table that is kept; arguments as of `kept_boxes` and `kept_rows`."""
     if kept is not None:
         offsets = offsets_of(_counts(kept, table.offsets))
         columns = {name: getattr(table, name)[kept] for name in ("boxes", "labels", "flags", "areas")}

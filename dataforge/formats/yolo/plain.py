@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from dataforge.formats.boxes import edges
+
 Parsed = tuple[list[str], bytes, bytes]  # class names, edges in fractions as float64, and flags
 _COLUMNS = {name: pa.float64() for name in ("class", "cx", "cy", "w", "h")}
 _READ = csv.ReadOptions(use_threads=False, column_names=[*_COLUMNS])
@@ -33,8 +35,7 @@ def parse(texts: Sequence[str], names: Mapping[int, str]) -> tuple[dict[int, Par
     label, *cxcywh = (np.from_dlpack(column.chunk(0)) for column in table.combine_chunks().columns)
     cxcywh_unit = np.stack(cxcywh, 1)
     with np.errstate(all="ignore"):
-        center, half = cxcywh_unit[:, :2], cxcywh_unit[:, 2:] / 2
-        edges = np.concatenate([center - half, center + half], 1)
+        xyxy_unit = edges(cxcywh_unit, "cxcywh")
     named = [names.get(number, "") for number in label.tolist()]
     fits = (np.abs(cxcywh_unit) <= 2).all(1) & np.array([*map(bool, named)])
     ends = np.cumsum([texts[n].count("\n") for n in chosen])
@@ -42,6 +43,6 @@ def parse(texts: Sequence[str], names: Mapping[int, str]) -> tuple[dict[int, Par
     parsed, start = {}, 0
     for place, (n, end) in enumerate(zip(chosen, ends.tolist(), strict=True)):
         if place not in left_out:
-            parsed[n] = named[start:end], edges[start:end].tobytes(), bytes(end - start)
+            parsed[n] = named[start:end], xyxy_unit[start:end].tobytes(), bytes(end - start)
         start = end
     return parsed, {*label[fits].tolist()}

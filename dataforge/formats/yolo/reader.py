@@ -11,7 +11,7 @@ import numpy as np
 from dataforge.errors import FormatError
 from dataforge.files import check_root, is_absent, read_text
 from dataforge.formats.annotated import TOGETHER, Annotated, Edges, hull, records_of
-from dataforge.formats.boxes import as_xyxy
+from dataforge.formats.boxes import as_xyxy, edges
 from dataforge.formats.classes import unique_ids, unite
 from dataforge.formats.pictures import key_of
 from dataforge.formats.voc.files import find_unions, overlaps
@@ -189,5 +189,4 @@ def _has_visibilities(values: list[float]) -> bool:
 def pixels(cxcywh_unit: list[list[float]] | np.ndarray, height: int, width: int) -> Boxes:
     unit = np.asarray(cxcywh_unit, np.float64).reshape(-1, 4)
     with np.errstate(all="ignore"):
-        corners = np.concatenate([unit[:, :2] - unit[:, 2:] / 2, unit[:, :2] + unit[:, 2:] / 2], 1)
-        return as_boxes(corners * (width, height, width, height))
+        return as_boxes(edges(unit, "cxcywh") * (width, height, width, height))
